@@ -1,0 +1,1 @@
+"""Experiments, one file each: the idea of a paper, composed from siamjax."""

@@ -1,0 +1,66 @@
+"""Use a trained run from the command line: ``python -m siamjax verify|evaluate``."""
+
+from pathlib import Path
+
+import tyro
+
+from siamjax import cli
+
+
+def verify(
+    first: tyro.conf.Positional[Path],
+    second: tyro.conf.Positional[Path],
+    /,
+    *,
+    run: Path,
+    step: int | None = None,
+) -> None:
+    """Say whether two pictures show the same person.
+
+    Args:
+        first: a picture.
+        second: another picture.
+        run: folder of a finished run.
+        step: checkpoint to use; None: the best one.
+    """
+    from siamjax.verifier import Verifier
+
+    verifier = Verifier.open(run, step=step)
+    value, same = verifier.compare(first, second)
+    print(f"{verifier.measure} {value:.4f}, threshold {verifier.threshold:.4f}: ", end="")
+    print("same person" if same else "different people")
+
+
+def evaluate(
+    *, run: Path, data: str | None = None, step: int | None = None, limit: int = 1_000_000
+) -> None:
+    """Evaluate a run on a data set or a pair list, with its own threshold.
+
+    Args:
+        run: folder of a finished run.
+        data: orl_faces, lfw (View 2), lfw/ALIGNMENT, a folder of identity folders, or a list file
+            'path1 path2 label'; None: the test pairs of the run itself.
+        step: checkpoint to use; None: the best one.
+        limit: of a set without a pair list at most this many pairs, drawn with seed 0.
+    """
+    from siamjax.data.faces import evaluation_pairs
+    from siamjax.report.page import result_table, text_table
+    from siamjax.verifier import Verifier
+
+    verifier = Verifier.open(run, step=step)
+    images, pairs = evaluation_pairs(data, config=verifier.manifest["config"], limit=limit)
+    results, sentence = verifier.evaluate(images, pairs)
+    print(f"{pairs.name} of {images.name} ({len(pairs):,} pairs); {sentence}")
+    print(text_table(*result_table(results)))
+
+
+def main() -> None:
+    """Parse the command line and run the command."""
+    commands = {"verify": verify, "evaluate": evaluate}
+    cli.guard(
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="siamjax", description=__doc__)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""From a dataclass to flags, and from a user's mistake to one line."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from siamjax.errors import UsageError
+from siamjax.platform import use_fast_cpu_kernels
+from siamjax.training.loop import Interrupted
+
+Config = TypeVar("Config")
+
+
+def run(main: Callable[[Config], object], config: type[Config], *, description: str) -> None:
+    """Parse the flags of a dataclass, call ``main`` with it, and end as a command should.
+
+    Status 0 when done; 1 and one line on standard error for a :class:`UsageError`; 128 + the
+    signal after an interruption that saved everything. Anything else is a bug and keeps its
+    traceback.
+    """
+    parsed = tyro.cli(config, description=description)
+    guard(lambda: main(parsed))
+
+
+def guard(command: Callable[[], object]) -> None:
+    """Call a command with XLA's CPU settings made, and errors told as :func:`run` does."""
+    use_fast_cpu_kernels()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS report their progress
+    try:
+        command()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as stop:
+        print(stop.message, file=sys.stderr)
+        raise

@@ -1,0 +1,262 @@
+"""Which faces to train, to choose the threshold and to test on: from one word to three splits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from siamjax.data import lfw
+from siamjax.data.images import ImageSet, images_of
+from siamjax.data.lists import folder_images, listed_images
+from siamjax.data.orl_faces import CREDIT as ORL_CREDIT
+from siamjax.data.orl_faces import OrlFaces
+from siamjax.data.pairs import (
+    ListedPairs,
+    PairList,
+    PairStream,
+    SampledPairs,
+    all_pairs,
+    split_people,
+)
+from siamjax.data.prepared import prepared_images
+from siamjax.errors import UsageError
+
+LFW_NAMES = ("lfw", *(f"lfw/{alignment}" for alignment in get_args(lfw.Alignment)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FaceSplits:
+    """Pictures and the pairs of the three splits.
+
+    Attributes:
+        images: all pictures; every split indexes into them.
+        training: pairs to train on.
+        trained_on: identities that training may show (empty where a list tells none).
+        validation: pairs that choose threshold and checkpoint.
+        test: pairs that the result is about.
+        protocol: one line for every figure: how the splits were made, and what leaks.
+    """
+
+    images: ImageSet
+    training: PairStream
+    trained_on: tuple[str, ...]
+    validation: PairList
+    test: PairList
+    protocol: str
+
+
+def choose_data(data: str) -> tuple[str, str]:
+    """Resolve ``auto`` to a set that is on this machine, with a sentence on what was taken.
+
+    Any other word is taken as it is. Returns (data, sentence).
+    """
+    if data != "auto":
+        return data, f"data: {data}"
+    local = next(
+        (found for a in ("funneled", "deepfunneled", "original") if (found := lfw.find(a))), None
+    )
+    if local is not None:
+        return f"lfw/{local.alignment}", f"data: LFW ({local.alignment}), found in {local.home}"
+    return "orl_faces", (
+        "data: the embedded ORL faces, as LFW is not on this machine; for LFW set SIAMJAX_LFW to "
+        "its folder, or ask for --data lfw to fetch it"
+    )
+
+
+def load_images(data: str) -> ImageSet:
+    """The pictures that a word names: ``orl_faces``, ``lfw[/alignment]`` or a folder's path."""
+    if data == "orl_faces":
+        return prepared_images(OrlFaces(file_format="array_record"), credit=ORL_CREDIT)
+    if data in LFW_NAMES:
+        return prepared_images(lfw.Lfw(local=_local_lfw(data)), credit=lfw.CREDIT)
+    return folder_images(Path(data))
+
+
+def load_splits(
+    data: str,
+    *,
+    seed: int,
+    validation_people: int = 6,
+    test_people: int = 10,
+    lfw_fold: int | None = None,
+    validation_list: Path | None = None,
+    test_list: Path | None = None,
+    positive_share: float | None = 0.5,
+) -> FaceSplits:
+    """The three splits of a data set; no person is in two of them (asserted).
+
+    * ``orl_faces`` or a folder of identity folders: people are divided at random from ``seed``;
+      validation and test ask every pair of their pictures.
+    * ``lfw[/alignment]``: training takes View 1's pairsDevTrain.txt whole (image-restricted),
+      validation its pairsDevTest.txt, test is View 2's pairs.txt. View 1's people return in View
+      2: the protocol line counts them. With ``lfw_fold`` K (1..10) nothing leaks: test is fold K
+      of View 2, validation the fold before it, training the other eight, whole.
+    * a list file ``path1 path2 label``: it is trained on, with ``validation_list`` and
+      ``test_list`` for the rest; lists tell no identities, so only the pictures are compared.
+
+    ``positive_share`` applies where pairs are drawn from identities, not to lists.
+    """
+    if data in LFW_NAMES:
+        return _lfw_splits(data, seed=seed, fold=lfw_fold)
+    if lfw_fold is not None:
+        raise UsageError(f"a fold of LFW was asked for, but the data is {data}; use --data lfw")
+    if data != "orl_faces" and Path(data).is_file():
+        return _list_splits(Path(data), validation_list, test_list, seed=seed)
+    if validation_list or test_list:
+        raise UsageError(f"{data} is no list file, so validation and test lists do not apply")
+    images = load_images(data)
+    train, validation, test = split_people(
+        images, validation=validation_people, test=test_people, seed=seed
+    )
+    _assert_disjoint(train, validation, test)
+    return FaceSplits(
+        images=images,
+        training=SampledPairs(images, train, seed=seed, positive_share=positive_share),
+        trained_on=tuple(train),
+        validation=all_pairs(images, images_of(images, validation), name="validation people"),
+        test=all_pairs(images, images_of(images, test), name="test people"),
+        protocol=(
+            f"{images.name}: people divided at random (seed {seed}) into {len(train)} for "
+            f"training, {len(validation)} for validation, {len(test)} for test; all pairs"
+        ),
+    )
+
+
+def evaluation_pairs(
+    data: str | None, *, config: dict[str, Any], limit: int
+) -> tuple[ImageSet, PairList]:
+    """Pictures and pairs to evaluate a run on; None = the run's own test pairs.
+
+    ``config`` is the run's. LFW gives View 2, a list file its pairs; of any other set all pairs
+    are asked, of more than ``limit`` so many drawn at random.
+    """
+    if data is None:
+        paths = {
+            name: Path(config[name]) if config[name] else None
+            for name in ("validation_list", "test_list")
+        }
+        splits = load_splits(
+            config["data"],
+            seed=config["seed"],
+            validation_people=config["validation_people"],
+            test_people=config["test_people"],
+            lfw_fold=config["lfw_fold"],
+            **paths,
+        )
+        return splits.images, splits.test
+    if data in LFW_NAMES:
+        local = _local_lfw(data)
+        images = load_images(data)
+        lfw.check_counts(images)
+        return images, lfw.read_pairs(lfw.find_list("pairs.txt", local), images)
+    if data != "orl_faces" and Path(data).is_file():
+        images, (pairs,) = listed_images(Path(data))
+        return images, pairs
+    images = load_images(data)
+    return images, all_pairs(images, np.arange(len(images)), name="all pairs", limit=limit)
+
+
+def people_of(images: ImageSet, pairs: PairList) -> set[str]:
+    """Everyone whom the pairs show."""
+    shown = np.concatenate([pairs.first, pairs.second])
+    return set(images.identities[shown].tolist())
+
+
+def leaked(images: ImageSet, pairs: PairList, trained_on: Sequence[str]) -> np.ndarray:
+    """Mask of the pairs that show someone whom training has seen."""
+    known = np.isin(images.identities, list(trained_on))
+    return known[pairs.first] | known[pairs.second]
+
+
+def _local_lfw(data: str) -> lfw.LocalLfw:
+    named = data.partition("/")[2]
+    alignment = cast(lfw.Alignment, named or "funneled")
+    return lfw.find(alignment) or lfw.download(alignment)
+
+
+def _lfw_splits(data: str, *, seed: int, fold: int | None) -> FaceSplits:
+    local = _local_lfw(data)
+    images = load_images(data)
+    lfw.check_counts(images)
+    view2 = lfw.read_pairs(lfw.find_list("pairs.txt", local), images)
+    if fold is None:
+        train, validation = (
+            lfw.read_pairs(lfw.find_list(name, local), images)
+            for name in ("pairsDevTrain.txt", "pairsDevTest.txt")
+        )
+        people = people_of(images, train)
+        _assert_disjoint(people, people_of(images, validation))
+        count = int(leaked(images, view2, tuple(people)).sum())
+        test = view2
+        protocol = (
+            f"{images.name}: trained on View 1 (pairsDevTrain, image-restricted), tested on "
+            f"View 2; CONTAMINATED: {count:,} of its {len(view2):,} pairs show people seen in training. "
+            "--lfw-fold K trains without the fold's people"
+        )
+    else:
+        if view2.fold is None or fold not in range(1, 11):
+            raise UsageError(f"fold {fold} must be 1 to 10")
+        before = 10 if fold == 1 else fold - 1
+        test = view2.take(view2.fold == fold, name=f"pairs.txt, fold {fold}")
+        validation = view2.take(view2.fold == before, name=f"pairs.txt, fold {before}")
+        others = ~np.isin(view2.fold, [fold, before])
+        train = view2.take(others, name=f"pairs.txt, without folds {fold} and {before}")
+        people = people_of(images, train)
+        _assert_disjoint(people, people_of(images, validation), people_of(images, test))
+        protocol = (
+            f"{images.name}: View 2, trained on eight folds (image-restricted), threshold from "
+            f"fold {before}, tested on fold {fold}; no person is in two of these"
+        )
+    return FaceSplits(
+        images=images,
+        training=ListedPairs(train, seed=seed),
+        trained_on=tuple(sorted(people)),
+        validation=validation,
+        test=test,
+        protocol=protocol,
+    )
+
+
+def _list_splits(
+    train: Path, validation: Path | None, test: Path | None, *, seed: int
+) -> FaceSplits:
+    if validation is None or test is None:
+        raise UsageError(
+            f"{train} is a list to train on; give --validation-list and --test-list beside it"
+        )
+    images, (training, validating, testing) = listed_images(train, validation, test)
+    for pairs in (validating, testing):
+        if pairs.same.all() or not pairs.same.any():
+            kind = "different" if pairs.same.all() else "same"
+            raise UsageError(f"{pairs.name}: no pair is labelled '{kind}'; both kinds are needed")
+    shown = [
+        set(np.concatenate([p.first, p.second]).tolist()) for p in (training, validating, testing)
+    ]
+    for one, other, names in ((0, 1, (train, validation)), (0, 2, (train, test))):
+        both = shown[one] & shown[other]
+        if both:
+            raise UsageError(
+                f"{images.keys[min(both)]} is in {names[0]} and in {names[1]}: pictures must not "
+                "be in training and in another list"
+            )
+    return FaceSplits(
+        images=images,
+        training=ListedPairs(training, seed=seed),
+        trained_on=(),
+        validation=validating,
+        test=testing,
+        protocol=(
+            f"lists {train.name}, {validation.name}, {test.name}: no picture of the first is in "
+            "another; identities are unknown, so people may be"
+        ),
+    )
+
+
+def _assert_disjoint(*groups: Sequence[str] | set[str]) -> None:
+    for place, group in enumerate(groups):
+        for other in groups[place + 1 :]:
+            both = set(group) & set(other)
+            if both:
+                raise UsageError(f"{sorted(both)[0]} is in two splits, which must share no one")

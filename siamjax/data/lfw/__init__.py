@@ -1,0 +1,261 @@
+"""Labeled Faces in the Wild: pictures, official pair lists, and where to find them."""
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pooch
+import tensorflow_datasets as tfds
+
+from siamjax.data.images import ImageSet, read_file
+from siamjax.data.pairs import PairList
+from siamjax.errors import UsageError
+
+Alignment = Literal["original", "funneled", "deepfunneled"]
+
+CREDIT = "LFW (Huang, Ramesh, Berg, Learned-Miller 2007)"
+IMAGES, PEOPLE = 13_233, 5_749
+LISTS = ("pairsDevTrain.txt", "pairsDevTest.txt", "pairs.txt")
+
+# The names that the published archives unpack to, and those of the archives themselves.
+_FOLDERS = {
+    "original": ("lfw", "lfw_original"),
+    "funneled": ("lfw_funneled", "lfw-funneled"),
+    "deepfunneled": ("lfw-deepfunneled", "lfw_deepfunneled"),
+}
+_ARCHIVES = {
+    "original": ("lfw.tgz", "lfw.zip"),
+    "funneled": ("lfw-funneled.tgz", "lfw_funneled.tgz", "lfw-funneled.zip"),
+    "deepfunneled": ("lfw-deepfunneled.tgz", "lfw-deepfunneled.zip"),
+}
+_MIRROR = "https://ndownloader.figshare.com/files/"
+_MIRRORED = {  # name: (number on the mirror, sha256)
+    "lfw.tgz": (5976018, "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0"),
+    "lfw-funneled.tgz": (
+        5976015,
+        "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
+    ),
+    "pairsDevTrain.txt": (
+        5976012,
+        "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
+    ),
+    "pairsDevTest.txt": (
+        5976009,
+        "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
+    ),
+    "pairs.txt": (5976006, "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592"),
+}
+
+
+def expected_tree(alignment: Alignment) -> str:
+    """What a folder with LFW looks like, for messages."""
+    return (
+        f"DIR/{_FOLDERS[alignment][0]}/Aaron_Eckhart/Aaron_Eckhart_0001.jpg ... (or "
+        f"DIR/{_ARCHIVES[alignment][0]}), and DIR/{', DIR/'.join(LISTS)}"
+    )
+
+
+def search_path() -> list[Path]:
+    """Folders in which LFW is looked for: $SIAMJAX_LFW, TFDS's manual one, scikit-learn's."""
+    home = Path.home()
+    tfds_home = Path(os.environ.get("TFDS_DATA_DIR", home / "tensorflow_datasets"))
+    sklearn_home = Path(os.environ.get("SCIKIT_LEARN_DATA", home / "scikit_learn_data"))
+    given = os.environ.get("SIAMJAX_LFW")
+    places = [tfds_home / "downloads" / "manual", sklearn_home / "lfw_home"]
+    return [Path(given), *places] if given else places
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalLfw:
+    """Where LFW lies on this machine: a folder of people or an archive, and the lists' folder."""
+
+    alignment: Alignment
+    images: Path
+    home: Path
+
+
+def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | None:
+    """LFW in one of the folders (default :func:`search_path`), folder before archive; or None."""
+    for home in search_path() if folders is None else folders:
+        for name in _FOLDERS[alignment]:
+            if _has_people(home / name):
+                return LocalLfw(alignment=alignment, images=home / name, home=home)
+        for name in _ARCHIVES[alignment]:
+            if (home / name).is_file():
+                return LocalLfw(alignment=alignment, images=home / name, home=home)
+    return None
+
+
+def download(alignment: Alignment) -> LocalLfw:
+    """Fetch archive and lists from the mirror into TFDS's manual folder, checked by sha256."""
+    name = _ARCHIVES[alignment][0]
+    home = search_path()[-2]
+    if name not in _MIRRORED:
+        raise UsageError(
+            f"lfw/{alignment} has no mirror; put it where it is looked for: "
+            f"{expected_tree(alignment)}, with DIR one of {', '.join(map(str, search_path()))}"
+        )
+    for wanted in (name, *LISTS):
+        _fetch(wanted, alignment)
+    return LocalLfw(alignment=alignment, images=home / name, home=home)
+
+
+def _fetch(name: str, alignment: Alignment) -> Path:
+    """A file of the mirror in TFDS's manual folder; fetched once, checked by sha256."""
+    number, sha256 = _MIRRORED[name]
+    home, address = search_path()[-2], f"{_MIRROR}{number}"
+    try:
+        return Path(
+            pooch.retrieve(address, f"sha256:{sha256}", fname=name, path=home, progressbar=True)
+        )
+    except Exception as error:  # whatever the network, the mirror or the disk did
+        raise UsageError(
+            f"{name} is not on this machine and could not be fetched from {address} "
+            f"({type(error).__name__}); get it by other means (sha256 {sha256}) and put it into "
+            f"{home}; expected is {expected_tree(alignment)}"
+        ) from None
+
+
+class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS builder of LFW's pictures as they are (JPEG bytes untouched); split ``faces``."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "lfw"
+    BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS's interface
+        tfds.core.BuilderConfig(name="original", description="as detected, 250x250"),
+        tfds.core.BuilderConfig(name="funneled", description="aligned by funneling"),
+        tfds.core.BuilderConfig(name="deepfunneled", description="aligned by deep funneling"),
+    ]
+
+    def __init__(self, *, local: LocalLfw, data_dir: Path | None = None) -> None:
+        """``local`` as :func:`find` or :func:`download` gives it."""
+        self._local = local
+        super().__init__(config=local.alignment, data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                "identity": tfds.features.Text(),
+                "file": tfds.features.Text(),
+            }
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="13,233 pictures of 5,749 people.",
+            features=features,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        return {"faces": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number, (file, content) in enumerate(_pictures(self._local.images)):
+            identity = file.split("/")[0]
+            yield number, {"image": content, "identity": identity, "file": file}
+
+
+def _has_people(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob("*/*_0001.jpg"))
+
+
+def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
+    """``Name/Name_0001.jpg`` and its bytes, in order of the names, of a folder or an archive."""
+    if source.is_dir():
+        paths = {f"{path.parent.name}/{path.name}": path for path in source.glob("*/*.jpg")}
+        for name in sorted(paths):
+            yield name, read_file(paths[name])
+        return
+    found = {}
+    try:
+        if source.suffix == ".zip":
+            with zipfile.ZipFile(source) as archive:
+                for name in archive.namelist():
+                    if name.endswith(".jpg"):
+                        found["/".join(name.split("/")[-2:])] = archive.read(name)
+        else:
+            with tarfile.open(source) as archive:
+                for member in archive:
+                    content = archive.extractfile(member) if member.name.endswith(".jpg") else None
+                    if content is not None:
+                        found["/".join(member.name.split("/")[-2:])] = content.read()
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{source}: broken archive ({error}); fetch it again") from None
+    yield from sorted(found.items())
+
+
+def check_counts(images: ImageSet) -> None:
+    """Raise ``UsageError`` unless these are LFW's 13,233 pictures of 5,749 people."""
+    people = len(set(images.identities.tolist()))
+    if (len(images), people) != (IMAGES, PEOPLE):
+        raise UsageError(
+            f"{images.name}: {len(images):,} pictures of {people:,} people, but LFW has "
+            f"{IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete. After mending it, "
+            "delete the prepared copy in TFDS's folder"
+        )
+
+
+def read_pairs(path: Path, images: ImageSet) -> PairList:
+    """An official pair list: ``pairs.txt`` (View 2, folds) or a View 1 list (no folds).
+
+    First line ``folds<TAB>pairs`` or ``pairs``; then for each fold so many lines ``name n1 n2``
+    and as many ``nameA n1 nameB n2``. Every line and every picture is needed: a missing one
+    raises ``UsageError`` with path and line, as skipping it would make the folds unofficial.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    header = lines[0].split() if lines else []
+    if not header or len(header) > 2 or not all(word.isdigit() for word in header):
+        raise UsageError(f"{path}, line 1: expected is 'folds pairs' or 'pairs', not {lines[:1]}")
+    folds, each = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
+    body = [line for line in lines[1:] if line.strip()]
+    if len(body) != folds * 2 * each:
+        raise UsageError(
+            f"{path}: {len(body):,} pairs, but line 1 promises {folds} x 2 x {each:,} = "
+            f"{folds * 2 * each:,}; the list is not complete"
+        )
+    index = {key: place for place, key in enumerate(images.keys)}
+
+    def place(name: str, number: str, line: int) -> int:
+        key = f"{name}/{name}_{int(number):04d}.jpg" if number.isdigit() else f"{name} {number}"
+        if key not in index:
+            raise UsageError(
+                f"{path}, line {line}: {key} is not among the pictures of {images.name}"
+            )
+        return index[key]
+
+    first, second, same = [], [], []
+    for number, line in enumerate(body, start=2):
+        words = line.split()
+        matched = (number - 2) % (2 * each) < each
+        if len(words) != (3 if matched else 4):
+            form = "name n1 n2" if matched else "nameA n1 nameB n2"
+            raise UsageError(f"{path}, line {number}: expected is '{form}', not {line!r}")
+        first.append(place(words[0], words[1], number))
+        second.append(place(words[0] if matched else words[2], words[-1], number))
+        same.append(matched)
+    fold = np.repeat(np.arange(1, folds + 1), 2 * each) if folds > 1 else None
+    return PairList(
+        name=path.name,
+        first=np.array(first),
+        second=np.array(second),
+        same=np.array(same, np.bool_),
+        fold=fold,
+    )
+
+
+def find_list(name: str, local: LocalLfw) -> Path:
+    """An official list beside the pictures, or from the mirror."""
+    beside = [local.home / name, local.images / name]
+    for path in beside:
+        if path.is_file():
+            return path
+    return _fetch(name, local.alignment)

@@ -1,0 +1,106 @@
+"""Own pictures: a folder of identity folders, or list files ``path1 path2 label``."""
+
+from pathlib import Path
+
+import numpy as np
+
+from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet
+from siamjax.data.pairs import PairList
+from siamjax.errors import UsageError
+
+_TREE = "FOLDER/anna/1.jpg, FOLDER/anna/2.jpg, FOLDER/bert/1.jpg, ..."
+
+
+def folder_images(folder: Path) -> ImageSet:
+    """A folder with one sub-folder an identity: its name is the identity's.
+
+    Hidden files are left alone. A file that is no picture by its suffix is an error, so that
+    none is dropped in silence.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; expected is {_TREE}")
+    paths: list[Path] = []
+    for person in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if not person.is_dir():
+            continue  # a README or a list beside the folders
+        for path in sorted(p for p in person.iterdir() if not p.name.startswith(".")):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                raise UsageError(
+                    f"{path}: not a picture by its suffix ({', '.join(sorted(IMAGE_SUFFIXES))}); "
+                    "move it out of the identity's folder"
+                )
+            paths.append(path)
+    if not paths:
+        raise UsageError(f"{folder}: no pictures in its sub-folders; expected is {_TREE}")
+    return ImageSet(
+        name=f"folder {folder.name}",
+        credit=str(folder.absolute()),
+        keys=tuple(str(path.relative_to(folder)) for path in paths),
+        identities=np.array([path.parent.name for path in paths]),
+        source=Files(tuple(paths)),
+    )
+
+
+def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
+    """The pictures of list files, one set, and the pairs of each list.
+
+    A line is ``path1 path2 label`` (spaces or tabs), label 1 = same, 0 = different; paths are
+    relative to the list's folder. Empty lines and those that begin with ``#`` are skipped.
+    Whom a picture shows is not known from a list: each picture is its own identity, and only
+    these pairs can be asked.
+
+    Raises ``UsageError`` with path and line for a line of another form, a label that is neither
+    0 nor 1, a picture that does not exist, and a list without any pair.
+    """
+    index: dict[Path, int] = {}
+    parsed = []
+    for path in lists:
+        rows = []
+        for number, line in enumerate(_read_lines(path), start=1):
+            words = line.split()
+            if not words or words[0].startswith("#"):
+                continue
+            where = f"{path}, line {number}"
+            if len(words) != 3:
+                raise UsageError(
+                    f"{where}: {len(words)} words, expected are three: path1 path2 label "
+                    f"({line.strip()[:80]!r})"
+                )
+            if words[2] not in ("0", "1"):
+                raise UsageError(f"{where}: label {words[2]!r} must be 1 (same) or 0 (different)")
+            pair = [path.parent / word for word in words[:2]]
+            for picture in pair:
+                if not picture.is_file():
+                    raise UsageError(f"{where}: {picture}: no such picture; check the path")
+            first, second = (index.setdefault(p.resolve(), len(index)) for p in pair)
+            rows.append((first, second, words[2] == "1"))
+        if not rows:
+            raise UsageError(f"{path}: no pair in it; expected are lines 'path1 path2 label'")
+        parsed.append((path, rows))
+    paths = tuple(index)
+    names = ", ".join(path.name for path in lists)
+    images = ImageSet(
+        name=f"list {names}",
+        credit=", ".join(str(path.absolute()) for path in lists),
+        keys=tuple(str(path) for path in paths),
+        identities=np.array([str(path) for path in paths]),
+        source=Files(paths),
+    )
+    return images, [
+        PairList(
+            name=path.name,
+            first=np.array([row[0] for row in rows]),
+            second=np.array([row[1] for row in rows]),
+            same=np.array([row[2] for row in rows]),
+        )
+        for path, rows in parsed
+    ]
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such list file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a list file ({error})") from None

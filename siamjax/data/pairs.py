@@ -1,0 +1,179 @@
+"""Pairs of pictures: drawn from (seed, position), or taken from a list."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from siamjax.data.images import ImageSet, images_of
+from siamjax.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairList:
+    """Pairs of pictures of one set, by index.
+
+    Attributes:
+        name: such as ``pairs.txt``; what a figure calls it.
+        first, second: (pairs,) indices into the image set.
+        same: (pairs,) bool, True = the same identity.
+        fold: (pairs,) number of the fold, or None where the list has none.
+    """
+
+    name: str
+    first: Int[np.ndarray, " pairs"]
+    second: Int[np.ndarray, " pairs"]
+    same: Bool[np.ndarray, " pairs"]
+    fold: Int[np.ndarray, " pairs"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+    def take(self, chosen: np.ndarray, *, name: str) -> "PairList":
+        """The pairs that ``chosen`` (indices or a mask) selects."""
+        return PairList(
+            name=name,
+            first=self.first[chosen],
+            second=self.second[chosen],
+            same=self.same[chosen],
+            fold=None if self.fold is None else self.fold[chosen],
+        )
+
+
+def all_pairs(
+    images: ImageSet, indices: Int[np.ndarray, " n"], *, name: str, limit: int | None = None
+) -> PairList:
+    """Every unordered pair of the pictures, once: n (n - 1) / 2.
+
+    Where that is more than ``limit``, so many different ones drawn at random (seed 0), and the
+    name says so. Raises ``UsageError`` unless both kinds of pair occur.
+    """
+    count = len(indices)
+    total = count * (count - 1) // 2
+    if limit is not None and total > limit:
+        chosen = np.sort(np.random.default_rng(0).choice(total, limit, replace=False))
+        name = f"{name}, {limit:,} of {total:,} pairs drawn at random"
+    else:
+        chosen = np.arange(total)
+    # Pairs are numbered row by row: row r (its picture with all later ones) begins at starts[r].
+    starts = np.concatenate([[0], np.cumsum(np.arange(count - 1, 0, -1))])
+    rows = np.searchsorted(starts, chosen, side="right") - 1
+    columns = chosen - starts[rows] + rows + 1
+    first, second = indices[rows], indices[columns]
+    same = images.identities[first] == images.identities[second]
+    if not same.any() or same.all():
+        raise UsageError(
+            f"{name} of {images.name}: {count} pictures of "
+            f"{len(set(images.identities[indices]))} people give no pair of "
+            f"{'one person' if not same.any() else 'two people'}; "
+            "at least two people, and two pictures of one of them, are needed"
+        )
+    return PairList(name=name, first=first, second=second, same=same)
+
+
+def split_people(
+    images: ImageSet, *, validation: int, test: int, seed: int
+) -> tuple[list[str], list[str], list[str]]:
+    """Disjoint people for training, validation and test, drawn from ``seed``.
+
+    Validation and test each get people with at least two pictures, else they could not be asked
+    whether two pictures show the same one.
+    """
+    people, counts = np.unique(images.identities, return_counts=True)
+    shuffled = np.random.default_rng(seed).permutation(len(people))
+    eligible = [str(people[i]) for i in shuffled if counts[i] >= 2]
+    needed = validation + test + 1
+    if len(eligible) < needed or validation < 2 or test < 2:
+        raise UsageError(
+            f"{images.name}: {len(eligible)} of {len(people)} people have two pictures or more, "
+            f"but {validation} for validation + {test} for test + at least 1 for training are "
+            "asked for (and at least 2 for validation and test each); add people or ask for fewer"
+        )
+    held_out = eligible[: validation + test]
+    training = sorted(set(map(str, people)) - set(held_out))
+    return training, sorted(held_out[test:]), sorted(held_out[:test])
+
+
+class PairStream(Protocol):
+    """Random access to training pairs at any position, without end."""
+
+    def __getitem__(self, position: int) -> tuple[int, int, bool]:
+        """The pair at a position >= 0: two image indices, and whether they show the same."""
+        ...
+
+
+class SampledPairs:
+    """Pairs drawn from identities: the pair at a position depends on (seed, position) alone.
+
+    So a resumed run sees the pairs that a straight one sees, and processes that share a batch
+    each draw their part of it. A positive is a person (uniform over those with two pictures or
+    more) and two different pictures; a negative is two people and a picture each.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        people: Sequence[str],
+        *,
+        seed: int,
+        positive_share: float | None = 0.5,
+    ) -> None:
+        """``positive_share`` None draws two different pictures uniformly, whatever they show."""
+        self._pool = images_of(images, people)
+        labels = images.identities[self._pool]
+        self._groups = [self._pool[labels == person] for person in sorted(set(labels.tolist()))]
+        self._repeated = [group for group in self._groups if len(group) >= 2]
+        self._labels = images.identities
+        self._seed, self._share = seed, positive_share
+        if positive_share is not None and not 0 <= positive_share <= 1:
+            raise UsageError(f"positive_share {positive_share} must lie in [0, 1]")
+        if positive_share != 0 and not self._repeated:
+            raise UsageError(
+                f"{images.name}: every one of the {len(self._groups)} training people has a single "
+                "picture, so that no pair of one person exists; add pictures"
+            )
+        if positive_share != 1 and len(self._groups) < 2:
+            raise UsageError(
+                f"{images.name}: {len(self._groups)} person to train on, so that no pair of two "
+                "people exists; add people"
+            )
+
+    def __getitem__(self, position: int) -> tuple[int, int, bool]:
+        rng = generator(self._seed, position, stream=0)
+        if self._share is None:
+            first, second = rng.choice(self._pool, 2, replace=False)
+            return int(first), int(second), bool(self._labels[first] == self._labels[second])
+        # Spread evenly instead of tossed: every batch then holds the share itself.
+        same = int((position + 1) * self._share) > int(position * self._share)
+        if same:
+            group = self._repeated[rng.integers(len(self._repeated))]
+            first, second = rng.choice(group, 2, replace=False)
+        else:
+            one, other = rng.choice(len(self._groups), 2, replace=False)
+            first, second = rng.choice(self._groups[one]), rng.choice(self._groups[other])
+        return int(first), int(second), same
+
+
+class ListedPairs:
+    """The pairs of a list, whole, in an order drawn anew each epoch from (seed, epoch)."""
+
+    def __init__(self, pairs: PairList, *, seed: int) -> None:
+        self._pairs, self._seed = pairs, seed
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def __getitem__(self, position: int) -> tuple[int, int, bool]:
+        epoch, at = divmod(position, len(self._pairs))
+        current = self._order
+        if current[0] != epoch:
+            order = generator(self._seed, epoch, stream=0).permutation(len(self._pairs))
+            current = self._order = (epoch, order)
+        index = current[1][at]
+        pairs = self._pairs
+        return int(pairs.first[index]), int(pairs.second[index]), bool(pairs.same[index])
+
+
+def generator(seed: int, position: int, *, stream: int) -> np.random.Generator:
+    """Random numbers that depend on these three alone (counter-based: no state to carry)."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position]))

@@ -1,0 +1,118 @@
+"""Batches of pairs: read, decode, resize and augment beside the training step."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+
+from siamjax.data.images import ImageSet
+from siamjax.data.pairs import PairStream, generator
+from siamjax.data.transforms import Augmentation, augment, resize
+from siamjax.errors import UsageError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Maps a process's own count of examples to positions of the global stream."""
+
+    total: int
+    batch_size: int
+    process: int
+    processes: int
+
+    def __len__(self) -> int:
+        return self.total // self.processes
+
+    def __getitem__(self, index: int) -> int:
+        local = self.batch_size // self.processes
+        step, place = divmod(index, local)
+        return step * self.batch_size + self.process * local + place
+
+
+@dataclass(frozen=True)
+class _LoadPair:
+    """Position -> the example that the network sees."""
+
+    images: ImageSet
+    pairs: PairStream
+    size: int
+    augmentation: Augmentation | None
+    seed: int
+
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
+        first, second, same = self.pairs[position]
+        rng = generator(self.seed, position, stream=1)
+        pictures = []
+        for index in (first, second):
+            picture = resize(self.images.image(index), self.size)
+            if self.augmentation is not None:
+                picture = augment(picture, self.augmentation, rng)
+            pictures.append(picture)
+        return {"x1": pictures[0], "x2": pictures[1], "same": np.asarray(same, np.bool_)}
+
+
+def pair_batches(
+    images: ImageSet,
+    pairs: PairStream,
+    *,
+    batch_size: int,
+    steps: int,
+    size: int,
+    augmentation: Augmentation | None,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[Batch]:
+    """Batches ``start`` to ``steps`` of ``x1, x2`` uint8 (batch, size, size, 3) and ``same`` bool.
+
+    Every batch depends on (seed, its number) alone: starting at step s gives what a straight run
+    has there. ``workers`` are processes; 0 reads in threads, which is enough while a step takes
+    longer than decoding a batch. ``process`` of ``processes`` yields its part of each batch.
+    """
+    if batch_size % processes:
+        raise UsageError(
+            f"batch of {batch_size} pairs cannot be split over {processes} processes; "
+            f"use a multiple of {processes}"
+        )
+    load = _LoadPair(images, pairs, size, augmentation, seed)
+    positions = _Positions(steps * batch_size, batch_size, process, processes)
+    local = batch_size // processes
+    dataset = grain.MapDataset.source(positions)[start * local :].map(load).batch(local)
+    threads = min(4, os.cpu_count() or 1)
+    iterable = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=4)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain's worker processes read flags of absl
+            flags.FLAGS.mark_as_parsed()
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(iterable)
+
+
+def image_batches(
+    images: ImageSet, indices: np.ndarray, *, batch_size: int, size: int
+) -> Iterator[Batch]:
+    """``image`` uint8 (batch, size, size, 3) and ``weight`` of the pictures, in order, once each.
+
+    The last batch is filled up with pictures of weight 0, so that its shape stays the same and
+    nothing is dropped.
+    """
+
+    def load(index: int) -> np.ndarray:
+        return resize(images.image(int(index)), size)
+
+    dataset = grain.MapDataset.source(indices).map(load).batch(batch_size)
+    threads = min(4, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+    for pictures in dataset.to_iter_dataset(options):
+        counted = len(pictures)
+        filling = ((0, batch_size - counted), (0, 0), (0, 0), (0, 0))
+        weight = (np.arange(batch_size) < counted).astype(np.float32)
+        yield {"image": np.pad(pictures, filling), "weight": weight}

@@ -1,0 +1,66 @@
+"""What shows that a Siamese network learns, or that it has collapsed."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from siamjax.distances import euclidean, safe_sqrt
+from siamjax.metrics.mean import Mean
+
+
+def pair_monitors(
+    embeddings: Float[Array, "2*batch features"],
+    same: Bool[Array, " batch"],
+    *,
+    weight: Float[Array, " batch"] | None = None,
+) -> dict[str, Mean]:
+    """Means to watch: distances of both kinds, active fraction, norm and spread.
+
+    ``embeddings`` holds the first pictures' and then the second ones'. ``embedding_spread`` is
+    the mean distance to the batch's mean embedding: 0 = all pictures look alike to the network.
+    """
+    first, second = jnp.split(embeddings.astype(jnp.float32), 2)
+    weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
+    distance = euclidean(first, second)
+    twice = jnp.concatenate([weight, weight])
+    both = jnp.concatenate([first, second])
+    norm = safe_sqrt(jnp.sum(both * both, axis=-1))
+    total = jnp.maximum(jnp.sum(twice), 1e-12)
+    centre = jnp.sum(jnp.where(twice[:, None] > 0, both * twice[:, None], 0.0), axis=0) / total
+    return {
+        "distance_same": Mean.of(distance, weight * same),
+        "distance_different": Mean.of(distance, weight * ~same),
+        "embedding_norm": Mean.of(norm, twice),
+        "embedding_spread": Mean.of(euclidean(both, centre), twice),
+    }
+
+
+def collapse_message(values: dict[str, float]) -> str | None:
+    """A collapse in words; None = healthy.
+
+    ``values`` are the computed means of :func:`pair_monitors` and ``active_fraction``, the share
+    of pairs (of the different ones, for a margin loss) that the loss still pushes.
+    """
+    same, different = values.get("distance_same"), values.get("distance_different")
+    norm, spread = values["embedding_norm"], values["embedding_spread"]
+    if spread < 1e-3 * max(norm, 1e-3):
+        return (
+            "the network has collapsed: all pictures have nearly the same embedding (spread "
+            f"{spread:.2g} at a norm of {norm:.2g}); lower the learning rate or the margin"
+        )
+    if same is not None and different is not None and abs(same - different) < 0.02 * different:
+        return (
+            f"all distances are alike: {same:.3g} for the same identity, {different:.3g} for "
+            "different ones; if this lasts, the network learns nothing: check the labels, lower "
+            "the learning rate"
+        )
+    if values["active_fraction"] == 0.0:
+        return (
+            "active fraction 0: no pair has a loss any more, so nothing is learnt; raise the "
+            "margin or draw harder pairs"
+        )
+    if values["active_fraction"] == 1.0:
+        return (
+            "active fraction 1: the loss pushes every pair and none has come to rest; if this "
+            "lasts, the network is stuck: lower the margin or the learning rate"
+        )
+    return None

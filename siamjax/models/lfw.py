@@ -1,0 +1,78 @@
+"""The 19-layer network for faces."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from siamjax.errors import UsageError
+from siamjax.models.normalization import BatchNorm
+from siamjax.models.pooling import max_pool_2x2
+
+
+class LfwNet(nn.Module):
+    """Picture -> embedding of 1024: four convolution blocks and a dense one.
+
+    conv 5x5x64, conv 5x5x128, conv 3x3x256, conv 3x3x512 (stride 1, zero padded), each followed
+    by ReLU and then batch norm, the first three by a 2x2 max pool; dense 1024, ReLU, batch norm.
+    135,907,840 parameters at ``width`` 1 and 128x128x3, of which 134 million in the dense layer.
+
+    Attributes:
+        width: factor on every number of channels, the embedding's included.
+        dtype: of the convolutions and the dense product; parameters and statistics are float32.
+        axis_name: pmapped axis of batch normalisation; None on one device.
+        embedding_scale: start of the last batch norm's scale. At 1 two random embeddings lie
+            ``sqrt(2 * 1024) = 45`` apart: no negative pair is within a margin of 1 and the
+            contrastive loss has nothing to push. ``None`` starts them 1 apart.
+    """
+
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    embedding_scale: float | None = 1.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
+        """Embed pictures in [0, 1] whose sides are multiples of 8 (``UsageError`` otherwise)."""
+        if x.ndim != 4 or x.shape[1] % 8 or x.shape[2] % 8:
+            raise UsageError(
+                f"pictures of shape {x.shape}: (batch, height, width, channels) with sides that "
+                "are multiples of 8 are needed (three 2x2 pools)"
+            )
+
+        def normalized(x: Array, name: str, scale: float = 1.0) -> Array:
+            norm = BatchNorm(
+                axis_name=self.axis_name, scale_init=nn.initializers.constant(scale), name=name
+            )
+            return norm(nn.relu(x), train=train, weight=weight)
+
+        x = x.astype(self.dtype)
+        kernel_init = nn.initializers.he_normal()  # every product goes into a ReLU
+        for block, (side, channels) in enumerate([(5, 64), (5, 128), (3, 256), (3, 512)], start=1):
+            x = nn.Conv(
+                _scaled(channels, self.width),
+                (side, side),
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                name=f"conv{block}",
+            )(x)
+            x = normalized(x, f"norm{block}")
+            if block < 4:
+                x = max_pool_2x2(x)
+        x = x.reshape(x.shape[0], -1)
+        features = _scaled(1024, self.width)
+        x = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="dense")(x)
+        scale = self.embedding_scale
+        x = normalized(
+            x.astype(jnp.float32), "norm5", (2 * features) ** -0.5 if scale is None else scale
+        )
+        return x
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))

@@ -1,0 +1,58 @@
+"""Max pooling whose gradient is fast on a CPU too."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from siamjax.errors import UsageError
+
+_WINDOW = (1, 2, 2, 1)
+
+
+@jax.custom_vjp
+def _max_pool(x: Float[Array, "batch height width channels"]) -> Array:
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, _WINDOW, _WINDOW, "VALID")
+
+
+def _forward(x: Array) -> tuple[Array, UInt8[Array, "..."]]:
+    # All that the backward pass needs is which of the four won: one byte an output, where
+    # reduce_window's own gradient keeps the input and searches it once more (10 times slower).
+    batch, height, width, channels = x.shape
+    windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    largest = _max_pool(x)
+    winner = jnp.where(
+        windows[:, :, 0, :, 0] == largest,
+        0,
+        jnp.where(
+            windows[:, :, 0, :, 1] == largest, 1, jnp.where(windows[:, :, 1, :, 0] == largest, 2, 3)
+        ),
+    )
+    return largest, winner.astype(jnp.uint8)
+
+
+def _backward(winner: UInt8[Array, "..."], gradient: Array) -> tuple[Array]:
+    batch, height, width, channels = gradient.shape
+    place = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
+    routed = jnp.where(
+        winner[:, :, None, :, None] == place,
+        gradient[:, :, None, :, None],
+        jnp.zeros((), gradient.dtype),
+    )
+    return (routed.reshape(batch, 2 * height, 2 * width, channels),)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+def max_pool_2x2(
+    x: Float[Array, "*batch height width channels"],
+) -> Float[Array, "*batch height/2 width/2 channels"]:
+    """Max over windows of 2x2, stride 2; the first of equal maxima gets the gradient.
+
+    First in row-major order, as in Torch. Height and width must be even (``UsageError``).
+    """
+    *batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        raise UsageError(f"a map of {height}x{width} cannot be pooled 2x2: use even sides")
+    pooled = _max_pool(x.reshape(-1, height, width, channels))
+    return pooled.reshape(*batch, height // 2, width // 2, channels)

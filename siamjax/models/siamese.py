@@ -1,0 +1,54 @@
+"""Two pictures, one network."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+
+class Siamese(nn.Module):
+    """The same backbone on both pictures of a pair, then a head that compares the embeddings.
+
+    Attributes:
+        backbone: ``(pictures, train=, weight=) -> embeddings``.
+        head: ``(embeddings, embeddings) -> one value a pair``, a distance or a logit.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(
+        self,
+        x1: UInt8[Array, "batch height width channels"],
+        x2: UInt8[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"]]:
+        """Compare pairs; returns the head's value and the embeddings (first all ``x1``).
+
+        Both pictures go through in one apply: batch normalisation then sees one batch, the
+        kernels' gradients are computed once, and the order within a pair cannot matter to it.
+        """
+        both = jnp.concatenate([x1, x2])
+        weights = None if weight is None else jnp.concatenate([weight, weight])
+        embeddings = self.embed(both, train=train, weight=weights)
+        first, second = jnp.split(embeddings, 2)
+        return self.compare(first, second), embeddings
+
+    def embed(
+        self,
+        x: UInt8[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
+        """Embeddings of pictures: uint8 0..255, or float that is in [0, 1] already."""
+        if x.dtype == jnp.uint8:
+            x = x.astype(jnp.float32) / 255.0
+        return self.backbone(x, train=train, weight=weight)
+
+    def compare(
+        self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
+    ) -> Float[Array, "*batch"]:
+        """The head's value for pairs of embeddings."""
+        return self.head(first, second)

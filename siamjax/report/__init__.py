@@ -1,0 +1,1 @@
+"""Metric files, figures and the page of a run."""

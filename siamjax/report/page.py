@@ -1,0 +1,85 @@
+"""The page of a run: one HTML file with everything in it."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_COLUMNS = {
+    "auc": "AUC",
+    "eer": "EER",
+    "accuracy": "accuracy at threshold",
+    "tar_at_far_0.1": "TAR at FAR 0.1",
+    "tar_at_far_0.01": "0.01",
+    "tar_at_far_0.001": "0.001",
+    "tar_at_far_0.0001": "0.0001",
+}
+
+
+def result_table(
+    results: dict[str, dict[str, float | None]],
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Columns and rows, as text, of summaries by name; what cannot be measured says so."""
+    columns = dict(_COLUMNS)
+    if any("fold_accuracy" in values for values in results.values()):
+        columns["fold_accuracy"] = "k-fold accuracy (± standard error; standard deviation)"
+    rows = []
+    for name, values in results.items():
+        cells = []
+        for key in columns:
+            value = values.get(key)
+            cells.append("not measurable" if value is None else f"{value:.4f}")
+            if key == "fold_accuracy" and value is not None:
+                error, deviation = (
+                    values["fold_standard_error"],
+                    values["fold_standard_deviation"],
+                )
+                cells[-1] += f" ± {error:.4f}; {deviation:.4f}"
+        rows.append((name, cells))
+    return list(columns.values()), rows
+
+
+def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The table for a terminal."""
+    lines = [["", *columns], *([name, *cells] for name, cells in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    protocol: str,
+    results: dict[str, dict[str, float | None]],
+    remark: str,
+    pictures: Sequence[tuple[str, str]],
+    manifest: dict[str, Any],
+) -> None:
+    """Write the page; ``pictures`` are headings and ``data:`` addresses."""
+    columns, rows = result_table(results)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("siamjax.report", "."), autoescape=True, trim_blocks=False
+    )
+    flat = [
+        (name, value if isinstance(value, str) else json.dumps(value))
+        for name, value in manifest.items()
+    ]
+    page = environment.get_template("page.html").render(
+        title=title,
+        protocol=protocol,
+        columns=columns,
+        rows=rows,
+        remark=remark,
+        pictures=pictures,
+        manifest=flat,
+    )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(page)
+    os.replace(temporary, path)

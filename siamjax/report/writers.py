@@ -1,0 +1,52 @@
+"""Metrics as JSON lines and as TensorBoard events."""
+
+import json
+import os
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Appends to ``metrics.jsonl`` and a TensorBoard event file in a run folder.
+
+    A run that goes on from step ``start`` writes later steps anew: what an interrupted run wrote
+    of them is taken away first, so that each step stands once.
+    """
+
+    def __init__(self, folder: Path, *, start: int) -> None:
+        self._path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(folder) if row["step"] <= start]
+        replacement = self._path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(replacement, self._path)
+        self._lines = self._path.open("a")
+        self._events = SummaryWriter(str(folder / "events"), purge_step=start + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, and one scalar event a value."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise
+    return rows

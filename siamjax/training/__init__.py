@@ -1,0 +1,1 @@
+"""State, steps, checkpoints and the loop of every experiment."""

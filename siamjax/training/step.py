@@ -1,0 +1,71 @@
+"""A loss function becomes a train step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from siamjax.metrics.mean import Mean
+from siamjax.training.parallel import AXIS, data_parallel
+from siamjax.training.state import TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Mean]
+LossFunction = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Mean, tuple[Any, Metrics]]]
+"""``(params, model_state, batch, key) -> (loss, (model_state, metrics))``."""
+
+
+def make_update(
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    *,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step as a plain function ``(state, batch) -> (state, metrics)``: jit it, or pmap it.
+
+    With ``axis_name`` the gradient of each device's loss *total* and its count are added up once
+    over the devices and divided once: the update of one device, whatever the split of the batch
+    and its weights. A batch without any counted example leaves a gradient of 0. The metrics hold
+    ``loss`` besides those of ``loss_fn``.
+    """
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def total(params: Any) -> tuple[Array, tuple[Mean, Any, Metrics]]:
+            loss, (model_state, metrics) = loss_fn(params, state.model_state, batch, key)
+            return loss.total, (loss, model_state, metrics)
+
+        gradients, (loss, model_state, metrics) = jax.grad(total, has_aux=True)(state.params)
+        metrics = {"loss": loss, **metrics}
+        if axis_name is not None:
+            gradients, metrics = jax.lax.psum((gradients, metrics), axis_name)
+        count = metrics["loss"].count
+        gradients = jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1.0), gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+            key=state.key,
+        )
+        return state, metrics
+
+    return update
+
+
+def make_train_step(
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The pmapped step; feed it a replicated state (which it consumes) and a sharded batch."""
+    update = make_update(loss_fn, optimizer, axis_name=AXIS)
+    return data_parallel(update, devices=devices, donate_state=True)
