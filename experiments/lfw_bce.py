@@ -35,8 +35,8 @@ class Config(FaceConfig):
 
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
-    config = resolve(config)
-    backbone = LfwNet(width=config.width, dtype=config.dtype, axis_name=AXIS)
+    options = resolve(config)
+    backbone = LfwNet(width=options.width, dtype=options.dtype, axis_name=AXIS)
     head = DifferenceHead() if config.head == "difference" else ConcatenationHead()
     network = Siamese(backbone=backbone, head=head)
 
@@ -45,7 +45,7 @@ def main(config: Config) -> Any:
         binary_cross_entropy,
         active=lambda logit, same: (logit > 0) != same,  # on the wrong side
     )
-    return train(config, name="lfw_bce", network=network, loss_fn=loss_fn)
+    return train(options, name="lfw_bce", network=network, loss_fn=loss_fn)
 
 
 if __name__ == "__main__":

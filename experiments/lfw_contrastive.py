@@ -35,9 +35,11 @@ class Config(FaceConfig):
 
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
-    config = resolve(config)
+    options = resolve(config)
     # embedding_scale None: random embeddings start one margin of 1 apart, not 45.
-    backbone = LfwNet(width=config.width, dtype=config.dtype, axis_name=AXIS, embedding_scale=None)
+    backbone = LfwNet(
+        width=options.width, dtype=options.dtype, axis_name=AXIS, embedding_scale=None
+    )
     network = Siamese(backbone=backbone, head=EuclideanHead())
 
     loss_fn = pair_loss(
@@ -46,7 +48,7 @@ def main(config: Config) -> Any:
         active=lambda distance, same: distance < config.margin,
         counted=jnp.logical_not,  # a pair of one person is always pulled
     )
-    return train(config, name="lfw_contrastive", network=network, loss_fn=loss_fn)
+    return train(options, name="lfw_contrastive", network=network, loss_fn=loss_fn)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from siamjax.training.loop import Interrupted
 Config = TypeVar("Config")
 
 
-def run(main: Callable[[Config], object], config: type[Config], *, description: str) -> None:
+def run(main: Callable[[Config], object], config: type[Config], *, description: str | None) -> None:
     """Parse the flags of a dataclass, call ``main`` with it, and end as a command should.
 
     Status 0 when done; 1 and one line on standard error for a :class:`UsageError`; 128 + the

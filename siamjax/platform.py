@@ -1,8 +1,7 @@
 """Settings of XLA that must be made before JAX starts its backend."""
 
 import os
-
-import jaxlib
+from importlib import metadata
 
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 # XLA stops the process at a flag that it does not know. Both series were checked to know this one.
@@ -24,7 +23,7 @@ def use_fast_cpu_kernels() -> None:
     changes nothing.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    series = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
+    series = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2])
     if _FLAG in flags or series not in _KNOWN_IN:
         return
     types = ("INDIVIDUAL_DOT", "REDUCE")

@@ -133,17 +133,16 @@ def evaluation_pairs(
     are asked, of more than ``limit`` so many drawn at random.
     """
     if data is None:
-        paths = {
-            name: Path(config[name]) if config[name] else None
-            for name in ("validation_list", "test_list")
-        }
+        lists = (config["validation_list"], config["test_list"])
+        validation_list, test_list = (Path(path) if path else None for path in lists)
         splits = load_splits(
             config["data"],
             seed=config["seed"],
             validation_people=config["validation_people"],
             test_people=config["test_people"],
             lfw_fold=config["lfw_fold"],
-            **paths,
+            validation_list=validation_list,
+            test_list=test_list,
         )
         return splits.images, splits.test
     if data in LFW_NAMES:
@@ -192,8 +191,8 @@ def _lfw_splits(data: str, *, seed: int, fold: int | None) -> FaceSplits:
         test = view2
         protocol = (
             f"{images.name}: trained on View 1 (pairsDevTrain, image-restricted), tested on "
-            f"View 2; CONTAMINATED: {count:,} of its {len(view2):,} pairs show people seen in training. "
-            "--lfw-fold K trains without the fold's people"
+            f"View 2; CONTAMINATED: {count:,} of its {len(view2):,} pairs show people seen in "
+            "training. --lfw-fold K trains without the fold's people"
         )
     else:
         if view2.fold is None or fold not in range(1, 11):

@@ -106,9 +106,9 @@ def image_batches(
     """
 
     def load(index: int) -> np.ndarray:
-        return resize(images.image(int(index)), size)
+        return resize(images.image(index), size)
 
-    dataset = grain.MapDataset.source(indices).map(load).batch(batch_size)
+    dataset = grain.MapDataset.source(indices.tolist()).map(load).batch(batch_size)
     threads = min(4, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
     for pictures in dataset.to_iter_dataset(options):

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,11 @@ class _EncodedImages:
         return self.examples[index]["image"]
 
 
-def prepared_images(
-    builder: tfds.core.DatasetBuilder, *, credit: str, manual_dir: Path | None = None
-) -> ImageSet:
+def prepared_images(builder: tfds.core.DatasetBuilder, *, credit: str) -> ImageSet:
     """Prepare the builder's split ``faces`` if that was not done before, and open it."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS's advice to install OpenCV
     tfds.disable_progress_bar()
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-    builder.download_and_prepare(download_config=config, file_format=FORMAT)
+    builder.download_and_prepare(file_format=FORMAT)
     undecoded = {"image": tfds.decode.SkipDecoding()}
     examples: Any = builder.as_data_source("faces", decoders=undecoded)
     rows = [examples[index] for index in range(len(examples))]

@@ -78,7 +78,7 @@ def histogram(
     """Distribution of the head's value for same and different pairs, and the threshold."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots()
-    edges = np.histogram_bin_edges(values, bins=60)
+    edges = np.histogram_bin_edges(values, bins=60).tolist()
     for kind, color, name in ((same, SAME, "same"), (~same, DIFFERENT, "different")):
         label = f"{name} ({kind.sum():,} pairs)"
         axes.hist(values[kind], edges, density=True, color=color, alpha=0.6, label=label)
