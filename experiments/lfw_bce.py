@@ -44,6 +44,7 @@ def main(config: Config) -> Any:
         network,
         binary_cross_entropy,
         active=lambda logit, same: (logit > 0) != same,  # on the wrong side
+        axis_name=AXIS,
     )
     return train(options, name="lfw_bce", network=network, loss_fn=loss_fn)
 

@@ -47,6 +47,7 @@ def main(config: Config) -> Any:
         lambda distance, same: contrastive(distance, same, margin=config.margin),
         active=lambda distance, same: distance < config.margin,
         counted=jnp.logical_not,  # a pair of one person is always pulled
+        axis_name=AXIS,
     )
     return train(options, name="lfw_contrastive", network=network, loss_fn=loss_fn)
 

@@ -23,8 +23,8 @@ class _EncodedImages:
         return self.examples[index]["image"]
 
 
-def prepared_images(builder: tfds.core.DatasetBuilder, *, credit: str) -> ImageSet:
-    """Prepare the builder's split ``faces`` if that was not done before, and open it."""
+def prepared_images(builder: Any, *, credit: str) -> ImageSet:
+    """Prepare the TFDS builder's split ``faces`` if that was not done before, and open it."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS's advice to install OpenCV
     tfds.disable_progress_bar()
     builder.download_and_prepare(file_format=FORMAT)

@@ -1,5 +1,6 @@
 """What shows that a Siamese network learns, or that it has collapsed."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -12,11 +13,13 @@ def pair_monitors(
     same: Bool[Array, " batch"],
     *,
     weight: Float[Array, " batch"] | None = None,
+    axis_name: str | None = None,
 ) -> dict[str, Mean]:
-    """Means to watch: distances of both kinds, active fraction, norm and spread.
+    """Means to watch: distances of both kinds, norm and spread of the embeddings.
 
     ``embeddings`` holds the first pictures' and then the second ones'. ``embedding_spread`` is
-    the mean distance to the batch's mean embedding: 0 = all pictures look alike to the network.
+    the mean distance to the batch's mean embedding, over all devices of ``axis_name``: 0 = all
+    pictures look alike to the network.
     """
     first, second = jnp.split(embeddings.astype(jnp.float32), 2)
     weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
@@ -24,8 +27,11 @@ def pair_monitors(
     twice = jnp.concatenate([weight, weight])
     both = jnp.concatenate([first, second])
     norm = safe_sqrt(jnp.sum(both * both, axis=-1))
-    total = jnp.maximum(jnp.sum(twice), 1e-12)
-    centre = jnp.sum(jnp.where(twice[:, None] > 0, both * twice[:, None], 0.0), axis=0) / total
+    total = jnp.sum(jnp.where(twice[:, None] > 0, both * twice[:, None], 0.0), axis=0)
+    count = jnp.sum(twice)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    centre = total / jnp.where(count > 0, count, 1.0)
     return {
         "distance_same": Mean.of(distance, weight * same),
         "distance_different": Mean.of(distance, weight * ~same),

@@ -18,12 +18,14 @@ def pair_loss(
     *,
     active: Callable[[Float[Array, " batch"], Bool[Array, " batch"]], Bool[Array, " batch"]],
     counted: Callable[[Bool[Array, " batch"]], Bool[Array, " batch"]] = jnp.ones_like,
+    axis_name: str | None = None,
 ) -> LossFunction:
     """Loss function for batches ``x1, x2, same`` and an optional ``weight``.
 
     ``loss(value, same)`` gives one loss a pair from the head's value. ``active(value, same)``
     marks the pairs that the loss still pushes; ``active_fraction`` is their share of those that
     ``counted(same)`` marks (all of them by default; for a margin loss the different ones).
+    ``axis_name`` is the pmapped axis that the monitors span, None on one device.
     """
 
     def loss_fn(
@@ -40,7 +42,7 @@ def pair_loss(
             mutable=["batch_stats"],
         )
         weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
-        metrics = pair_monitors(embeddings, same, weight=weight)
+        metrics = pair_monitors(embeddings, same, weight=weight, axis_name=axis_name)
         metrics["active_fraction"] = Mean.of(active(value, same), counted(same) * weight)
         return Mean.of(loss(value, same), weight), (model_state, metrics)
 

@@ -1,0 +1,51 @@
+"""Eight CPU devices, one TFDS folder for the session, and a compilation cache between runs."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax
+import pytest
+
+from siamjax import use_fast_cpu_kernels
+
+use_fast_cpu_kernels()
+CACHE = Path(__file__).parent.parent / ".pytest_cache"
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+TFDS = CACHE / "tfds"
+os.environ["TFDS_DATA_DIR"] = str(TFDS)  # read when TFDS is imported
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from siamjax.data.images import ImageSet  # noqa: E402
+from siamjax.data.orl_faces import CREDIT, OrlFaces  # noqa: E402
+from siamjax.data.prepared import prepared_images  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def faces() -> ImageSet:
+    """The embedded faces, through their TFDS builder."""
+    return prepared_images(OrlFaces(file_format="array_record"), credit=CREDIT)
+
+
+@pytest.fixture(scope="session")
+def face_folder(faces, tmp_path_factory) -> Path:
+    """Eight people with five pictures each, as files."""
+    folder = tmp_path_factory.mktemp("people")
+    for index, key in enumerate(faces.keys):
+        person, name = key.split("/")
+        if int(person[1:]) <= 8 and int(name[:2]) <= 5:
+            (folder / person).mkdir(exist_ok=True)
+            Image.fromarray(faces.image(index)).save(folder / key)
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

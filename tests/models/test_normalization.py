@@ -1,0 +1,97 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from siamjax.models.normalization import BatchNorm
+
+
+def apply(x, weight=None, **options):
+    norm = BatchNorm(**options)
+    variables = norm.init(jax.random.key(0), x, train=True)
+    return norm.apply(variables, x, train=True, weight=weight, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 4, 5, 3)])
+def test_against_oracle_with_weights(rng, shape):
+    x = jnp.asarray(rng.normal(2, 3, shape), jnp.float32)
+    weight = jnp.array([1, 0, 2, 1, 0, 0.5])
+    y, _ = apply(x, weight)
+    expected = oracles.batch_norm(x, weight, np.ones(3), np.zeros(3), 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing_that_counts(rng):
+    x = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    padded = jnp.concatenate([x, jnp.full((2, 3), 1e6)])
+    plain, state = apply(x)
+    weighted, weighted_state = apply(padded, jnp.array([1, 1, 1, 1, 0, 0.0]))
+    np.testing.assert_allclose(weighted[:4], plain, rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state, weighted_state)
+
+
+def test_running_statistics_equal_flax(rng):
+    """Flax as the oracle where it is right: one device, no padding."""
+    ours, theirs = BatchNorm(), nn.BatchNorm(momentum=0.9)
+    state = ours.init(jax.random.key(0), jnp.zeros((2, 3)), train=True)["batch_stats"]
+    params = {"scale": jnp.array([1.0, 2.0, 3.0]), "bias": jnp.array([0.0, 1.0, -1.0])}
+    reference = state
+    for _ in range(3):
+        x = jnp.asarray(rng.normal(1, 2, (8, 4, 4, 3)), jnp.float32)
+        a, new = ours.apply({"params": params, "batch_stats": state}, x, train=True, mutable=True)
+        b, old = theirs.apply(
+            {"params": params, "batch_stats": reference},
+            x,
+            use_running_average=False,
+            mutable=True,
+        )
+        state, reference = new["batch_stats"], old["batch_stats"]
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), state, reference)
+    evaluated = ours.apply({"params": params, "batch_stats": state}, x, train=False)
+    expected = theirs.apply(
+        {"params": params, "batch_stats": reference}, x, use_running_average=True
+    )
+    np.testing.assert_allclose(evaluated, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_equals_flax(rng):
+    x = jnp.asarray(rng.normal(size=(4, 2, 2, 3)), jnp.float32)
+    cotangent = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+
+    def total(module, flags):
+        variables = module.init(jax.random.key(0), x, **flags)
+        return lambda x: (
+            module.apply(variables, x, **flags, mutable=["batch_stats"])[0] * cotangent
+        ).sum()
+
+    ours = jax.grad(total(BatchNorm(), {"train": True}))(x)
+    theirs = jax.grad(total(nn.BatchNorm(), {"use_running_average": False}))(x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_no_cancellation_at_a_mean_of_1000(rng):
+    """About the running mean; E[x^2] - E[x]^2 in float32 is off by far more than the variance."""
+    x = jnp.asarray(rng.normal(1000, 1, (64, 4)), jnp.float32)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    variables["batch_stats"]["mean"] = jnp.full(4, 999.0)
+    y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(np.std(y, axis=0), 1.0, atol=1e-3)
+
+
+def test_nothing_counted_leaves_the_statistics(rng):
+    x = jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)
+    y, state = apply(x, jnp.zeros(3))
+    np.testing.assert_allclose(y, x, rtol=1e-4)
+    np.testing.assert_array_equal(state["batch_stats"]["mean"], 0.0)
+    gradient = jax.grad(lambda x: apply(x, jnp.zeros(3))[0].sum())(x)
+    assert np.isfinite(gradient).all()
+
+
+def test_bfloat16_in_bfloat16_out(rng):
+    y, state = apply(jnp.asarray(rng.normal(size=(8, 3)), jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    assert state["batch_stats"]["mean"].dtype == jnp.float32

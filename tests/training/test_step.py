@@ -1,0 +1,143 @@
+"""One step on one device = on 2, 4 and 8, with padding anywhere in the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from siamjax.errors import UsageError
+from siamjax.losses import contrastive
+from siamjax.metrics.mean import Mean
+from siamjax.models.heads import EuclideanHead
+from siamjax.models.lfw import LfwNet
+from siamjax.models.siamese import Siamese
+from siamjax.training.pair_loss import pair_loss
+from siamjax.training.parallel import AXIS, replicate, shard
+from siamjax.training.state import create_state
+from siamjax.training.step import make_train_step, make_update
+
+
+def network(axis_name):
+    backbone = LfwNet(width=0.0625, axis_name=axis_name, embedding_scale=None)
+    return Siamese(backbone=backbone, head=EuclideanHead())
+
+
+def loss(axis_name):
+    return pair_loss(
+        network(axis_name), contrastive, active=lambda d, s: d < 1.0, axis_name=axis_name
+    )
+
+
+@pytest.fixture(scope="module")
+def start():
+    picture = jnp.zeros((1, 16, 16, 3), jnp.uint8)
+    variables = jax.jit(network(None).init)(jax.random.key(0), picture, picture)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    return optimizer, create_state(dict(variables), optimizer, key=jax.random.key(1))
+
+
+def make_batch(rng, weight=None):
+    x1, x2 = rng.integers(0, 256, (2, 8, 16, 16, 3), dtype=np.uint8)
+    batch = {"x1": x1, "x2": x2, "same": np.arange(8) % 3 == 0}
+    if weight is not None:
+        batch["weight"] = np.asarray(weight, np.float32)
+    return batch
+
+
+def assert_close(got, expected, **tolerance):
+    def same(path, a, b):
+        np.testing.assert_allclose(a, b, **tolerance, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(same, got, expected)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "weight", [None, [1, 1, 1, 0, 1, 0, 0, 0], [2, 0, 0.5, 1, 1, 1, 0, 1]], ids=str
+)
+def test_step_on_many_devices_is_the_step_on_one(rng, start, devices, weight):
+    optimizer, state = start
+    batch = make_batch(rng, weight)
+    expected, expected_metrics = jax.jit(make_update(loss(None), optimizer))(state, batch)
+    used = jax.devices()[:devices]
+    step = make_train_step(loss(AXIS), optimizer, devices=used)
+    fresh = replicate(jax.tree.map(jnp.copy, state), devices=used)
+    got, metrics = jax.block_until_ready(step(fresh, shard(batch, devices=used)))
+    updates = jax.tree.map(jnp.subtract, expected.params, state.params)
+    assert all(np.any(u != 0) for u in jax.tree.leaves(updates["backbone"]["conv1"]["kernel"]))
+    assert_close(
+        jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), got.params, state.params),
+        updates,
+        rtol=2e-3,
+        atol=2e-6,
+    )
+    assert_close(got.model_state, expected.model_state, rtol=1e-4, atol=1e-6)
+    for name, mean in expected_metrics.items():
+        assert float(metrics[name].count) == float(mean.count), name
+        np.testing.assert_allclose(metrics[name].compute(), mean.compute(), rtol=1e-4, atol=1e-6)
+    assert int(got.step) == 1
+
+
+def test_padded_examples_change_nothing(rng, start):
+    optimizer, state = start
+    update = jax.jit(make_update(loss(None), optimizer))
+    batch = make_batch(rng)
+    first = {name: value[:6] for name, value in batch.items()}
+    padded = {**batch, "weight": (np.arange(8) < 6).astype(np.float32)}
+    assert_close(update(state, padded)[0].params, update(state, first)[0].params, atol=1e-6)
+
+
+def test_nothing_counted_changes_no_parameter(rng, start):
+    optimizer, state = start
+    got, metrics = jax.jit(make_update(loss(None), optimizer))(state, make_batch(rng, np.zeros(8)))
+    assert_close(got.params, state.params, atol=0)
+    assert float(metrics["loss"].count) == 0
+
+
+def test_the_update_is_the_gradient_of_the_mean(rng, start):
+    """Written out once more: gradient of the mean loss, plain SGD."""
+    _, state = start
+    batch = make_batch(rng)
+    loss_fn = loss(None)
+
+    def mean_loss(params):
+        mean, _ = loss_fn(params, state.model_state, batch, state.key)
+        return mean.total / 8
+
+    gradient = jax.grad(mean_loss)(state.params)
+    plain = create_state(
+        {"params": state.params, **state.model_state}, optax.sgd(0.5), key=state.key
+    )
+    got, _ = jax.jit(make_update(loss_fn, optax.sgd(0.5)))(plain, batch)
+    expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, gradient)
+    assert_close(got.params, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_key_depends_on_step_and_device():
+    """What a loss function draws is different on every device and at every step."""
+
+    def loss_fn(params, model_state, batch, key):
+        noise = jax.random.uniform(key)
+        return Mean.of(params * batch["x"]), (model_state, {"noise_squared": Mean.of(noise**2)})
+
+    optimizer = optax.sgd(0.0)
+    used = jax.devices()[:2]
+    state = create_state({"params": jnp.ones(())}, optimizer, key=jax.random.key(0))
+    step = make_train_step(loss_fn, optimizer, devices=used)
+    batch = {"x": np.ones(2, np.float32)}
+    state, first = step(replicate(state, devices=used), shard(batch, devices=used))
+    _, second = step(state, shard(batch, devices=used))
+    draws = [
+        float(jax.random.uniform(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), s), d)))
+        for s in (0, 1)
+        for d in (0, 1)
+    ]
+    assert len(set(draws)) == 4
+    np.testing.assert_allclose(first["noise_squared"].total, draws[0] ** 2 + draws[1] ** 2)
+    np.testing.assert_allclose(second["noise_squared"].total, draws[2] ** 2 + draws[3] ** 2)
+
+
+def test_batch_that_does_not_split():
+    with pytest.raises(UsageError, match="batch of 6 cannot be split over 4 devices; use a mult"):
+        shard({"x": np.zeros(6)}, devices=jax.devices()[:4])
