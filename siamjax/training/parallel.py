@@ -44,10 +44,10 @@ def data_parallel_map(
 
 def replicate(tree: Any, *, devices: Sequence[Any] | None = None) -> Any:
     """Copy a state to every device; done before the first step, or that step compiles twice."""
-    return jax.device_put(tree, replicated_sharding(devices))
+    return jax.device_put(tree, replicated_sharding(devices=devices))
 
 
-def replicated_sharding(devices: Sequence[Any] | None = None) -> NamedSharding:
+def replicated_sharding(*, devices: Sequence[Any] | None = None) -> NamedSharding:
     """Sharding of a value that every (local) device holds whole."""
     mesh = Mesh(np.asarray(devices or jax.local_devices()), (AXIS,))
     return NamedSharding(mesh, PartitionSpec())

@@ -27,7 +27,6 @@ def open_folder(folder: Path, config: dict[str, Any]) -> bool:
     holds something else.
     """
     path = folder / "config.json"
-    config = json.loads(json.dumps(config, default=str))
     if path.exists():
         before = read_json(path)
         differing = [
@@ -53,6 +52,11 @@ def open_folder(folder: Path, config: dict[str, Any]) -> bool:
         ) from None
     write_json(path, config)
     return False
+
+
+def as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as it comes back from a file: paths are strings, tuples are lists."""
+    return json.loads(json.dumps(config, default=str))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

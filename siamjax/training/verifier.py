@@ -61,6 +61,7 @@ def train_verifier(
             f"batch of {batch_size} pairs cannot be split over {jax.device_count()} devices; use a "
             f"multiple of {jax.device_count()}"
         )
+    config = runs.as_json(config)
     existed = runs.open_folder(run, config)
     checkpoints = Checkpoints(run / "checkpoints", best=BEST)
     state = _initial_state(network, optimizer, size=size, seed=seed)

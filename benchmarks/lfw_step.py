@@ -1,0 +1,120 @@
+"""Train step of the whole 19-layer network, 8 pairs of 128x128, against PyTorch eager.
+
+    python -m benchmarks.lfw_step
+
+Both: contrastive loss, SGD with momentum, both pictures of a pair in one apply, the same
+optimizer state. Needs the extra ``benchmarks``. CPU time is what counts on a shared machine.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+from benchmarks.in_turn import compare, serve
+
+BATCH, SIDE, RATE, MOMENTUM = 8, 128, 0.01, 0.9
+
+
+def siamjax_step(*, tuned: bool) -> Callable[[], object]:
+    """This project's pmapped step, with XLA's CPU settings or without."""
+    import jax
+    import numpy as np
+    import optax
+
+    from siamjax import use_fast_cpu_kernels
+    from siamjax.losses import contrastive
+    from siamjax.models.heads import EuclideanHead
+    from siamjax.models.lfw import LfwNet
+    from siamjax.models.siamese import Siamese
+    from siamjax.training.pair_loss import pair_loss
+    from siamjax.training.parallel import AXIS, replicate, shard
+    from siamjax.training.state import create_state
+    from siamjax.training.step import make_train_step
+
+    if tuned:
+        use_fast_cpu_kernels()
+    network = Siamese(backbone=LfwNet(axis_name=AXIS), head=EuclideanHead())
+    pictures = np.random.default_rng(0).integers(0, 256, (2, BATCH, SIDE, SIDE, 3), np.uint8)
+    batch = {"x1": pictures[0], "x2": pictures[1], "same": np.arange(BATCH) % 2 == 1}
+    optimizer = optax.sgd(RATE, momentum=MOMENTUM)
+
+    def create():
+        variables = network.init(jax.random.key(0), *pictures[:, :1])
+        return create_state(dict(variables), optimizer, key=jax.random.key(1))
+
+    state = replicate(jax.jit(create)())
+    loss = pair_loss(network, contrastive, active=lambda d, s: d < 1, axis_name=AXIS)
+    step = make_train_step(loss, optimizer)
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state, shard(batch))
+        return float(metrics["loss"].total)
+
+    return run
+
+
+def torch_step() -> Callable[[], object]:
+    """The same step in PyTorch eager."""
+    import torch
+    from torch import nn
+
+    def block(inputs: int, outputs: int, side: int, pool: bool) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, side, padding=side // 2)
+        layers = [convolution, nn.ReLU(), nn.BatchNorm2d(outputs)]
+        return [*layers, nn.MaxPool2d(2)] if pool else layers
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *block(3, 64, 5, True),
+        *block(64, 128, 5, True),
+        *block(128, 256, 3, True),
+        *block(256, 512, 3, False),
+        nn.Flatten(),
+        nn.Linear(131072, 1024),
+        nn.ReLU(),
+        nn.BatchNorm1d(1024),
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM)
+    pictures = torch.randint(0, 256, (2 * BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
+    same = (torch.arange(BATCH) % 2 == 1).float()
+
+    def run() -> float:
+        optimizer.zero_grad()
+        first, second = network(pictures.float() / 255).split(BATCH)
+        distance = (first - second).square().sum(1).add(1e-12).sqrt()
+        apart = torch.clamp(1 - distance, min=0)
+        loss = (same * distance.square() + (1 - same) * apart.square()).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run
+
+
+def main(rounds: int = 10, output: Path = Path("benchmarks/results/lfw_step.json")) -> None:
+    """Compare.
+
+    Args:
+        rounds: turns that count.
+        output: JSON file to write.
+    """
+    names = ("PyTorch eager", "siamjax", "siamjax, XLA's defaults")
+    candidates = {
+        name: [sys.executable, "-m", "benchmarks.lfw_step", "--candidate", name] for name in names
+    }
+    compare(candidates, rounds=rounds, reference=names[0], output=output)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--candidate"]:
+        prepare = {
+            "PyTorch eager": torch_step,
+            "siamjax": lambda: siamjax_step(tuned=True),
+            "siamjax, XLA's defaults": lambda: siamjax_step(tuned=False),
+        }
+        serve(prepare[sys.argv[2]])
+    else:
+        tyro.cli(main)

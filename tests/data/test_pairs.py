@@ -1,0 +1,108 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from siamjax.data.images import ImageSet, images_of
+from siamjax.data.pairs import ListedPairs, PairList, SampledPairs, all_pairs, split_people
+from siamjax.errors import UsageError
+
+
+def image_set(counts):
+    identities = [f"p{person}" for person, count in enumerate(counts) for _ in range(count)]
+    keys = tuple(f"{i}.png" for i in range(len(identities)))
+    return ImageSet(
+        name="made",
+        credit="",
+        keys=keys,
+        identities=np.array(identities),
+        source=[b""] * len(keys),
+    )
+
+
+def test_all_pairs_once():
+    images = image_set([2, 3, 1])
+    pairs = all_pairs(images, np.array([0, 2, 3, 5]), name="some")
+    got = list(zip(pairs.first, pairs.second, pairs.same, strict=True))
+    expected = [
+        (a, b, images.identities[a] == images.identities[b])
+        for a, b in itertools.combinations([0, 2, 3, 5], 2)
+    ]
+    assert got == expected
+
+
+def test_limited_pairs_are_different_valid_and_said():
+    images = image_set([5] * 6)
+    pairs = all_pairs(images, np.arange(30), name="all", limit=100)
+    assert len(pairs) == 100
+    assert len(set(zip(pairs.first, pairs.second, strict=True))) == 100
+    assert (pairs.first < pairs.second).all()
+    assert "100 of 435" in pairs.name
+
+
+def test_split_is_disjoint_and_whole(faces):
+    parts = split_people(faces, validation=6, test=10, seed=3)
+    assert [len(part) for part in parts] == [24, 6, 10]
+    assert len(set().union(*parts)) == 40
+    assert parts != split_people(faces, validation=6, test=10, seed=4)
+    assert parts == split_people(faces, validation=6, test=10, seed=3)
+
+
+def test_people_with_one_picture_only_train():
+    images = image_set([2, 2, 2, 2, 2, 1, 1, 1, 1])
+    train, validation, test = split_people(images, validation=2, test=2, seed=0)
+    assert {"p5", "p6", "p7", "p8"} <= set(train)
+    with pytest.raises(UsageError, match="5 of 9 people have two pictures"):
+        split_people(images, validation=3, test=2, seed=0)
+
+
+def test_drawn_pairs_are_right_balanced_and_repeatable(faces):
+    train, _, test = split_people(faces, validation=6, test=10, seed=0)
+    stream = SampledPairs(faces, train, seed=0)
+    drawn = [stream[i] for i in range(400)]
+    for first, second, same in drawn:
+        assert same == (faces.identities[first] == faces.identities[second])
+        assert first != second
+        assert {faces.identities[first], faces.identities[second]} <= set(train)
+    for start in range(0, 400, 8):  # every batch of 8 holds 4 and 4
+        assert sum(same for *_, same in drawn[start : start + 8]) == 4
+    assert drawn[123] == SampledPairs(faces, train, seed=0)[123]
+    assert drawn != [SampledPairs(faces, train, seed=1)[i] for i in range(400)]
+    assert len({faces.identities[f] for f, _, _ in drawn}) == len(train)
+
+
+def test_other_shares(faces):
+    people = sorted(set(faces.identities))[:4]
+    quarter = SampledPairs(faces, people, seed=0, positive_share=0.25)
+    assert [quarter[i][2] for i in range(8)] == [False, False, False, True] * 2
+    natural = SampledPairs(faces, people, seed=0, positive_share=None)
+    share = np.mean([natural[i][2] for i in range(600)])
+    assert abs(share - 9 / 39) < 0.06  # 9 of the 39 other pictures are of the same person
+
+
+def test_listed_pairs_come_whole_each_epoch_in_new_order():
+    pairs = PairList(
+        name="l", first=np.arange(10), second=np.arange(10, 20), same=np.arange(10) % 2 == 0
+    )
+    stream = ListedPairs(pairs, seed=0)
+    epochs = [[stream[e * 10 + i] for i in range(10)] for e in range(2)]
+    whole = [(i, i + 10, i % 2 == 0) for i in range(10)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == whole
+    assert epochs[0] != epochs[1]
+    assert stream[3] == epochs[0][3]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"), [([1, 1, 1], "single picture"), ([4], "no pair of two people")]
+)
+def test_no_pair_of_one_kind(counts, message):
+    images = image_set(counts)
+    with pytest.raises(UsageError, match=message):
+        SampledPairs(images, sorted(set(images.identities)), seed=0)
+    with pytest.raises(UsageError, match="no pair of"):
+        all_pairs(images, np.arange(len(images)), name="all")
+
+
+def test_images_of():
+    images = image_set([2, 1, 2])
+    np.testing.assert_array_equal(images_of(images, ["p0", "p2"]), [0, 1, 3, 4])

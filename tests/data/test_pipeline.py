@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from siamjax.data.pairs import SampledPairs
+from siamjax.data.pipeline import image_batches, pair_batches
+from siamjax.data.transforms import Augmentation, augment, resize
+from siamjax.errors import UsageError
+
+
+def batches(faces, **changes):
+    people = sorted(set(faces.identities))[:6]
+    options = {
+        "batch_size": 4,
+        "steps": 6,
+        "size": 16,
+        "augmentation": Augmentation(),
+        "seed": 0,
+        **changes,
+    }
+    iterator = pair_batches(faces, SampledPairs(faces, people, seed=0), **options)
+    result = list(iterator)
+    iterator.close()
+    return result
+
+
+def assert_same(got, expected):
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.fixture(scope="module")
+def straight(faces):
+    return batches(faces)
+
+
+def test_words_and_types(straight):
+    assert len(straight) == 6
+    batch = straight[0]
+    assert batch["x1"].shape == batch["x2"].shape == (4, 16, 16, 3)
+    assert batch["x1"].dtype == np.uint8
+    assert batch["same"].dtype == np.bool_
+
+
+def test_a_resumed_run_sees_the_same(faces, straight):
+    assert_same(batches(faces, start=2), straight[2:])
+
+
+def test_processes_share_a_batch(faces, straight):
+    parts = [batches(faces, process=p, processes=2) for p in (0, 1)]
+    joined = [
+        {name: np.concatenate([a[name], b[name]]) for name in a}
+        for a, b in zip(*parts, strict=True)
+    ]
+    assert_same(joined, straight)
+    with pytest.raises(UsageError, match="over 3 processes"):
+        batches(faces, processes=3)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same(faces, straight):
+    assert_same(batches(faces, workers=2), straight)
+
+
+def test_without_augmentation_a_picture_is_itself(faces):
+    batch = batches(faces, augmentation=None)[0]
+    known = {resize(faces.image(i), 16).tobytes() for i in range(60)}
+    assert all(picture.tobytes() in known for picture in batch["x1"])
+
+
+def test_ragged_end_is_padded_with_weight_0(faces):
+    got = list(image_batches(faces, np.array([5, 3, 9]), batch_size=2, size=16))
+    assert [b["weight"].tolist() for b in got] == [[1, 1], [1, 0]]
+    np.testing.assert_array_equal(got[0]["image"][1], resize(faces.image(3), 16))
+    np.testing.assert_array_equal(got[1]["image"][0], resize(faces.image(9), 16))
+
+
+class TestAugment:
+    """One random affine map, about the centre."""
+
+    def test_nothing_asked_nothing_changed(self, faces, rng):
+        picture = resize(faces.image(0), 32)
+        still = Augmentation(mirror=False, rotation=0, translation=0, scale=0)
+        np.testing.assert_array_equal(augment(picture, still, rng), picture)
+
+    def test_mirror_alone(self, faces):
+        picture = resize(faces.image(0), 32)
+        mirror = Augmentation(mirror=True, rotation=0, translation=0, scale=0)
+        seen = {augment(picture, mirror, np.random.default_rng(s)).tobytes() for s in range(20)}
+        assert seen == {picture.tobytes(), picture[:, ::-1].tobytes()}
+
+    def test_corners_of_a_turn(self):
+        """A quarter turn takes the centre to itself, and keeps distances to it."""
+
+        class Fixed:
+            def random(self):
+                return 1.0
+
+            def uniform(self, low, high, count):
+                return np.array([1.0, 0.0, 0.0, 0.0])
+
+        matrix = Augmentation(mirror=False, rotation=90).matrix(Fixed(), 10)
+        np.testing.assert_allclose(matrix @ [5, 5, 1], [5, 5])
+        np.testing.assert_allclose(matrix @ [10, 5, 1], [5, 10], atol=1e-12)
+
+    def test_bounds(self, rng):
+        """No drawn map leaves the asked range of scale and shift."""
+        options = Augmentation(rotation=20, translation=0.1, scale=0.2)
+        for _ in range(200):
+            matrix = options.matrix(rng, 100)
+            zoom = 1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+            assert 0.8 - 1e-9 <= zoom <= 1.2 + 1e-9
+            source_of_centre = matrix @ [50, 50, 1]
+            shift = np.linalg.inv(matrix[:, :2]) @ (source_of_centre - 50)
+            assert np.abs(shift).max() <= 10 + 1e-9

@@ -1,0 +1,217 @@
+"""Both experiments for a few steps, end to end; stopped and gone on with; and then used."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import lfw_bce, lfw_contrastive
+from siamjax import __main__ as commands
+from siamjax.errors import UsageError
+from siamjax.report.writers import read_metrics
+from siamjax.training import verifier as verifier_module
+from siamjax.training.loop import Interrupted
+from siamjax.verifier import Verifier
+
+TINY = {
+    "data": "orl_faces",
+    "width": 0.0625,
+    "size": 16,
+    "batch_size": 8,
+    "steps": 4,
+    "evaluate_every": 2,
+    "log_every": 1,
+    "validation_people": 3,
+    "test_people": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A straight run of lfw_contrastive and its results."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    return folder, lfw_contrastive.main(lfw_contrastive.Config(**TINY, run=folder))
+
+
+def parameters(folder):
+    opened = Verifier.open(folder, step=4)
+    return jax.device_get(opened.variables)
+
+
+def test_run_folder_is_complete(finished):
+    folder, results = finished
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["data"] == "orl_faces"
+    assert manifest["config"]["experiment"] == "lfw_contrastive"
+    assert len(manifest["trained_on"]) == 34
+    assert manifest["results"] == json.loads(json.dumps(results))
+    assert len(manifest["data_sha256"]) == 64
+    assert [row["step"] for row in read_metrics(folder) if "loss" in row] == [1, 2, 3, 4]
+    assert any("data_wait_percent" in row for row in read_metrics(folder))
+    assert list((folder / "events").glob("events.out.*"))
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http" not in page.split("<h2>Manifest</h2>")[0]  # needs nothing from outside
+    assert "orl_faces: people divided at random" in page
+    assert results["network"]["pairs_same"] == 3 * 45
+
+
+def test_stopped_and_gone_on_with_is_bit_for_bit_straight(finished, tmp_path, monkeypatch, capsys):
+    config = lfw_contrastive.Config(**TINY, run=tmp_path / "stopped")
+    original = verifier_module.pair_batches
+
+    def batches_with_sigterm(*args, **options):
+        for number, batch in enumerate(original(*args, **options)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verifier_module, "pair_batches", batches_with_sigterm)
+        with pytest.raises(Interrupted, match="143") as stop:
+            lfw_contrastive.main(config)
+    assert "saved after step 3 of 4" in stop.value.message
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not (tmp_path / "stopped" / "manifest.json").exists()
+    lfw_contrastive.main(config)
+    assert "going on from step 3 of 4" in capsys.readouterr().out
+    jax.tree.map(
+        np.testing.assert_array_equal, parameters(tmp_path / "stopped"), parameters(finished[0])
+    )
+    timed = ("pairs_per_second", "data_wait_percent")
+    rows = [
+        [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(folder)]
+        for folder in (finished[0], tmp_path / "stopped")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_finished_run_is_only_judged_again(finished, capsys):
+    folder, results = finished
+    again = lfw_contrastive.main(lfw_contrastive.Config(**TINY, run=folder))
+    assert again == results
+
+
+def test_other_options_are_refused(finished):
+    folder, _ = finished
+    other = lfw_contrastive.Config(**{**TINY, "steps": 5}, run=folder, margin=0.5)
+    with pytest.raises(UsageError, match=r"margin is 1.0 there and 0.5 here; steps is 4 .* 5 here"):
+        lfw_contrastive.main(other)
+
+
+@pytest.mark.parametrize("head", ["difference", "concatenation"])
+def test_bce(tmp_path, head):
+    results = lfw_bce.main(lfw_bce.Config(**{**TINY, "steps": 2}, head=head, run=tmp_path / "run"))
+    assert 0 <= results["network"]["auc"] <= 1
+    assert Verifier.open(tmp_path / "run").measure == "logit"
+
+
+def test_loss_that_is_not_finite_names_step_batch_and_checkpoint(tmp_path):
+    config = lfw_contrastive.Config(
+        **{**TINY, "evaluate_every": 1}, run=tmp_path / "run", margin=float("nan")
+    )
+    with pytest.raises(UsageError, match=r"loss of step 1 is nan; its batch was s\d\d/\d\d.png \+"):
+        lfw_contrastive.main(config)
+
+
+def test_batch_that_does_not_split_over_the_devices(tmp_path):
+    config = lfw_contrastive.Config(**{**TINY, "batch_size": 12}, run=tmp_path / "run")
+    with pytest.raises(UsageError, match="batch of 12 pairs cannot be split over 8 devices"):
+        lfw_contrastive.main(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_lists(face_folder, tmp_path):
+    def write(name, people):
+        lines = [f"{p}/01.png {p}/0{n}.png 1" for p in people for n in (2, 3)]
+        lines += [f"{people[0]}/0{n}.png {people[1]}/0{n}.png 0" for n in (1, 2, 3, 4)]
+        path = face_folder / name
+        path.write_text("\n".join(lines))
+        return path
+
+    train = write("train.txt", ["s01", "s02", "s03"])
+    lists = {
+        "validation_list": write("validation.txt", ["s04", "s05"]),
+        "test_list": write("test.txt", ["s06", "s07"]),
+    }
+    options = {**TINY, "data": str(train), "steps": 1, "run": tmp_path / "run"}
+    results = lfw_contrastive.main(lfw_contrastive.Config(**options, **lists))
+    assert results["network"]["pairs_different"] == 4
+    overlapping = {**lists, "test_list": train}
+    with pytest.raises(UsageError, match=r"pictures must not be in training"):
+        lfw_contrastive.main(lfw_contrastive.Config(**{**options, **overlapping}))
+    with pytest.raises(UsageError, match="give --validation-list and --test-list"):
+        lfw_contrastive.main(lfw_contrastive.Config(**options))
+
+
+class TestUse:
+    """verify and evaluate, on a finished run."""
+
+    def test_verify(self, finished, face_folder, capsys):
+        folder, _ = finished
+        opened = Verifier.open(folder)
+        picture = face_folder / "s01" / "01.png"
+        assert opened.compare(picture, picture) == (0.0, True)
+        commands.verify(picture, picture, run=folder)
+        assert capsys.readouterr().out.startswith("distance 0.0000, threshold ")
+
+    def test_evaluate_own_test_pairs_is_the_run_s_result(self, finished, capsys):
+        folder, results = finished
+        commands.evaluate(run=folder)
+        out = capsys.readouterr().out
+        assert "none of the 435 pairs shows someone named" in out
+        assert f"{results['network']['auc']:.4f}" in out
+
+    def test_evaluate_says_that_training_people_leak(self, finished, face_folder, capsys):
+        commands.evaluate(run=finished[0], data="orl_faces", limit=2000)
+        out = capsys.readouterr().out
+        assert "2,000 of 79,800 pairs drawn" in out
+        assert "CONTAMINATED" in out
+        commands.evaluate(run=finished[0], data=str(face_folder))
+        assert "all pairs of folder" in capsys.readouterr().out
+
+    def test_mistakes(self, finished, tmp_path, face_folder):
+        folder, _ = finished
+        picture = face_folder / "s01" / "01.png"
+        with pytest.raises(UsageError, match="is no finished run"):
+            commands.verify(picture, picture, run=tmp_path)
+        with pytest.raises(UsageError, match=r"gone.png: no such picture"):
+            commands.verify(picture, tmp_path / "gone.png", run=folder)
+        with pytest.raises(UsageError, match="no checkpoint of step 99"):
+            commands.verify(picture, picture, run=folder, step=99)
+
+
+def command(*words):
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def test_a_user_s_mistake_ends_with_one_line_and_status_1(finished, tmp_path):
+    result = command("siamjax", "verify", "a.png", "b.png", "--run", str(finished[0]))
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "a.png: no such picture" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["lfw_contrastive", "lfw_bce"])
+def test_help_shows_every_option(name):
+    result = command(f"experiments.{name}", "--help")
+    assert result.returncode == 0
+    module = {"lfw_contrastive": lfw_contrastive, "lfw_bce": lfw_bce}[name]
+    for field in dataclasses.fields(module.Config):
+        assert f"--{field.name.replace('_', '-')}" in result.stdout

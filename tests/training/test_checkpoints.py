@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from siamjax.errors import UsageError
+from siamjax.training.checkpoints import Checkpoints
+from siamjax.training.parallel import replicate
+from siamjax.training.state import create_state
+
+
+def state_at(step, seed=0):
+    optimizer = optax.adam(1e-3)
+    kernel = jax.random.normal(jax.random.key(seed + step), (64, 64))
+    variables = {"params": {"kernel": kernel}, "batch_stats": {"mean": jnp.full(3, 1.0 * step)}}
+    state = create_state(variables, optimizer, key=jax.random.key(7))
+    return replicate(state.replace(step=jnp.asarray(step, jnp.int32)))
+
+
+def equal(a, b):
+    def compare(x, y):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+    jax.tree.map(compare, a, b)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    opened = Checkpoints(tmp_path / "checkpoints", best="auc")
+    yield opened
+    opened.close()
+
+
+def damage(folder, step, share):
+    """Cut the largest data file of a checkpoint."""
+    files = [p for p in (folder / "checkpoints" / str(step)).rglob("d/*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    content = largest.read_bytes()
+    largest.write_bytes(content[: int(len(content) * share)])
+
+
+def test_everything_comes_back(checkpoints):
+    state = state_at(3)
+    checkpoints.save(state, {"auc": 0.5})
+    restored, messages = checkpoints.restore(state_at(0, seed=9))
+    assert messages == []
+    equal(restored, state)
+    assert restored.params["kernel"].sharding.device_set == set(jax.devices())
+
+
+def test_two_latest_and_the_best_are_kept(checkpoints):
+    for step, auc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7), (5, 0.6)):
+        checkpoints.save(state_at(step), {"auc": auc})
+    assert checkpoints.best_step() in checkpoints.steps()
+    assert {4, 5} <= set(checkpoints.steps())
+    assert len(checkpoints.steps()) == 3
+    assert checkpoints.best_step() in (2, 3)
+
+
+def test_a_save_without_metric_is_latest_and_not_best(checkpoints):
+    checkpoints.save(state_at(1), {"auc": 0.5})
+    checkpoints.save(state_at(2))
+    assert checkpoints.best_step() == 1
+    assert int(checkpoints.restore(state_at(0))[0].step) == 2
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_damaged_latest_falls_back_says_so_and_can_be_saved_anew(checkpoints, tmp_path, share):
+    for step in (1, 2):
+        checkpoints.save(state_at(step), {"auc": 0.5})
+    damage(tmp_path, 2, share)
+    restored, messages = checkpoints.restore(state_at(0))
+    equal(restored, state_at(1))
+    assert len(messages) == 1
+    assert "step 2 cannot be read" in messages[0]
+    assert (tmp_path / "damaged" / "2").is_dir()
+    checkpoints.save(state_at(2), {"auc": 0.7})
+    equal(checkpoints.restore(state_at(0))[0], state_at(2))
+
+
+def test_nothing_saved_or_all_damaged_starts_anew(checkpoints, tmp_path):
+    assert checkpoints.restore(state_at(0)) == (None, [])
+    checkpoints.save(state_at(1))
+    damage(tmp_path, 1, 0.5)
+    restored, messages = checkpoints.restore(state_at(0))
+    assert restored is None
+    assert len(messages) == 1
+
+
+def test_not_finite_is_not_saved(checkpoints):
+    checkpoints.save(state_at(1))
+    broken = state_at(2)
+    broken = broken.replace(params={"kernel": broken.params["kernel"].at[3, 4].set(jnp.inf)})
+    with pytest.raises(UsageError, match="step 2 are not finite.*step 1"):
+        checkpoints.save(broken)
+    assert checkpoints.steps() == [1]
+
+
+def test_damaged_when_used(checkpoints, tmp_path):
+    checkpoints.save(state_at(1))
+    damage(tmp_path, 1, 0.5)
+    like = {"params": {"kernel": jnp.zeros((64, 64))}, "batch_stats": {"mean": jnp.zeros(3)}}
+    with pytest.raises(UsageError, match=r"checkpoints/1: this checkpoint cannot be read"):
+        checkpoints.variables(1, like)
