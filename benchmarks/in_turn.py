@@ -62,11 +62,15 @@ def compare(
     table = {}
     for name, row in rows.items():
         steps, base = row["steps"], rows[reference]["steps"]
+
+        def ratio(kind: str, steps=steps, base=base) -> float:
+            return statistics.median(s[kind] / b[kind] for s, b in zip(steps, base, strict=True))
+
         table[name] = {
             "cpu_seconds": statistics.median(s["cpu"] for s in steps),
             "wall_seconds": statistics.median(s["wall"] for s in steps),
-            "cpu_ratio": statistics.median(s["cpu"] / b["cpu"] for s, b in zip(steps, base)),
-            "wall_ratio": statistics.median(s["wall"] / b["wall"] for s, b in zip(steps, base)),
+            "cpu_ratio": ratio("cpu"),
+            "wall_ratio": ratio("wall"),
             "peak_mib": max(s["peak_mib"] for s in steps),
             "start_seconds": row["start"]["start_seconds"],
         }

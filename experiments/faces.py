@@ -47,6 +47,8 @@ class FaceConfig:
     """Factor on the network's channels; 1 = the 19-layer network as published."""
     size: int | None = None
     """Side of the network's pictures in pixels, a multiple of 8; published: 128."""
+    standardize: bool = True
+    """Take each picture's mean away and divide by its deviation."""
     bfloat16: bool = False
     """Compute convolutions in bfloat16; parameters, statistics and distances stay float32."""
     batch_size: int | None = None

@@ -36,7 +36,12 @@ class Config(FaceConfig):
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
     options = resolve(config)
-    backbone = LfwNet(width=options.width, dtype=options.dtype, axis_name=AXIS)
+    backbone = LfwNet(
+        width=options.width,
+        standardize=options.standardize,
+        dtype=options.dtype,
+        axis_name=AXIS,
+    )
     head = DifferenceHead() if config.head == "difference" else ConcatenationHead()
     network = Siamese(backbone=backbone, head=head)
 

@@ -38,7 +38,11 @@ def main(config: Config) -> Any:
     options = resolve(config)
     # embedding_scale None: random embeddings start one margin of 1 apart, not 45.
     backbone = LfwNet(
-        width=options.width, dtype=options.dtype, axis_name=AXIS, embedding_scale=None
+        width=options.width,
+        standardize=options.standardize,
+        dtype=options.dtype,
+        axis_name=AXIS,
+        embedding_scale=None,
     )
     network = Siamese(backbone=backbone, head=EuclideanHead())
 

@@ -1,6 +1,7 @@
 """The 19-layer network for faces."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,6 +19,8 @@ class LfwNet(nn.Module):
 
     Attributes:
         width: factor on every number of channels, the embedding's included.
+        standardize: first take each picture's mean away and divide by sqrt(variance + 0.05^2),
+            so that light and contrast of the whole picture cannot tell people apart.
         dtype: of the convolutions and the dense product; parameters and statistics are float32.
         axis_name: pmapped axis of batch normalisation; None on one device.
         embedding_scale: start of the last batch norm's scale. At 1 two random embeddings lie
@@ -26,6 +29,7 @@ class LfwNet(nn.Module):
     """
 
     width: float = 1.0
+    standardize: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     embedding_scale: float | None = 1.0
@@ -51,6 +55,10 @@ class LfwNet(nn.Module):
             )
             return norm(nn.relu(x), train=train, weight=weight)
 
+        if self.standardize:
+            mean = x.mean(axis=(1, 2, 3), keepdims=True)
+            variance = x.var(axis=(1, 2, 3), keepdims=True)
+            x = (x - mean) * jax.lax.rsqrt(variance + 0.05**2)
         x = x.astype(self.dtype)
         kernel_init = nn.initializers.he_normal()  # every product goes into a ReLU
         for block, (side, channels) in enumerate([(5, 64), (5, 128), (3, 256), (3, 512)], start=1):

@@ -50,14 +50,14 @@ def test_split_is_disjoint_and_whole(faces):
 
 def test_people_with_one_picture_only_train():
     images = image_set([2, 2, 2, 2, 2, 1, 1, 1, 1])
-    train, validation, test = split_people(images, validation=2, test=2, seed=0)
+    train, _, _ = split_people(images, validation=2, test=2, seed=0)
     assert {"p5", "p6", "p7", "p8"} <= set(train)
     with pytest.raises(UsageError, match="5 of 9 people have two pictures"):
         split_people(images, validation=3, test=2, seed=0)
 
 
 def test_drawn_pairs_are_right_balanced_and_repeatable(faces):
-    train, _, test = split_people(faces, validation=6, test=10, seed=0)
+    train, _, _ = split_people(faces, validation=6, test=10, seed=0)
     stream = SampledPairs(faces, train, seed=0)
     drawn = [stream[i] for i in range(400)]
     for first, second, same in drawn:

@@ -88,6 +88,18 @@ def test_concatenation_is_additive_and_difference_is_not(rng):
         assert bool(jnp.abs(alike - crossed) < 1e-5) == additive
 
 
+def test_standardized_pictures_do_not_show_light_and_contrast(rng):
+    net = LfwNet(width=0.0625, standardize=True)
+    x = jnp.asarray(rng.random((2, 16, 16, 3)), jnp.float32)
+    variables = net.init(jax.random.key(0), x)
+    expected = net.apply(variables, x)
+    np.testing.assert_allclose(net.apply(variables, x + 0.3), expected, rtol=1e-3, atol=1e-4)
+    flat = net.apply(variables, jnp.ones_like(x))  # one colour: no division by 0
+    assert np.isfinite(flat).all()
+    gradient = jax.grad(lambda x: net.apply(variables, x).sum())(jnp.ones_like(x))
+    assert np.isfinite(gradient).all()
+
+
 def test_bfloat16_computes_near_float32(rng):
     x = jnp.asarray(rng.random((2, 16, 16, 3)), jnp.float32)
     variables = SMALL.init(jax.random.key(0), x)

@@ -94,7 +94,7 @@ def test_not_finite_is_not_saved(checkpoints):
     checkpoints.save(state_at(1))
     broken = state_at(2)
     broken = broken.replace(params={"kernel": broken.params["kernel"].at[3, 4].set(jnp.inf)})
-    with pytest.raises(UsageError, match="step 2 are not finite.*step 1"):
+    with pytest.raises(UsageError, match=r"step 2 are not finite.*step 1"):
         checkpoints.save(broken)
     assert checkpoints.steps() == [1]
 
