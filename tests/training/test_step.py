@@ -142,3 +142,25 @@ def test_key_depends_on_step_and_device():
 def test_batch_that_does_not_split():
     with pytest.raises(UsageError, match="batch of 6 cannot be split over 4 devices; use a mult"):
         shard({"x": np.zeros(6)}, devices=jax.devices()[:4])
+
+
+def test_three_steps_compile_once(rng, start):
+    """A state that is placed before the first step has the sharding that a step returns."""
+    compiled = []
+
+    def note(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details.get("fun_name"))
+
+    optimizer, state = start
+    used = jax.devices()[:2]
+    state = replicate(jax.tree.map(jnp.copy, state), devices=used)
+    batches = [shard(make_batch(rng), devices=used) for _ in range(3)]
+    step = make_train_step(loss(AXIS), optimizer, devices=used)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        for batch in batches:
+            state, _ = jax.block_until_ready(step(state, batch))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(compiled) == 1
