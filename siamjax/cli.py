@@ -37,3 +37,6 @@ def guard(command: Callable[[], object]) -> None:
     except Interrupted as stop:
         print(stop.message, file=sys.stderr)
         raise
+    except KeyboardInterrupt:  # outside the training loop nothing is left to save
+        print("interrupted; what was saved stands", file=sys.stderr)
+        sys.exit(130)

@@ -166,7 +166,7 @@ class TestUse:
         folder, results = finished
         commands.evaluate(run=folder)
         out = capsys.readouterr().out
-        assert "none of the 435 pairs shows someone named" in out
+        assert "0 of 435 pairs show someone whose name" in out
         assert f"{results['network']['auc']:.4f}" in out
 
     def test_evaluate_says_that_training_people_leak(self, finished, face_folder, capsys):

@@ -17,7 +17,8 @@ import numpy as np
 from siamjax.errors import UsageError
 
 PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-_VERSION = 1
+BEST_METRIC = "validation_auc"
+"""What the best checkpoint of a verifier's run is best by; the higher the better."""
 
 
 def open_folder(folder: Path, config: dict[str, Any]) -> bool:

@@ -28,8 +28,6 @@ from siamjax.training.parallel import replicate
 from siamjax.training.state import TrainState, create_state
 from siamjax.training.step import LossFunction, make_train_step
 
-BEST = "validation_auc"
-
 
 def train_verifier(
     network: Siamese,
@@ -56,6 +54,15 @@ def train_verifier(
     ``manifest.json`` and ``report.html``.
     """
     started = time.time()
+    numbers = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "evaluate_every": evaluate_every,
+        "log_every": log_every,
+    }
+    for name, number in numbers.items():
+        if number < 1:
+            raise UsageError(f"{name} {number} must be at least 1")
     if batch_size % jax.device_count():
         raise UsageError(
             f"batch of {batch_size} pairs cannot be split over {jax.device_count()} devices; use a "
@@ -63,7 +70,7 @@ def train_verifier(
         )
     config = runs.as_json(config)
     existed = runs.open_folder(run, config)
-    checkpoints = Checkpoints(run / "checkpoints", best=BEST)
+    checkpoints = Checkpoints(run / "checkpoints", best=runs.BEST_METRIC)
     state = _initial_state(network, optimizer, size=size, seed=seed)
     if existed:
         restored, messages = checkpoints.restore(state)
@@ -78,7 +85,10 @@ def train_verifier(
     def evaluate(state: TrainState) -> dict[str, float]:
         values = scorer.values(_variables(state), splits.images, splits.validation)
         curve = verification.roc(scorer.scores(values), splits.validation.same)
-        return {BEST: verification.auc(curve), "validation_eer": verification.eer(curve)}
+        return {
+            runs.BEST_METRIC: verification.auc(curve),
+            "validation_eer": verification.eer(curve),
+        }
 
     begin = int(state.step)
     if begin < steps:
