@@ -41,6 +41,7 @@ def main(config: Config) -> Any:
         standardize=options.standardize,
         dtype=options.dtype,
         axis_name=AXIS,
+        embedding_scale=None,
     )
     head = DifferenceHead() if config.head == "difference" else ConcatenationHead()
     network = Siamese(backbone=backbone, head=head)

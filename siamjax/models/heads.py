@@ -38,7 +38,8 @@ class DifferenceHead(nn.Module):
     """Dense 1 on ``|f1 - f2|``: the logit of P(same), symmetric in its inputs.
 
     Koch, Zemel, Salakhutdinov, *Siamese Neural Networks for One-shot Image Recognition*, 2015,
-    section 3.1 (there the sum is over the sigmoid units of the last layer).
+    section 3.1 (there the sum is over the sigmoid units of the last layer). The weights start
+    equal and negative, so that training starts from a distance and not from noise.
     """
 
     rises_with_similarity: ClassVar[bool] = True
@@ -49,7 +50,8 @@ class DifferenceHead(nn.Module):
         self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
     ) -> Float[Array, "*batch"]:
         """The logit; its sigmoid is P(same)."""
-        return nn.Dense(1, name="dense")(jnp.abs(first - second))[..., 0]
+        start = nn.initializers.constant(-(first.shape[-1] ** -0.5))
+        return nn.Dense(1, kernel_init=start, name="dense")(jnp.abs(first - second))[..., 0]
 
 
 class EuclideanHead(nn.Module):
