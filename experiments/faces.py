@@ -12,7 +12,7 @@ from siamjax.data.transforms import Augmentation
 from siamjax.models.siamese import Siamese
 from siamjax.training.optimizers import OptimizerName, ScheduleName, make_optimizer
 from siamjax.training.step import LossFunction
-from siamjax.training.verifier import train_verifier
+from siamjax.training.verification_run import train_verifier
 
 # What a set needs by default: the 19-layer network whole for LFW's 13,233 pictures; for a small
 # set of faces a narrow one on small pictures, which trains in minutes on two CPU cores.

@@ -29,6 +29,7 @@ def guard(command: Callable[[], object]) -> None:
     """Call a command with XLA's CPU settings made, and errors told as :func:`run` does."""
     use_fast_cpu_kernels()
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS report their progress
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax on files that we report
     try:
         command()
     except UsageError as error:

@@ -17,10 +17,10 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Square root of ``x >= 0`` whose gradient at 0 is 0 instead of infinite.
 
     The inner ``where`` keeps the infinite derivative out of the backward pass: one ``where``
-    outside alone would give ``0 * inf = nan``.
+    outside alone would give ``0 * inf = nan``. NaN stays NaN, so that a broken network shows.
     """
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+    zero = x == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
 def squared_euclidean(
@@ -43,8 +43,8 @@ def cosine(
     """``1 - <x, y> / (||x|| ||y||)``, in [0, 2]; 1 where one of them is the zero vector."""
     x, y = _wide(x), _wide(y)
     norms = safe_sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
-    nonzero = norms > 0
-    similarity = jnp.where(nonzero, jnp.sum(x * y, axis=-1) / jnp.where(nonzero, norms, 1.0), 0.0)
+    zero = norms == 0
+    similarity = jnp.where(zero, 0.0, jnp.sum(x * y, axis=-1) / jnp.where(zero, 1.0, norms))
     return 1.0 - similarity
 
 

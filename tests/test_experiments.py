@@ -16,7 +16,7 @@ from experiments import lfw_bce, lfw_contrastive
 from siamjax import __main__ as commands
 from siamjax.errors import UsageError
 from siamjax.report.writers import read_metrics
-from siamjax.training import verifier as verifier_module
+from siamjax.training import verification_run
 from siamjax.training.loop import Interrupted
 from siamjax.verifier import Verifier
 
@@ -65,7 +65,7 @@ def test_run_folder_is_complete(finished):
 
 def test_stopped_and_gone_on_with_is_bit_for_bit_straight(finished, tmp_path, monkeypatch, capsys):
     config = lfw_contrastive.Config(**TINY, run=tmp_path / "stopped")
-    original = verifier_module.pair_batches
+    original = verification_run.pair_batches
 
     def batches_with_sigterm(*args, **options):
         for number, batch in enumerate(original(*args, **options)):
@@ -74,7 +74,7 @@ def test_stopped_and_gone_on_with_is_bit_for_bit_straight(finished, tmp_path, mo
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(verifier_module, "pair_batches", batches_with_sigterm)
+        patch.setattr(verification_run, "pair_batches", batches_with_sigterm)
         with pytest.raises(Interrupted, match="143") as stop:
             lfw_contrastive.main(config)
     assert "saved after step 3 of 4" in stop.value.message

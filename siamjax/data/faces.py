@@ -1,5 +1,7 @@
 """Which faces to train, to choose the threshold and to test on: from one word to three splits."""
 
+import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ class FaceSplits:
         validation: pairs that choose threshold and checkpoint.
         test: pairs that the result is about.
         protocol: one line for every figure: how the splits were made, and what leaks.
+        request: what :func:`load_splits` was asked for; asking again gives the same splits.
     """
 
     images: ImageSet
@@ -45,6 +48,21 @@ class FaceSplits:
     validation: PairList
     test: PairList
     protocol: str
+    request: dict[str, Any]
+
+    def fingerprint(self) -> str:
+        """sha256 over names, identities and the pairs of all splits, but not over pixels.
+
+        A run that goes on checks it: a person more in the folder would divide people anew, and
+        some that were trained on would come to be tested on.
+        """
+        digest = hashlib.sha256(repr((self.images.keys, self.trained_on)).encode())
+        digest.update("\0".join(self.images.identities.tolist()).encode())
+        listed = [self.training.pairs] if isinstance(self.training, ListedPairs) else []
+        for pairs in (*listed, self.validation, self.test):
+            for column in (pairs.first, pairs.second, pairs.same):
+                digest.update(np.ascontiguousarray(column, np.int64).tobytes())
+        return digest.hexdigest()
 
 
 def choose_data(data: str) -> tuple[str, str]:
@@ -81,11 +99,14 @@ def load_splits(
     validation_people: int = 6,
     test_people: int = 10,
     lfw_fold: int | None = None,
-    validation_list: Path | None = None,
-    test_list: Path | None = None,
+    validation_list: Path | str | None = None,
+    test_list: Path | str | None = None,
     positive_share: float | None = 0.5,
 ) -> FaceSplits:
-    """The three splits of a data set; no person is in two of them (asserted).
+    """The three splits of a data set.
+
+    Where identities are known, no person is in two of them (asserted), but for LFW's View 2 after
+    View 1: there the leak is counted and said.
 
     * ``orl_faces`` or a folder of identity folders: people are divided at random from ``seed``;
       validation and test ask every pair of their pictures.
@@ -98,12 +119,27 @@ def load_splits(
 
     ``positive_share`` applies where pairs are drawn from identities, not to lists.
     """
+    request = {
+        "data": data,
+        "seed": seed,
+        "validation_people": validation_people,
+        "test_people": test_people,
+        "lfw_fold": lfw_fold,
+        "validation_list": None if validation_list is None else str(validation_list),
+        "test_list": None if test_list is None else str(test_list),
+        "positive_share": positive_share,
+    }
     if data in LFW_NAMES:
-        return _lfw_splits(data, seed=seed, fold=lfw_fold)
+        return _lfw_splits(data, seed=seed, fold=lfw_fold, request=request)
     if lfw_fold is not None:
         raise UsageError(f"a fold of LFW was asked for, but the data is {data}; use --data lfw")
     if data != "orl_faces" and Path(data).is_file():
-        return _list_splits(Path(data), validation_list, test_list, seed=seed)
+        if validation_list is None or test_list is None:
+            raise UsageError(
+                f"{data} is a list to train on; give --validation-list and --test-list beside it"
+            )
+        lists = (Path(data), Path(validation_list), Path(test_list))
+        return _list_splits(lists, seed=seed, request=request)
     if validation_list or test_list:
         raise UsageError(f"{data} is no list file, so validation and test lists do not apply")
     images = load_images(data)
@@ -121,35 +157,21 @@ def load_splits(
             f"{images.name}: people divided at random (seed {seed}) into {len(train)} for "
             f"training, {len(validation)} for validation, {len(test)} for test; all pairs"
         ),
+        request=request,
     )
 
 
-def evaluation_pairs(
-    data: str | None, *, config: dict[str, Any], limit: int
-) -> tuple[ImageSet, PairList]:
-    """Pictures and pairs to evaluate a run on; None = the run's own test pairs.
+def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
+    """Pictures and pairs to evaluate a run on.
 
-    ``config`` is the run's. LFW gives View 2, a list file its pairs; of any other set all pairs
-    are asked, of more than ``limit`` so many drawn at random.
+    LFW gives View 2, a list file its pairs; of any other set all pairs are asked, of more than
+    ``limit`` so many drawn at random.
     """
-    if data is None:
-        lists = (config["validation_list"], config["test_list"])
-        validation_list, test_list = (Path(path) if path else None for path in lists)
-        splits = load_splits(
-            config["data"],
-            seed=config["seed"],
-            validation_people=config["validation_people"],
-            test_people=config["test_people"],
-            lfw_fold=config["lfw_fold"],
-            validation_list=validation_list,
-            test_list=test_list,
-        )
-        return splits.images, splits.test
+    if limit < 1:
+        raise UsageError(f"limit {limit} must be at least 1")
     if data in LFW_NAMES:
-        local = _local_lfw(data)
-        images = load_images(data)
-        lfw.check_counts(images)
-        return images, lfw.read_pairs(lfw.find_list("pairs.txt", local), images)
+        images, (view2,), _ = _lfw_lists(data, "pairs.txt")
+        return images, view2
     if data != "orl_faces" and Path(data).is_file():
         images, (pairs,) = listed_images(Path(data))
         return images, pairs
@@ -175,16 +197,19 @@ def _local_lfw(data: str) -> lfw.LocalLfw:
     return lfw.find(alignment) or lfw.download(alignment)
 
 
-def _lfw_splits(data: str, *, seed: int, fold: int | None) -> FaceSplits:
+def _lfw_lists(data: str, *names: str) -> tuple[ImageSet, list[PairList], str]:
+    """Pictures, official lists, and a remark if one is not the published file."""
     local = _local_lfw(data)
     images = load_images(data)
-    lfw.check_counts(images)
-    view2 = lfw.read_pairs(lfw.find_list("pairs.txt", local), images)
+    paths = [lfw.find_list(name, local) for name in names]
+    changed = [path.name for path in paths if not lfw.is_official(path)]
+    remark = f"; NOT the published {', '.join(changed)}" if changed else ""
+    return images, [lfw.read_pairs(path, images) for path in paths], remark
+
+
+def _lfw_splits(data: str, *, seed: int, fold: int | None, request: dict[str, Any]) -> FaceSplits:
     if fold is None:
-        train, validation = (
-            lfw.read_pairs(lfw.find_list(name, local), images)
-            for name in ("pairsDevTrain.txt", "pairsDevTest.txt")
-        )
+        images, (train, validation, view2), remark = _lfw_lists(data, *lfw.LISTS)
         people = people_of(images, train)
         _assert_disjoint(people, people_of(images, validation))
         count = int(leaked(images, view2, tuple(people)).sum())
@@ -195,6 +220,7 @@ def _lfw_splits(data: str, *, seed: int, fold: int | None) -> FaceSplits:
             "training. --lfw-fold K trains without the fold's people"
         )
     else:
+        images, (view2,), remark = _lfw_lists(data, "pairs.txt")
         if view2.fold is None or fold not in range(1, 11):
             raise UsageError(f"fold {fold} must be 1 to 10")
         before = 10 if fold == 1 else fold - 1
@@ -214,42 +240,37 @@ def _lfw_splits(data: str, *, seed: int, fold: int | None) -> FaceSplits:
         trained_on=tuple(sorted(people)),
         validation=validation,
         test=test,
-        protocol=protocol,
+        protocol=protocol + remark,
+        request=request,
     )
 
 
 def _list_splits(
-    train: Path, validation: Path | None, test: Path | None, *, seed: int
+    lists: tuple[Path, Path, Path], *, seed: int, request: dict[str, Any]
 ) -> FaceSplits:
-    if validation is None or test is None:
-        raise UsageError(
-            f"{train} is a list to train on; give --validation-list and --test-list beside it"
-        )
-    images, (training, validating, testing) = listed_images(train, validation, test)
-    for pairs in (validating, testing):
+    images, parts = listed_images(*lists)
+    for pairs in parts:
         if pairs.same.all() or not pairs.same.any():
             kind = "different" if pairs.same.all() else "same"
             raise UsageError(f"{pairs.name}: no pair is labelled '{kind}'; both kinds are needed")
-    shown = [
-        set(np.concatenate([p.first, p.second]).tolist()) for p in (training, validating, testing)
-    ]
-    for one, other, names in ((0, 1, (train, validation)), (0, 2, (train, test))):
+    shown = [set(np.concatenate([pairs.first, pairs.second]).tolist()) for pairs in parts]
+    for one, other in itertools.combinations(range(3), 2):
         both = shown[one] & shown[other]
         if both:
             raise UsageError(
-                f"{images.keys[min(both)]} is in {names[0]} and in {names[1]}: pictures must not "
-                "be in training and in another list"
+                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}: a picture "
+                "must not be in two of the lists for training, validation and test"
             )
+    training, validating, testing = parts
+    names = ", ".join(path.name for path in lists)
     return FaceSplits(
         images=images,
         training=ListedPairs(training, seed=seed),
         trained_on=(),
         validation=validating,
         test=testing,
-        protocol=(
-            f"lists {train.name}, {validation.name}, {test.name}: no picture of the first is in "
-            "another; identities are unknown, so people may be"
-        ),
+        protocol=f"lists {names}: no picture is in two; identities are unknown, so people may be",
+        request=request,
     )
 
 

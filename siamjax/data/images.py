@@ -66,7 +66,11 @@ class ImageSet:
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
         """Picture ``index`` as RGB; ``UsageError`` with its name if it cannot be read."""
-        return decode(self.source[index], name=f"{self.keys[index]} of {self.name}")
+        if isinstance(self.source, Files):
+            name = str(self.source.paths[index])
+        else:
+            name = f"{self.keys[index]} of {self.name}"
+        return decode(self.source[index], name=name)
 
     def checksum(self) -> str:
         """sha256 over names, identities and the pictures' bytes: the set that was really used."""

@@ -20,20 +20,25 @@ def folder_images(folder: Path) -> ImageSet:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; expected is {_TREE}")
     paths: list[Path] = []
-    for person in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+    for person in _visible(folder):
         if not person.is_dir():
+            if person.suffix.lower() in IMAGE_SUFFIXES:
+                raise UsageError(f"{person}: in no identity's folder; expected is {_TREE}")
             continue  # a README or a list beside the folders
-        for path in sorted(p for p in person.iterdir() if not p.name.startswith(".")):
+        pictures = _visible(person)
+        for path in pictures:
             if path.suffix.lower() not in IMAGE_SUFFIXES:
                 raise UsageError(
                     f"{path}: not a picture by its suffix ({', '.join(sorted(IMAGE_SUFFIXES))}); "
                     "move it out of the identity's folder"
                 )
-            paths.append(path)
+        if not pictures:
+            raise UsageError(f"{person}: an identity without pictures; add some or remove it")
+        paths += pictures
     if not paths:
         raise UsageError(f"{folder}: no pictures in its sub-folders; expected is {_TREE}")
     return ImageSet(
-        name=f"folder {folder.name}",
+        name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),
         keys=tuple(str(path.relative_to(folder)) for path in paths),
         identities=np.array([path.parent.name for path in paths]),
@@ -41,10 +46,14 @@ def folder_images(folder: Path) -> ImageSet:
     )
 
 
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
     """The pictures of list files, one set, and the pairs of each list.
 
-    A line is ``path1 path2 label`` (spaces or tabs), label 1 = same, 0 = different; paths are
+    A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or spaces, label 1 = same, 0 = different; paths are
     relative to the list's folder. Empty lines and those that begin with ``#`` are skipped.
     Whom a picture shows is not known from a list: each picture is its own identity, and only
     these pairs can be asked.
@@ -57,9 +66,9 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
     for path in lists:
         rows = []
         for number, line in enumerate(_read_lines(path), start=1):
-            words = line.split()
-            if not words or words[0].startswith("#"):
+            if not line.strip() or line.startswith("#"):
                 continue
+            words = [word.strip() for word in line.split("\t" if "\t" in line else None)]
             where = f"{path}, line {number}"
             if len(words) != 3:
                 raise UsageError(
@@ -99,7 +108,7 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UsageError(f"{path}: no such list file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -127,14 +127,17 @@ class SampledPairs:
         self._repeated = [group for group in self._groups if len(group) >= 2]
         self._labels = images.identities
         self._seed, self._share = seed, positive_share
-        if positive_share is not None and not 0 <= positive_share <= 1:
-            raise UsageError(f"positive_share {positive_share} must lie in [0, 1]")
-        if positive_share != 0 and not self._repeated:
+        if positive_share is not None and not 0 < positive_share < 1:
+            raise UsageError(
+                f"positive_share {positive_share} must lie between 0 and 1: both kinds of pair are "
+                "needed to learn"
+            )
+        if not self._repeated:
             raise UsageError(
                 f"{images.name}: every one of the {len(self._groups)} training people has a single "
                 "picture, so that no pair of one person exists; add pictures"
             )
-        if positive_share != 1 and len(self._groups) < 2:
+        if len(self._groups) < 2:
             raise UsageError(
                 f"{images.name}: {len(self._groups)} person to train on, so that no pair of two "
                 "people exists; add people"
@@ -160,17 +163,17 @@ class ListedPairs:
     """The pairs of a list, whole, in an order drawn anew each epoch from (seed, epoch)."""
 
     def __init__(self, pairs: PairList, *, seed: int) -> None:
-        self._pairs, self._seed = pairs, seed
+        self.pairs, self._seed = pairs, seed
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
-        epoch, at = divmod(position, len(self._pairs))
+        epoch, at = divmod(position, len(self.pairs))
         current = self._order
         if current[0] != epoch:
-            order = generator(self._seed, epoch, stream=0).permutation(len(self._pairs))
+            order = generator(self._seed, epoch, stream=0).permutation(len(self.pairs))
             current = self._order = (epoch, order)
         index = current[1][at]
-        pairs = self._pairs
+        pairs = self.pairs
         return int(pairs.first[index]), int(pairs.second[index]), bool(pairs.same[index])
 
 

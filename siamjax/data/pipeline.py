@@ -1,6 +1,7 @@
 """Batches of pairs: read, decode, resize and augment beside the training step."""
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,6 +77,8 @@ def pair_batches(
     has there. ``workers`` are processes; 0 reads in threads, which is enough while a step takes
     longer than decoding a batch. ``process`` of ``processes`` yields its part of each batch.
     """
+    if workers < 0:
+        raise UsageError(f"workers {workers} must be 0 (threads) or a number of processes")
     if batch_size % processes:
         raise UsageError(
             f"batch of {batch_size} pairs cannot be split over {processes} processes; "
@@ -92,8 +95,14 @@ def pair_batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # grain's worker processes read flags of absl
             flags.FLAGS.mark_as_parsed()
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        iterable = iterable.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_the_parent)
     return iter(iterable)
+
+
+def _leave_interrupts_to_the_parent(worker: int, workers: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def image_batches(

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from siamjax.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -22,6 +24,13 @@ class Augmentation:
     rotation: float = 5.0
     translation: float = 0.05
     scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        limits = {"rotation": 180.0, "translation": 0.5, "scale": 0.9}
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                raise UsageError(f"{name} {value} must lie in [0, {limit:g}]")
 
     def matrix(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Draw a map from output to input pixel coordinates, (2, 3), for a square of ``size``."""

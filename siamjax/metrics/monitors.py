@@ -59,12 +59,13 @@ def collapse_message(values: dict[str, float]) -> str | None:
             "different ones; if this lasts, the network learns nothing: check the labels, lower "
             "the learning rate"
         )
-    if values["active_fraction"] == 0.0:
+    active = values.get("active_fraction")
+    if active == 0.0:
         return (
-            "active fraction 0: no pair has a loss any more, so nothing is learnt; raise the "
-            "margin or draw harder pairs"
+            "active fraction 0: none of the pairs that could teach does any more (no different one "
+            "is within the margin, or none is on the wrong side); harder pairs are needed"
         )
-    if values["active_fraction"] == 1.0:
+    if active == 1.0:
         return (
             "active fraction 1: the loss pushes every pair and none has come to rest; if this "
             "lasts, the network is stuck: lower the margin or the learning rate"

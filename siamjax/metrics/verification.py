@@ -103,10 +103,13 @@ def best_threshold(
     best = np.flatnonzero(correct >= correct.max() - 1e-6)
     at = int(best[len(best) // 2])
     scores = curve.threshold[1:]
-    step = float(np.ptp(scores)) or 1.0
+    step = max(float(np.ptp(scores)), 1.0, 4 * float(np.spacing(np.abs(scores).max())))
     above = scores[0] + step if at == 0 else scores[at - 1]  # the last score that is accepted
     below = scores[-1] - step if at == len(scores) else scores[at]
-    return float((above + below) / 2), float(correct[at] / len(np.asarray(same)))
+    threshold = (above + below) / 2
+    if not below < threshold <= above:  # neighbouring floats have nothing between them
+        threshold = above
+    return float(threshold), float(correct[at] / len(np.asarray(same)))
 
 
 def accuracy(

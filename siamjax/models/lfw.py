@@ -43,7 +43,9 @@ class LfwNet(nn.Module):
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
         """Embed pictures in [0, 1] whose sides are multiples of 8 (``UsageError`` otherwise)."""
-        if x.ndim != 4 or x.shape[1] % 8 or x.shape[2] % 8:
+        if self.width <= 0:
+            raise UsageError(f"width {self.width} must be positive")
+        if x.ndim != 4 or not x.shape[1] or not x.shape[2] or x.shape[1] % 8 or x.shape[2] % 8:
             raise UsageError(
                 f"pictures of shape {x.shape}: (batch, height, width, channels) with sides that "
                 "are multiples of 8 are needed (three 2x2 pools)"

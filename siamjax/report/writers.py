@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from siamjax.errors import UsageError
+
 
 class MetricWriter:
     """Appends to ``metrics.jsonl`` and a TensorBoard event file in a run folder.
@@ -48,5 +50,5 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):
-                raise
+                raise UsageError(f"{path}, line {number}: no JSON; mend or remove it") from None
     return rows

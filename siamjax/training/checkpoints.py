@@ -1,5 +1,6 @@
-"""Checkpoints: the whole training state, the latest and the best of them, never a broken one."""
+"""Checkpoints: the whole training state, the latest and the best of them."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,22 @@ from siamjax.training.state import TrainState
 class Checkpoints:
     """The checkpoints of one run, in Orbax's format, a folder a step.
 
-    Kept are the two latest and the best by the metric ``best`` (the higher the better). Each
-    holds ``variables`` (parameters and batch statistics: all that using the network needs) and
-    ``training`` (step, optimizer, key). Saving returns when the files are complete.
+    Kept are the two latest and the best by the metric ``best`` (the higher the better, the
+    earliest of equals). Each holds ``variables`` (parameters and batch statistics: all that using
+    the network needs) and ``training`` (step, optimizer, key). Saving returns when the files are
+    complete. A file that is cut short or missing is noticed when it is read; changed bytes within
+    a file are not.
     """
 
     def __init__(self, folder: Path, *, best: str) -> None:
         self._folder, self._best = folder.absolute(), best
+        # Orbax reads all metrics at once and would not open the others beside a broken one.
+        self.messages = [
+            f"metrics of the checkpoint of step {path.parent.parent.name} cannot be read; it was "
+            f"moved to {self._move_aside(path.parent.parent)}"
+            for path in sorted(self._folder.glob("*/metrics/metrics"))
+            if not _is_json(path)
+        ]
         # Any: Orbax's annotations do not admit its own policies, paths and metrics.
         policies: Any = ocp.training.preservation_policies
         self._orbax: Any = ocp.training.Checkpointer(
@@ -32,24 +42,26 @@ class Checkpoints:
                 [
                     policies.LatestN(2),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[best],
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
+                        get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
                     ),
                 ]
             ),
         )
 
+    def _rank(self, metrics: dict[str, float]) -> tuple[float, float]:
+        return metrics[self._best], -metrics["step"]
+
     def steps(self) -> list[int]:
         """The steps that are saved, ascending."""
         return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
 
-    def best_step(self) -> int | None:
-        """The step with the best metric, the earliest of equals; the latest if none has one."""
-        rated = [(c.metrics[self._best], -c.step) for c in self._orbax.checkpoints if c.metrics]
-        if rated:
-            return -max(rated)[1]
-        return max(self.steps(), default=None)
+    def best_steps(self) -> list[int]:
+        """All steps, the best first: by metric, the earlier of equals; then those without one."""
+        checkpoints = list(self._orbax.checkpoints)
+        rated = [c for c in checkpoints if c.metrics]
+        unrated = sorted((c.step for c in checkpoints if not c.metrics), reverse=True)
+        rated.sort(key=lambda c: self._rank(c.metrics), reverse=True)
+        return [c.step for c in rated] + unrated
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Save the state at its step, and wait until it is on disk; saved already: nothing."""
@@ -63,29 +75,27 @@ class Checkpoints:
                 f"{self._folder}; lower the learning rate"
             )
         self._orbax.save_checkpointables(
-            step, {"variables": _variables(state), "training": _training(state)}, metrics=metrics
+            step,
+            {"variables": state.variables, "training": _training(state)},
+            metrics=None if metrics is None else {**metrics, "step": float(step)},
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, list[str]]:
         """The latest state that can be read, replicated, and a sentence on each one that cannot.
 
-        ``like`` gives the structure and is not used otherwise. A damaged checkpoint is moved to
-        ``damaged/`` beside the others, so that its step can be saved anew and nothing is deleted.
+        ``like`` gives the structure and is not used otherwise. Damaged checkpoints that are later
+        than the one restored are moved to ``damaged/`` beside the others, so that their steps can
+        be saved anew and nothing is deleted. None = nothing was saved yet. If there are
+        checkpoints and none can be read, nothing is moved and ``UsageError`` says so: to start
+        anew is the user's to decide.
         """
-        messages = []
+        wanted = {"variables": _abstract(like.variables), "training": _abstract(_training(like))}
+        problems: dict[int, str] = {}
         for step in reversed(self.steps()):
-            wanted = {
-                "variables": _abstract(_variables(like)),
-                "training": _abstract(_training(like)),
-            }
             try:
                 loaded = self._orbax.load_checkpointables(step, wanted)
             except Exception as error:  # Orbax has no one type for what a damaged file raises
-                moved = self._set_aside(step)
-                messages.append(
-                    f"checkpoint of step {step} cannot be read ({_first_line(error)}); "
-                    f"moved to {moved}, going back to the one before it"
-                )
+                problems[step] = _first_line(error)
                 continue
             variables, training = loaded["variables"], loaded["training"]
             state = TrainState(
@@ -95,32 +105,56 @@ class Checkpoints:
                 opt_state=training["opt_state"],
                 key=training["key"],
             )
-            return state, messages
-        return None, messages
-
-    def variables(self, step: int, like: Any) -> Any:
-        """Parameters and batch statistics of a step, shaped as ``like``, replicated."""
-        try:
-            return self._orbax.load_checkpointables(step, {"variables": _abstract(like)})[
-                "variables"
+            return state, [
+                f"checkpoint of step {broken} cannot be read ({problem}); moved to "
+                f"{self._set_aside(broken)}, going back to that of step {step}"
+                for broken, problem in problems.items()
             ]
-        except Exception as error:
+        if problems:
             raise UsageError(
-                f"{self._folder / str(step)}: this checkpoint cannot be read "
-                f"({_first_line(error)}); choose another of steps {self.steps()} with --step"
-            ) from error
+                f"{self._folder}: none of the checkpoints {sorted(problems)} can be read as this "
+                f"network's ({next(iter(problems.values()))}); use the versions named in "
+                "manifest.json, or move the run's folder away to start anew"
+            )
+        return None, []
+
+    def load_best(self, like: Any) -> tuple[int, Any, list[str]]:
+        """The best step whose variables can be read, those (replicated), and what could not be.
+
+        ``like`` has the shapes of the variables.
+        """
+        messages = []
+        for step in self.best_steps():
+            try:
+                wanted = {"variables": _abstract(like)}
+                variables = self._orbax.load_checkpointables(step, wanted)["variables"]
+            except Exception as error:
+                messages.append(
+                    f"checkpoint {self._folder / str(step)} cannot be read "
+                    f"({_first_line(error)}); taking the next best"
+                )
+                continue
+            return step, variables, messages
+        raise UsageError(
+            f"{self._folder} holds no checkpoint that can be read"
+            + "".join(f"; {message}" for message in messages)
+        )
 
     def close(self) -> None:
         """Release Orbax's threads."""
         self._orbax.close()
 
     def _set_aside(self, step: int) -> Path:
-        target = self._folder.parent / "damaged" / str(step)
+        target = self._move_aside(self._folder / str(step))
+        self._orbax.reload()
+        return target
+
+    def _move_aside(self, step_folder: Path) -> Path:
+        target = self._folder.parent / "damaged" / step_folder.name
         target.parent.mkdir(exist_ok=True)
         while target.exists():
             target = target.with_name(target.name + "-again")
-        os.replace(self._folder / str(step), target)
-        self._orbax.reload()
+        os.replace(step_folder, target)
         return target
 
 
@@ -132,10 +166,6 @@ def all_finite(tree: Any) -> bool:
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, **state.model_state}
 
 
 def _training(state: TrainState) -> dict[str, Any]:
@@ -150,8 +180,13 @@ def _abstract(tree: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
-        if str(error)
-        else repr(error)
-    )
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True

@@ -46,7 +46,7 @@ def fit(
     """Train from ``state.step`` to ``steps``; returns the last state.
 
     ``batches`` begins at ``state.step``. Every ``log_every`` steps the metrics (exact means over
-    those steps), the rate and the share of time that the step waited for data are written; every
+    the steps since the last row), the rate and the share of time that the step waited for data are written; every
     ``evaluate_every`` steps and at the end ``evaluate`` runs and the state is saved with its
     result. Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`. A loss that
     is not finite raises ``UsageError`` with the step, ``describe_batch(step)`` and the last good
@@ -90,14 +90,6 @@ def fit(
                 if problem and problem not in said:
                     said.add(problem)
                     bar.write(f"warning, step {done}: {problem}", file=sys.stderr)
-            if received and done < steps:
-                checkpoints.save(state)
-                name = signal.Signals(received[0]).name
-                raise Interrupted(
-                    received[0],
-                    f"{name}: saved after step {done} of {steps}; the same command goes on from "
-                    "there",
-                )
             if done % evaluate_every == 0 or done == steps:
                 while queued:
                     meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
@@ -107,6 +99,18 @@ def fit(
                     checkpoints.save(state, result)
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
                 bar.write(f"step {done}: {shown}", file=sys.stderr)
+            if received:
+                while queued:
+                    meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
+                if meter.steps:
+                    writer.write(done, meter.take())
+                checkpoints.save(state)
+                name = signal.Signals(received[0]).name
+                raise Interrupted(
+                    received[0],
+                    f"{name}: saved after step {done} of {steps}; the same command goes on from "
+                    "there",
+                )
     return state
 
 
@@ -119,7 +123,7 @@ class _Meter:
 
     def _restart(self) -> None:
         self._means: dict[str, Any] = {}
-        self._steps, self._waited, self._idle = 0, 0.0, 0.0
+        self.steps, self._waited, self._idle = 0, 0.0, 0.0
         self._since = time.perf_counter()
 
     def wait_for(self, batches: Any) -> dict[str, np.ndarray]:
@@ -129,7 +133,7 @@ class _Meter:
         return batch
 
     def add(self, metrics: dict[str, Any]) -> None:
-        self._steps += 1
+        self.steps += 1
         for name, mean in metrics.items():
             self._means[name] = mean if name not in self._means else self._means[name] + mean
 
@@ -144,7 +148,7 @@ class _Meter:
         values = {name: float(mean.compute()) for name, mean in self._means.items()}
         # A mean over nothing (no different pair among these steps) has no value to write.
         values = {name: value for name, value in values.items() if not np.isnan(value)}
-        values[f"{self._unit}_per_second"] = self._steps * self._batch_size / elapsed
+        values[f"{self._unit}_per_second"] = self.steps * self._batch_size / elapsed
         values["data_wait_percent"] = 100.0 * self._waited / elapsed
         self._restart()
         return values

@@ -24,13 +24,18 @@ def make_optimizer(
     """An Optax optimizer from a command line's words; a program composes Optax itself.
 
     ``weight_decay`` is added to the gradient before momentum for sgd and adam (L2), and decoupled
-    for adamw. ``accumulate`` averages that many batches before an update; warm-up and schedule
-    then count updates. ``steps`` counts batches, the whole run's.
+    for adamw. ``accumulate`` averages that many batches (of one size and without padding, as
+    training batches are) before an update; warm-up and schedule then count updates. ``steps`` counts batches, the whole run's.
     """
     if accumulate < 1 or warmup_steps < 0 or learning_rate <= 0:
         raise UsageError(
             f"accumulate={accumulate}, warmup_steps={warmup_steps}, learning_rate={learning_rate}: "
             "must be at least 1, at least 0 and positive"
+        )
+    if steps % accumulate:
+        raise UsageError(
+            f"{steps} steps cannot be accumulated by {accumulate}: the last {steps % accumulate} "
+            f"would be lost; use a multiple of {accumulate}"
         )
     updates = max(steps // accumulate, 1)
     if schedule == "cosine":

@@ -41,17 +41,17 @@ def open_folder(folder: Path, config: dict[str, Any]) -> bool:
                 "another folder, or the same options to go on with it"
             )
         return True
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(
-            f"{folder} is not empty and no run (it has no config.json); give --run another"
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(
+                f"{folder} is not empty and no run (it has no config.json); give --run another"
+            )
+        write_json(path, config)
     except OSError as error:
         raise UsageError(
-            f"{folder}: cannot be made ({error.strerror}); give --run another"
+            f"{folder}: cannot be made or written ({error.strerror}); give --run another"
         ) from None
-    write_json(path, config)
     return False
 
 
@@ -73,8 +73,10 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UsageError(f"{path.parent} is no finished run: {path.name} is missing") from None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected is a JSON object")
     return content
 
 

@@ -22,6 +22,11 @@ class TrainState:
     opt_state: Any
     key: Key[Array, ""]
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What a linen module's ``apply`` takes: parameters and model state."""
+        return {"params": self.params, **self.model_state}
+
 
 def create_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation, *, key: Key[Array, ""]

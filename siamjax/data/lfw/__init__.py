@@ -1,12 +1,15 @@
 """Labeled Faces in the Wild: pictures, official pair lists, and where to find them."""
 
+import hashlib
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pooch
@@ -60,14 +63,18 @@ def expected_tree(alignment: Alignment) -> str:
     )
 
 
+def manual_folder() -> Path:
+    """TFDS's folder for files fetched by hand; downloads go there too."""
+    home = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
+    return Path(home) / "downloads" / "manual"
+
+
 def search_path() -> list[Path]:
-    """Folders in which LFW is looked for: $SIAMJAX_LFW, TFDS's manual one, scikit-learn's."""
-    home = Path.home()
-    tfds_home = Path(os.environ.get("TFDS_DATA_DIR", home / "tensorflow_datasets"))
-    sklearn_home = Path(os.environ.get("SCIKIT_LEARN_DATA", home / "scikit_learn_data"))
-    given = os.environ.get("SIAMJAX_LFW")
-    places = [tfds_home / "downloads" / "manual", sklearn_home / "lfw_home"]
-    return [Path(given), *places] if given else places
+    """Folders in which LFW is looked for: $SIAMJAX_LFW alone if set, else TFDS's, scikit-learn's."""
+    if "SIAMJAX_LFW" in os.environ:
+        return [Path(os.environ["SIAMJAX_LFW"])]
+    sklearn_home = Path(os.environ.get("SCIKIT_LEARN_DATA", Path.home() / "scikit_learn_data"))
+    return [manual_folder(), sklearn_home / "lfw_home"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +90,29 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
     """LFW in one of the folders (default :func:`search_path`), folder before archive; or None."""
     for home in search_path() if folders is None else folders:
         for name in _FOLDERS[alignment]:
-            if _has_people(home / name):
-                return LocalLfw(alignment=alignment, images=home / name, home=home)
+            for folder in (home / name, home / name / name, home):
+                if folder.name in _FOLDERS[alignment] and _has_people(folder):
+                    lists = home.parent if folder == home else home
+                    return LocalLfw(alignment=alignment, images=folder, home=lists)
         for name in _ARCHIVES[alignment]:
             if (home / name).is_file():
                 return LocalLfw(alignment=alignment, images=home / name, home=home)
+    if "SIAMJAX_LFW" in os.environ and folders is None and not _any_alignment(search_path()):
+        raise UsageError(
+            f"SIAMJAX_LFW is {os.environ['SIAMJAX_LFW']}, but LFW is not there; expected is "
+            f"{expected_tree(alignment)}, with DIR that folder"
+        )
     return None
+
+
+def _any_alignment(folders: list[Path]) -> bool:
+    return any(find(alignment, folders) for alignment in get_args(Alignment))
 
 
 def download(alignment: Alignment) -> LocalLfw:
     """Fetch archive and lists from the mirror into TFDS's manual folder, checked by sha256."""
     name = _ARCHIVES[alignment][0]
-    home = search_path()[-2]
+    home = manual_folder()
     if name not in _MIRRORED:
         raise UsageError(
             f"lfw/{alignment} has no mirror; put it where it is looked for: "
@@ -108,7 +126,7 @@ def download(alignment: Alignment) -> LocalLfw:
 def _fetch(name: str, alignment: Alignment) -> Path:
     """A file of the mirror in TFDS's manual folder; fetched once, checked by sha256."""
     number, sha256 = _MIRRORED[name]
-    home, address = search_path()[-2], f"{_MIRROR}{number}"
+    home, address = manual_folder(), f"{_MIRROR}{number}"
     try:
         return Path(
             pooch.retrieve(address, f"sha256:{sha256}", fname=name, path=home, progressbar=True)
@@ -126,7 +144,7 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     name = "lfw"
-    BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS's interface
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="original", description="as detected, 250x250"),
         tfds.core.BuilderConfig(name="funneled", description="aligned by funneling"),
         tfds.core.BuilderConfig(name="deepfunneled", description="aligned by deep funneling"),
@@ -156,49 +174,62 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"faces": self._generate_examples()}
 
     def _generate_examples(self):
-        for number, (file, content) in enumerate(_pictures(self._local.images)):
-            identity = file.split("/")[0]
-            yield number, {"image": content, "identity": identity, "file": file}
+        pictures = _pictures(self._local.images)
+        people = {name.split("/")[0] for name in pictures}
+        if (len(pictures), len(people)) != (IMAGES, PEOPLE):  # before anything is prepared
+            raise UsageError(
+                f"{self._local.images}: {len(pictures):,} pictures of {len(people):,} people, but "
+                f"LFW has {IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete"
+            )
+        for number, file in enumerate(sorted(pictures)):
+            content = pictures[file]
+            image = read_file(content) if isinstance(content, Path) else content
+            yield number, {"image": image, "identity": file.split("/")[0], "file": file}
 
 
 def _has_people(folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob("*/*_0001.jpg"))
 
 
-def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
-    """``Name/Name_0001.jpg`` and its bytes, in order of the names, of a folder or an archive."""
+def _pictures(source: Path) -> dict[str, bytes | Path]:
+    """``Name/Name_0001.jpg`` -> bytes of an archive, or path in a folder."""
     if source.is_dir():
-        paths = {f"{path.parent.name}/{path.name}": path for path in source.glob("*/*.jpg")}
-        for name in sorted(paths):
-            yield name, read_file(paths[name])
-        return
-    found = {}
+        return {f"{path.parent.name}/{path.name}": path for path in source.glob("*/*.jpg")}
+    found: dict[str, bytes | Path] = {}
     try:
-        if source.suffix == ".zip":
-            with zipfile.ZipFile(source) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".jpg"):
-                        found["/".join(name.split("/")[-2:])] = archive.read(name)
-        else:
-            with tarfile.open(source) as archive:
-                for member in archive:
-                    content = archive.extractfile(member) if member.name.endswith(".jpg") else None
-                    if content is not None:
-                        found["/".join(member.name.split("/")[-2:])] = content.read()
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        for name, content in _archived(source):
+            *_, person, file = ("", *name.split("/"))
+            if file.endswith(".jpg") and not file.startswith("._"):  # the latter: macOS's shadows
+                found[f"{person}/{file}"] = content()
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        zlib.error,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+    ) as error:
         raise UsageError(f"{source}: broken archive ({error}); fetch it again") from None
-    yield from sorted(found.items())
+    return found
 
 
-def check_counts(images: ImageSet) -> None:
-    """Raise ``UsageError`` unless these are LFW's 13,233 pictures of 5,749 people."""
-    people = len(set(images.identities.tolist()))
-    if (len(images), people) != (IMAGES, PEOPLE):
-        raise UsageError(
-            f"{images.name}: {len(images):,} pictures of {people:,} people, but LFW has "
-            f"{IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete. After mending it, "
-            "delete the prepared copy in TFDS's folder"
-        )
+def _archived(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    if source.suffix == ".zip":
+        with zipfile.ZipFile(source) as archive:
+            for name in archive.namelist():
+                yield name, partial(archive.read, name)
+        return
+    with tarfile.open(source) as archive:
+        for member in archive:
+            stream = archive.extractfile(member)
+            if stream is not None:
+                yield member.name, stream.read
+
+
+def is_official(path: Path) -> bool:
+    """Whether a pair list is, byte for byte, the published one of its name."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() == _MIRRORED[path.name][1]
 
 
 def read_pairs(path: Path, images: ImageSet) -> PairList:
@@ -210,14 +241,14 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
     """
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
     header = lines[0].split() if lines else []
     if not header or len(header) > 2 or not all(word.isdigit() for word in header):
         raise UsageError(f"{path}, line 1: expected is 'folds pairs' or 'pairs', not {lines[:1]}")
     folds, each = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
-    body = [line for line in lines[1:] if line.strip()]
-    if len(body) != folds * 2 * each:
+    body = [(number, line) for number, line in enumerate(lines, 1) if number > 1 and line.strip()]
+    if not body or len(body) != folds * 2 * each:
         raise UsageError(
             f"{path}: {len(body):,} pairs, but line 1 promises {folds} x 2 x {each:,} = "
             f"{folds * 2 * each:,}; the list is not complete"
@@ -233,15 +264,20 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
         return index[key]
 
     first, second, same = [], [], []
-    for number, line in enumerate(body, start=2):
+    for place_in_list, (number, line) in enumerate(body):
         words = line.split()
-        matched = (number - 2) % (2 * each) < each
+        matched = place_in_list % (2 * each) < each
         if len(words) != (3 if matched else 4):
             form = "name n1 n2" if matched else "nameA n1 nameB n2"
             raise UsageError(f"{path}, line {number}: expected is '{form}', not {line!r}")
         first.append(place(words[0], words[1], number))
         second.append(place(words[0] if matched else words[2], words[-1], number))
         same.append(matched)
+        if (images.identities[first[-1]] == images.identities[second[-1]]) != matched:
+            raise UsageError(
+                f"{path}, line {number}: {line!r} stands among the "
+                f"{'matched' if matched else 'mismatched'} pairs"
+            )
     fold = np.repeat(np.arange(1, folds + 1), 2 * each) if folds > 1 else None
     return PairList(
         name=path.name,
