@@ -7,4 +7,3 @@ from siamjax.errors import UsageError
 from siamjax.platform import use_fast_cpu_kernels
 
 __all__ = ["UsageError", "use_fast_cpu_kernels"]
-__version__ = "0.1.0"

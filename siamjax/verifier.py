@@ -1,5 +1,6 @@
 """Use a finished run: verify two pictures, or evaluate it on other pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -34,23 +35,30 @@ class Verifier:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path, *, step: int | None = None) -> "Verifier":
-        """Load a run's best checkpoint, or that of ``step``; ``UsageError`` if it has none."""
+    def open(cls, folder: Path) -> "Verifier":
+        """Load a finished run's best checkpoint, the one that its threshold belongs to.
+
+        Raises ``UsageError`` if that cannot be read: no other would fit the threshold.
+        """
         manifest = runs.read_json(folder / "manifest.json")
-        network = cast(Siamese, runs.build_module(manifest["network"]))
-        size = manifest["size"]
+        try:
+            network, size = manifest["network"], manifest["size"]
+        except KeyError as error:
+            raise UsageError(f"{folder / 'manifest.json'} lacks {error}") from None
+        network = cast(Siamese, runs.build_module(network))
         picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         like = jax.eval_shape(network.init, jax.random.key(0), picture, picture)
         checkpoints = Checkpoints(folder / "checkpoints", best=runs.BEST_METRIC)
         try:
-            step = manifest["step"] if step is None else step
-            if step not in checkpoints.steps():
-                raise UsageError(
-                    f"{folder} holds no checkpoint of step {step}; it has {checkpoints.steps()}"
-                )
-            variables = checkpoints.variables(step, like)
+            step, variables, messages = checkpoints.load_best(like)
         finally:
             checkpoints.close()
+        if step != manifest["step"]:
+            raise UsageError(
+                f"{folder}: the checkpoint of step {manifest['step']} is gone or damaged "
+                f"({'; '.join([*checkpoints.messages, *messages]) or 'not found'}); run the "
+                "experiment's command again to judge what is left"
+            )
         return cls(scorer=PairScorer(network, size=size), variables=variables, manifest=manifest)
 
     @property
@@ -106,3 +114,33 @@ class Verifier:
             f"{count:,} of {len(pairs):,} pairs show someone whose name is in the training set"
         )
         return results, f"CONTAMINATED: {sentence}" if count else sentence
+
+
+def across_folds(folders: Sequence[Path]) -> str:
+    """One line on runs that each left one fold of LFW's View 2 out and tested on it.
+
+    Raises ``UsageError`` unless they are of different folds, and otherwise of one config.
+    """
+    manifests = [runs.read_json(folder / "manifest.json") for folder in folders]
+    numbers = [manifest["splits"]["lfw_fold"] for manifest in manifests]
+    if len(numbers) < 2 or None in numbers or len(set(numbers)) != len(numbers):
+        raise UsageError(f"folds {numbers}: expected are at least two runs of different folds")
+    ignored = ("lfw_fold", "data_fingerprint")
+    configs = [{k: v for k, v in m["config"].items() if k not in ignored} for m in manifests]
+    for folder, config in zip(folders, configs, strict=True):
+        if config != configs[0]:
+            raise UsageError(f"{folder} is a run of another config than {folders[0]}")
+    accuracies = tuple(m["results"]["network"]["accuracy"] for m in manifests)
+    over = verification.KFold(
+        accuracies=accuracies, thresholds=tuple(m["threshold"] for m in manifests)
+    )
+    missing = (
+        ""
+        if len(numbers) == 10
+        else f" (of 10: {sorted(set(range(1, 11)) - set(numbers))} missing)"
+    )
+    return (
+        f"{manifests[0]['data']}, {len(numbers)} folds{missing}: accuracy {over.mean:.4f} ± "
+        f"{over.standard_error:.4f} (standard error; standard deviation "
+        f"{over.standard_deviation:.4f}), trained on eight folds each, threshold from the ninth"
+    )

@@ -29,6 +29,13 @@ def test_gradient_is_right_apart_and_zero_when_equal(rng):
         np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_nan_stays_nan():
+    """A broken network must not look as if all its embeddings were equal."""
+    broken, x = jnp.array([jnp.nan, 1.0]), jnp.ones(2)
+    assert np.isnan(distances.euclidean(broken, x))
+    assert np.isnan(distances.cosine(broken, x))
+
+
 def test_cosine_by_hand_and_at_zero():
     x, y = jnp.array([3.0, 4.0]), jnp.array([4.0, 3.0])
     assert float(distances.cosine(x, y)) == pytest.approx(1 - 24 / 25, abs=1e-6)

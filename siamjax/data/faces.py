@@ -129,6 +129,8 @@ def load_splits(
         "test_list": None if test_list is None else str(test_list),
         "positive_share": positive_share,
     }
+    if seed < 0:
+        raise UsageError(f"seed {seed} must be 0 or greater")
     if data in LFW_NAMES:
         return _lfw_splits(data, seed=seed, fold=lfw_fold, request=request)
     if lfw_fold is not None:

@@ -53,8 +53,9 @@ def _visible(folder: Path) -> list[Path]:
 def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
     """The pictures of list files, one set, and the pairs of each list.
 
-    A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or spaces, label 1 = same, 0 = different; paths are
-    relative to the list's folder. Empty lines and those that begin with ``#`` are skipped.
+    A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or by spaces;
+    label 1 = same, 0 = different; paths are relative to the list's folder. Empty lines and those
+    that begin with ``#`` are skipped.
     Whom a picture shows is not known from a list: each picture is its own identity, and only
     these pairs can be asked.
 

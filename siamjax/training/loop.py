@@ -46,11 +46,12 @@ def fit(
     """Train from ``state.step`` to ``steps``; returns the last state.
 
     ``batches`` begins at ``state.step``. Every ``log_every`` steps the metrics (exact means over
-    the steps since the last row), the rate and the share of time that the step waited for data are written; every
-    ``evaluate_every`` steps and at the end ``evaluate`` runs and the state is saved with its
-    result. Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`. A loss that
-    is not finite raises ``UsageError`` with the step, ``describe_batch(step)`` and the last good
-    checkpoint. ``diagnose`` turns a collapse into words, said once each.
+    the steps since the last row), the rate and the share of time that the step waited for data
+    are written; every ``evaluate_every`` steps and at the end ``evaluate`` runs and the state is
+    saved with its result. Ctrl-C and SIGTERM finish the step, save, and raise
+    :class:`Interrupted`. A loss that is not finite raises ``UsageError`` with the step,
+    ``describe_batch(step)`` and the last good checkpoint. ``diagnose`` turns a collapse into
+    words, said once each.
     """
     begin = int(state.step)
     # Queueing one step ahead hides the dispatch on an accelerator. On a CPU there is nothing to

@@ -25,7 +25,8 @@ def make_optimizer(
 
     ``weight_decay`` is added to the gradient before momentum for sgd and adam (L2), and decoupled
     for adamw. ``accumulate`` averages that many batches (of one size and without padding, as
-    training batches are) before an update; warm-up and schedule then count updates. ``steps`` counts batches, the whole run's.
+    training batches are) before an update; warm-up and schedule then count updates. ``steps``
+    counts batches, the whole run's.
     """
     if accumulate < 1 or warmup_steps < 0 or learning_rate <= 0:
         raise UsageError(

@@ -93,6 +93,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+def note_session(folder: Path, *, start: int, end: int, seconds: float) -> None:
+    """Append what this process did for a run: a run that was stopped has several sessions."""
+    row = {"start": start, "end": end, "seconds": round(seconds, 1), **environment()}
+    with (folder / "sessions.jsonl").open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+
+
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """What :func:`note_session` noted, in order."""
+    path = folder / "sessions.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def describe_module(module: nn.Module) -> dict[str, Any]:
     """A linen module as JSON: its class's import path and its fields, modules within included.
 

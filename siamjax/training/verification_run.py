@@ -54,27 +54,27 @@ def train_verifier(
     ``manifest.json`` and ``report.html``.
     """
     started = time.time()
-    numbers = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "evaluate_every": evaluate_every,
-        "log_every": log_every,
-    }
-    for name, number in numbers.items():
-        if number < 1:
-            raise UsageError(f"{name} {number} must be at least 1")
+    numbers = (steps, batch_size, evaluate_every, log_every, size)
+    if min(numbers) < 1:
+        raise UsageError(
+            "steps, batch_size, evaluate_every, log_every and size must be at least 1, not "
+            f"{', '.join(map(str, numbers))}"
+        )
+    if jax.process_count() > 1:
+        raise UsageError("several hosts would write one run folder; train on the devices of one")
     if batch_size % jax.device_count():
         raise UsageError(
             f"batch of {batch_size} pairs cannot be split over {jax.device_count()} devices; use a "
             f"multiple of {jax.device_count()}"
         )
-    config = runs.as_json(config)
+    # First all that can refuse the options, so that a refused run leaves no folder behind.
+    state = _initial_state(network, optimizer, size=size, seed=seed)
+    config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
     existed = runs.open_folder(run, config)
     checkpoints = Checkpoints(run / "checkpoints", best=runs.BEST_METRIC)
-    state = _initial_state(network, optimizer, size=size, seed=seed)
     if existed:
         restored, messages = checkpoints.restore(state)
-        for message in messages:
+        for message in (*checkpoints.messages, *messages):
             print(f"warning: {message}")
         if restored is not None:
             state = restored
@@ -83,7 +83,7 @@ def train_verifier(
     scorer = PairScorer(network, size=size)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        values = scorer.values(_variables(state), splits.images, splits.validation)
+        values = scorer.values(state.variables, splits.images, splits.validation)
         curve = verification.roc(scorer.scores(values), splits.validation.same)
         return {
             runs.BEST_METRIC: verification.auc(curve),
@@ -107,8 +107,6 @@ def train_verifier(
                     seed=seed,
                     start=begin,
                     workers=workers,
-                    process=jax.process_index(),
-                    processes=jax.process_count(),
                 ),
                 steps=steps,
                 batch_size=batch_size,
@@ -122,12 +120,26 @@ def train_verifier(
             )
         finally:
             writer.close()
-    trained = time.time()
-    best = checkpoints.best_step()
-    assert best is not None  # the last step was saved
-    variables = checkpoints.variables(best, _variables(state))
+            end = max(checkpoints.steps(), default=begin)
+            runs.note_session(run, start=begin, end=end, seconds=time.time() - started)
+    best, variables, messages = checkpoints.load_best(state.variables)
     checkpoints.close()
+    for message in messages:
+        print(f"warning: {message}")
+    return _conclude(run, scorer, best, variables, splits, config)
+
+
+def _conclude(
+    run: Path,
+    scorer: PairScorer,
+    best: int,
+    variables: Any,
+    splits: FaceSplits,
+    config: dict[str, Any],
+) -> dict[str, dict[str, float | None]]:
+    """Judge a checkpoint and write manifest and report."""
     threshold, results, pictures = _judge(scorer, variables, splits, read_metrics(run))
+    network, size = scorer.network, scorer.size
     measure = network.head.measure
     manifest = {
         "network": runs.describe_module(network),
@@ -143,10 +155,10 @@ def train_verifier(
         "trained_on": list(splits.trained_on),
         "results": results,
         "config": config,
-        "environment": runs.environment(),
-        "seconds": {"training": round(trained - started, 1), "in_all": None},
+        "splits": splits.request,
+        "sessions": runs.sessions(run),
+        "judged": runs.environment(),
     }
-    manifest["seconds"]["in_all"] = round(time.time() - started, 1)
     runs.write_json(run / "manifest.json", manifest)
     remark = (
         f"{splits.test.name}: {results['network']['pairs_same']:,} same and "
@@ -182,10 +194,6 @@ def _initial_state(
         )
 
     return jax.jit(create)()
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, **state.model_state}
 
 
 def _batch_describer(splits: FaceSplits, batch_size: int) -> Callable[[int], str]:

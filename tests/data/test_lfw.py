@@ -1,6 +1,7 @@
 """LFW's readers on a small tree in its real layout, made of the embedded faces."""
 
 import io
+import shutil
 import tarfile
 import zipfile
 
@@ -65,15 +66,25 @@ def test_found_by_auto_and_said(lfw_here):
 
 
 def test_not_found_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
     monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path])
+    monkeypatch.delenv("SIAMJAX_LFW", raising=False)
     data, sentence = face_data.choose_data("auto")
     assert data == "orl_faces"
     assert "SIAMJAX_LFW" in sentence
 
 
+def test_named_folder(home, tmp_path, monkeypatch):
+    """The variable may name the folder of people itself; a wrong one is an error."""
+    monkeypatch.setenv("SIAMJAX_LFW", str(home / "lfw_funneled"))
+    found = lfw.find("funneled")
+    assert (found.images, found.home) == (home / "lfw_funneled", home)
+    monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
+    with pytest.raises(UsageError, match=r"SIAMJAX_LFW is .*; expected is DIR/lfw_funneled"):
+        face_data.choose_data("auto")
+
+
 @pytest.mark.parametrize("kind", ["tgz", "zip"])
-def test_archive_equals_folder(home, tmp_path, kind):
+def test_archive_equals_folder(lfw_here, home, tmp_path, kind):
     source = home / "lfw_funneled"
     archive = tmp_path / f"lfw-funneled.{kind}"
     if kind == "tgz":
@@ -83,12 +94,15 @@ def test_archive_equals_folder(home, tmp_path, kind):
         with zipfile.ZipFile(archive, "w") as zipped:
             for path in source.rglob("*.jpg"):
                 zipped.write(path, str(path.relative_to(home)))
+                shadow = path.relative_to(home).with_name(f"._{path.name}")
+                zipped.writestr(f"__MACOSX/{shadow}", b"a Mac's note")
     found = lfw.find("funneled", [tmp_path])
     assert found is not None
-    from_archive = prepared_images(lfw.Lfw(local=found, data_dir=tmp_path), credit="")
+    from_archive = prepared_images(lfw.Lfw(local=found), credit="")
+    shutil.rmtree(tmp_path / "lfw")
     local = lfw.find("funneled", [home])
     assert local is not None
-    from_folder = prepared_images(lfw.Lfw(local=local, data_dir=tmp_path / "f"), credit="")
+    from_folder = prepared_images(lfw.Lfw(local=local), credit="")
     assert from_archive.checksum() == from_folder.checksum()
     assert from_archive.name == "lfw/funneled"
     assert len(from_archive) == 72
@@ -104,6 +118,7 @@ def test_broken_archive(tmp_path):
 def test_view_1_trains_and_the_leak_is_counted(lfw_here):
     splits = face_data.load_splits("lfw", seed=0)
     assert len(splits.test) == 20
+    assert "NOT the published pairsDevTrain.txt" in splits.protocol
     assert splits.trained_on == ("Person_A", "Person_U", "Person_V")
     # Person_A is in both pairs of fold 1
     assert "CONTAMINATED: 2 of its 20 pairs" in splits.protocol
@@ -145,12 +160,17 @@ def test_incomplete_lfw_is_refused(lfw_here, monkeypatch):
         (("10\t1", "10\t2"), "20 pairs, but line 1 promises 10 x 2 x 2 = 40"),
         (("10\t1", "ten"), "line 1: expected is"),
         (("Person_C\t1\t2\n", ""), "19 pairs"),
+        (("Person_C\t3\tPerson_D", "Person_C\t3\tPerson_C"), "among the mismatched pairs"),
+        (("10\t1\n", "10\t1\n\n\n"), None),
     ],
 )
 def test_wrong_pair_list(lfw_here, tmp_path, change, message):
     images = face_data.load_images("lfw")
     path = tmp_path / "pairs.txt"
     path.write_text((lfw_here / "pairs.txt").read_text().replace(*change))
+    if message is None:
+        assert len(lfw.read_pairs(path, images)) == 20
+        return
     with pytest.raises(UsageError, match=message):
         lfw.read_pairs(path, images)
 

@@ -52,6 +52,28 @@ def test_wrong_line(face_folder, line, message):
         listed_images(path)
 
 
+def test_tabs_allow_spaces_and_a_byte_order_mark_is_no_name(face_folder, tmp_path):
+    spaced = tmp_path / "my picture.png"
+    spaced.write_bytes((face_folder / "s01" / "01.png").read_bytes())
+    path = tmp_path / "list.txt"
+    path.write_text("my picture.png\tmy picture.png\t1\n", encoding="utf-8-sig")
+    images, _ = listed_images(path)
+    assert images.keys == (str(spaced),)
+
+
+def test_nothing_in_a_folder_is_dropped_in_silence(tmp_path, face_folder):
+    (tmp_path / "anna").mkdir()
+    with pytest.raises(UsageError, match="anna: an identity without pictures"):
+        folder_images(tmp_path)
+    picture = (face_folder / "s01" / "01.png").read_bytes()
+    (tmp_path / "anna" / "1.png").write_bytes(picture[:500])
+    with pytest.raises(UsageError, match=r"anna/1.png: (not a|broken) picture"):
+        folder_images(tmp_path).image(0)
+    (tmp_path / "stray.png").write_bytes(picture)
+    with pytest.raises(UsageError, match=r"stray.png: in no identity's folder"):
+        folder_images(tmp_path)
+
+
 def test_empty_and_missing_list(face_folder, tmp_path):
     with pytest.raises(UsageError, match="no pair in it"):
         listed_images(write_list(face_folder, "# nothing\n"))

@@ -49,3 +49,5 @@ HEALTHY = {
 def test_collapse_is_said_in_words(change, words):
     assert collapse_message(HEALTHY) is None
     assert words in collapse_message({**HEALTHY, **change})
+    nothing_counted = {k: v for k, v in HEALTHY.items() if k != "active_fraction"}
+    assert collapse_message(nothing_counted) is None

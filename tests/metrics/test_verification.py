@@ -78,6 +78,15 @@ def test_best_threshold_lies_between_scores_and_is_found_again(rng):
         assert v.accuracy(score, same, threshold) == pytest.approx(accuracy)
 
 
+@pytest.mark.parametrize(
+    "score", [[1.0, np.nextafter(1.0, 2)], [1e17, 1e17], [-1e17, -1e17], [0.0, 5e-324]]
+)
+def test_best_threshold_keeps_its_word_at_the_ends_of_float(score):
+    score, same = np.array(score), np.array([False, True])
+    threshold, accuracy = v.best_threshold(score, same)
+    assert v.accuracy(score, same, threshold) == accuracy
+
+
 def test_k_fold_takes_each_threshold_from_the_others():
     """Fold 1's own best threshold (1.5) would score 1.0; the other fold's (11.5) scores 0.5."""
     score = np.array([1.0, 2.0, 11.0, 12.0])

@@ -51,19 +51,17 @@ def test_everything_comes_back(checkpoints):
     assert restored.params["kernel"].sharding.device_set == set(jax.devices())
 
 
-def test_two_latest_and_the_best_are_kept(checkpoints):
+def test_two_latest_and_the_best_are_kept_the_earliest_of_equals(checkpoints):
     for step, auc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7), (5, 0.6)):
         checkpoints.save(state_at(step), {"auc": auc})
-    assert checkpoints.best_step() in checkpoints.steps()
-    assert {4, 5} <= set(checkpoints.steps())
-    assert len(checkpoints.steps()) == 3
-    assert checkpoints.best_step() in (2, 3)
+    assert checkpoints.steps() == [2, 4, 5]
+    assert checkpoints.best_steps() == [2, 4, 5]
 
 
 def test_a_save_without_metric_is_latest_and_not_best(checkpoints):
     checkpoints.save(state_at(1), {"auc": 0.5})
     checkpoints.save(state_at(2))
-    assert checkpoints.best_step() == 1
+    assert checkpoints.best_steps() == [1, 2]
     assert int(checkpoints.restore(state_at(0))[0].step) == 2
 
 
@@ -81,13 +79,34 @@ def test_damaged_latest_falls_back_says_so_and_can_be_saved_anew(checkpoints, tm
     equal(checkpoints.restore(state_at(0))[0], state_at(2))
 
 
-def test_nothing_saved_or_all_damaged_starts_anew(checkpoints, tmp_path):
+def test_nothing_saved_starts_and_all_damaged_stops(checkpoints, tmp_path):
     assert checkpoints.restore(state_at(0)) == (None, [])
     checkpoints.save(state_at(1))
     damage(tmp_path, 1, 0.5)
-    restored, messages = checkpoints.restore(state_at(0))
-    assert restored is None
-    assert len(messages) == 1
+    with pytest.raises(UsageError, match=r"none of the checkpoints \[1\] can be read"):
+        checkpoints.restore(state_at(0))
+    assert checkpoints.steps() == [1]  # nothing was moved
+
+
+def test_another_structure_moves_nothing(checkpoints):
+    checkpoints.save(state_at(1))
+    other = create_state(
+        {"params": {"weights": jnp.ones(3)}}, optax.sgd(0.1), key=jax.random.key(0)
+    )
+    with pytest.raises(UsageError, match="none of the checkpoints"):
+        checkpoints.restore(replicate(other))
+    assert checkpoints.steps() == [1]
+
+
+def test_broken_metrics_do_not_hide_the_other_checkpoints(checkpoints, tmp_path):
+    for step in (1, 2):
+        checkpoints.save(state_at(step), {"auc": 0.5})
+    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text("{")
+    again = Checkpoints(tmp_path / "checkpoints", best="auc")
+    assert again.steps() == [1]
+    assert "step 2 cannot be read" in again.messages[0]
+    assert (tmp_path / "damaged" / "2").is_dir()
+    again.close()
 
 
 def test_not_finite_is_not_saved(checkpoints):
@@ -99,9 +118,14 @@ def test_not_finite_is_not_saved(checkpoints):
     assert checkpoints.steps() == [1]
 
 
-def test_damaged_when_used(checkpoints, tmp_path):
-    checkpoints.save(state_at(1))
+def test_damaged_best_gives_way_when_used(checkpoints, tmp_path):
+    for step, auc in ((1, 0.9), (2, 0.5)):
+        checkpoints.save(state_at(step), {"auc": auc})
     damage(tmp_path, 1, 0.5)
-    like = {"params": {"kernel": jnp.zeros((64, 64))}, "batch_stats": {"mean": jnp.zeros(3)}}
-    with pytest.raises(UsageError, match=r"checkpoints/1: this checkpoint cannot be read"):
-        checkpoints.variables(1, like)
+    step, variables, messages = checkpoints.load_best(state_at(0).variables)
+    equal(variables, state_at(2).variables)
+    assert step == 2
+    assert "checkpoints/1 cannot be read" in messages[0]
+    damage(tmp_path, 2, 0.5)
+    with pytest.raises(UsageError, match="holds no checkpoint that can be read"):
+        checkpoints.load_best(state_at(0).variables)

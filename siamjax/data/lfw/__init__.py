@@ -70,7 +70,7 @@ def manual_folder() -> Path:
 
 
 def search_path() -> list[Path]:
-    """Folders in which LFW is looked for: $SIAMJAX_LFW alone if set, else TFDS's, scikit-learn's."""
+    """Where LFW is looked for: $SIAMJAX_LFW alone if set, else TFDS's and scikit-learn's."""
     if "SIAMJAX_LFW" in os.environ:
         return [Path(os.environ["SIAMJAX_LFW"])]
     sklearn_home = Path(os.environ.get("SCIKIT_LEARN_DATA", Path.home() / "scikit_learn_data"))
