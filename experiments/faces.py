@@ -1,10 +1,12 @@
 """What the face experiments share: their options, and how those meet the library."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from siamjax.data.faces import LFW_NAMES, choose_data, load_splits
@@ -22,7 +24,11 @@ SMALL = {"width": 0.25, "size": 64, "batch_size": 32, "steps": 400}
 
 @dataclass(frozen=True, kw_only=True)
 class FaceConfig:
-    """Options of the face experiments. Where None: by the data (see the experiment's text)."""
+    """Options of the face experiments.
+
+    Where width, size, batch_size and steps are None, the data decides: LFW takes 1, 128, 64 and
+    20,000, every other set 0.25, 64, 32 and 400.
+    """
 
     data: str = "auto"
     """auto, orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder of identity
@@ -99,6 +105,11 @@ def resolve(config: FaceConfig) -> Any:
     data, sentence = choose_data(config.data)
     print(sentence)
     defaults = FULL if data in LFW_NAMES else SMALL
+    if defaults is FULL and config.steps is None and jax.default_backend() == "cpu":
+        print(
+            "the whole network on LFW is work for an accelerator (days on a CPU); here try "
+            "--width 0.25 --size 64 --batch-size 32 --steps 2000"
+        )
     left_open = {name: v for name, v in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, data=data, **left_open)
 
@@ -137,8 +148,7 @@ def train(config: Any, *, name: str, network: Siamese, loss_fn: LossFunction) ->
         loss_fn,
         optimizer,
         splits,
-        run=config.run
-        or Path("runs") / f"{name}-{splits.images.name.replace('/', '-').replace(' ', '-')}",
+        run=config.run or Path("runs") / re.sub(r"[^\w.]+", "-", f"{name}-{splits.images.name}"),
         config={"experiment": name, **options},
         size=config.size,
         batch_size=config.batch_size,

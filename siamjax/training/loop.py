@@ -60,6 +60,12 @@ def fit(
     ahead = 0 if jax.default_backend() == "cpu" else 1
     meter = _Meter(batch_size, unit)
     said: set[str] = set()
+
+    def settle(left: int) -> None:
+        """Take in the metrics of queued steps until so many are left."""
+        while len(queued) > left:
+            meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
+
     bar = tqdm(
         total=steps * batch_size,
         initial=begin * batch_size,
@@ -75,13 +81,11 @@ def fit(
             batch = meter.wait_for(batches)
             state, metrics = step(state, shard(batch))
             queued.append((number, metrics))
-            while len(queued) > ahead:
-                meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
+            settle(ahead)
             bar.update(batch_size)
             done = number + 1
             if done % log_every == 0 or done == steps:
-                while queued:
-                    meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
+                settle(0)
                 values = meter.take()
                 writer.write(done, values)
                 bar.set_postfix_str(
@@ -92,8 +96,7 @@ def fit(
                     said.add(problem)
                     bar.write(f"warning, step {done}: {problem}", file=sys.stderr)
             if done % evaluate_every == 0 or done == steps:
-                while queued:
-                    meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
+                settle(0)
                 with meter.paused():
                     result = evaluate(state)
                     writer.write(done, result)
@@ -101,8 +104,7 @@ def fit(
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
                 bar.write(f"step {done}: {shown}", file=sys.stderr)
             if received:
-                while queued:
-                    meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
+                settle(0)
                 if meter.steps:
                     writer.write(done, meter.take())
                 checkpoints.save(state)
