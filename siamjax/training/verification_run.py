@@ -173,7 +173,10 @@ def _conclude(
         results=results,
         remark=remark,
         pictures=pictures,
-        manifest={**manifest, "trained_on": f"{len(splits.trained_on)} identities"},
+        manifest={
+            **{name: value for name, value in manifest.items() if name != "results"},
+            "trained_on": f"{len(splits.trained_on)} identities",
+        },
     )
     print(splits.protocol)
     print(text_table(*result_table(results)))

@@ -1,0 +1,23 @@
+"""Each experiment learns real faces: people it has never seen, better than raw pixels."""
+
+import pytest
+
+from experiments import lfw_bce, lfw_contrastive
+
+SHORT = {"data": "orl_faces", "size": 48, "steps": 150, "evaluate_every": 50}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [lfw_contrastive, lfw_bce], ids=lambda m: m.__name__)
+def test_beats_raw_pixels_on_new_people(experiment, tmp_path):
+    results = experiment.main(experiment.Config(**SHORT, run=tmp_path / "run"))
+    network, pixels = results["network"]["auc"], results["raw pixels 32x32"]["auc"]
+    assert 0.8 < pixels < 0.95
+    assert network > pixels + 0.03
+
+
+@pytest.mark.slow
+def test_the_recipe_s_concatenation_head_stays_at_chance_on_new_people(tmp_path):
+    """What its docstring proves; see siamjax.models.heads."""
+    config = lfw_bce.Config(**SHORT, head="concatenation", run=tmp_path / "run")
+    assert 0.3 < lfw_bce.main(config)["network"]["auc"] < 0.7
