@@ -64,7 +64,9 @@ def main() -> None:
     """Parse the command line and run the command."""
     commands = {"verify": verify, "evaluate": evaluate, "folds": folds}
     cli.guard(
-        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="siamjax", description=__doc__)
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m siamjax", description=__doc__
+        )
     )
 
 

@@ -21,7 +21,9 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
     signal after an interruption that saved everything. Anything else is a bug and keeps its
     traceback.
     """
-    parsed = tyro.cli(config, description=description)
+    spec = sys.modules["__main__"].__spec__
+    program = f"python -m {spec.name}" if spec else None
+    parsed = tyro.cli(config, prog=program, description=description)
     guard(lambda: main(parsed))
 
 
