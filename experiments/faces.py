@@ -44,7 +44,7 @@ class FaceConfig:
     test_people: int = 10
     """People that the result is about, where people are divided at random."""
     positive_share: float | None = 0.5
-    """Share of pairs of one person in every batch, between 0 and 1; None: two pictures at random."""
+    """Share of pairs of one person in a batch, between 0 and 1; None: two pictures at random."""
     run: Path | None = None
     """Folder of the run; one that exists is gone on with. None: runs/EXPERIMENT-DATA."""
     seed: int = 0
