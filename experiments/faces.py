@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from siamjax.data.faces import LFW_NAMES, choose_data, load_splits
 from siamjax.data.transforms import Augmentation
+from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
 from siamjax.training.optimizers import OptimizerName, ScheduleName, make_optimizer
+from siamjax.training.parallel import AXIS
 from siamjax.training.step import LossFunction
 from siamjax.training.verification_run import train_verifier
 
@@ -112,6 +114,20 @@ def resolve(config: FaceConfig) -> Any:
         )
     left_open = {name: v for name, v in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, data=data, **left_open)
+
+
+def backbone(config: Any) -> LfwNet:
+    """The 19-layer network with resolved options.
+
+    ``embedding_scale`` None: random embeddings start one margin of 1 apart, and not 45.
+    """
+    return LfwNet(
+        width=config.width,
+        standardize=config.standardize,
+        dtype=config.dtype,
+        axis_name=AXIS,
+        embedding_scale=None,
+    )
 
 
 def train(config: Any, *, name: str, network: Siamese, loss_fn: LossFunction) -> Any:

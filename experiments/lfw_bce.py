@@ -18,11 +18,10 @@ AUC 0.968, EER 0.099; raw pixels AUC 0.884. Not measured on LFW.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.faces import FaceConfig, resolve, train
+from experiments.faces import FaceConfig, backbone, resolve, train
 from siamjax import cli
 from siamjax.losses import binary_cross_entropy
 from siamjax.models.heads import ConcatenationHead, DifferenceHead
-from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS
@@ -39,15 +38,8 @@ class Config(FaceConfig):
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
     options = resolve(config)
-    backbone = LfwNet(
-        width=options.width,
-        standardize=options.standardize,
-        dtype=options.dtype,
-        axis_name=AXIS,
-        embedding_scale=None,
-    )
     head = DifferenceHead() if config.head == "difference" else ConcatenationHead()
-    network = Siamese(backbone=backbone, head=head)
+    network = Siamese(backbone=backbone(options), head=head)
 
     loss_fn = pair_loss(
         network,

@@ -19,11 +19,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments.faces import FaceConfig, resolve, train
+from experiments.faces import FaceConfig, backbone, resolve, train
 from siamjax import cli
 from siamjax.losses import contrastive
 from siamjax.models.heads import EuclideanHead
-from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS
@@ -40,15 +39,7 @@ class Config(FaceConfig):
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
     options = resolve(config)
-    # embedding_scale None: random embeddings start one margin of 1 apart, not 45.
-    backbone = LfwNet(
-        width=options.width,
-        standardize=options.standardize,
-        dtype=options.dtype,
-        axis_name=AXIS,
-        embedding_scale=None,
-    )
-    network = Siamese(backbone=backbone, head=EuclideanHead())
+    network = Siamese(backbone=backbone(options), head=EuclideanHead())
 
     loss_fn = pair_loss(
         network,
