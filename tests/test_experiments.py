@@ -1,6 +1,7 @@
 """Both experiments for a few steps, end to end; stopped and gone on with; and then used."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -180,6 +181,7 @@ def test_damaged_best_checkpoint_gives_way_to_the_next_best(finished, tmp_path, 
     lfw_contrastive.main(lfw_contrastive.Config(**TINY, run=folder))
     assert "cannot be read" in capsys.readouterr().out
     assert Verifier.open(folder).manifest["step"] != best
+    gc.collect()
 
 
 def test_batch_that_does_not_split_over_the_devices(tmp_path):

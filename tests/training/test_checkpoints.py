@@ -1,3 +1,5 @@
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,16 @@ from siamjax.errors import UsageError
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.parallel import replicate
 from siamjax.training.state import create_state
+
+# Orbax leaves the errors of its other reads of a damaged checkpoint to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """So that those errors come up in the test that made them."""
+    yield
+    gc.collect()
 
 
 def state_at(step, seed=0):
