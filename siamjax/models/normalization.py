@@ -100,8 +100,8 @@ def _forward(x, scale, bias, weight, running, epsilon, axis_name):
 
 def _backward(epsilon, axis_name, residuals, gradients):
     # Ioffe and Szegedy 2015, section 3, with the sums over all devices and the mean taken with
-    # the examples' weights. Written out, since autodiff of the sums costs the whole LFW step on a
-    # CPU a twentieth more.
+    # the examples' weights. Written out, since autodiff of the sums makes the whole LFW step
+    # 2 to 4 % slower on a CPU.
     x, mean, inverse, scale, weight, divisor = residuals
     gradient = gradients[0].astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
