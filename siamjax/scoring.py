@@ -1,6 +1,6 @@
 """Scores of pairs by a trained network, and by raw pixels for comparison."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from siamjax.data.pipeline import image_batches
 from siamjax.data.transforms import resize
 from siamjax.models.siamese import Siamese
 from siamjax.training.parallel import data_parallel_map, shard
+
+_BLOCK = 4096  # pairs compared at a time
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,16 @@ class PairScorer:
         self, variables: Any, images: ImageSet, pairs: PairList
     ) -> Float[np.ndarray, " pairs"]:
         """The head's value for every pair: a distance or a logit."""
-        shown, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
+        shown, first, second = _shown_once(pairs)
         embeddings = self.embeddings(variables, images, shown)
-        first, second = place.reshape(2, -1)
-        return self._in_blocks(variables, embeddings, first, second)
 
-    def _in_blocks(
-        self, variables: Any, embeddings: np.ndarray, first: np.ndarray, second: np.ndarray
-    ) -> np.ndarray:
-        # One block shape: padded at the end, so that any number of pairs compiles once.
-        block = 4096
-        values = []
-        for start in range(0, len(first), block):
-            rows = first[start : start + block]
-            others = second[start : start + block]
-            padded = [np.resize(index, block) for index in (rows, others)]
+        def compare(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+            # One block shape: padded at the end, so that any number of pairs compiles once.
+            padded = [np.resize(index, _BLOCK) for index in (rows, others)]
             compared = self._compare(variables, embeddings[padded[0]], embeddings[padded[1]])
-            values.append(np.asarray(compared)[: len(rows)])
-        return np.concatenate(values)
+            return np.asarray(compared)[: len(rows)]
+
+        return _in_blocks(compare, first, second)
 
     def scores(self, values: np.ndarray) -> np.ndarray:
         """Head values turned so that they rise with similarity."""
@@ -87,20 +81,28 @@ def pixel_scores(
     images: ImageSet, pairs: PairList, *, size: int = 32
 ) -> Float[np.ndarray, " pairs"]:
     """The dumb baseline: cosine of the pictures at ``size`` x ``size``, each less its mean."""
-    shown, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    pixels = _rows(resize(images.image(int(index)), size) for index in shown)
+    shown, first, second = _shown_once(pairs)
+    pictures = [resize(images.image(int(index)), size) for index in shown]
+    pixels = np.stack([picture.ravel().astype(np.float32) for picture in pictures])
     pixels -= pixels.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(pixels, axis=1, keepdims=True)
     pixels /= np.where(norms > 0, norms, 1.0)  # a picture of one colour is like nothing
+    return _in_blocks(
+        lambda rows, others: np.einsum("pf,pf->p", pixels[rows], pixels[others]), first, second
+    )
+
+
+def _shown_once(pairs: PairList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pictures that the pairs show, each once, and the pairs as indices into those."""
+    shown, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     first, second = place.reshape(2, -1)
-    scores = [
-        np.einsum(
-            "pf,pf->p", pixels[first[start : start + 4096]], pixels[second[start : start + 4096]]
-        )
-        for start in range(0, len(first), 4096)
-    ]
-    return np.concatenate(scores)
+    return shown, first, second
 
 
-def _rows(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    return np.stack([picture.ravel().astype(np.float32) for picture in pictures])
+def _in_blocks(
+    compare: Callable[[np.ndarray, np.ndarray], np.ndarray], first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """``compare`` over all pairs, so many at a time that memory does not grow with them."""
+    starts = range(0, len(first), _BLOCK)
+    blocks = [compare(first[s : s + _BLOCK], second[s : s + _BLOCK]) for s in starts]
+    return np.concatenate(blocks)

@@ -22,7 +22,7 @@ from siamjax.data.pairs import (
     all_pairs,
     split_people,
 )
-from siamjax.data.prepared import prepared_images
+from siamjax.data.prepared import FORMAT, prepared_images
 from siamjax.errors import UsageError
 
 LFW_NAMES = ("lfw", *(f"lfw/{alignment}" for alignment in get_args(lfw.Alignment)))
@@ -86,9 +86,9 @@ def choose_data(data: str) -> tuple[str, str]:
 def load_images(data: str) -> ImageSet:
     """The pictures that a word names: ``orl_faces``, ``lfw[/alignment]`` or a folder's path."""
     if data == "orl_faces":
-        return prepared_images(OrlFaces(file_format="array_record"), credit=ORL_CREDIT)
+        return prepared_images(OrlFaces(file_format=FORMAT), credit=ORL_CREDIT)
     if data in LFW_NAMES:
-        return prepared_images(lfw.Lfw(local=_local_lfw(data)), credit=lfw.CREDIT)
+        return _lfw_images(_local_lfw(data))
     return folder_images(Path(data))
 
 
@@ -199,10 +199,14 @@ def _local_lfw(data: str) -> lfw.LocalLfw:
     return lfw.find(alignment) or lfw.download(alignment)
 
 
+def _lfw_images(local: lfw.LocalLfw) -> ImageSet:
+    return prepared_images(lfw.Lfw(local=local), credit=lfw.CREDIT)
+
+
 def _lfw_lists(data: str, *names: str) -> tuple[ImageSet, list[PairList], str]:
     """Pictures, official lists, and a remark if one is not the published file."""
     local = _local_lfw(data)
-    images = load_images(data)
+    images = _lfw_images(local)
     paths = [lfw.find_list(name, local) for name in names]
     changed = [path.name for path in paths if not lfw.is_official(path)]
     remark = f"; NOT the published {', '.join(changed)}" if changed else ""

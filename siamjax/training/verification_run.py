@@ -70,16 +70,7 @@ def train_verifier(
     # First all that can refuse the options, so that a refused run leaves no folder behind.
     state = _initial_state(network, optimizer, size=size, seed=seed)
     config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
-    existed = runs.open_folder(run, config)
-    checkpoints = Checkpoints(run / "checkpoints", best=runs.BEST_METRIC)
-    if existed:
-        restored, messages = checkpoints.restore(state)
-        for message in (*checkpoints.messages, *messages):
-            print(f"warning: {message}")
-        if restored is not None:
-            state = restored
-            print(f"{run}: going on from step {int(state.step)} of {steps}")
-    state = replicate(state)
+    checkpoints, state = _open(run, config, state, steps=steps)
     scorer = PairScorer(network, size=size)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -127,6 +118,22 @@ def train_verifier(
     for message in messages:
         print(f"warning: {message}")
     return _conclude(run, scorer, best, variables, splits, config)
+
+
+def _open(
+    run: Path, config: dict[str, Any], state: TrainState, *, steps: int
+) -> tuple[Checkpoints, TrainState]:
+    """The run's checkpoints and, on every device, its latest state, or ``state`` in a new run."""
+    existed = runs.open_folder(run, config)
+    checkpoints = Checkpoints(run / "checkpoints", best=runs.BEST_METRIC)
+    if existed:
+        restored, messages = checkpoints.restore(state)
+        for message in (*checkpoints.messages, *messages):
+            print(f"warning: {message}")
+        if restored is not None:
+            state = restored
+            print(f"{run}: going on from step {int(state.step)} of {steps}")
+    return checkpoints, replicate(state)
 
 
 def _conclude(

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from siamjax.data.images import ImageSet, read_file
 from siamjax.data.pairs import PairList
+from siamjax.data.prepared import FORMAT
 from siamjax.errors import UsageError
 
 Alignment = Literal["original", "funneled", "deepfunneled"]
@@ -153,7 +154,7 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, local: LocalLfw, data_dir: Path | None = None) -> None:
         """``local`` as :func:`find` or :func:`download` gives it."""
         self._local = local
-        super().__init__(config=local.alignment, data_dir=data_dir, file_format="array_record")
+        super().__init__(config=local.alignment, data_dir=data_dir, file_format=FORMAT)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -204,8 +205,7 @@ def _pictures(source: Path) -> dict[str, bytes | Path]:
     except (
         OSError,
         EOFError,
-        RuntimeError,
-        NotImplementedError,
+        RuntimeError,  # zipfile: encrypted, or a compression it lacks
         zlib.error,
         tarfile.TarError,
         zipfile.BadZipFile,
