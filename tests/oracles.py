@@ -41,3 +41,51 @@ def batch_norm(x, weight, scale, bias, epsilon):
         normal = (x[..., channel] - mean) / math.sqrt(variance + epsilon)
         out[..., channel] = scale[channel] * normal + bias[channel]
     return out
+
+
+def normxcorr(x, y, *, patch=5, rows=2, columns=None, epsilon=1e-2, ddof=1, mean=True):
+    """Subramaniam et al. 2016, section 3.1, patch by patch; (height, width, features)."""
+    height, width, channels = x.shape
+    half, reach = patch // 2, columns or 0
+    padded_x = np.pad(np.asarray(x, np.float64), ((half, half), (half, half), (0, 0)))
+    margin = ((half + rows,) * 2, (half + reach,) * 2, (0, 0))
+    padded_y = np.pad(np.asarray(y, np.float64), margin)
+    searched = width if columns is None else 2 * columns + 1
+    out = np.zeros((height, width, channels, 2 * rows + 1, searched))
+    count = patch**2 - ddof
+    for i, j, c, r, k in np.ndindex(out.shape):
+        p = padded_x[i : i + patch, j : j + patch, c]
+        column = k if columns is None else j + k
+        q = padded_y[i + r : i + r + patch, column : column + patch, c]
+        if np.ptp(p) == 0 or np.ptp(q) == 0:
+            continue
+        p, q = p - p.mean(), q - q.mean()
+        deviations = [math.sqrt((u * u).sum() / count) + epsilon for u in (p, q)]
+        out[i, j, c, r, k] = (p * q).sum() / (deviations[0] * deviations[1])
+    out /= count if mean else 1
+    return out.reshape(height, width, -1)
+
+
+def normxcorr_gradient(x, y, cotangent, *, patch=5, rows=2, epsilon=1e-2, paper=False):
+    """Gradients of sum(cotangent * normxcorr), patch by patch, exact or of the released code."""
+    height, width, channels = x.shape
+    half, count = patch // 2, patch**2 - 1
+    x = np.pad(np.asarray(x, np.float64), ((half, half), (half, half), (0, 0)))
+    y = np.pad(np.asarray(y, np.float64), ((half + rows,) * 2, (half, half), (0, 0)))
+    dx, dy = np.zeros_like(x), np.zeros_like(y)
+    cotangent = cotangent.reshape(height, width, channels, 2 * rows + 1, width)
+    for i, j, c, r, k in np.ndindex(cotangent.shape):
+        at_x = np.s_[i : i + patch, j : j + patch, c]
+        at_y = np.s_[i + r : i + r + patch, k : k + patch, c]
+        p, q = x[at_x] - x[at_x].mean(), y[at_y] - y[at_y].mean()
+        s, t = math.sqrt((p * p).sum() / count), math.sqrt((q * q).sum() / count)
+        value = (p * q).sum() / (count * (s + epsilon) * (t + epsilon))
+        for total, at, own, other, deviation, others in (
+            (dx, at_x, p, q, s, t),
+            (dy, at_y, q, p, t, s),
+        ):
+            below = deviation + epsilon if paper else max(deviation, 1e-300)
+            gradient = other / (others + epsilon) - value * own / below
+            total[at] += cotangent[i, j, c, r, k] * gradient / (count * (deviation + epsilon))
+    inner = np.s_[half + rows : half + rows + height, half : half + width]
+    return dx[half : half + height, half : half + width], dy[inner]

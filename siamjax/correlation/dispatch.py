@@ -1,0 +1,129 @@
+"""Which formulation computes a correlation, on how many examples at a time, and its gradient."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from siamjax.correlation import patch_products, shifted_maps, shifted_maps_gradient
+from siamjax.correlation.patches import Options
+
+# The formulation, chosen in one place. On a CPU (shifted_maps) what counts is that a chunk's work
+# stays in the cache, so a chunk is a few examples: 4 at 37x12x25, one of larger maps. On
+# accelerators every kernel costs a launch and matrix products cost least, so there the patches are
+# standardised, correlated by batched matrix products, and many examples are taken at a time.
+_CPU_CHUNK, _CHUNK = 2.5e6, 256e6  # bytes of one row offset's map
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def map_of(
+    x: Float[Array, "batch height width channels"],
+    y: Float[Array, "batch height width channels"],
+    options: Options,
+) -> Float[Array, "batch height width features"]:
+    """The correlation map; the backward pass keeps x and y alone."""
+    return _on_this_platform(shifted_maps.map_of, patch_products.map_of, options, None, x, y)[1]
+
+
+def _map_forward(x, y, options):
+    return map_of(x, y, options), (x, y)
+
+
+def _map_backward(options, saved, cotangent):
+    def by_patches(x, y, cotangent, options):
+        return jax.vjp(lambda x, y: patch_products.map_of(x, y, options), x, y)[1](cotangent)
+
+    return _on_this_platform(
+        shifted_maps_gradient.map_gradient, by_patches, options, None, *saved, cotangent
+    )[1]
+
+
+map_of.defvjp(_map_forward, _map_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def conv_of(
+    x: Float[Array, "batch height width channels"],
+    y: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "features outputs"],
+    options: Options,
+) -> Float[Array, "batch height width outputs"]:
+    """The 1x1 convolution of the activated map; the backward pass keeps the arguments alone."""
+    kernel = _by_offset(kernel, x.shape[-1], options)
+
+    def with_kernel(conv: Callable) -> Callable:
+        return lambda x, y, options: conv(x, y, kernel, options)
+
+    return _on_this_platform(
+        with_kernel(shifted_maps.conv_of), with_kernel(patch_products.conv_of), options, None, x, y
+    )[1]
+
+
+def _conv_forward(x, y, kernel, options):
+    return conv_of(x, y, kernel, options), (x, y, kernel)
+
+
+def _conv_backward(options, saved, cotangent):
+    x, y, kernel = saved
+    split, join = jax.vjp(lambda kernel: _by_offset(kernel, x.shape[-1], options), kernel)
+
+    def by_patches(total, x, y, cotangent, options):
+        conv = partial(patch_products.conv_of, options=options)
+        dx, dy, dkernel = jax.vjp(conv, x, y, split)[1](cotangent)
+        return total + dkernel, (dx, dy)
+
+    def by_shifted_maps(total, x, y, cotangent, options):
+        conv_gradient = shifted_maps_gradient.conv_gradient
+        dx, dy, dkernel = conv_gradient(x, y, split, cotangent, options)
+        return total + dkernel, (dx, dy)
+
+    total, (dx, dy) = _on_this_platform(
+        by_shifted_maps, by_patches, options, jnp.zeros_like(split), x, y, cotangent
+    )
+    return dx, dy, *join(total)
+
+
+conv_of.defvjp(_conv_forward, _conv_backward)
+
+
+def _by_offset(kernel: Array, channels: int, options: Options) -> Array:
+    """(features, outputs) -> (offsets, channels * searched, outputs)."""
+    split = kernel.reshape(channels, options.offsets, -1, kernel.shape[-1])
+    return split.swapaxes(0, 1).reshape(options.offsets, -1, kernel.shape[-1])
+
+
+def _on_this_platform(
+    on_cpu: Callable, elsewhere: Callable, options: Options, total: Array | None, *arrays: Array
+) -> tuple[Array | None, Any]:
+    """``function(*chunk of arrays, options)``, or with a running ``total`` first and returned."""
+
+    def over_chunks(function: Callable, budget: float) -> Callable:
+        def one(total: Array | None, chunk: list[Array]):
+            if total is None:
+                return None, function(*chunk, options)
+            return function(total, *chunk, options)
+
+        def run(*arrays: Array):
+            size = _examples(arrays[0], options, budget)
+            chunks = [u.reshape(u.shape[0] // size, size, *u.shape[1:]) for u in arrays]
+            last, results = lax.scan(one, total, chunks)
+            return last, jax.tree.map(lambda u: u.reshape(-1, *u.shape[2:]), results)
+
+        return run
+
+    return lax.platform_dependent(
+        *arrays, cpu=over_chunks(on_cpu, _CPU_CHUNK), default=over_chunks(elsewhere, _CHUNK)
+    )
+
+
+def _examples(x: Array, options: Options, budget: float) -> int:
+    """Examples a chunk: the largest divisor of the batch within the budget, or 1."""
+    batch, height, width, channels = x.shape
+    rows = height + options.patch - 1
+    each = channels * options.searched(width) * width * rows * x.dtype.itemsize
+    most = max(1, int(budget / each))
+    return max((n for n in range(1, min(batch, most) + 1) if batch % n == 0), default=1)

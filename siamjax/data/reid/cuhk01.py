@@ -1,0 +1,96 @@
+"""CUHK01 (Li, Zhao, Wang 2012): 971 people, two pictures by each of two cameras."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from siamjax.data.images import images_of, read_file
+from siamjax.data.prepared import prepared_people
+from siamjax.data.reid.builder import PeopleBuilder, Picture
+from siamjax.data.reid.rankings import ReidSplits, draw_people, rank_views, tenth
+from siamjax.data.reid.raw import Published, collect, locate
+from siamjax.errors import UsageError
+
+CREDIT = "CUHK01 (Li, Zhao and Wang 2012)"
+PEOPLE = 971
+PUBLISHED_TESTS = (100, 486)
+PUBLISHED = Published(
+    title="CUHK01",
+    names=("CUHK01", "cuhk01", "CUHK01.zip", "cuhk01.zip", "campus"),
+    tree="DIR/CUHK01/campus/0001001.png ... 0971004.png (or DIR/CUHK01.zip)",
+    source=(
+        "ask the Multimedia Laboratory of the Chinese University of Hong Kong "
+        "(http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html)"
+    ),
+)
+_NAME = re.compile(r"(\d{4})(\d{3})\.png")
+
+
+class Cuhk01(PeopleBuilder, skip_registration=True):
+    """TFDS builder of CUHK01; pictures 1 and 2 of a person are view 1, 3 and 4 view 2."""
+
+    name = "cuhk01"
+    encoding: ClassVar[str] = "png"
+    about: ClassVar[str] = "971 people, 4 pictures of 60x160 each, two by each of two cameras."
+
+    def _pictures(self) -> Iterator[Picture]:
+        source = locate(PUBLISHED, self._home)
+        found = collect(source, _key)
+        expected = [f"{p:04d}{n:03d}.png" for p in range(1, PEOPLE + 1) for n in range(1, 5)]
+        absent = sorted(set(expected) - set(found))
+        if absent or len(found) != len(expected):
+            lack = f"{absent[0]} is missing" if absent else f"{max(found)} is too many"
+            raise UsageError(
+                f"{source}: {len(found):,} pictures named like 0001001.png, but CUHK01 has "
+                f"{len(expected):,} ({PEOPLE} people x 4): {lack}; the folder or archive is not "
+                "complete"
+            )
+        for file, content in found.items():
+            image = read_file(content) if isinstance(content, Path) else content
+            yield file, file[:4], 1 if int(file[4:7]) <= 2 else 2, image
+
+
+def _key(path: PurePosixPath) -> str | None:
+    return path.name if _NAME.fullmatch(path.name) else None
+
+
+def divide(
+    *,
+    home: Path | None,
+    seed: int,
+    test_people: int | None,
+    validation_people: int | None,
+    request: dict[str, Any],
+) -> ReidSplits:
+    """People divided at random, as published: 871/100 (default) or 485/486. Single-shot.
+
+    View 1 asks, view 2 is the gallery. ``validation_people`` (default a tenth) are taken out of
+    those who are not tested.
+    """
+    images, cameras = prepared_people(Cuhk01(home=home), credit=CREDIT)
+    everyone = sorted(set(images.identities.tolist()))
+    count = PUBLISHED_TESTS[0] if test_people is None else test_people
+    left, test = draw_people(everyone, count, seed=[seed, 0], least_left=4, what="test")
+    held_out = tenth(left) if validation_people is None else validation_people
+    trained, validated = draw_people(
+        left, held_out, seed=[seed, 1], least_left=2, what="validation"
+    )
+    ranking, remark = rank_views(images, cameras, test, name="test people")
+    validation, other = rank_views(images, cameras, validated, name="validation people")
+    published = " or ".join(f"{PEOPLE - n}/{n}" for n in PUBLISHED_TESTS)
+    unusual = "" if count in PUBLISHED_TESTS else f" (NOT a published division: {published})"
+    return ReidSplits(
+        images=images,
+        cameras=cameras,
+        training=images_of(images, trained),
+        validation=validation,
+        test=ranking,
+        protocol=(
+            f"cuhk01: {len(left)}/{count} people{unusual}, divided at random (seed {seed}); "
+            f"{len(trained)} trained on, {len(validated)} for validation, {count} tested; "
+            f"single-shot, view 1 asks, view 2 is the gallery; no person is in two of these"
+            f"{remark}{other}"
+        ),
+        request=request,
+    )

@@ -1,0 +1,179 @@
+"""QMUL GRID (Loy, Xiang, Gong 2009): 250 people of an underground station, and 775 strangers."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Shaped
+
+from siamjax.data.images import images_of, read_file
+from siamjax.data.prepared import prepared_people
+from siamjax.data.reid.builder import PeopleBuilder, Picture
+from siamjax.data.reid.matlab import load_v5
+from siamjax.data.reid.rankings import ReidSplits, assert_apart, draw_people, rank, tenth
+from siamjax.data.reid.raw import Published, collect, locate, opened_file
+from siamjax.errors import UsageError
+
+CREDIT = "QMUL underground re-identification, GRID (Loy, Xiang and Gong 2009)"
+PEOPLE, STRANGERS = 250, 775
+SPLITS, TRAINED = 10, 125
+STRANGER = "0000"
+PARTITIONS = "features_and_partitions.mat"
+PUBLISHED = Published(
+    title="QMUL GRID",
+    names=("underground_reid", "grid", "GRID", "QMUL-GRID", "underground_reid.zip", "grid.zip"),
+    tree=(
+        "DIR/underground_reid/probe/0001_1_25004_107_32_106_221.jpeg ..., gallery/ and "
+        f"{PARTITIONS} beside it (or DIR/underground_reid.zip)"
+    ),
+    source=(
+        "ask its authors (http://personal.ie.cuhk.edu.hk/~ccloy/"
+        "downloads_qmul_underground_reid.html)"
+    ),
+)
+_NAME = re.compile(r"(?P<identity>\d{4})_(?P<camera>\d+)_.*\.jpe?g")
+
+
+class Grid(PeopleBuilder, skip_registration=True):
+    """TFDS builder of GRID, JPEG bytes untouched; its ten partitions are in the metadata."""
+
+    name = "grid"
+    about: ClassVar[str] = "250 people seen by two of eight cameras each, and 775 strangers."
+
+    def _pictures(self) -> Iterator[Picture]:
+        source = locate(PUBLISHED, self._home)
+        found = collect(source, _key)
+        _check(source, list(found))
+        for file, content in found.items():
+            image = read_file(content) if isinstance(content, Path) else content
+            name = file.split("/")[1]
+            yield file, name[:4], int(name.split("_")[1]), image
+
+    def _partitions(self) -> dict[str, Any]:
+        with opened_file(locate(PUBLISHED, self._home), PARTITIONS, PUBLISHED) as path:
+            return {"training": read_partitions(path)}
+
+
+def read_partitions(path: Path) -> list[list[int]]:
+    """The people that each of the ten official splits trains on, of ``trainIdxAll``.
+
+    It is a cell array of ten. A cell is the numbers of the people, or, as published, a structure
+    whose third field they are: public readers take it by its place, and so does this one.
+    """
+    name = "trainIdxAll"
+    variables = load_v5(path, name)
+    if name not in variables:
+        raise UsageError(f"{path}: no variable {name} in it; fetch it again")
+    cells = variables[name].ravel()
+    if len(cells) != SPLITS:
+        raise UsageError(f"{path}: {name} has {len(cells)} splits instead of {SPLITS}")
+    return [_trained(cell, f"{path}: {name}{{{place}}}") for place, cell in enumerate(cells, 1)]
+
+
+def _trained(cell: Shaped[np.ndarray, "..."], where: str) -> list[int]:
+    fields = cell.dtype.names
+    if fields and len(fields) >= 3 and cell.size:
+        cell = np.asarray(cell.ravel()[0][fields[2]])
+    numbers = sorted(set(cell.ravel().tolist())) if cell.dtype.kind in "uif" else []
+    if len(numbers) != TRAINED or numbers[0] < 1 or numbers[-1] > PEOPLE:
+        raise UsageError(
+            f"{where}: {len(numbers)} numbers of people (fields {fields}), but expected are "
+            f"{TRAINED} different ones from 1 to {PEOPLE}; fetch it again"
+        )
+    return [int(number) for number in numbers]
+
+
+def divide(
+    *,
+    home: Path | None,
+    seed: int,
+    split: int,
+    validation_people: int | None,
+    request: dict[str, Any],
+) -> ReidSplits:
+    """Official split 0 to 9: 125 people to train on, 125 to test; single-shot, gallery 900.
+
+    The probe picture asks; the gallery is the other picture of each test person and the 775
+    strangers. Validation is on ``validation_people`` (default a tenth) of the training people,
+    from the seed, without strangers, as these belong to the test.
+    """
+    if not 0 <= split < SPLITS:
+        raise UsageError(f"grid: split {split} must be 0 to {SPLITS - 1}")
+    builder = Grid(home=home)
+    images, cameras = prepared_people(builder, credit=CREDIT)
+    everyone = sorted(set(images.identities.tolist()) - {STRANGER})
+    assert builder.info.metadata is not None  # given by PeopleBuilder
+    people = [f"{number:04d}" for number in builder.info.metadata["training"][split]]
+    tested = sorted(set(everyone) - set(people))
+    count = tenth(people) if validation_people is None else validation_people
+    trained, validated = draw_people(
+        people, count, seed=[seed, split], least_left=2, what="validation"
+    )
+    asks = np.array([key.startswith("probe/") for key in images.keys])
+    stranger = images.identities == STRANGER
+
+    def looked_up(chosen: list[str], name: str, extra: np.ndarray):
+        shown = np.isin(images.identities, chosen)
+        return rank(
+            images,
+            cameras,
+            name=name,
+            query=np.flatnonzero(shown & asks),
+            gallery=np.flatnonzero((shown & ~asks) | extra),
+            rule="single_shot",
+        )
+
+    test, remark = looked_up(tested, "test people", stranger)
+    validation, other = looked_up(validated, "validation people", np.zeros_like(stranger))
+    training = images_of(images, trained)
+    assert_apart(images, training, validation.gallery, test.gallery)
+    return ReidSplits(
+        images=images,
+        cameras=cameras,
+        training=training,
+        validation=validation,
+        test=test,
+        protocol=(
+            f"grid: official split {split} of 0 to {SPLITS - 1}: {len(people)}/{len(tested)} "
+            f"people, of the {len(people)} {len(trained)} trained on and {len(validated)} for "
+            f"validation (seed {seed}); single-shot, {len(test.query)} probes, gallery "
+            f"{len(test.gallery)} with {int(test.distractor.sum())} strangers; no person is in two "
+            f"of these{remark}{other}"
+        ),
+        request=request,
+    )
+
+
+def _key(path: PurePosixPath) -> str | None:
+    """``probe/0001_1_25004_107_32_106_221.jpeg``; ``UsageError`` for a picture of another name."""
+    folder = path.parent.name
+    if folder not in ("probe", "gallery") or path.suffix.lower() not in (".jpeg", ".jpg"):
+        return None
+    if not _NAME.fullmatch(path.name):
+        raise UsageError(
+            f"{path}: not named like 0001_1_25004_107_32_106_221.jpeg (identity, camera, ...)"
+        )
+    return f"{folder}/{path.name}"
+
+
+def _check(source: Path, files: list[str]) -> None:
+    """Every person once as a probe and once in the gallery, and all strangers."""
+    named = [(file.split("/")[0], file.split("/")[1][:4]) for file in files]
+    for number in range(1, PEOPLE + 1):
+        for folder in ("probe", "gallery"):
+            count = named.count((folder, f"{number:04d}"))
+            if count != 1:
+                raise UsageError(
+                    f"{source}: {count} pictures of person {number:04d} in {folder}/ instead of "
+                    f"one, of {len(files):,} pictures; GRID has {PEOPLE} people in both folders: "
+                    "the folder or archive is not complete"
+                )
+    strangers = named.count(("gallery", STRANGER))
+    if strangers != STRANGERS or len(named) != 2 * PEOPLE + STRANGERS:
+        raise UsageError(
+            f"{source}: {strangers} strangers ({STRANGER}) in gallery/ and {len(named):,} pictures "
+            f"in all, but GRID has {STRANGERS} and {2 * PEOPLE + STRANGERS:,}; the folder or "
+            "archive is not complete"
+        )

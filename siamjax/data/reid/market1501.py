@@ -1,0 +1,184 @@
+"""Market-1501 (Zheng et al. 2015), and any folder that names its pictures as it does."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+
+from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of, read_file
+from siamjax.data.prepared import prepared_people
+from siamjax.data.reid.builder import PeopleBuilder, Picture
+from siamjax.data.reid.rankings import (
+    ReidSplits,
+    assert_apart,
+    draw_people,
+    rank,
+    rank_by_camera,
+    tenth,
+)
+from siamjax.data.reid.raw import Published, collect, locate
+from siamjax.errors import UsageError
+
+CREDIT = "Market-1501 (Zheng, Shen, Tian, Wang, Wang and Tian 2015)"
+TRAIN, QUERY, TEST = "bounding_box_train", "query", "bounding_box_test"
+COUNTS = {TRAIN: 12_936, QUERY: 3_368, TEST: 19_732}
+JUNK, DISTRACTOR = -1, 0
+PUBLISHED = Published(
+    title="Market-1501",
+    names=(
+        "Market-1501-v15.09.15",
+        "Market-1501",
+        "market1501",
+        "Market-1501-v15.09.15.zip",
+        "Market-1501.zip",
+        "market1501.zip",
+    ),
+    tree=(
+        "DIR/Market-1501-v15.09.15/bounding_box_train/0002_c1s1_000451_03.jpg ..., query/ and "
+        "bounding_box_test/ beside it (or DIR/Market-1501-v15.09.15.zip)"
+    ),
+    source="ask its authors (http://www.liangzheng.org/Project/project_reid.html)",
+)
+# 0002_c1s1_000451_03.jpg; the s (sequence) is not in every set that follows this naming.
+_NAME = re.compile(r"(?P<identity>-1|\d+)_c(?P<camera>\d+)(s\d+)?_.+")
+
+
+class Market1501(PeopleBuilder, skip_registration=True):
+    """TFDS builder of Market-1501, JPEG bytes untouched; all three folders, junk included."""
+
+    name = "market1501"
+    about: ClassVar[str] = "36,036 boxes by six cameras: 1,501 people, distractors and junk."
+
+    def _pictures(self) -> Iterator[Picture]:
+        source = locate(PUBLISHED, self._home)
+        found = collect(source, _key)
+        if difference := _difference(found):
+            raise UsageError(
+                f"{source}: {difference}; the folder or archive is not complete (a set of your "
+                "own in this naming is read by the path of its folder)"
+            )
+        for file, content in found.items():
+            image = read_file(content) if isinstance(content, Path) else content
+            yield file, *_parse(file), image
+
+
+def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
+    """A folder in Market naming, its files read when they are asked for: (images, cameras)."""
+    found = collect(folder, _key)
+    for part in COUNTS:
+        if not any(file.startswith(f"{part}/") for file in found):
+            raise UsageError(
+                f"{folder}: no picture in {part}/; expected is FOLDER/{part}/"
+                "0002_c1s1_000451_03.jpg ... (identity_camera_...), and the same in "
+                f"{', '.join(other for other in COUNTS if other != part)}"
+            )
+    parsed = [_parse(file) for file in found]
+    images = ImageSet(
+        name=f"folder {folder.resolve().name}",
+        credit=str(folder.absolute()),
+        keys=tuple(found),
+        identities=np.array([identity for identity, _ in parsed]),
+        source=Files(tuple(path for path in found.values() if isinstance(path, Path))),
+    )
+    return images, np.array([camera for _, camera in parsed], np.int64)
+
+
+def divide(
+    *,
+    home: Path | None,
+    folder: Path | None,
+    seed: int,
+    validation_people: int | None,
+    request: dict[str, Any],
+) -> ReidSplits:
+    """The official division; ``folder`` is a set of one's own instead.
+
+    Junk (identity -1) is left out of the gallery, distractors (0000) stay. Validation is on
+    ``validation_people`` (default a tenth) of the training people.
+    """
+    if folder is None:
+        images, cameras = prepared_people(Market1501(home=home), credit=CREDIT)
+        official = "official counts"
+    else:
+        images, cameras = folder_people(folder)
+        difference = _difference(images.keys)
+        official = f"NOT Market-1501: {difference}" if difference else "Market-1501's counts"
+    part = np.array([key.split("/")[0] for key in images.keys])
+    number = images.identities.astype(np.int64)
+    for where, name in ((part == TRAIN, "trained on"), (part == QUERY, "looked up")):
+        if (bad := np.flatnonzero(where & (number <= DISTRACTOR))).size:
+            raise UsageError(
+                f"{images.keys[bad[0]]} of {images.name}: junk (-1) and distractors (0) cannot be "
+                f"{name}; move it to {TEST}"
+            )
+    whole = np.flatnonzero(part == TRAIN)
+    gallery = np.flatnonzero((part == TEST) & (number != JUNK))
+    test, remark = rank(
+        images,
+        cameras,
+        name="test people",
+        query=np.flatnonzero(part == QUERY),
+        gallery=gallery,
+        rule="market",
+    )
+    people = sorted(set(images.identities[whole].tolist()))
+    count = tenth(people) if validation_people is None else validation_people
+    trained, validated = draw_people(people, count, seed=[seed], least_left=2, what="validation")
+    training = np.intersect1d(whole, images_of(images, trained))
+    assert_apart(images, whole, np.concatenate([test.query, gallery[number[gallery] > 0]]))
+    validation, other = rank_by_camera(
+        images,
+        cameras,
+        np.intersect1d(whole, images_of(images, validated)),
+        name="validation people",
+        seed=seed,
+    )
+    junk = int(((part == TEST) & (number == JUNK)).sum())
+    return ReidSplits(
+        images=images,
+        cameras=cameras,
+        training=training,
+        validation=validation,
+        test=test,
+        protocol=(
+            f"{images.name} ({official}), Market rule, single query: {len(trained)} people trained "
+            f"on ({len(training):,} pictures), {len(validated)} of the training people for "
+            f"validation (seed {seed}), {len(test.query):,} queries, gallery {len(gallery):,} with "
+            f"{int((number[gallery] == DISTRACTOR).sum()):,} distractors, {junk:,} junk boxes left "
+            f"out; no person is in two of these{remark}{other}"
+        ),
+        request=request,
+    )
+
+
+def _key(path: PurePosixPath) -> str | None:
+    """``query/0001_c1s1_001051_00.jpg``; ``UsageError`` for a picture of another name."""
+    folder = path.parent.name
+    if folder not in COUNTS or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None  # gt_bbox, readme.txt, Thumbs.db
+    if not _NAME.fullmatch(path.name):
+        raise UsageError(
+            f"{path}: not named like 0002_c1s1_000451_03.jpg (identity, camera, ...); rename it "
+            "or move it away"
+        )
+    return f"{folder}/{path.name}"
+
+
+def _parse(file: str) -> tuple[str, int]:
+    matched = _NAME.fullmatch(file.split("/")[1])
+    assert matched is not None  # _key let no other through
+    return matched["identity"], int(matched["camera"])
+
+
+def _difference(files: Any) -> str:
+    """What differs from the official counts; empty if nothing does."""
+    counts = Counter(file.split("/")[0] for file in files)
+    return ", ".join(
+        f"{counts[part]:,} pictures in {part} instead of {count:,}"
+        for part, count in COUNTS.items()
+        if counts[part] != count
+    )

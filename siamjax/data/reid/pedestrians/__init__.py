@@ -1,0 +1,226 @@
+"""The embedded pedestrians: 832 pictures of 9 walkers in 37 tracklets. No download."""
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from siamjax.data.images import ImageSet, images_of
+from siamjax.data.prepared import prepared_people
+from siamjax.data.reid.builder import PeopleBuilder, Picture
+from siamjax.data.reid.rankings import Ranking, ReidSplits, assert_apart, rank
+from siamjax.errors import UsageError
+
+CREDIT = (
+    "pedestrians cut from PETS 2009 S2.L1 (Ferryman and Shahrokni 2009), as OpenCV's samples carry "
+    "it (vtest.avi, Apache-2.0)"
+)
+TEST_PEOPLE = 4
+HELD_OUT = 2  # tracklets of a person: one asks, the other answers
+_ARCHIVE = Path(__file__).with_name("pedestrians.zip")
+
+
+class Pedestrians(PeopleBuilder, skip_registration=True):
+    """TFDS builder of the embedded pedestrians; camera = tracklet, one walk through the view.
+
+    There is one real camera. People come back after seconds in the same clothes, so that the set
+    shows that code works and learns; no claim about re-identification can rest on it.
+    """
+
+    name = "pedestrians"
+    about: ClassVar[str] = "9 walkers, 37 tracklets, 832 crops of 60x160 from one static camera."
+
+    def _pictures(self) -> Iterator[Picture]:
+        with zipfile.ZipFile(_ARCHIVE) as archive:
+            labels = io.StringIO(archive.read("labels.csv").decode())
+            for row in csv.DictReader(labels):
+                content = archive.read(f"images/{row['file']}")
+                identity = f"p{row['person']}_{row['description']}"
+                yield row["file"], identity, int(row["tracklet"]), content
+
+
+def divide(
+    *,
+    seed: int,
+    disjoint: Literal["person", "tracklet"],
+    test_people: int | None,
+    validation_people: int | None,
+    request: dict[str, Any],
+) -> ReidSplits:
+    """The splits of the embedded pedestrians, drawn from ``seed``; Market rule, every picture asks.
+
+    ``person``: ``test_people`` (default 4) are never trained on: three of the six who walk by more
+    than once, and one of the three who do not and so cannot be asked for but are in the gallery
+    (other numbers in that proportion). ``validation_people`` (2 or more) are not trained on
+    either; by default there are none, as every person counts here, and validation is on two
+    held-out tracklets of each training person who has three or more.
+    ``tracklet``: everyone is trained on, but for two tracklets of each who has three or more for
+    test, and two more, where three or more are left, for validation.
+    """
+    images, cameras = prepared_people(Pedestrians(), credit=CREDIT)
+    if disjoint == "tracklet":
+        if test_people is not None or validation_people is not None:
+            raise UsageError(
+                "pedestrians: disjoint='tracklet' trains on everyone, so that numbers of people "
+                "for test or validation do not apply; leave them out"
+            )
+        return _divide_tracklets(images, cameras, seed=seed, request=request)
+    return _divide_people(
+        images,
+        cameras,
+        seed=seed,
+        test_people=TEST_PEOPLE if test_people is None else test_people,
+        validation_people=validation_people or 0,
+        request=request,
+    )
+
+
+def _divide_people(
+    images: ImageSet,
+    cameras: Int[np.ndarray, " n"],
+    *,
+    seed: int,
+    test_people: int,
+    validation_people: int,
+    request: dict[str, Any],
+) -> ReidSplits:
+    everyone = sorted(set(images.identities.tolist()))
+    most = len(everyone) - validation_people - 2
+    if not 2 <= test_people <= most or validation_people < 0 or validation_people == 1:
+        raise UsageError(
+            f"pedestrians: {test_people} people for test and {validation_people} for validation "
+            f"of {len(everyone)} leave too few; test and validation take 2 or more (validation "
+            "also 0: held-out tracklets), and 2 must be left to train on"
+        )
+    rng = np.random.default_rng(seed)
+    left, test = _draw(images, cameras, everyone, test_people, rng=rng)
+    trained, validated = _draw(images, cameras, left, validation_people, rng=rng)
+    own = np.flatnonzero(np.isin(images.identities, trained))
+    asked = images_of(images, test)
+    ranking, remark = _everything(images, cameras, asked, name="test people")
+    if validated:
+        training = own
+        chosen = images_of(images, validated)
+        validation, other = _everything(images, cameras, chosen, name="validation people")
+        assert_apart(images, training, chosen, asked)
+        how = f"{len(validated)} other people choose the checkpoint; no person is in two of these"
+    else:
+        training, held_out = hold_out(images, cameras, own, rng=rng)
+        validation, other = _everything(images, cameras, held_out, name="held-out tracklets")
+        assert_apart(images, own, asked)
+        how = (
+            f"no test person is trained on; {HELD_OUT} held-out tracklets of each of "
+            f"{_count(images, held_out)} training people choose the checkpoint (other tracklets "
+            "than the trained, same people)"
+        )
+    return ReidSplits(
+        images=images,
+        cameras=cameras,
+        training=training,
+        validation=validation,
+        test=ranking,
+        protocol=(
+            f"pedestrians (embedded, one real camera; tracklet = camera, Market rule): people "
+            f"divided at random (seed {seed}): {len(trained)} trained on ({len(training)} "
+            f"pictures), {len(test)} tested on ({_asked(images, ranking)}); {how}{remark}{other}"
+        ),
+        request=request,
+    )
+
+
+def _divide_tracklets(
+    images: ImageSet, cameras: Int[np.ndarray, " n"], *, seed: int, request: dict[str, Any]
+) -> ReidSplits:
+    rng = np.random.default_rng(seed)
+    left, asked = hold_out(images, cameras, np.arange(len(images)), rng=rng)
+    training, validated = hold_out(images, cameras, left, rng=rng)
+    test, remark = _everything(images, cameras, asked, name="test tracklets")
+    validation, other = _everything(images, cameras, validated, name="validation tracklets")
+    return ReidSplits(
+        images=images,
+        cameras=cameras,
+        training=training,
+        validation=validation,
+        test=test,
+        protocol=(
+            f"pedestrians (embedded, one real camera; tracklet = camera, Market rule): tracklets "
+            f"divided at random (seed {seed}): {_count(images, training)} people trained on "
+            f"({len(training)} pictures), {HELD_OUT} held-out tracklets of {_count(images, asked)} "
+            f"of them tested on ({_asked(images, test)}), {HELD_OUT} more of "
+            f"{_count(images, validated)} choose the checkpoint; no tracklet is in two of these, "
+            f"but PEOPLE ARE{remark}{other}"
+        ),
+        request=request,
+    )
+
+
+def hold_out(
+    images: ImageSet,
+    cameras: Int[np.ndarray, " n"],
+    among: Int[np.ndarray, " among"],
+    *,
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
+    """Split pictures by tracklet: two of each person who has three or more are held out."""
+    held: list[int] = []
+    for person in sorted(set(images.identities[among].tolist())):
+        tracklets = np.unique(cameras[among[images.identities[among] == person]])
+        if len(tracklets) > HELD_OUT:
+            held += rng.permutation(tracklets)[:HELD_OUT].tolist()
+    out = np.isin(cameras[among], held)
+    return among[~out], among[out]
+
+
+def _draw(
+    images: ImageSet,
+    cameras: Int[np.ndarray, " n"],
+    people: Sequence[str],
+    count: int,
+    *,
+    rng: np.random.Generator,
+) -> tuple[list[str], list[str]]:
+    """(the others, ``count`` people drawn), both sorted.
+
+    Those who were seen in one tracklet only cannot be looked up. They are drawn in proportion,
+    rounded down, so that neither side is left with them.
+    """
+    returning = [p for p in people if len(set(cameras[images.identities == p].tolist())) >= 2]
+    once = sorted(set(people) - set(returning))
+    single = count * len(once) // len(people)
+    drawn = [
+        *rng.permutation(returning)[: count - single].tolist(),
+        *rng.permutation(once)[:single].tolist(),
+    ]
+    return sorted(set(people) - set(drawn)), sorted(drawn)
+
+
+def _everything(
+    images: ImageSet,
+    cameras: Int[np.ndarray, " n"],
+    chosen: Int[np.ndarray, " chosen"],
+    *,
+    name: str,
+) -> tuple[Ranking, str]:
+    """Every picture of someone with a second tracklet asks; all are the gallery."""
+    seen = {
+        person: len(set(cameras[chosen[images.identities[chosen] == person]].tolist()))
+        for person in set(images.identities[chosen].tolist())
+    }
+    query = np.array([i for i in chosen if seen[images.identities[i]] >= 2], np.int64)
+    return rank(images, cameras, name=name, query=query, gallery=chosen, rule="market")
+
+
+def _asked(images: ImageSet, ranking: Ranking) -> str:
+    return (
+        f"{len(ranking.query)} queries of {_count(images, ranking.query)} people, gallery "
+        f"{len(ranking.gallery)}"
+    )
+
+
+def _count(images: ImageSet, indices: Int[np.ndarray, " n"]) -> int:
+    return len(set(images.identities[indices].tolist()))

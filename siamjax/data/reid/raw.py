@@ -1,0 +1,178 @@
+"""The files of a set as they were published: where they lie, in folders and in archives."""
+
+import contextlib
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from siamjax.data.lfw import manual_folder
+from siamjax.errors import UsageError
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+_BROKEN = (
+    OSError,
+    EOFError,
+    RuntimeError,  # zipfile: encrypted, or a compression it lacks
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a set is called on disk and where it is had from.
+
+    Attributes:
+        title: such as ``CUHK03``.
+        names: folders, archives or files that are looked for, the first first.
+        tree: what is expected below DIR.
+        source: where to ask for it.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    tree: str
+    source: str
+
+    def missing(self, what: str) -> UsageError:
+        """``what`` was not found: what is expected instead and where to get it."""
+        return UsageError(
+            f"{what}; expected is {self.tree}. {self.title} has no free mirror: {self.source}"
+        )
+
+
+def search_path() -> list[Path]:
+    """Where the sets are looked for: $SIAMJAX_REID alone if set, else TFDS's manual folder."""
+    if "SIAMJAX_REID" in os.environ:
+        return [Path(os.environ["SIAMJAX_REID"])]
+    return [manual_folder()]
+
+
+def locate(published: Published, home: Path | None) -> Path:
+    """The folder, archive or file that holds the set.
+
+    ``home`` is that itself, or a folder DIR that has it under one of its published names; None
+    looks into :func:`search_path`. ``UsageError`` with the expected tree if it is not there.
+    """
+    if home is not None and not home.exists():
+        raise published.missing(f"{home}: no such folder or file")
+    for folder in search_path() if home is None else [home]:
+        for name in published.names:
+            if (folder / name).exists():
+                return folder / name
+    if home is None:
+        looked = ", ".join(map(str, search_path()))
+        raise published.missing(
+            f"{published.title} is not in {looked}; set SIAMJAX_REID to the folder DIR that has "
+            "it, or name its home"
+        )
+    if home.is_file() and not _is_archive(home) and home.suffix != ".mat":
+        raise published.missing(f"{home}: neither a folder, nor {', '.join(_ARCHIVES)} or .mat")
+    return home
+
+
+def collect(source: Path, key: Callable[[PurePosixPath], str | None]) -> dict[str, bytes | Path]:
+    """The files of a folder (as paths) or of an archive (as bytes), by key, sorted.
+
+    ``key`` gives what a file is called, None for one that is of no use. ``UsageError`` for two
+    files of one key: which of them was meant cannot be told.
+    """
+    found: dict[str, bytes | Path] = {}
+    origins: dict[str, str] = {}
+    with _said_if_broken(source):
+        for name, read in _files(source):
+            path = PurePosixPath(name)
+            called = None if path.name.startswith(".") else key(path)  # ._x: macOS's shadow of x
+            if called is None:
+                continue
+            if called in found:
+                raise UsageError(
+                    f"{source}: {called} is there twice, as {origins[called]} and {name}; remove "
+                    "one"
+                )
+            origins[called] = name
+            found[called] = read()
+    return dict(sorted(found.items()))
+
+
+@contextlib.contextmanager
+def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]:
+    """The file ``name`` of a set, as a path while the context is open.
+
+    ``source`` is the file itself, a folder with it, or an archive (it is unpacked for the time
+    being); beside ``source`` it is looked for too. ``UsageError`` if it is nowhere.
+    """
+    if source.name == name and source.is_file():
+        yield source
+        return
+    if source.is_dir() and (inside := sorted(source.rglob(name), key=lambda p: len(p.parts))):
+        yield inside[0]
+        return
+    if _is_archive(source):
+        with tempfile.TemporaryDirectory() as folder:
+            unpacked = Path(folder) / name
+            if _unpack(source, name, unpacked):
+                yield unpacked
+                return
+    beside = source.parent / name
+    if not beside.is_file():
+        raise published.missing(f"{name} is neither in nor beside {source}")
+    yield beside
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.name.endswith(_ARCHIVES)
+
+
+def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
+    """(path below ``source``, what gives its path or its bytes) of every file."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                yield path.relative_to(source).as_posix(), lambda path=path: path
+        return
+    for name, stream in _members(source):
+        yield name, stream.read
+
+
+def _members(source: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, open stream) of every file of an archive, in its order."""
+    if source.suffix == ".zip":
+        with zipfile.ZipFile(source) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    with archive.open(member) as stream:
+                        yield member.filename, stream
+        return
+    with tarfile.open(source) as archive:
+        for member in archive:
+            stream = archive.extractfile(member)
+            if stream is not None:
+                yield member.name, stream
+
+
+def _unpack(source: Path, name: str, target: Path) -> bool:
+    with _said_if_broken(source):
+        for member, stream in _members(source):
+            if PurePosixPath(member).name == name:
+                with target.open("wb") as file:
+                    shutil.copyfileobj(stream, file)
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _said_if_broken(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        what = "broken archive" if source.is_file() else "cannot be read"
+        raise UsageError(f"{source}: {what} ({error}); fetch it again") from None

@@ -1,0 +1,200 @@
+"""Re-ranking by k-reciprocal neighbours: a gallery picture counts as near if its neighbours agree.
+
+Zhong, Zheng, Cao, Li, *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017.
+Labels are not used. Notation: d is the distance of two pictures, queries and gallery taken
+together as one set (as in the authors' code), queries first; N(p, k) are the k nearest of p.
+
+* R(p, k) = {g in N(p, k): p in N(g, k)} (equation 3);
+* R*(p, k1) = R(p, k1) and every R(q, k1 / 2), q in R(p, k1), that lies in it by two thirds (4);
+* V_p = exp(-d(p, g)) for g in R*(p, k1), else 0 (7); then the mean of V over N(p, k2) (11);
+* Jaccard distance = 1 - sum of min(V_p, V_g) / sum of max(V_p, V_g) (10);
+* result = (1 - weight) Jaccard + weight d (12).
+
+As in the authors' code, and not in the paper: d is divided by the greatest distance of p, so that
+it is in [0, 1] in (7) and (12); V_p is divided by its sum before (11), so that the two sums of (10)
+add up to 2. ``neighbours`` chooses between the two in the rest:
+
+* ``"code"``: p itself and k more are the k nearest (k1 + 1, k1 / 2 + 1 pictures), and "by two
+  thirds" is more than 2/3;
+* ``"paper"``: N(p, k) are k pictures, p among them, and "by two thirds" is at least 2/3.
+
+In both N(p, k2) are k2 pictures with p, and a half k1 / 2 is rounded to even. p is its own nearest,
+at whatever distance. Pictures that tie for the last place of N(p, k) are all left out:
+the order of the arrays never counts, and a constant distance stays constant.
+
+Distances are asked for block by block, twice. What stays in memory is the result, k1 + 2
+neighbours a picture and the sparse V.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse import csr_array
+
+from siamjax.errors import UsageError
+
+Rows = Callable[[int, int], Float[np.ndarray, "rows total"]]
+Neighbours = Literal["code", "paper"]
+
+
+def _rows(distance_rows: Rows, start: int, stop: int, total: int) -> np.ndarray:
+    rows = np.array(distance_rows(start, stop), np.float32)  # a copy: it is written to
+    if rows.shape != (stop - start, total):
+        needed = (stop - start, total)
+        raise UsageError(f"distances from {start} to {stop} are {rows.shape}: {needed} is needed")
+    bad = ~((rows >= 0) & (rows < np.inf))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise UsageError(
+            f"the distance of pictures {start + row} and {column} is {rows[row, column]}: "
+            "distances are finite and not negative (of a score s in [0, 1] use 1 - s)"
+        )
+    return rows
+
+
+def _nearest(order: np.ndarray, distance: np.ndarray, k: int) -> csr_array:
+    """N(p, k) of every picture p as a row of ones, from sorted neighbours (total, more than k)."""
+    inside = distance < distance[:, k : k + 1] if k < order.shape[1] else order >= 0
+    ones, ends = np.ones(inside.sum(), np.int32), np.append(0, np.cumsum(inside.sum(axis=1)))
+    return csr_array((ones, order[inside], ends), shape=(len(order), len(order)))
+
+
+def _expanded(near: csr_array, half_near: csr_array, neighbours: Neighbours) -> csr_array:
+    """R*(p, k1) of every picture as a row of positive numbers, from N(., k1) and N(., k1 / 2)."""
+    reciprocal = csr_array(near * near.T)
+    half = csr_array(half_near * half_near.T)
+    shared = csr_array((reciprocal @ half.T) * reciprocal)  # |R(p, k1) and R(q, k1 / 2)|
+    excess = 3 * shared.data - 2 * half.sum(axis=1)[shared.indices]
+    shared.data = (excess > 0 if neighbours == "code" else excess >= 0).astype(np.int32)
+    expanded = csr_array(reciprocal + shared @ half)
+    expanded.eliminate_zeros()
+    return expanded
+
+
+def k_reciprocal(
+    distance_rows: Rows,
+    *,
+    queries: int,
+    total: int,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    neighbours: Neighbours = "code",
+    block: int = 512,
+) -> Float[np.ndarray, "queries gallery"]:
+    """The re-ranked distance of ``queries`` from the other ``total - queries`` pictures, float32.
+
+    ``distance_rows(start, stop)`` gives the distances of pictures start..stop-1 from all ``total``
+    pictures, the queries first: finite, >= 0, symmetric; squared Euclidean in the paper and its
+    code. ``block`` is how many rows are asked for at once (memory alone). The result is in [0, 1]
+    and cannot be compared between galleries. Raises ``UsageError`` naming a bad distance.
+    """
+    if neighbours not in get_args(Neighbours):
+        raise UsageError(f"neighbours is {neighbours!r}: use 'code' or 'paper'")
+    if not 0 < queries < total:
+        raise UsageError(f"{queries} queries of {total} pictures: both kinds are needed")
+    if min(k1, k2, block) < 1 or not 0 <= weight <= 1:
+        options = f"k1 {k1}, k2 {k2}, block {block}"
+        raise UsageError(f"{options} must be at least 1 and weight {weight} in [0, 1]")
+    itself = 1 if neighbours == "code" else 0
+    keep = min(max(k1 + itself, k2) + 1, total)  # one more shows ties for the last place
+    order, distance = np.empty((total, keep), np.int32), np.empty((total, keep), np.float32)
+    greatest = np.empty((total, 1), np.float32)
+    spans = [(start, min(start + block, total)) for start in range(0, total, block)]
+    for start, stop in spans:
+        rows = _rows(distance_rows, start, stop, total)
+        greatest[start:stop, 0] = rows.max(axis=1)
+        rows[np.arange(stop - start), np.arange(start, stop)] = -1.0  # before all others
+        found = np.argpartition(rows, keep - 1, axis=1)[:, :keep]
+        values = np.take_along_axis(rows, found, axis=1)
+        ascending = np.argsort(values, axis=1)
+        order[start:stop] = np.take_along_axis(found, ascending, axis=1)
+        distance[start:stop] = np.take_along_axis(values, ascending, axis=1)
+    greatest[greatest == 0] = 1.0
+    near = _nearest(order, distance, k1 + itself)
+    half_near = _nearest(order, distance, round(k1 / 2) + itself)
+    expanded = _expanded(near, half_near, neighbours)
+    encoded = np.empty(expanded.nnz)
+    final = np.empty((queries, total - queries), np.float32)
+    for start, stop in spans:
+        rows = _rows(distance_rows, start, stop, total) / greatest[start:stop]
+        ends = expanded.indptr[start : stop + 1]
+        row = np.repeat(np.arange(stop - start), np.diff(ends))
+        entries = np.exp(-rows[row, expanded.indices[ends[0] : ends[-1]]].astype(np.float64))
+        encoded[ends[0] : ends[-1]] = entries / np.bincount(row, entries)[row]
+        final[start:stop] = weight * rows[: max(queries - start, 0), queries:]
+    encodings = csr_array((encoded, expanded.indices, expanded.indptr), shape=expanded.shape)
+    group = _nearest(order, distance, k2)
+    encodings = csr_array((group @ encodings) / group.sum(axis=1)[:, None])
+    inverted = csr_array(encodings[queries:].T)  # which gallery pictures have this entry
+    for query in range(queries):
+        span = slice(*encodings.indptr[query : query + 2])
+        lists = inverted[encodings.indices[span]]
+        own = np.repeat(encodings.data[span], np.diff(lists.indptr))
+        smaller = np.bincount(lists.indices, np.minimum(lists.data, own), total - queries)
+        final[query] += (1 - weight) * (1 - smaller / (2 - smaller))
+    return final
+
+
+def k_reciprocal_matrices(
+    query_gallery: Float[np.ndarray, "queries gallery"],
+    query_query: Float[np.ndarray, "queries queries"],
+    gallery_gallery: Float[np.ndarray, "gallery gallery"],
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    neighbours: Neighbours = "code",
+    block: int = 512,
+) -> Float[np.ndarray, "queries gallery"]:
+    """``k_reciprocal`` of given distances (not squared here), for a network without embeddings."""
+    queries, gallery = query_gallery.shape
+    if query_query.shape != (queries, queries) or gallery_gallery.shape != (gallery, gallery):
+        shapes = f"{query_query.shape} or {gallery_gallery.shape} to {query_gallery.shape}"
+        raise UsageError(f"distances do not fit: {shapes}")
+
+    def distance_rows(start: int, stop: int) -> np.ndarray:
+        query = slice(start, min(stop, queries))
+        other = slice(max(start - queries, 0), max(stop - queries, 0))
+        first = np.hstack([query_query[query], query_gallery[query]])
+        return np.vstack([first, np.hstack([query_gallery[:, other].T, gallery_gallery[other]])])
+
+    return k_reciprocal(
+        distance_rows, queries=queries, total=queries + gallery,
+        k1=k1, k2=k2, weight=weight, neighbours=neighbours, block=block,
+    )  # fmt: skip
+
+
+def k_reciprocal_embeddings(
+    query_embeddings: Float[np.ndarray, "queries dim"],
+    gallery_embeddings: Float[np.ndarray, "gallery dim"],
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    neighbours: Neighbours = "code",
+    block: int = 512,
+) -> Float[np.ndarray, "queries gallery"]:
+    """``k_reciprocal`` of the squared Euclidean distance of embeddings, computed in float64."""
+    pictures = np.concatenate([query_embeddings, gallery_embeddings]).astype(np.float64)
+    if not np.isfinite(pictures).all():
+        bad = np.argwhere(~np.isfinite(pictures))[0][0]
+        raise UsageError(f"the embedding of picture {bad} (the queries first) is not finite")
+    pictures -= pictures.mean(axis=0)  # less cancellation below
+    norms = (pictures**2).sum(axis=1)
+    noise = 1e-12 * norms.max()
+
+    def distance_rows(start: int, stop: int) -> np.ndarray:
+        squared = pictures[start:stop] @ pictures.T
+        squared *= -2.0
+        squared += norms[start:stop, None]
+        squared += norms
+        squared[squared < noise] = 0.0  # equal embeddings are at 0, and not at a rounding error
+        return squared
+
+    return k_reciprocal(
+        distance_rows, queries=len(query_embeddings), total=len(pictures),
+        k1=k1, k2=k2, weight=weight, neighbours=neighbours, block=block,
+    )  # fmt: skip

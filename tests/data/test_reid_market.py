@@ -1,0 +1,158 @@
+"""Market-1501 and folders in its naming: readers on a small tree in its real layout."""
+
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from reid_trees import pictures, prepare_in, save
+
+from siamjax.data.reid import market1501
+from siamjax.data.reid.splits import load_splits
+from siamjax.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return pictures(load_splits("pedestrians").images, 90)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder for this test, with the prepared copies in it."""
+    prepare_in(tmp_path / "prepared", monkeypatch)
+    monkeypatch.setenv("SIAMJAX_REID", str(tmp_path))
+    return tmp_path
+
+
+def people(splits, indices):
+    return set(splits.images.identities[indices].tolist())
+
+
+def keys(splits, indices):
+    return {splits.images.keys[i] for i in indices}
+
+
+@pytest.fixture
+def small_market(own, crops):
+    """Five people trained on, three tested, by cameras 1 and 2; distractors and junk."""
+    home = own / "Market-1501-v15.09.15"
+    place = iter(range(90))
+    for person in (2, 7, 10, 11, 12):
+        for camera in (1, 2):
+            for frame in range(2):
+                name = f"{person:04d}_c{camera}s1_00{frame}451_03.jpg"
+                save(crops[next(place)], home / "bounding_box_train" / name)
+    for person in (1, 3, 4):
+        for camera in (1, 2):
+            for frame, folder in enumerate(("query", "bounding_box_test", "bounding_box_test")):
+                name = f"{person:04d}_c{camera}s2_00{frame}776_00.jpg"
+                save(crops[next(place)], home / folder / name)
+    for name in ("0000_c1s1_000151_01", "0000_c3s1_000151_02", "-1_c1s1_000401_03"):
+        save(crops[next(place)], home / "bounding_box_test" / f"{name}.jpg")
+    save(crops[next(place)], home / "gt_bbox" / "0001_c1s1_001051_00.jpg")
+    (home / "bounding_box_test" / "Thumbs.db").write_bytes(b"x")
+    return home
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    counts = {"bounding_box_train": 20, "query": 6, "bounding_box_test": 15}
+    monkeypatch.setattr(market1501, "COUNTS", counts)
+
+
+def check_market(splits, home):
+    for index, key in enumerate(splits.images.keys):
+        np.testing.assert_array_equal(
+            splits.images.image(index), np.asarray(Image.open(home / key))
+        )
+        identity, camera = re.fullmatch(r"(-?\d+)_c(\d).*", key.split("/")[1]).groups()
+        assert splits.images.identities[index] == identity
+        assert splits.cameras[index] == int(camera)
+    assert len(splits.images) == 41
+    test, validation = splits.test, splits.validation
+    assert keys(splits, test.query) == {f"query/{p.name}" for p in (home / "query").iterdir()}
+    assert len(test.gallery) == 14  # all but the junk
+    assert people(splits, test.gallery) == {"0000", "0001", "0003", "0004"}
+    assert people(splits, test.gallery[test.distractor]) == {"0000"}
+    assert test.distractor.sum() == 2
+    assert test.rule == validation.rule == "market"
+    validated = people(splits, validation.gallery)
+    assert len(validated) == 2
+    assert len(validation.query) == 4
+    assert people(splits, splits.training) == {"0002", "0007", "0010", "0011", "0012"} - validated
+    assert "6 queries, gallery 14 with 2 distractors, 1 junk boxes left out" in splits.protocol
+
+
+def test_market_by_name(small_market, counted, own, monkeypatch):
+    splits = load_splits("market1501")
+    check_market(splits, small_market)
+    assert splits.images.name == "market1501"
+    assert "(official counts)" in splits.protocol
+    others = [load_splits("market1501", seed=seed) for seed in range(1, 6)]
+    assert len({frozenset(people(s, s.validation.query)) for s in others}) > 1
+    with tarfile.open(own / "market.tar", "w") as archive:
+        archive.add(small_market, "Market-1501-v15.09.15")
+    prepare_in(own / "again", monkeypatch)
+    again = load_splits("market1501", home=own / "market.tar")
+    assert again.fingerprint() == splits.fingerprint()
+    assert again.images.checksum() == splits.images.checksum()
+
+
+def test_market_by_folder(small_market, monkeypatch):
+    splits = load_splits(str(small_market))
+    check_market(splits, small_market)
+    assert "NOT Market-1501: 20 pictures in bounding_box_train instead of 12,936" in splits.protocol
+    (small_market / "bounding_box_train" / "0013_c1_f0046182.jpg").write_bytes(
+        (small_market / "query" / "0001_c1s2_000776_00.jpg").read_bytes()
+    )  # as DukeMTMC names them, without a sequence
+    more = load_splits(str(small_market))  # nothing was prepared that could be stale
+    assert "0013" in set(more.images.identities)
+    assert more.fingerprint() != splits.fingerprint()
+    counts = {"bounding_box_train": 21, "query": 6, "bounding_box_test": 15}
+    monkeypatch.setattr(market1501, "COUNTS", counts)
+    assert "(Market-1501's counts)" in load_splits(str(small_market)).protocol
+    with pytest.raises(UsageError, match=r"home .* does not apply"):
+        load_splits(str(small_market), home=small_market)
+
+
+def test_market_by_name_needs_the_official_counts(small_market):
+    with pytest.raises(
+        UsageError,
+        match=r"20 pictures in bounding_box_train instead of 12,936, 6 pictures in query instead "
+        r"of 3,368, 15 pictures in bounding_box_test instead of 19,732; the folder or archive is",
+    ):
+        load_splits("market1501")
+    shutil.rmtree(small_market)
+    with pytest.raises(UsageError, match=r"Market-1501 is not in .*expected is DIR/Market-1501"):
+        load_splits("market1501")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("query/me.jpg", r"query/me.jpg: not named like 0002_c1s1_000451_03.jpg"),
+        ("query/-1_c1s1_000401_00.jpg", r"junk \(-1\) and distractors \(0\) cannot be looked up"),
+        ("bounding_box_train/0000_c1s1_000401_00.jpg", "cannot be trained on; move it to"),
+        ("bounding_box_train/0001_c1s1_000401_00.jpg", "0001 is in two of training"),
+        ("copy/query/0001_c1s2_000776_00.jpg", "is there twice, as copy/query"),
+        ("query/0009_c1s2_000776_00.jpg", None),
+    ],
+)
+def test_market_folder_with_a_wrong_file(small_market, file, message):
+    path = small_market / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(small_market / "query" / "0001_c1s2_000776_00.jpg", path)
+    if message is None:
+        assert "; 1 queries of test people left out" in load_splits(str(small_market)).protocol
+        return
+    with pytest.raises(UsageError, match=message):
+        load_splits(str(small_market))
+
+
+def test_market_folder_without_a_part(small_market):
+    shutil.rmtree(small_market / "query")
+    with pytest.raises(UsageError, match=r"no picture in query/; expected is FOLDER/query/0002_c1"):
+        load_splits(str(small_market))
