@@ -1,0 +1,185 @@
+"""Person re-identification by inexact matching: patches of one picture searched in the other."""
+
+import math
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from siamjax.correlation import cross_input_neighbourhood, normxcorr_conv
+from siamjax.errors import UsageError
+from siamjax.models.pooling import max_pool_2x2
+
+Variant = Literal["released", "guide"]
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform in +-1/sqrt(fan_in): what Torch7 starts weights *and* biases of a layer with."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return init
+
+
+class NormXCorrNet(nn.Module):
+    """Two pictures -> logit of P(same), through the correlation of all their patches.
+
+    Subramaniam, Chatterjee, Mittal, *Deep Neural Networks with Inexact Matching for Person
+    Re-Identification*, NIPS 2016, as released, for 160x60 pictures in [0, 1]::
+
+        conv 5x5x20, ReLU, pool - conv 5x5x25, ReLU, pool       (both pictures; 37 x 12 x 25)
+        normxcorr (1500), ReLU - conv 1x1x25, ReLU - conv 3x3x25 - pool   (17 x 5 x 25)
+        dense 500, ReLU - dense 2
+
+    The released softmax over two classes is the sigmoid of their difference, which is returned.
+    A matching network has no embedding of a picture: ``embed`` gives the features that both
+    pictures are compared by, ``compare`` does all the rest. It is not symmetric.
+
+    Attributes:
+        fused: the "cooperative" network: a cross-input neighbourhood layer (Ahmed et al. 2015)
+            works on the same features, and both 500 are concatenated before the last layer.
+        variant: ``guide`` leaves out the ReLU after normxcorr and that after dense 500, and
+            correlates with ``ddof=0, epsilon=0`` and a plain sum, as a Keras guide of 2018 does.
+        column_search: None searches the whole width as published; k the 2k + 1 nearest columns.
+        dtype: of convolutions and dense products; statistics and parameters stay float32.
+    """
+
+    rises_with_similarity: ClassVar[bool] = True
+    measure: ClassVar[str] = "logit"
+
+    fused: bool = False
+    variant: Variant = "released"
+    column_search: int | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Layers of the trunk, of both branches, and the last one."""
+        if self.variant not in ("released", "guide"):
+            raise UsageError(f"variant {self.variant!r}: known are released and guide")
+        self.conv1 = self._conv(20, 5, 3)
+        self.conv2 = self._conv(25, 5, 20)
+        self.correlation = _CorrelationConv(
+            guide=self.variant == "guide", column_search=self.column_search
+        )
+        self.conv4 = self._conv(25, 3, 25)
+        self.dense = _Dense(500, dtype=self.dtype)
+        if self.fused:
+            self.neighbourhood1 = self._conv(25, 1, 1250)
+            self.neighbourhood2 = self._conv(25, 3, 25)
+            self.neighbourhood_dense = _Dense(500, dtype=self.dtype)
+        self.last = _Dense(2)
+
+    def _conv(self, channels: int, side: int, inputs: int) -> nn.Conv:
+        init = torch_uniform(side * side * inputs)
+        return nn.Conv(
+            channels,
+            (side, side),
+            padding="VALID",
+            kernel_init=init,
+            bias_init=init,
+            dtype=self.dtype,
+        )
+
+    def __call__(
+        self,
+        x1: UInt8[Array, "batch height width 3"],
+        x2: UInt8[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"]]:
+        """Logits of pairs, and the features of all pictures (first all ``x1``), flat."""
+        features = self.embed(jnp.concatenate([x1, x2]), train=train, weight=weight)
+        first, second = jnp.split(features, 2)
+        return self.compare(first, second), features.reshape(features.shape[0], -1)
+
+    def embed(
+        self,
+        x: UInt8[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch rows columns 25"]:
+        """Features of pictures: uint8 0..255, or float that is in [0, 1] already."""
+        del train, weight  # nothing here is normalised over the batch
+        if x.ndim != 4 or x.shape[1] < 40 or x.shape[2] < 40 or x.shape[1] % 4 or x.shape[2] % 4:
+            raise UsageError(
+                f"pictures of shape {x.shape}: (batch, height, width, 3) with sides that are "
+                "multiples of 4 and at least 40 are needed (160x60 as published)"
+            )
+        if x.dtype == jnp.uint8:
+            x = x.astype(jnp.float32) / 255.0
+        x = max_pool_2x2(nn.relu(self.conv1(x.astype(self.dtype))))
+        return max_pool_2x2(nn.relu(self.conv2(x)))
+
+    def compare(
+        self,
+        first: Float[Array, "batch rows columns 25"],
+        second: Float[Array, "batch rows columns 25"],
+    ) -> Float[Array, " batch"]:
+        """The logit of P(same) for pairs of features; the first's patches search the second's."""
+        matched = self._summary(self.correlation(first, second), self.conv4)
+        parts = [self.dense(matched)]
+        if self.fused:
+            parts.append(self.neighbourhood_dense(self._neighbourhood(first, second)))
+        both = jnp.concatenate(parts, axis=-1)
+        if self.variant == "released":
+            both = nn.relu(both)
+        different, same = jnp.moveaxis(self.last(both.astype(jnp.float32)), -1, 0)
+        return same - different
+
+    def _summary(self, matched: Array, conv: nn.Conv) -> Array:
+        x = conv(nn.relu(matched))
+        even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]  # Torch pools 35 rows to 17
+        return max_pool_2x2(even).reshape(x.shape[0], -1)
+
+    def _neighbourhood(self, first: Array, second: Array) -> Array:
+        differences = nn.relu(cross_input_neighbourhood(first, second))
+        return self._summary(self.neighbourhood1(differences), self.neighbourhood2)
+
+
+class _CorrelationConv(nn.Module):
+    """1x1x25 on the correlation map, which is never stored."""
+
+    guide: bool
+    column_search: int | None
+
+    @nn.compact
+    def __call__(self, first: Array, second: Array) -> Array:
+        columns = first.shape[2] if self.column_search is None else 2 * self.column_search + 1
+        features = first.shape[-1] * 5 * columns
+        init = torch_uniform(features)
+        kernel = self.param("kernel", init, (features, 25))
+        bias = self.param("bias", init, (25,))
+        if self.guide:
+            return normxcorr_conv(
+                first,
+                second,
+                kernel,
+                bias,
+                column_search=self.column_search,
+                ddof=0,
+                epsilon=0.0,
+                reduction="sum",
+            )
+        return normxcorr_conv(
+            first, second, kernel, bias, activation=nn.relu, column_search=self.column_search
+        )
+
+
+class _Dense(nn.Module):
+    """A dense layer that starts as Torch7's, whose start needs the number of its inputs."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = torch_uniform(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", init, (self.features,))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
