@@ -1,7 +1,6 @@
 """What the face experiments share: their options, and how those meet the library."""
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
 from siamjax.training.optimizers import OptimizerName, ScheduleName, make_optimizer
 from siamjax.training.parallel import AXIS
+from siamjax.training.run import folder_for
 from siamjax.training.step import LossFunction
 from siamjax.training.verification_run import train_verifier
 
@@ -164,7 +164,7 @@ def train(config: Any, *, name: str, network: Siamese, loss_fn: LossFunction) ->
         loss_fn,
         optimizer,
         splits,
-        run=config.run or Path("runs") / re.sub(r"[^\w.]+", "-", f"{name}-{splits.images.name}"),
+        run=config.run or folder_for(name, splits.images.name),
         config={"experiment": name, **options},
         size=config.size,
         batch_size=config.batch_size,

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from siamjax.baselines import pixel_features
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.pipeline import image_batches
-from siamjax.data.transforms import resize
+from siamjax.data.transforms import Size
 from siamjax.models.siamese import Siamese
 from siamjax.training.parallel import data_parallel_map, shard
 
@@ -25,12 +26,12 @@ class PairScorer:
 
     Attributes:
         network: whose head tells ``rises_with_similarity``.
-        size: side of its pictures in pixels.
+        size: of its pictures.
         batch_size: pictures a call, over all devices.
     """
 
     network: Siamese
-    size: int
+    size: Size
     batch_size: int = 64
 
     @cached_property
@@ -78,15 +79,11 @@ class PairScorer:
 
 
 def pixel_scores(
-    images: ImageSet, pairs: PairList, *, size: int = 32
+    images: ImageSet, pairs: PairList, *, size: Size = 32
 ) -> Float[np.ndarray, " pairs"]:
     """The dumb baseline: cosine of the pictures at ``size`` x ``size``, each less its mean."""
     shown, first, second = _shown_once(pairs)
-    pictures = [resize(images.image(int(index)), size) for index in shown]
-    pixels = np.stack([picture.ravel().astype(np.float32) for picture in pictures])
-    pixels -= pixels.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
-    pixels /= np.where(norms > 0, norms, 1.0)  # a picture of one colour is like nothing
+    pixels = pixel_features(images, shown, size=size)
     return _in_blocks(
         lambda rows, others: np.einsum("pf,pf->p", pixels[rows], pixels[others]), first, second
     )

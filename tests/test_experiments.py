@@ -18,7 +18,7 @@ from experiments import lfw_bce, lfw_contrastive
 from siamjax import __main__ as commands
 from siamjax.errors import UsageError
 from siamjax.report.writers import read_metrics
-from siamjax.training import verification_run
+from siamjax.training import train
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.loop import Interrupted
 from siamjax.verifier import Verifier
@@ -77,7 +77,7 @@ def test_stopped_and_gone_on_with_is_bit_for_bit_straight(
     finished, tmp_path, monkeypatch, capsys, stopped_at
 ):
     config = lfw_contrastive.Config(**TINY, run=tmp_path / "stopped")
-    original = verification_run.pair_batches
+    original = train.pair_batches
 
     def batches_with_sigterm(*args, **options):
         for number, batch in enumerate(original(*args, **options), start=1):
@@ -86,7 +86,7 @@ def test_stopped_and_gone_on_with_is_bit_for_bit_straight(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(verification_run, "pair_batches", batches_with_sigterm)
+        patch.setattr(train, "pair_batches", batches_with_sigterm)
         with pytest.raises(Interrupted, match="143") as stop:
             lfw_contrastive.main(config)
     assert f"saved after step {stopped_at} of 4" in stop.value.message

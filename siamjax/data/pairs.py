@@ -159,6 +159,73 @@ class SampledPairs:
         return int(first), int(second), same
 
 
+class PositivesOfAnEpoch:
+    """Every pair of one identity once an epoch, each followed by pairs of two identities.
+
+    As the released normxcorr code samples: all unordered pairs of an identity's pictures are the
+    epoch's positives, in an order drawn anew each epoch, and each brings ``negatives`` random
+    pairs of two people. The pair at a position depends on (seed, position) alone. Which of two
+    pictures comes first is drawn too, for networks that are not symmetric.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        indices: Int[np.ndarray, " n"],
+        *,
+        seed: int,
+        negatives: int = 2,
+        cameras: Int[np.ndarray, " images"] | None = None,
+    ) -> None:
+        """With ``cameras`` (one a picture of the set) positives are of two cameras only."""
+        if negatives < 1:
+            raise UsageError(f"negatives {negatives} must be at least 1: both kinds are needed")
+        labels = images.identities[indices]
+        self._groups = [indices[labels == person] for person in sorted(set(labels.tolist()))]
+        if len(self._groups) < 2:
+            raise UsageError(
+                f"{images.name}: {len(self._groups)} person to train on, so that no pair of two "
+                "people exists; add people"
+            )
+        couples = []
+        for group in self._groups:
+            first, second = np.triu_indices(len(group), 1)
+            couple = np.stack([group[first], group[second]], axis=1)
+            if cameras is not None:
+                couple = couple[cameras[couple[:, 0]] != cameras[couple[:, 1]]]
+            couples.append(couple)
+        self._positives = np.concatenate(couples)
+        if not len(self._positives):
+            raise UsageError(
+                f"{images.name}: no training person has two pictures"
+                f"{'' if cameras is None else ' of two cameras'}, so that no positive pair exists"
+            )
+        self._seed, self._cycle = seed, 1 + negatives
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    @property
+    def epoch(self) -> int:
+        """Pairs of an epoch."""
+        return len(self._positives) * self._cycle
+
+    def __getitem__(self, position: int) -> tuple[int, int, bool]:
+        rng = generator(self._seed, position, stream=0)
+        turn, place = divmod(position, self._cycle)
+        if place == 0:
+            epoch, at = divmod(turn, len(self._positives))
+            current = self._order
+            if current[0] != epoch:
+                order = generator(self._seed, epoch, stream=2).permutation(len(self._positives))
+                current = self._order = (epoch, order)
+            first, second = self._positives[current[1][at]]
+        else:
+            one, other = rng.choice(len(self._groups), 2, replace=False)
+            first, second = rng.choice(self._groups[one]), rng.choice(self._groups[other])
+        if rng.random() < 0.5:
+            first, second = second, first
+        return int(first), int(second), place == 0
+
+
 class ListedPairs:
     """The pairs of a list, whole, in an order drawn anew each epoch from (seed, epoch)."""
 

@@ -11,7 +11,7 @@ from absl import flags
 
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream, generator
-from siamjax.data.transforms import Augmentation, augment, resize
+from siamjax.data.transforms import Augmentation, Size, augment, color_table, recolored, resize
 from siamjax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
@@ -41,18 +41,23 @@ class _LoadPair:
 
     images: ImageSet
     pairs: PairStream
-    size: int
+    size: Size
     augmentation: Augmentation | None
     seed: int
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         first, second, same = self.pairs[position]
         rng = generator(self.seed, position, stream=1)
+        table = None
+        if self.augmentation is not None and self.augmentation.recolor:
+            table = color_table(generator(self.seed, position, stream=3))
         pictures = []
         for index in (first, second):
             picture = resize(self.images.image(index), self.size)
             if self.augmentation is not None:
                 picture = augment(picture, self.augmentation, rng)
+            if table is not None:
+                picture = recolored(picture, table)
             pictures.append(picture)
         return {"x1": pictures[0], "x2": pictures[1], "same": np.asarray(same, np.bool_)}
 
@@ -63,7 +68,7 @@ def pair_batches(
     *,
     batch_size: int,
     steps: int,
-    size: int,
+    size: Size,
     augmentation: Augmentation | None,
     seed: int,
     start: int = 0,
@@ -71,8 +76,9 @@ def pair_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """Batches ``start`` to ``steps`` of ``x1, x2`` uint8 (batch, size, size, 3) and ``same`` bool.
+    """Batches ``start`` to ``steps`` of ``x1, x2`` and ``same``.
 
+    Pictures are uint8 (batch, height, width, 3), ``same`` is bool (batch,).
     Every batch depends on (seed, its number) alone: starting at step s gives what a straight run
     has there. ``workers`` are processes; 0 reads in threads, which is enough while a step takes
     longer than decoding a batch. ``process`` of ``processes`` yields its part of each batch.
@@ -106,10 +112,11 @@ def _leave_interrupts_to_the_parent(worker: int, workers: int) -> None:
 
 
 def image_batches(
-    images: ImageSet, indices: np.ndarray, *, batch_size: int, size: int
+    images: ImageSet, indices: np.ndarray, *, batch_size: int, size: Size
 ) -> Iterator[Batch]:
-    """``image`` uint8 (batch, size, size, 3) and ``weight`` of the pictures, in order, once each.
+    """``image`` and ``weight`` of the pictures, in order, once each.
 
+    ``image`` is uint8 (batch, height, width, 3).
     The last batch is filled up with pictures of weight 0, so that its shape stays the same and
     nothing is dropped.
     """

@@ -8,6 +8,14 @@ from PIL import Image
 
 from siamjax.errors import UsageError
 
+Size = int | tuple[int, int]
+"""Of a network's pictures in pixels: the side of a square, or (height, width)."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """(height, width) of a size."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -16,14 +24,18 @@ class Augmentation:
     Attributes:
         mirror: mirror left-right with probability 1/2.
         rotation: greatest turn either way, in degrees.
-        translation: greatest shift either way, as a share of the side.
+        translation: greatest shift either way, as a share of the height and of the width.
         scale: greatest change of size either way, as a share (0.1: 0.9 to 1.1 times).
+        recolor: give both pictures of a pair the same random colours (see :func:`recolored`), so
+            that a few people stand for many and a network learns to compare colours instead of
+            knowing them by heart.
     """
 
     mirror: bool = True
     rotation: float = 5.0
     translation: float = 0.05
     scale: float = 0.1
+    recolor: bool = False
 
     def __post_init__(self) -> None:
         limits = {"rotation": 180.0, "translation": 0.5, "scale": 0.9}
@@ -32,8 +44,9 @@ class Augmentation:
             if not 0 <= value <= limit:
                 raise UsageError(f"{name} {value} must lie in [0, {limit:g}]")
 
-    def matrix(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Draw a map from output to input pixel coordinates, (2, 3), for a square of ``size``."""
+    def matrix(self, rng: np.random.Generator, size: Size) -> np.ndarray:
+        """Draw a map from output to input pixel coordinates (x, y), (2, 3)."""
+        height, width = sides(size)
         mirrored = rng.random() < 0.5
         turn, across, down, growth = rng.uniform(-1, 1, 4)
         flip = -1.0 if self.mirror and mirrored else 1.0
@@ -42,32 +55,53 @@ class Augmentation:
         linear = zoom * np.array(
             [[flip * np.cos(angle), -flip * np.sin(angle)], [np.sin(angle), np.cos(angle)]]
         )
-        centre = np.full(2, size / 2)
-        shift = np.array([across, down]) * self.translation * size
+        centre = np.array([width, height]) / 2
+        shift = np.array([across * width, down * height]) * self.translation
         return np.column_stack([linear, centre - linear @ (centre + shift)])
 
 
-def resize(
-    image: UInt8[np.ndarray, "height width 3"], size: int
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Squeeze to a square, bilinear with the antialiasing that shrinking needs."""
-    if image.shape[:2] == (size, size):
+def resize(image: UInt8[np.ndarray, "height width 3"], size: Size) -> UInt8[np.ndarray, "h w 3"]:
+    """Squeeze to a size, bilinear with the antialiasing that shrinking needs."""
+    height, width = sides(size)
+    if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def augment(
-    image: UInt8[np.ndarray, "size size 3"], augmentation: Augmentation, rng: np.random.Generator
-) -> UInt8[np.ndarray, "size size 3"]:
+    image: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation, rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width 3"]:
     """One random affine map, bilinear; what comes from outside shows the border's mean colour."""
-    size = image.shape[0]
+    height, width = image.shape[:2]
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     fill = tuple(int(value) for value in border.mean(axis=0).round())
     moved = Image.fromarray(image).transform(
-        (size, size),
+        (width, height),
         Image.Transform.AFFINE,
-        tuple(augmentation.matrix(rng, size).ravel()),
+        tuple(augmentation.matrix(rng, (height, width)).ravel()),
         resample=Image.Resampling.BILINEAR,
         fillcolor=fill,
     )
     return np.asarray(moved)
+
+
+def color_table(rng: np.random.Generator) -> np.ndarray:
+    """Random colours: for each channel a table of 256 values, and which channel it is made of.
+
+    (3, 257) uint8; the last column names the source. Each channel has a random gamma, a gain of
+    1/2 to 1, and an offset within what is left.
+    """
+    values = np.arange(256) / 255
+    lines = []
+    for source in rng.permutation(3):
+        gain, gamma = rng.uniform(0.5, 1.0), np.exp(rng.uniform(-0.5, 0.5))
+        line = gain * values**gamma + rng.uniform(0, 1 - gain)
+        lines.append(np.append((255 * line).round(), source))
+    return np.stack(lines).astype(np.uint8)
+
+
+def recolored(
+    image: UInt8[np.ndarray, "height width 3"], table: np.ndarray
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture in the colours of a :func:`color_table`."""
+    return np.stack([line[:256][image[..., line[256]]] for line in table], axis=-1)

@@ -23,16 +23,26 @@ def as_png(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
 
 
-def training_curves(rows: Sequence[dict[str, float]], *, data: str) -> Figure:
-    """Loss, validation AUC, and the distances of both kinds over the steps."""
-    panels = [
-        ("loss (training)", {"loss": NETWORK}),
-        ("AUC (validation people)", {"validation_auc": NETWORK}),
-        (
-            "distance of embeddings (training)",
-            {"distance_same": SAME, "distance_different": DIFFERENT},
-        ),
-    ]
+Panels = Sequence[tuple[str, dict[str, str]]]
+"""Title of each panel, and colours of the metrics in it."""
+
+VERIFIER_PANELS: Panels = (
+    ("loss (training)", {"loss": NETWORK}),
+    ("AUC (validation people)", {"validation_auc": NETWORK}),
+    (
+        "distance of embeddings (training)",
+        {"distance_same": SAME, "distance_different": DIFFERENT},
+    ),
+)
+MATCHER_PANELS: Panels = (
+    ("loss (training)", {"loss": NETWORK}),
+    ("mAP and rank-1 (validation)", {"validation_map": NETWORK, "validation_rank1": SAME}),
+    ("share of pairs on the wrong side (training)", {"active_fraction": DIFFERENT}),
+)
+
+
+def training_curves(rows: Sequence[dict[str, float]], *, data: str, panels: Panels) -> Figure:
+    """Loss, what validation measured, and what the training pairs show, over the steps."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     figure.suptitle(f"Training on {data}")
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):

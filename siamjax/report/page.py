@@ -42,6 +42,34 @@ def result_table(
     return list(columns.values()), rows
 
 
+_RANKING_COLUMNS = {
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "map": "mAP",
+    "map_trapezoid": "mAP (trapezoid)",
+    "minp": "mINP",
+    "rank1_deviation": "rank-1, deviation over trials",
+}
+
+
+def ranking_table(
+    results: dict[str, dict[str, float | None]],
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Columns and rows, as text, of rankings by name; what the protocol lacks is left out."""
+    columns = {
+        key: name
+        for key, name in _RANKING_COLUMNS.items()
+        if any(key in values for values in results.values())
+    }
+    rows = []
+    for name, values in results.items():
+        shown = [values.get(key) for key in columns]
+        rows.append((name, ["gallery too small" if v is None else f"{v:.4f}" for v in shown]))
+    return list(columns.values()), rows
+
+
 def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """The table for a terminal."""
     lines = [["", *columns], *([name, *cells] for name, cells in rows)]
@@ -57,13 +85,13 @@ def write_page(
     *,
     title: str,
     protocol: str,
-    results: dict[str, dict[str, float | None]],
+    table: tuple[list[str], list[tuple[str, list[str]]]],
     remark: str,
     pictures: Sequence[tuple[str, str]],
     manifest: dict[str, Any],
 ) -> None:
     """Write the page; ``pictures`` are headings and ``data:`` addresses."""
-    columns, rows = result_table(results)
+    columns, rows = table
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("siamjax.report", "."), autoescape=True, trim_blocks=False
     )

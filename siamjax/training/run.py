@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,11 @@ from siamjax.errors import UsageError
 PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 BEST_METRIC = "validation_auc"
 """What the best checkpoint of a verifier's run is best by; the higher the better."""
+
+
+def folder_for(experiment: str, data: str) -> Path:
+    """Where a run goes that was given no folder: ``runs/EXPERIMENT-DATA``."""
+    return Path("runs") / re.sub(r"[^\w.]+", "-", f"{experiment}-{data}")
 
 
 def open_folder(folder: Path, config: dict[str, Any]) -> bool:

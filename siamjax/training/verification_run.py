@@ -1,32 +1,23 @@
 """Train a network that verifies pairs, and say how good it is on people it has never seen."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from siamjax.data.faces import FaceSplits
-from siamjax.data.pipeline import pair_batches
 from siamjax.data.transforms import Augmentation
-from siamjax.errors import UsageError
 from siamjax.metrics import verification
-from siamjax.metrics.monitors import collapse_message
 from siamjax.models.siamese import Siamese
 from siamjax.report import figures
 from siamjax.report.page import result_table, text_table, write_page
-from siamjax.report.writers import MetricWriter, read_metrics
+from siamjax.report.writers import read_metrics
 from siamjax.scoring import PairScorer, pixel_scores
 from siamjax.training import run as runs
-from siamjax.training.checkpoints import Checkpoints
-from siamjax.training.loop import fit
-from siamjax.training.parallel import replicate
-from siamjax.training.state import TrainState, create_state
-from siamjax.training.step import LossFunction, make_train_step
+from siamjax.training.step import LossFunction
+from siamjax.training.train import train
 
 
 def train_verifier(
@@ -53,87 +44,36 @@ def train_verifier(
     gets ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``,
     ``manifest.json`` and ``report.html``.
     """
-    started = time.time()
-    numbers = (steps, batch_size, evaluate_every, log_every, size)
-    if min(numbers) < 1:
-        raise UsageError(
-            "steps, batch_size, evaluate_every, log_every and size must be at least 1, not "
-            f"{', '.join(map(str, numbers))}"
-        )
-    if jax.process_count() > 1:
-        raise UsageError("several hosts would write one run folder; train on the devices of one")
-    if batch_size % jax.device_count():
-        raise UsageError(
-            f"batch of {batch_size} pairs cannot be split over {jax.device_count()} devices; use a "
-            f"multiple of {jax.device_count()}"
-        )
-    # First all that can refuse the options, so that a refused run leaves no folder behind.
-    state = _initial_state(network, optimizer, size=size, seed=seed)
-    config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
-    checkpoints, state = _open(run, config, state, steps=steps)
     scorer = PairScorer(network, size=size)
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        values = scorer.values(state.variables, splits.images, splits.validation)
+    def evaluate(variables: Any) -> dict[str, float]:
+        values = scorer.values(variables, splits.images, splits.validation)
         curve = verification.roc(scorer.scores(values), splits.validation.same)
         return {
             runs.BEST_METRIC: verification.auc(curve),
             "validation_eer": verification.eer(curve),
         }
 
-    begin = int(state.step)
-    if begin < steps:
-        writer = MetricWriter(run, start=begin)
-        try:
-            state = fit(
-                state,
-                make_train_step(loss_fn, optimizer),
-                pair_batches(
-                    splits.images,
-                    splits.training,
-                    batch_size=batch_size,
-                    steps=steps,
-                    size=size,
-                    augmentation=augmentation,
-                    seed=seed,
-                    start=begin,
-                    workers=workers,
-                ),
-                steps=steps,
-                batch_size=batch_size,
-                checkpoints=checkpoints,
-                writer=writer,
-                evaluate=evaluate,
-                evaluate_every=evaluate_every,
-                log_every=log_every,
-                describe_batch=_batch_describer(splits, batch_size),
-                diagnose=collapse_message,
-            )
-        finally:
-            writer.close()
-            end = max(checkpoints.steps(), default=begin)
-            runs.note_session(run, start=begin, end=end, seconds=time.time() - started)
-    best, variables, messages = checkpoints.load_best(state.variables)
-    checkpoints.close()
-    for message in messages:
-        print(f"warning: {message}")
+    best, variables = train(
+        network,
+        loss_fn,
+        optimizer,
+        splits.images,
+        splits.training,
+        run=run,
+        config=(config := runs.as_json({**config, "data_fingerprint": splits.fingerprint()})),
+        best_metric=runs.BEST_METRIC,
+        evaluate=evaluate,
+        size=size,
+        batch_size=batch_size,
+        steps=steps,
+        seed=seed,
+        augmentation=augmentation,
+        evaluate_every=evaluate_every,
+        log_every=log_every,
+        workers=workers,
+    )
     return _conclude(run, scorer, best, variables, splits, config)
-
-
-def _open(
-    run: Path, config: dict[str, Any], state: TrainState, *, steps: int
-) -> tuple[Checkpoints, TrainState]:
-    """The run's checkpoints and, on every device, its latest state, or ``state`` in a new run."""
-    existed = runs.open_folder(run, config)
-    checkpoints = Checkpoints(run / "checkpoints", best=runs.BEST_METRIC)
-    if existed:
-        restored, messages = checkpoints.restore(state)
-        for message in (*checkpoints.messages, *messages):
-            print(f"warning: {message}")
-        if restored is not None:
-            state = restored
-            print(f"{run}: going on from step {int(state.step)} of {steps}")
-    return checkpoints, replicate(state)
 
 
 def _conclude(
@@ -177,7 +117,7 @@ def _conclude(
         run / "report.html",
         title=f"{run.name} on {splits.images.name}",
         protocol=splits.protocol,
-        results=results,
+        table=result_table(results),
         remark=remark,
         pictures=pictures,
         manifest={
@@ -190,30 +130,6 @@ def _conclude(
     print(remark)
     print(f"report: {run / 'report.html'}")
     return results
-
-
-def _initial_state(
-    network: Siamese, optimizer: optax.GradientTransformation, *, size: int, seed: int
-) -> TrainState:
-    init_key, train_key = jax.random.split(jax.random.key(seed))
-    picture = jnp.zeros((1, size, size, 3), jnp.uint8)
-
-    def create() -> TrainState:
-        return create_state(
-            dict(network.init(init_key, picture, picture)), optimizer, key=train_key
-        )
-
-    return jax.jit(create)()
-
-
-def _batch_describer(splits: FaceSplits, batch_size: int) -> Callable[[int], str]:
-    def describe(step: int, shown: int = 4) -> str:
-        pairs = [splits.training[step * batch_size + place] for place in range(batch_size)]
-        keys = splits.images.keys
-        named = ", ".join(f"{keys[first]} + {keys[second]}" for first, second, _ in pairs[:shown])
-        return f"{named}, ... ({batch_size} pairs)" if batch_size > shown else named
-
-    return describe
 
 
 def _judge(
@@ -241,7 +157,10 @@ def _judge(
     score = ways["network"][1]
     where = f"{test.name} of {images.name}"
     pictures = [
-        ("Training", figures.training_curves(metrics, data=images.name)),
+        (
+            "Training",
+            figures.training_curves(metrics, data=images.name, panels=figures.VERIFIER_PANELS),
+        ),
         ("ROC", figures.roc_curves(curves, data=where)),
         (
             f"{measure.capitalize()} of same and different pairs",

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from siamjax.data.images import ImageSet, images_of
-from siamjax.data.pairs import ListedPairs, PairList, SampledPairs, all_pairs, split_people
+from siamjax.data.pairs import (
+    ListedPairs,
+    PairList,
+    PositivesOfAnEpoch,
+    SampledPairs,
+    all_pairs,
+    split_people,
+)
 from siamjax.errors import UsageError
 
 
@@ -106,3 +113,43 @@ def test_no_pair_of_one_kind(counts, message):
 def test_images_of():
     images = image_set([2, 1, 2])
     np.testing.assert_array_equal(images_of(images, ["p0", "p2"]), [0, 1, 3, 4])
+
+
+def test_positives_of_an_epoch(faces):
+    """3 people with 10 pictures: 3 x 45 pairs of one person, each once an epoch, 2 others each."""
+    indices = np.arange(30)
+    pairs = PositivesOfAnEpoch(faces, indices, seed=3)
+    assert pairs.epoch == 3 * 3 * 45
+    drawn = [pairs[position] for position in range(2 * pairs.epoch)]
+    for epoch in (drawn[: pairs.epoch], drawn[pairs.epoch :]):
+        positives = [tuple(sorted(pair[:2])) for pair in epoch if pair[2]]
+        assert len(positives) == len(set(positives)) == 135
+        assert sum(not same for *_, same in epoch) == 270
+    for first, second, same in drawn:
+        assert (faces.identities[first] == faces.identities[second]) == same
+        assert max(first, second) < 30
+    assert [p[:2] for p in drawn[: pairs.epoch]] != [p[:2] for p in drawn[pairs.epoch :]]
+    assert any(first > second for first, second, _ in drawn)  # either may come first
+    again = PositivesOfAnEpoch(faces, indices, seed=3)
+    assert [again[p] for p in (700, 5, 300)] == [drawn[p] for p in (700, 5, 300)]
+    other = PositivesOfAnEpoch(faces, indices, seed=4)
+    assert [other[p] for p in range(9)] != drawn[:9]
+
+
+def test_positives_of_two_cameras(faces):
+    cameras = np.arange(len(faces)) % 10 // 5  # five pictures of each person by each camera
+    pairs = PositivesOfAnEpoch(faces, np.arange(20), seed=0, cameras=cameras, negatives=1)
+    assert pairs.epoch == 2 * 2 * 25
+    drawn = [pairs[position] for position in range(pairs.epoch)]
+    assert all(cameras[a] != cameras[b] for a, b, same in drawn if same)
+
+
+def test_positives_refuse_what_gives_none(faces):
+    with pytest.raises(UsageError, match="1 person to train on"):
+        PositivesOfAnEpoch(faces, np.arange(10), seed=0)
+    with pytest.raises(UsageError, match="no training person has two pictures;|no positive pair"):
+        PositivesOfAnEpoch(faces, np.array([0, 10]), seed=0)
+    with pytest.raises(UsageError, match="of two cameras"):
+        PositivesOfAnEpoch(faces, np.arange(20), seed=0, cameras=np.zeros(400, int))
+    with pytest.raises(UsageError, match="negatives 0"):
+        PositivesOfAnEpoch(faces, np.arange(20), seed=0, negatives=0)

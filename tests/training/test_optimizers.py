@@ -4,7 +4,7 @@ import optax
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.training.optimizers import make_optimizer
+from siamjax.training.optimizers import dampened_sgd, make_optimizer
 
 
 def walk(optimizer, gradients, start=1.0):
@@ -51,3 +51,58 @@ def test_each_goes_downhill(name):
 def test_nonsense_is_refused():
     with pytest.raises(UsageError, match="learning_rate=-1"):
         make_optimizer("sgd", learning_rate=-1, steps=1)
+
+
+def test_dampened_sgd_by_hand():
+    """w = 1, g = 2 throughout; lr 0.1, momentum 0.9, decay 0.5 a step, weight decay 0.25.
+
+    step 0: g = 2.25, v = 2.25 (whole), rate 0.1, w = 0.775
+    step 1: g = 2.19375, v = 2.025 + 0.219375 = 2.244375, rate 0.1 / 1.5, w = 0.775 - 0.149625
+    """
+    optimizer = dampened_sgd(0.1, momentum=0.9, learning_rate_decay=0.5, weight_decay=0.25)
+    w = jnp.array(1.0)
+    state = optimizer.init(w)
+    for expected in (0.775, 0.625375):
+        updates, state = optimizer.update(jnp.array(2.0), state, w)
+        w = optax.apply_updates(w, updates)
+        assert float(w) == pytest.approx(expected, abs=1e-6)
+
+
+def test_dampened_sgd_becomes_a_tenth_of_optax_sgd(rng):
+    """After the first gradient has faded it is optax.sgd(lr / 10, momentum)."""
+    gradients = rng.normal(size=(300, 5)).astype(np.float32)
+    ours, theirs = dampened_sgd(0.05), optax.sgd(0.005, momentum=0.9)
+    start = jnp.zeros(5)
+    states = [ours.init(start), theirs.init(start)]
+    for number, gradient in enumerate(gradients):
+        one, states[0] = ours.update(gradient, states[0], start)
+        other, states[1] = theirs.update(gradient, states[1], start)
+        if number == 0:
+            np.testing.assert_allclose(one, 10 * other, rtol=1e-6)
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dampening", [None, 0.0, 0.5])
+def test_dampened_sgd_equals_torch(rng, dampening):
+    torch = pytest.importorskip("torch")
+    start, gradients = rng.normal(size=4), rng.normal(size=(20, 4))
+    ours = dampened_sgd(0.05, dampening=dampening, learning_rate_decay=0.1, weight_decay=5e-4)
+    w = jnp.asarray(start)
+    state = ours.init(w)
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    used = 0.9 if dampening is None else dampening
+    theirs = torch.optim.SGD([parameter], 0.05, momentum=0.9, dampening=used, weight_decay=5e-4)
+    for number, gradient in enumerate(gradients):
+        updates, state = ours.update(jnp.asarray(gradient), state, w)
+        w = optax.apply_updates(w, updates)
+        theirs.param_groups[0]["lr"] = 0.05 / (1 + 0.1 * number)
+        parameter.grad = torch.tensor(gradient)
+        theirs.step()
+    np.testing.assert_allclose(w, parameter.detach().numpy(), rtol=2e-6)
+
+
+def test_dampened_sgd_refuses():
+    for options in ({"learning_rate": 0.0}, {"learning_rate": 1.0, "momentum": 1.0}):
+        with pytest.raises(UsageError, match="must be positive"):
+            dampened_sgd(**options)

@@ -1,0 +1,38 @@
+"""What a network must beat: features of pictures that need no learning."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from siamjax.data.images import ImageSet
+from siamjax.data.transforms import Size, resize
+
+
+def pixel_features(
+    images: ImageSet, indices: Int[np.ndarray, " n"], *, size: Size = 32
+) -> Float[np.ndarray, "n features"]:
+    """Raw pixels at ``size``, each picture less its mean and of norm 1: products are cosines."""
+    pictures = [resize(images.image(int(index)), size) for index in indices]
+    pixels = np.stack([picture.ravel().astype(np.float32) for picture in pictures])
+    pixels -= pixels.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
+    return pixels / np.where(norms > 0, norms, 1.0)  # a picture of one colour is like nothing
+
+
+def hsv_stripe_features(
+    images: ImageSet, indices: Int[np.ndarray, " n"], *, stripes: int = 6
+) -> Float[np.ndarray, "n features"]:
+    """Colour histograms of horizontal stripes, of norm 1: products are Bhattacharyya coefficients.
+
+    8 x 4 x 4 bins of hue, saturation and value in each stripe, square roots of the shares: what
+    clothes a person wears from head to feet, the classic baseline of re-identification.
+    """
+    features = []
+    for index in indices:
+        hsv = np.asarray(Image.fromarray(images.image(int(index))).convert("HSV"))
+        bins = (hsv[..., 0] // 32) * 16 + (hsv[..., 1] // 64) * 4 + hsv[..., 2] // 64
+        counts = [
+            np.bincount(stripe.ravel(), minlength=128) for stripe in np.array_split(bins, stripes)
+        ]
+        features.append(np.sqrt(np.concatenate(counts) / bins.size))
+    return np.stack(features).astype(np.float32)

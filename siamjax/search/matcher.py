@@ -1,0 +1,131 @@
+"""A matching network at work: features of pictures, and the scores of a tile of pairs.
+
+Both functions are compiled once for a network and shape, however often a gallery is ranked.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from siamjax.errors import UsageError
+from siamjax.training.parallel import data_parallel_map, replicate, shard
+
+
+def check_matcher(network: nn.Module) -> None:
+    """``UsageError`` unless the network's value for a pair is a logit, as far as it says."""
+    measure = getattr(getattr(network, "head", network), "measure", "logit")
+    if measure != "logit":
+        raise UsageError(
+            f"{type(network).__name__} compares by a {measure} and not by the logit of P(same): "
+            "embed the pictures (PairScorer.embeddings) and rank by siamjax.distances"
+        )
+
+
+def symmetric_logit(
+    first: Float[np.ndarray, "*pairs"], second: Float[np.ndarray, "*pairs"]
+) -> Float[np.ndarray, "*pairs"]:
+    """Logit of the mean of two probabilities, from their logits: float32, any range.
+
+    With p = (sigmoid(a) + sigmoid(b)) / 2 it is log p - log(1 - p), and 1 - sigmoid(a) is
+    sigmoid(-a), so that both logarithms are sums of tiny numbers kept as logarithms::
+
+        logaddexp(ls(a), ls(b)) - logaddexp(ls(-a), ls(-b)),   ls(a) = log sigmoid(a)
+
+    (the 1/2 cancels). Probabilities that round to 1 keep their order. In float64, because near 0
+    the two logarithms cancel. Symmetric exactly; ``symmetric_logit(a, a)`` is a to rounding.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+
+    def log_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.logaddexp(-np.logaddexp(0.0, -a), -np.logaddexp(0.0, -b))
+
+    return (log_sum(a, b) - log_sum(-a, -b)).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def embedder(network: nn.Module) -> Callable[..., Array]:
+    """Pmapped ``(variables, batch) -> features`` float32, (devices, batch / devices, ...)."""
+
+    def embed(variables: Any, batch: dict[str, Array]) -> Array:
+        return network.apply(variables, batch["image"], method="embed").astype(jnp.float32)
+
+    return data_parallel_map(embed)
+
+
+def feature_type(
+    network: nn.Module, variables: Any, picture: tuple[int, int]
+) -> jax.ShapeDtypeStruct:
+    """Shape (without a batch) and dtype of the features of a picture of (height, width)."""
+    one = jax.ShapeDtypeStruct((1, *picture, 3), jnp.uint8)
+
+    def embed(variables: Any, x: Array) -> Array:
+        return network.apply(variables, x, method="embed")
+
+    found = jax.eval_shape(embed, variables, one)
+    return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
+
+
+class TileScorer:
+    """Scores tiles of query x gallery features, the gallery's split over the local devices."""
+
+    def __init__(
+        self, network: nn.Module, variables: Any, *, dtype: np.dtype, symmetric: bool
+    ) -> None:
+        self._variables = replicate(variables)
+        self._score = _tile_function(network, np.dtype(dtype).name, symmetric)
+        self._symmetric = symmetric
+
+    def __call__(
+        self,
+        queries: Float[np.ndarray, "rows *feature"],
+        gallery: Float[np.ndarray, "columns rows_or_one *feature"],
+    ) -> Float[np.ndarray, "rows columns"]:
+        """Logits of every query with its gallery pictures.
+
+        The gallery's second axis is the query that it is for, or of length 1: for all of them.
+        """
+        columns, devices = len(gallery), jax.local_device_count()
+        # Repeated up to a multiple of the devices: features of real pictures, so that no padding
+        # can raise a warning or a NaN.
+        whole = np.arange(-(-columns // devices) * devices) % columns
+        split = shard({"gallery": gallery if len(whole) == columns else gallery[whole]})
+        state = self._variables, replicate(queries)
+        found = np.asarray(self._score(state, split))  # devices, rows, directions, columns
+        found = np.moveaxis(found, (2, 1), (0, 1)).reshape(found.shape[2], len(queries), -1)
+        scores = found[..., :columns]
+        return symmetric_logit(*scores) if self._symmetric else scores[0]
+
+
+@lru_cache(maxsize=16)
+def _tile_function(network: nn.Module, dtype: str, symmetric: bool) -> Callable[..., Array]:
+    """Pmapped ``((variables, queries), {gallery}) -> (rows, directions, columns)``."""
+
+    def score(state: Any, batch: dict[str, Array]) -> Array:
+        variables, queries = state
+        gallery = jnp.moveaxis(batch["gallery"], 1, 0).astype(dtype)
+
+        def compare(first: Array, second: Array) -> Array:
+            return network.apply(variables, first, second, method="compare")
+
+        def one_query(row: tuple[Array, Array]) -> Array:
+            query, others = row
+            # Only one query's features are ever repeated: memory is that of a row of the tile.
+            others = gallery[0] if len(gallery) == 1 else others
+            repeated = jnp.broadcast_to(query, others.shape)
+            directions = [compare(repeated, others)]
+            if symmetric:
+                directions.append(compare(others, repeated))
+            return jnp.stack(directions).astype(jnp.float32)
+
+        rows = jnp.arange(len(queries))
+        own = rows if len(gallery) == 1 else gallery
+        return lax.map(one_query, (queries.astype(dtype), own))
+
+    return data_parallel_map(score)

@@ -1,0 +1,309 @@
+"""Scores of every query with every gallery picture by a matching network.
+
+A matching network has no embedding of a picture that could be looked up: every query meets every
+gallery picture. What can be shared is the trunk, which is run once a picture and not once a pair.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from siamjax.data.images import ImageSet
+from siamjax.data.pipeline import image_batches
+from siamjax.data.transforms import Size, sides
+from siamjax.errors import UsageError
+from siamjax.search.matcher import TileScorer, check_matcher, embedder, feature_type
+from siamjax.search.record import DiskRecord, MemoryRecord, Place, Record
+from siamjax.training.parallel import replicate, shard
+
+TILE = (32, 256)
+
+
+def score_pairs(
+    network: nn.Module,
+    variables: Any,
+    images: ImageSet,
+    queries: Int[np.ndarray, " queries"],
+    gallery: Int[np.ndarray, " gallery"],
+    *,
+    size: Size,
+    output: Path | None = None,
+    tile: tuple[int, int] = TILE,
+    symmetric: bool = False,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Float[np.ndarray, "queries gallery"]:
+    """The logit of P(same) of every query with every gallery picture.
+
+    Each picture goes through ``network.embed`` once, in whatever lists and however often it is;
+    then ``network.compare(query, gallery picture)`` runs tile by tile, each tile's gallery split
+    over the local devices. Equal to the network on each pair to rounding.
+
+    With ``output`` memory is that of a tile, whatever the gallery: features lie in a file beside
+    it until all is done (44 kB a picture for ``NormXCorrNet``), and scores come to it as they are
+    made. A process that is killed loses the tile it was at; the same call goes on from there, on
+    any number of devices, and returns at once when all is done.
+
+    Args:
+        network: has ``embed`` (pictures -> features) and ``compare`` (features, features ->
+            logits); its fields must be hashable.
+        variables: of the network.
+        images: the pictures.
+        queries: indices into them, as first of the pair.
+        gallery: likewise, as second.
+        size: of the network's pictures.
+        output: .npy file to write and to go on with; NaN in it is not done yet. None: memory.
+        tile: at most so many queries x gallery pictures at a time: what a kill loses, and
+            what memory grows with: features of all these pictures, and the network's work on one
+            query with a tile's gallery pictures.
+        symmetric: the logit of the mean of P(query, picture) and P(picture, query), at twice the
+            time, for a network to which the order of a pair matters.
+        batch_size: pictures a call of ``embed``, over all devices.
+        progress: show progress bars.
+
+    Returns: the scores, and with ``output`` a read-only map of that file.
+
+    Raises ``UsageError`` for indices out of range, a network that compares by a distance,
+    features or scores that are not finite (naming the pictures), an ``output`` of another
+    network, weights, pictures, lists or options (naming what differs), or one that cannot be
+    written or is damaged.
+    """
+    gallery = _indices("gallery", gallery, len(images), axes=1)
+    return _score(
+        network,
+        variables,
+        images,
+        _indices("queries", queries, len(images), axes=1),
+        gallery[None],
+        size=size,
+        output=output,
+        tile=tile,
+        symmetric=symmetric,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def score_candidates(
+    network: nn.Module,
+    variables: Any,
+    images: ImageSet,
+    queries: Int[np.ndarray, " queries"],
+    candidates: Int[np.ndarray, "queries k"],
+    *,
+    size: Size,
+    output: Path | None = None,
+    tile: tuple[int, int] = (8, 256),
+    symmetric: bool = False,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Float[np.ndarray, "queries k"]:
+    """:func:`score_pairs` of each query with pictures of its own, ``candidates`` (indices too).
+
+    A tile holds the features of all its pairs' second pictures.
+    """
+    queries = _indices("queries", queries, len(images), axes=1)
+    candidates = _indices("candidates", candidates, len(images), axes=2)
+    if len(candidates) != len(queries):
+        raise UsageError(f"{len(candidates)} rows of candidates for {len(queries)} queries")
+    return _score(
+        network,
+        variables,
+        images,
+        queries,
+        candidates,
+        size=size,
+        output=output,
+        tile=tile,
+        symmetric=symmetric,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def _score(
+    network: nn.Module,
+    variables: Any,
+    images: ImageSet,
+    queries: np.ndarray,
+    others: np.ndarray,  # (queries, columns), or (1, columns): for every query the same
+    *,
+    size: Size,
+    output: Path | None,
+    tile: tuple[int, int],
+    symmetric: bool,
+    batch_size: int,
+    progress: bool,
+) -> np.ndarray:
+    check_matcher(network)
+    if min(*tile, batch_size) < 1:
+        raise UsageError(f"tile {tile}, batch_size {batch_size}: each must be 1 or more")
+    shown, place = np.unique(np.concatenate([queries, others.ravel()]), return_inverse=True)
+    feature = feature_type(network, variables, sides(size))
+    tiles = list(_tiles(len(queries), others.shape[1], tile))
+    shapes = {
+        "scores": (len(queries), others.shape[1]),
+        "features": (len(shown), *feature.shape),
+    }
+    if output is None:
+        record: Record = MemoryRecord(**shapes)
+    else:
+        about = {
+            "network": re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+", "", repr(network))),
+            "weights": _weights_digest(variables),
+            "pictures": _pictures_digest(images, shown),
+            "size": list(sides(size)),
+            "queries": _list_digest(queries),
+            "gallery": _list_digest(others),
+            "symmetric": symmetric,
+            "tile": list(tile),
+        }
+        record = DiskRecord(output, about=about, total=len(tiles), **shapes)
+    if record.tiles < len(tiles):
+        variables = replicate(variables)
+        _embed(
+            record,
+            network,
+            variables,
+            images,
+            shown,
+            size=size,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        scorer = TileScorer(network, variables, dtype=feature.dtype, symmetric=symmetric)
+        places = place[: len(queries)], place[len(queries) :].reshape(others.shape)
+        names = [images.keys[index] for index in shown]
+        _fill(record, scorer, tiles, *places, names=names, progress=progress)
+    return record.finish()
+
+
+def _embed(
+    record: Record,
+    network: nn.Module,
+    variables: Any,
+    images: ImageSet,
+    shown: np.ndarray,
+    *,
+    size: Size,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    """The features that are missing, batch by batch."""
+    left = shown[record.embedded :]
+    devices = jax.local_device_count()
+    whole = -(-min(batch_size, len(shown)) // devices) * devices
+    embed = embedder(network)
+    bar = tqdm(total=len(shown), initial=record.embedded, unit="picture", disable=not progress)
+    with bar:
+        for batch in image_batches(images, left, batch_size=whole, size=size) if len(left) else ():
+            counted = int(batch["weight"].sum())
+            rows = np.asarray(embed(variables, shard(batch)))
+            rows = rows.reshape(whole, *rows.shape[2:])[:counted]
+            bad = np.flatnonzero(~np.isfinite(rows.reshape(counted, -1)).all(axis=1))
+            if len(bad):
+                raise UsageError(
+                    f"the features of {images.keys[shown[record.embedded + bad[0]]]} of "
+                    f"{images.name} are not finite: the network has diverged (or this picture "
+                    "makes it so); take an earlier checkpoint, or look at the picture"
+                )
+            record.put_features(rows)
+            bar.update(counted)
+
+
+def _fill(
+    record: Record,
+    scorer: TileScorer,
+    tiles: list[Place],
+    queries: np.ndarray,
+    others: np.ndarray,
+    *,
+    names: list[str],
+    progress: bool,
+) -> None:
+    """The tiles that are missing; ``queries`` and ``others`` are places among the features."""
+    pairs = [(q.stop - q.start) * (c.stop - c.start) for q, c in tiles]
+    done = sum(pairs[: record.tiles])
+    # One shape for all: the last tile of a row or column repeats pictures to fill it.
+    rows, columns = tiles[0][0].stop, tiles[0][1].stop
+    bar = tqdm(total=sum(pairs), initial=done, unit="pair", unit_scale=True, disable=not progress)
+    with bar:
+        for number in range(record.tiles, len(tiles)):
+            down, across = tiles[number]
+            picked = np.resize(queries[down], rows)
+            columns_of = others[down if len(others) > 1 else slice(None), across]
+            taken = columns_of[_repeated(len(columns_of), rows if len(others) > 1 else 1)]
+            taken = taken[:, _repeated(taken.shape[1], columns)]
+            scores = scorer(record.take_features(picked), record.take_features(taken.T))
+            scores = scores[: down.stop - down.start, : across.stop - across.start]
+            if not np.isfinite(scores).all():
+                row, column = np.argwhere(~np.isfinite(scores))[0]
+                pair = names[picked[row]], names[taken[row % len(taken), column]]
+                raise UsageError(
+                    f"the score of {' and '.join(pair)} is {scores[row, column]}: the network "
+                    "has diverged; take an earlier checkpoint"
+                )
+            record.put_scores((down, across), scores)
+            bar.update(pairs[number])
+
+
+def _repeated(count: int, length: int) -> np.ndarray:
+    return np.arange(length) % count
+
+
+def _tiles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[Place]:
+    """Tiles row by row, the first of them the largest; even, so that the rest is little."""
+    sides = [-(-total // -(-total // side)) for total, side in zip((rows, columns), most)]
+    for row in range(0, rows, sides[0]):
+        for column in range(0, columns, sides[1]):
+            yield (
+                slice(row, min(row + sides[0], rows)),
+                slice(column, min(column + sides[1], columns)),
+            )
+
+
+def _indices(name: str, values: np.ndarray, total: int, *, axes: int) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != axes or values.size == 0 or values.dtype.kind not in "iu":
+        raise UsageError(
+            f"{name}: {values.dtype} of shape {values.shape}; indices of pictures are needed, "
+            f"whole numbers in {axes} axes, at least one"
+        )
+    if values.min() < 0 or values.max() >= total:
+        worst = values.min() if values.min() < 0 else values.max()
+        raise UsageError(
+            f"{name}: {worst} is no index of {total} pictures, which are 0 to {total - 1}"
+        )
+    return values.astype(np.int64)
+
+
+def _weights_digest(variables: Any) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        value = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}\0{value.dtype}\0{value.shape}\0".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _pictures_digest(images: ImageSet, shown: np.ndarray) -> str:
+    """Over names and bytes: a picture that was replaced since is another picture."""
+    digest = hashlib.sha256()
+    for index in shown.tolist():
+        content = images.source[index]
+        digest.update(f"{images.keys[index]}\0{len(content)}\0".encode())
+        digest.update(content)
+    return f"{len(shown)} of {images.name} ({digest.hexdigest()[:16]})"
+
+
+def _list_digest(indices: np.ndarray) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes())
+    return f"{' x '.join(map(str, indices.shape))} ({digest.hexdigest()[:16]})"

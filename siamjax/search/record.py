@@ -1,0 +1,247 @@
+"""Scores that come tile by tile: in memory, or on disk where they outlive a kill.
+
+On disk, beside ``scores.npy`` lie ``scores.npy.json``, the manifest, and until all is scored
+``scores.npy.features``. The order of writing is what makes a kill harmless: the manifest first of
+all, so that a file found without one is someone else's; then both arrays in full, so that a disk
+that is too small says so before the work; then each part of the work to its array, to the disk,
+and only then to the manifest, which is replaced at once or not at all.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from siamjax.errors import UsageError
+from siamjax.training.run import write_json
+
+Place = tuple[slice, slice]
+_FILLING = 1 << 20  # numbers written at a time
+
+
+class Record(Protocol):
+    """Scores (queries, columns) and features (pictures, ...), and how many are done.
+
+    Attributes:
+        embedded: pictures whose features are there, counted from the first.
+        tiles: tiles whose scores are there, counted from the first.
+    """
+
+    embedded: int
+    tiles: int
+
+    def put_features(self, rows: np.ndarray) -> None:
+        """Features of the next pictures."""
+        ...
+
+    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n *feature"]:
+        """A copy of the features of these pictures."""
+        ...
+
+    def put_scores(self, place: Place, scores: np.ndarray) -> None:
+        """Scores of the next tile."""
+        ...
+
+    def finish(self) -> Float[np.ndarray, "queries columns"]:
+        """All scores; the features are gone."""
+        ...
+
+
+class MemoryRecord:
+    """A record that ends with the process."""
+
+    def __init__(self, *, scores: tuple[int, int], features: tuple[int, ...]) -> None:
+        self._scores = np.full(scores, np.nan, np.float32)
+        self._features = np.empty(features, np.float32)
+        self.embedded = self.tiles = 0
+
+    def put_features(self, rows: np.ndarray) -> None:
+        """As in :class:`Record`, and so the rest."""
+        self._features[self.embedded : self.embedded + len(rows)] = rows
+        self.embedded += len(rows)
+
+    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n *feature"]:
+        """As there."""
+        return self._features[rows]
+
+    def put_scores(self, place: Place, scores: np.ndarray) -> None:
+        """As there."""
+        self._scores[place] = scores
+        self.tiles += 1
+
+    def finish(self) -> Float[np.ndarray, "queries columns"]:
+        """As there."""
+        return self._scores
+
+
+class DiskRecord:
+    """A record in files; made, or taken up where it stopped.
+
+    Args:
+        output: the .npy file of the scores.
+        about: what they are scores of, by name: what may not differ when they are taken up.
+        scores: their shape.
+        features: shape of the features.
+        total: number of all tiles.
+
+    Raises ``UsageError`` for an ``output`` of something else, for files that are damaged, and
+    where something cannot be written; what was written before stays.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        *,
+        about: dict[str, Any],
+        scores: tuple[int, int],
+        features: tuple[int, ...],
+        total: int,
+    ) -> None:
+        self.output, self.total = output, total
+        self.manifest = output.with_name(output.name + ".json")
+        self._scores = _DiskArray(output, scores)
+        self._features = _DiskArray(output.with_name(output.name + ".features"), features)
+        self._about = json.loads(json.dumps(about))  # as it comes back from the file
+        self._made, self.embedded, self.tiles = False, 0, 0
+        with self._disk():
+            if self.manifest.exists():
+                self._take_up()
+            elif output.exists():
+                raise UsageError(
+                    f"{output} exists and {self.manifest.name} does not: these are no scores that "
+                    "could be gone on with; give another output, or remove it"
+                )
+            else:
+                output.parent.mkdir(parents=True, exist_ok=True)
+                self._note()
+        if not self._made:
+            self._make()
+        for array in (self._scores, self._features)[: 1 if self.tiles == total else 2]:
+            array.open()  # damage is found now and not after the next tile
+
+    def put_features(self, rows: np.ndarray) -> None:
+        """As in :class:`Record`; on the disk when this returns."""
+        after = self.embedded + len(rows)
+        with self._disk():
+            self._features.put(slice(self.embedded, after), rows)
+            self.embedded = after
+            self._note()
+
+    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n *feature"]:
+        """As there."""
+        return np.array(self._features.open()[rows])
+
+    def put_scores(self, place: Place, scores: np.ndarray) -> None:
+        """As there; on the disk when this returns."""
+        with self._disk():
+            self._scores.put(place, scores)
+            self.tiles += 1
+            self._note()
+
+    def finish(self) -> Float[np.ndarray, "queries columns"]:
+        """All scores, mapped read-only."""
+        with self._disk():
+            self._features.path.unlink(missing_ok=True)
+        return self._scores.open()
+
+    def _note(self) -> None:
+        counts = {"made": self._made, "embedded": self.embedded, "tiles": self.tiles}
+        write_json(self.manifest, {"scores_of": self._about, **counts})
+
+    def _take_up(self) -> None:
+        try:
+            content = json.loads(self.manifest.read_text())
+            before = dict(content["scores_of"])
+            self._made = bool(content["made"])
+            self.embedded, self.tiles = int(content["embedded"]), int(content["tiles"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.manifest}: not a manifest of scores ({type(error).__name__}: {error}); "
+                f"put it back, or remove it and {self.output.name} to begin anew"
+            ) from None
+        differing = [
+            f"{name} is {before.get(name)} there and {self._about.get(name)} here"
+            for name in sorted({*before, *self._about})
+            if before.get(name) != self._about.get(name)
+        ]
+        if differing:
+            raise UsageError(
+                f"{self.output} has scores of something else: {'; '.join(differing)}. Give "
+                f"another output, or remove it and {self.manifest.name} to begin anew"
+            )
+
+    def _make(self) -> None:
+        """Both arrays, in full; if that fails nothing is left."""
+        arrays = self._scores, self._features
+        try:
+            with self._disk():
+                for array in arrays:
+                    array.create()
+                self._made = True
+                self._note()
+        except UsageError:
+            for path in (*(array.path for array in arrays), self.manifest):
+                path.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Errors of the disk as ``UsageError``: what is safe, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            folder = self.output.parent
+            free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+            needed = self._scores.bytes + self._features.bytes
+            raise UsageError(
+                f"{self.output}: cannot be written ({error.strerror or error}; its files take "
+                f"{needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free). {self.tiles} of "
+                f"{self.total} tiles are done and safe: mend that and call again"
+            ) from None
+
+
+class _DiskArray:
+    """A float32 .npy file, mapped only while it is read or written: no page of it stays ours."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path, self.shape = path, shape
+        self.bytes = 4 * int(np.prod(shape))
+
+    def create(self) -> None:
+        """Write it full of NaN: the disk has room for all, and what is not done shows."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+        # Not through a map: where the disk is full, writing to a map kills the process.
+        with self.path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            left = self.bytes // 4
+            nothing = np.full(min(left, _FILLING), np.nan, "<f4")
+            while left:
+                file.write(nothing[:left].tobytes())
+                left -= min(left, len(nothing))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def open(self, *, write: bool = False) -> np.memmap:
+        """Map it; ``UsageError`` if it is missing or not what was made."""
+        try:
+            array = np.lib.format.open_memmap(self.path, mode="r+" if write else "r")
+            if array.shape != self.shape or array.dtype != np.float32:
+                raise ValueError(f"{array.dtype} {array.shape}; float32 {self.shape} was begun")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{self.path}: cannot be gone on with ({error}); put it back, or remove it and "
+                "the manifest (.npy.json) to begin anew"
+            ) from None
+        return array
+
+    def put(self, place: Any, values: np.ndarray) -> None:
+        """Write ``array[place] = values``, and wait until the disk has it."""
+        array = self.open(write=True)
+        array[place] = values
+        array.flush()

@@ -1,0 +1,303 @@
+"""Train a matching network, and say how well it ranks people it has never seen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from siamjax.baselines import hsv_stripe_features, pixel_features
+from siamjax.data.images import ImageSet
+from siamjax.data.pairs import PairStream
+from siamjax.data.reid.rankings import Ranking, ReidSplits
+from siamjax.data.transforms import Augmentation
+from siamjax.metrics import retrieval
+from siamjax.models.normxcorr_net import NormXCorrNet
+from siamjax.report import figures, match_figure, ranking_figures
+from siamjax.report.page import ranking_table, text_table, write_page
+from siamjax.report.writers import read_metrics
+from siamjax.search.pair_scores import score_pairs
+from siamjax.training import run as runs
+from siamjax.training.step import LossFunction
+from siamjax.training.train import train
+
+BEST_METRIC = "validation_map"
+"""What the best checkpoint of a matcher's run is best by; the higher the better."""
+
+Results = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranked:
+    """A ranking with everything that judging a score of it needs.
+
+    Attributes:
+        ranking: queries and gallery.
+        match: (queries, gallery) True = same identity.
+        valid: (queries, gallery) False = junk, or None.
+        images: of all indices.
+    """
+
+    ranking: Ranking
+    match: np.ndarray
+    valid: np.ndarray | None
+    images: ImageSet
+
+    @classmethod
+    def of(cls, splits: ReidSplits, ranking: Ranking) -> "Ranked":
+        """With the masks of the ranking's rule."""
+        query, gallery = ranking.query, ranking.gallery
+        shown, cameras = splits.images.identities, splits.cameras
+        valid = None
+        if ranking.rule == "market":
+            valid = retrieval.market_valid(
+                shown[query], shown[gallery], cameras[query], cameras[gallery]
+            )
+        return cls(
+            ranking=ranking,
+            match=retrieval.same_identity(shown[query], shown[gallery]),
+            valid=valid,
+            images=splits.images,
+        )
+
+    def judge(
+        self, score: np.ndarray, *, trials: int, seed: int
+    ) -> tuple[dict[str, float | None], np.ndarray]:
+        """Measures by name, and the CMC curve; single-shot as the mean over trials."""
+        if self.ranking.rule == "market":
+            measures = retrieval.summary(score, self.match, valid=self.valid)
+            return measures, retrieval.cmc(score, self.match, valid=self.valid, ranks=20).curve
+        shown = self.images.identities
+        found = retrieval.single_shot(
+            score,
+            shown[self.ranking.query],
+            shown[self.ranking.gallery],
+            distractor=self.ranking.distractor,
+            trials=trials,
+            seed=seed,
+        )
+        measures: dict[str, float | None] = {
+            f"rank{k}": float(found.mean[k - 1]) if k <= len(found.mean) else None
+            for k in retrieval.RANKS
+        }
+        measures |= {
+            "rank1_deviation": float(found.standard_deviation[0]),
+            "queries": len(self.ranking.query),
+            "gallery": found.gallery,
+            "trials": trials,
+        }
+        return measures, found.mean
+
+
+def train_matcher(
+    network: NormXCorrNet,
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    splits: ReidSplits,
+    pairs: PairStream,
+    *,
+    run: Path,
+    config: dict[str, Any],
+    size: tuple[int, int],
+    batch_size: int,
+    steps: int,
+    seed: int,
+    augmentation: Augmentation | None,
+    symmetric: bool,
+    trials: int,
+    validation_queries: int,
+    evaluate_every: int,
+    log_every: int,
+    workers: int = 0,
+) -> Results:
+    """Train (or go on with) the run in folder ``run``; returns the test results by name.
+
+    The checkpoint with the best mAP on (a part of) the validation ranking is the result. It then
+    ranks the test gallery once, beside raw pixels and colour histograms. ``validation_queries``
+    bounds the queries of a validation: a matcher has to look at every pair.
+    """
+    validation = Ranked.of(splits, _part(splits.validation, validation_queries))
+
+    def score(variables: Any, ranking: Ranking, output: Path | None) -> np.ndarray:
+        return score_pairs(
+            network,
+            variables,
+            splits.images,
+            ranking.query,
+            ranking.gallery,
+            size=size,
+            output=output,
+            symmetric=symmetric,
+            progress=output is not None,
+        )
+
+    def evaluate(variables: Any) -> dict[str, float]:
+        measured = retrieval.summary(
+            score(variables, validation.ranking, None), validation.match, valid=validation.valid
+        )
+        return {
+            BEST_METRIC: _number(measured["map"]),
+            "validation_rank1": _number(measured["rank1"]),
+        }
+
+    config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
+    best, variables = train(
+        network,
+        loss_fn,
+        optimizer,
+        splits.images,
+        pairs,
+        run=run,
+        config=config,
+        best_metric=BEST_METRIC,
+        evaluate=evaluate,
+        size=size,
+        batch_size=batch_size,
+        steps=steps,
+        seed=seed,
+        augmentation=augmentation,
+        evaluate_every=evaluate_every,
+        log_every=log_every,
+        workers=workers,
+    )
+    scores = score(variables, splits.test, run / f"test_scores_{best}.npy")
+    return _conclude(
+        run,
+        network,
+        best,
+        variables,
+        splits,
+        scores,
+        config=config,
+        size=size,
+        trials=trials,
+        seed=seed,
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _part(ranking: Ranking, most: int) -> Ranking:
+    """At most so many queries, evenly spaced; the gallery whole."""
+    if len(ranking.query) <= most:
+        return ranking
+    chosen = np.linspace(0, len(ranking.query) - 1, most).round().astype(int)
+    return Ranking(
+        name=f"{ranking.name} ({most} queries)",
+        query=ranking.query[chosen],
+        gallery=ranking.gallery,
+        rule=ranking.rule,
+        distractor=ranking.distractor,
+    )
+
+
+def _baselines(images: ImageSet, ranking: Ranking) -> dict[str, np.ndarray]:
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "HSV histograms of stripes": lambda indices: hsv_stripe_features(images, indices),
+        "raw pixels 64x24": lambda indices: pixel_features(images, indices, size=(64, 24)),
+    }
+    return {name: way(ranking.query) @ way(ranking.gallery).T for name, way in ways.items()}
+
+
+def _conclude(
+    run: Path,
+    network: NormXCorrNet,
+    best: int,
+    variables: Any,
+    splits: ReidSplits,
+    scores: np.ndarray,
+    *,
+    config: dict[str, Any],
+    size: tuple[int, int],
+    trials: int,
+    seed: int,
+) -> Results:
+    """Judge the test scores and write manifest and report."""
+    test = Ranked.of(splits, splits.test)
+    results: Results = {}
+    curves = {}
+    for name, score in {"network": scores, **_baselines(splits.images, splits.test)}.items():
+        results[name], curves[name] = test.judge(score, trials=trials, seed=seed)
+    manifest = {
+        "network": runs.describe_module(network),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        "size": list(size),
+        "step": best,
+        "data": splits.images.name,
+        "data_credit": splits.images.credit,
+        "data_sha256": splits.images.checksum(),
+        "protocol": splits.protocol,
+        "trained_on": sorted(set(splits.images.identities[splits.training].tolist())),
+        "results": results,
+        "config": config,
+        "splits": splits.request,
+        "sessions": runs.sessions(run),
+        "judged": runs.environment(),
+    }
+    runs.write_json(run / "manifest.json", manifest)
+    rule = {
+        "market": "same person by the same camera dropped, the rest of the gallery ranked",
+        "single_shot": f"one gallery picture a person, {trials} trials",
+    }[splits.test.rule]
+    remark = (
+        f"{splits.test.name}: {len(splits.test.query):,} queries, {len(splits.test.gallery):,} "
+        f"gallery pictures; {rule}. The checkpoint of step {best} was chosen by mAP on "
+        f"{splits.validation.name}."
+    )
+    where = f"{splits.test.name} of {splits.images.name}"
+    pictures = [
+        (
+            "Training",
+            figures.training_curves(
+                read_metrics(run), data=splits.images.name, panels=figures.MATCHER_PANELS
+            ),
+        ),
+        ("CMC", ranking_figures.cmc_curves(curves, data=where)),
+        ("Ranked lists", _ranked_lists(test, scores)),
+        ("What matched what", _matches(network, variables, splits, test, scores, size)),
+    ]
+    write_page(
+        run / "report.html",
+        title=f"{run.name} on {splits.images.name}",
+        protocol=splits.protocol,
+        table=ranking_table(results),
+        remark=remark,
+        pictures=[(name, figures.as_png(figure)) for name, figure in pictures],
+        manifest={name: value for name, value in manifest.items() if name != "results"},
+    )
+    print(splits.protocol)
+    print(text_table(*ranking_table(results)))
+    print(remark)
+    print(f"report: {run / 'report.html'}")
+    return results
+
+
+def _ranked_lists(test: Ranked, scores: np.ndarray) -> Any:
+    return ranking_figures.ranked_lists(
+        test.images,
+        test.ranking.query,
+        test.ranking.gallery,
+        scores,
+        match=test.match,
+        valid=test.valid,
+    )
+
+
+def _matches(
+    network: NormXCorrNet,
+    variables: Any,
+    splits: ReidSplits,
+    test: Ranked,
+    scores: np.ndarray,
+    size: tuple[int, int],
+) -> Any:
+    """The right pair that the network is surest of, as it sees it."""
+    right = test.match if test.valid is None else test.match & test.valid
+    place = np.unravel_index(np.argmax(np.where(right, scores, -np.inf)), scores.shape)
+    indices = [int(test.ranking.query[place[0]]), int(test.ranking.gallery[place[1]])]
+    return match_figure.of_pictures(network, variables, splits.images, indices, size=size)

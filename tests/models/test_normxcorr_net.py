@@ -1,0 +1,151 @@
+"""The re-identification network: its layers as published, its start, its asymmetry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from siamjax.correlation import cross_input_neighbourhood, normxcorr
+from siamjax.errors import UsageError
+from siamjax.models.normxcorr_net import NormXCorrNet, torch_uniform
+
+
+def pictures(rng, count, side=(160, 60)):
+    return jnp.asarray(rng.integers(0, 256, (count, *side, 3)), jnp.uint8)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Variables of the three networks at their full size."""
+    one = jnp.zeros((1, 160, 60, 3), jnp.uint8)
+    kinds = {"plain": {}, "fused": {"fused": True}, "guide": {"variant": "guide"}}
+    made = {name: NormXCorrNet(**options) for name, options in kinds.items()}
+    return {
+        name: (net, jax.jit(net.init)(jax.random.key(0), one, one)) for name, net in made.items()
+    }
+
+
+def test_layers_as_published(networks):
+    """Weights and biases counted by hand, layer by layer."""
+    plain = {
+        "conv1": 5 * 5 * 3 * 20 + 20,
+        "conv2": 5 * 5 * 20 * 25 + 25,
+        "correlation": 25 * 60 * 25 + 25,
+        "conv4": 3 * 3 * 25 * 25 + 25,
+        "dense": 17 * 5 * 25 * 500 + 500,
+        "last": 500 * 2 + 2,
+    }
+    fused = {
+        **plain,
+        "neighbourhood1": 1250 * 25 + 25,
+        "neighbourhood2": 3 * 3 * 25 * 25 + 25,
+        "neighbourhood_dense": 17 * 5 * 25 * 500 + 500,
+        "last": 1000 * 2 + 2,
+    }
+    for name, expected in (("plain", plain), ("fused", fused), ("guide", plain)):
+        params = networks[name][1]["params"]
+        counted = {k: sum(leaf.size for leaf in jax.tree.leaves(v)) for k, v in params.items()}
+        assert counted == expected
+    net, variables = networks["plain"]
+    features = net.apply(variables, jnp.zeros((2, 160, 60, 3)), method="embed")
+    assert features.shape == (2, 37, 12, 25)
+
+
+def test_starts_as_torch(networks):
+    """Weights and biases uniform in +-1/sqrt(fan in)."""
+    params = networks["plain"][1]["params"]
+    for layer, fan_in in (("conv1", 75), ("conv2", 500), ("correlation", 1500), ("conv4", 225)):
+        bound = fan_in**-0.5
+        for name in ("kernel", "bias"):
+            values = np.asarray(params[layer][name])
+            assert np.abs(values).max() <= bound
+            assert np.abs(values).max() > 0.8 * bound
+    kernel = np.asarray(params["dense"]["kernel"])
+    assert kernel.std() == pytest.approx(2125**-0.5 / 3**0.5, rel=0.01)  # of a uniform one
+    assert np.abs(torch_uniform(4)(jax.random.key(0), (1000,))).max() == pytest.approx(
+        0.5, rel=0.01
+    )
+
+
+def step_by_step(params, first, second, *, fused, guide):
+    """The network from its description, with the map stored and jnp alone."""
+
+    def conv(x, layer):
+        x = jax.lax.conv_general_dilated(
+            x, layer["kernel"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return x + layer["bias"]
+
+    def pool(x):
+        x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+        n, h, w, c = x.shape
+        return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+    def relu(x):
+        return jnp.maximum(x, 0)
+
+    def trunk(x):
+        x = pool(relu(conv(x.astype(jnp.float32) / 255, params["conv1"])))
+        return pool(relu(conv(x, params["conv2"])))
+
+    def summary(x, name, dense):
+        x = pool(conv(relu(x), params[name]))
+        return x.reshape(len(x), -1) @ params[dense]["kernel"] + params[dense]["bias"]
+
+    a, b = trunk(first), trunk(second)
+    if guide:
+        matched = normxcorr(a, b, ddof=0, epsilon=0.0, reduction="sum")
+    else:
+        matched = relu(normxcorr(a, b))
+    matched = matched @ params["correlation"]["kernel"] + params["correlation"]["bias"]
+    parts = [summary(matched, "conv4", "dense")]
+    if fused:
+        around = relu(cross_input_neighbourhood(a, b))
+        around = conv(around, params["neighbourhood1"])
+        parts.append(summary(around, "neighbourhood2", "neighbourhood_dense"))
+    both = jnp.concatenate(parts, -1)
+    both = both if guide else relu(both)
+    classes = both @ params["last"]["kernel"] + params["last"]["bias"]
+    return jax.nn.log_softmax(classes)[:, 1]
+
+
+@pytest.mark.parametrize("name", ["plain", "fused", "guide"])
+def test_equals_its_description(networks, rng, name):
+    net, variables = networks[name]
+    first, second = pictures(rng, 2), pictures(rng, 2)
+    logit, features = jax.jit(net.apply)(variables, first, second)
+    assert features.shape == (4, 37 * 12 * 25)
+    options = {"fused": net.fused, "guide": net.variant == "guide"}
+    expected = step_by_step(variables["params"], first, second, **options)
+    np.testing.assert_allclose(jax.nn.log_sigmoid(logit), expected, rtol=1e-4, atol=1e-4)
+    turned, _ = jax.jit(net.apply)(variables, second, first)
+    assert np.abs(turned - logit).max() > 1e-5
+
+
+def test_other_sizes_and_bfloat16(rng):
+    net = NormXCorrNet(column_search=2, dtype=jnp.bfloat16)
+    pair = pictures(rng, 2, side=(64, 48))
+    variables = net.init(jax.random.key(0), pair, pair)
+    assert variables["params"]["correlation"]["kernel"].shape == (25 * 5 * 5, 25)
+    logit, _ = net.apply(variables, pair, pair[::-1])
+    wide, _ = NormXCorrNet(column_search=2).apply(variables, pair, pair[::-1])
+    assert logit.dtype == jnp.float32
+    np.testing.assert_allclose(logit, wide, atol=0.02)
+    for side, message in (((62, 48), "multiples of 4"), ((36, 48), "at least 40")):
+        with pytest.raises(UsageError, match=message):
+            net.init(jax.random.key(0), pictures(rng, 1, side), pictures(rng, 1, side))
+    with pytest.raises(UsageError, match="variant 'other'"):
+        NormXCorrNet(variant="other").init(jax.random.key(0), pair, pair)
+
+
+def test_a_batch_of_uniform_pictures_has_finite_gradients(networks):
+    """After ReLU and padding flat patches are ordinary; here all of them are."""
+    net, variables = networks["plain"]
+    flat = jnp.full((2, 160, 60, 3), 128, jnp.uint8)
+
+    def total(params):
+        return net.apply({"params": params}, flat, flat)[0].sum()
+
+    gradient = jax.jit(jax.grad(total))(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
