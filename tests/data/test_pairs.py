@@ -147,7 +147,7 @@ def test_positives_of_two_cameras(faces):
 def test_positives_refuse_what_gives_none(faces):
     with pytest.raises(UsageError, match="1 person to train on"):
         PositivesOfAnEpoch(faces, np.arange(10), seed=0)
-    with pytest.raises(UsageError, match="no training person has two pictures;|no positive pair"):
+    with pytest.raises(UsageError, match="no training person has two pictures,"):
         PositivesOfAnEpoch(faces, np.array([0, 10]), seed=0)
     with pytest.raises(UsageError, match="of two cameras"):
         PositivesOfAnEpoch(faces, np.arange(20), seed=0, cameras=np.zeros(400, int))
