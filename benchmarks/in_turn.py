@@ -1,11 +1,14 @@
 """Run several programs in turn and compare them step by step.
 
 Each candidate is a process of its own (so that thread pools and allocators do not meet), which
-does one step for each line it reads. The candidates take turns, one step each, so that a noisy
-machine disturbs all alike; what counts is the ratio within a round.
+does one step for each line it reads. The candidates take turns, so that a noisy machine disturbs
+all alike; what counts is the ratio within a round.
 """
 
+import ctypes
+import gc
 import json
+import math
 import os
 import platform
 import resource
@@ -13,25 +16,99 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
+
+Step = Callable[[], object]
 
 
-def serve(prepare: Callable[[], Callable[[], object]]) -> None:
-    """A candidate's main: prepare (timed), then a step for each line on standard input."""
+class Prepared(NamedTuple):
+    """Steps by name, of a candidate that has several, and what else it has to say."""
+
+    steps: Mapping[str, Step]
+    facts: Mapping[str, float] = {}
+
+
+def serve(prepare: Callable[[], Step | Prepared]) -> None:
+    """A candidate's main: prepare (timed), then a step for each line on standard input.
+
+    A line is empty or a JSON object: ``step`` names one of several, which is done ``repeat``
+    times (the answer is the mean); with ``peak`` its memory is measured and not its time.
+    """
     started = time.perf_counter()
-    step = prepare()
-    step()
-    print(json.dumps({"start_seconds": time.perf_counter() - started}), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        step()
-        row = {
-            "wall": time.perf_counter() - wall,
-            "cpu": time.process_time() - cpu,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        }
+    prepared = prepare()
+    if not isinstance(prepared, Prepared):
+        prepared()
+        prepared = Prepared({"": prepared})
+    facts = {"start_seconds": time.perf_counter() - started, **prepared.facts}
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line) if line.strip() else {}
+        step = prepared.steps[asked.get("step", "")]
+        row = _peak(step) if asked.get("peak") else _timed(step, asked.get("repeat", 1))
         print(json.dumps(row), flush=True)
+
+
+def _timed(step: Step, repeat: int) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(repeat):
+        step()
+    return {
+        "wall": (time.perf_counter() - wall) / repeat,
+        "cpu": (time.process_time() - cpu) / repeat,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _peak(step: Step) -> dict[str, float]:
+    """MiB that a step adds to what the process holds when its allocator has given all back."""
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return {"step_mib": math.nan}
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    clear.write_text("5")  # the high-water mark starts anew
+    before = _status("VmRSS")
+    kept = step()
+    added = _status("VmHWM") - before
+    del kept
+    return {"step_mib": added / 1024}
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+class Candidate:
+    """A process that does steps when asked. Making one waits until it is prepared."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        self.start: dict[str, float] = self._answer()
+
+    def ask(self, **request: Any) -> dict[str, float]:
+        """Do a step (see :func:`serve`) and say what it took."""
+        assert self.process.stdin is not None
+        self.process.stdin.write((json.dumps(request) if request else "") + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        while line := self.process.stdout.readline():
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"{self.name} ended with status {self.process.wait()}")
 
 
 def compare(
@@ -44,21 +121,15 @@ def compare(
     """
     processes, rows = {}, {}
     for name, command in candidates.items():
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
-        )
-        processes[name] = process
-        rows[name] = {"start": _answer(process, name), "steps": []}
+        processes[name] = Candidate(name, command)
+        rows[name] = {"start": processes[name].start, "steps": []}
     for turn in range(rounds + 1):
         for name, process in processes.items():
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-            answer = _answer(process, name)
+            answer = process.ask()
             if turn:  # the first round warms caches
                 rows[name]["steps"].append(answer)
     for process in processes.values():
-        process.kill()
+        process.stop()
     table = {}
     for name, row in rows.items():
         steps, base = row["steps"], rows[reference]["steps"]
@@ -78,16 +149,13 @@ def compare(
     print(f"{'':28}" + "".join(f"{column:>15}" for column in columns))
     for name, values in table.items():
         print(f"{name:28}" + "".join(f"{values[column]:15.3f}" for column in columns))
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "rounds": rounds}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, "table": table, "rows": rows}, indent=1))
-    print(f"written: {output}")
+    write(output, {"rounds": rounds}, {"table": table, "rows": rows})
     return table
 
 
-def _answer(process: subprocess.Popen, name: str) -> dict[str, float]:
-    assert process.stdout is not None
-    while line := process.stdout.readline():
-        if line.startswith("{"):
-            return json.loads(line)
-    raise SystemExit(f"{name} ended with status {process.wait()}")
+def write(output: Path, settings: dict[str, Any], results: dict[str, Any]) -> None:
+    """JSON of the results, with the machine they were measured on."""
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), **settings}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"machine": machine, **results}, indent=1))
+    print(f"written: {output}")

@@ -48,11 +48,8 @@ class _LoadPair:
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         first, second, same = self.pairs[position]
         rng = generator(self.seed, position, stream=1)
-        table = None
-        if self.augmentation is not None and self.augmentation.recolor:
-            table = color_table(generator(self.seed, position, stream=3))
         pictures = []
-        for index in (first, second):
+        for index, table in zip((first, second), self._tables(position, same), strict=True):
             picture = resize(self.images.image(index), self.size)
             if self.augmentation is not None:
                 picture = augment(picture, self.augmentation, rng)
@@ -60,6 +57,14 @@ class _LoadPair:
                 picture = recolored(picture, table)
             pictures.append(picture)
         return {"x1": pictures[0], "x2": pictures[1], "same": np.asarray(same, np.bool_)}
+
+    def _tables(self, position: int, same: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Random colours of both pictures: one table, or two for half of the different pairs."""
+        if self.augmentation is None or not self.augmentation.recolor:
+            return None, None
+        rng = generator(self.seed, position, stream=3)
+        table = color_table(rng)
+        return table, table if same or rng.random() < 0.5 else color_table(rng)
 
 
 def pair_batches(

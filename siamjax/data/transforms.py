@@ -26,9 +26,9 @@ class Augmentation:
         rotation: greatest turn either way, in degrees.
         translation: greatest shift either way, as a share of the height and of the width.
         scale: greatest change of size either way, as a share (0.1: 0.9 to 1.1 times).
-        recolor: give both pictures of a pair the same random colours (see :func:`recolored`), so
-            that a few people stand for many and a network learns to compare colours instead of
-            knowing them by heart.
+        recolor: give both pictures of a pair the same random colours (:func:`color_table`), and
+            those of half of the different pairs two of their own. So a few people stand for many,
+            and a network learns to compare colours instead of knowing people's by heart.
     """
 
     mirror: bool = True

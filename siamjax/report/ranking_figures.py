@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
@@ -29,6 +28,15 @@ class _Row(NamedTuple):
     precision: float
     order: np.ndarray  # columns of the score, best first, without junk
     first: int  # rank of the first right one, from 1
+
+    def shown(self, top: int) -> list[int]:
+        """Columns of the score: the first ``top``, and the first right one."""
+        further = [self.order[self.first - 1]] if self.first > top else []
+        return [int(column) for column in (*self.order[:top], *further)]
+
+    def words(self) -> str:
+        place = f"first right one:\nrank {self.first} of {self.order.size}"
+        return f"{self.title}\nAP {self.precision:.3f}\n{place}"
 
 
 def ranked_lists(
@@ -67,34 +75,136 @@ def ranked_lists(
     if score.shape != (len(query), len(gallery)):
         raise UsageError(f"score {score.shape} for {len(query)} queries, {len(gallery)} pictures")
     precision = average_precision(score, match, valid=valid)  # checks shapes, masks and NaN too
+    if np.isnan(precision).all():
+        raise UsageError(f"none of the {len(query)} queries has a valid match in the gallery")
     valid = np.broadcast_to(True, match.shape) if valid is None else np.asarray(valid)
     rows = _rows(score, match, valid, precision, count)
-    further = any(row.first > top for row in rows)
-    shown = min(top, max(row.order.size for row in rows))
 
+    further = any(row.first > top for row in rows)
+    across = min(top, max(row.order.size for row in rows))
     pictures = {
         index: _thumbnail(images.image(index))
-        for index in {
-            *(int(query[row.query]) for row in rows),
-            *(
-                int(gallery[k])
-                for row in rows
-                for k in (*row.order[:top], row.order[row.first - 1])
-            ),
-        }
+        for row in rows
+        for index in (int(query[row.query]), *(int(gallery[k]) for k in row.shown(top)))
     }
-    slope = np.median([len(picture) / picture.shape[1] for picture in pictures.values()])
-    cell = 0.8 * float(np.clip(slope, 0.6, 3.0)) + 0.35
-    ratios = [1.7, 1.0, 0.15, *[1.0] * shown, *[0.25, 1.0] * further]
-    figure = Figure(figsize=(0.92 * sum(ratios), cell * len(rows) + 0.7), layout="constrained")
+    slope = float(np.median([len(shown) / shown.shape[1] for shown in pictures.values()]))
+    widths = [1.7, 1.0, 0.1, *[1.0] * across, *[0.1, 1.0] * further]
+    height = 0.75 * min(max(slope, 0.5), 3.0) + 0.4
+    size = (0.85 * sum(widths), len(rows) * height + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(f"Ranked lists: {data}")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0)
-    grid = figure.add_gridspec(len(rows), len(ratios), width_ratios=ratios)
+    figure.supxlabel(_legend(score, rows, top), fontsize=9)
+    grid = figure.add_gridspec(len(rows), len(widths), width_ratios=widths)
     for line, row in enumerate(rows):
         words = figure.add_subplot(grid[line, 0])
         words.set_axis_off()
-        place = f"first right: rank {row.first}\nof {row.order.size}"
-        text = f"{row.title}\nAP {row.precision:.3f}\n{place}"
-        words.text(0, 0.5, text, va="center", fontsize=8.5)
-        picture = pictures[int(query[row.query])]
-        _show(figure.add_subplot(grid[line, 1]), picture, "query", "black")
+        words.text(0, 0.5, row.words(), va="center", fontsize=9)
+        axes = figure.add_subplot(grid[line, 1])
+        _show(axes, pictures[int(query[row.query])], "query", "black")
+        for place in row.shown(top):
+            rank = int(np.flatnonzero(row.order == place)[0])
+            column = 3 + rank if rank < top else len(widths) - 1
+            right = bool(match[row.query, place])
+            value = f"{score[row.query, place]:#.3g}".rstrip(".")
+            title = f"{rank + 1} {'✓' if right else '✗'} {value}"
+            axes = figure.add_subplot(grid[line, column])
+            _show(axes, pictures[int(gallery[place])], title, SAME if right else DIFFERENT)
+    return figure
+
+
+def cmc_curves(
+    curves: Mapping[str, Float[np.ndarray, " ranks"]],
+    *,
+    data: str,
+    ranks: int = 20,
+    gallery: int | None = None,
+) -> Figure:
+    """CMC curves by name, rank-1 in the legend: ``curve[k - 1]`` = P(a match is among the first k).
+
+    The axis ends at ``ranks``, at the longest curve or at the ``gallery``'s size (None: it is not
+    known), whichever comes first.
+    """
+    if not curves or ranks < 1 or (gallery is not None and gallery < 1):
+        raise UsageError(f"{len(curves)} curves, ranks {ranks}, gallery {gallery}: 1 is the least")
+    for name, curve in curves.items():
+        values = np.asarray(curve)
+        if values.ndim != 1 or not values.size or not np.all((values >= 0) & (values <= 1)):
+            raise UsageError(f"CMC curve {name!r}: probabilities (ranks,) in [0, 1] are needed")
+    last = min(ranks, max(map(len, curves.values())), gallery or ranks)
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    styles = product(("-", "--", ":", "-."), (NETWORK, PIXELS, "#8d6b94", "#d9a441"))
+    for (name, curve), (dashes, color) in zip(curves.items(), cycle(styles), strict=False):
+        values = np.asarray(curve)[:last]
+        label = f"{name}: rank-1 {values[0]:.4f}"
+        ranked = np.arange(1, values.size + 1)
+        axes.plot(ranked, values, ls=dashes, color=color, label=label, marker="o", ms=3.5)
+    axes.set(title=f"CMC on {data}", xlabel="rank", ylabel="probability of a match up to the rank")
+    axes.set(xlim=(1 - 0.02 * last, last + 0.02 * last), ylim=(0, 1.02))
+    axes.set_xticks(
+        range(1, last + 1) if last <= 10 else [1, *range(5, last + 1, -(-last // 50) * 5)]
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _rows(
+    score: np.ndarray, match: np.ndarray, valid: np.ndarray, precision: np.ndarray, count: int
+) -> list[_Row]:
+    """The hardest queries, the worst first, then typical ones, the best first."""
+    ranked = np.flatnonzero(~np.isnan(precision))
+    first = np.array([_first_right(score[q], match[q], valid[q]) for q in ranked])
+    count = min(count, len(ranked))
+    by_first = ranked[np.argsort(-first, kind="stable")]
+    hardest = by_first[: count // 2]
+    rest = by_first[count // 2 :]
+    rest = np.sort(rest)  # so that equal precisions stand in the order of the queries
+    rest = rest[np.argsort(-precision[rest], kind="stable")]
+    some = min(count - len(hardest), len(rest))
+    # The middles of as many equal parts: neither only the best nor only the worst.
+    typical = rest[((np.arange(some) + 0.5) * len(rest) / max(some, 1)).astype(int)]
+    place = dict(zip(ranked.tolist(), first.tolist(), strict=True))
+    rows = []
+    for title, chosen in (("hardest", hardest), ("typical", typical)):
+        for number, q in enumerate(chosen.tolist(), start=1):
+            kept = np.flatnonzero(valid[q])
+            order = kept[np.argsort(-score[q, kept], kind="stable")]
+            rows.append(_Row(q, f"{title} {number}", float(precision[q]), order, place[q]))
+    return rows
+
+
+def _first_right(score: np.ndarray, match: np.ndarray, valid: np.ndarray) -> int:
+    """Rank, from 1, of the first right picture; of equal scores the gallery's first stands first.
+
+    Without a sort: this runs for every query.
+    """
+    right = np.flatnonzero(match & valid)
+    best = right[np.argmax(score[right])]  # the first of equal ones
+    above = valid & (score > score[best])
+    return 1 + int(above.sum()) + int((valid & (score == score[best]))[:best].sum())
+
+
+def _legend(score: np.ndarray, rows: list[_Row], top: int) -> str:
+    tied = 0
+    for row in rows:  # one more than is shown: who ties with the last one may be cut off
+        values = score[row.query, row.order[: max(top, row.first) + 1]]
+        tied += bool((values[1:] == values[:-1]).any())
+    said = "Over each picture: rank, ✓ right (green) or ✗ wrong (red), score. Junk is left out."
+    if tied:
+        said += f"\nEqual scores, in {tied} of the {len(rows)} lists, stand in the gallery's order."
+    return said
+
+
+def _thumbnail(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Every n-th pixel of a picture that is larger than a cell: 60 photographs fill gigabytes."""
+    step = -(-max(picture.shape[:2]) // _LONGEST)
+    return np.ascontiguousarray(picture[::step, ::step])
+
+
+def _show(axes: Axes, picture: np.ndarray, title: str, color: str) -> None:
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8, color=color, pad=4)
+    for edge in axes.spines.values():
+        edge.set(color=color, linewidth=3)

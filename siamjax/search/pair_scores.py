@@ -4,8 +4,6 @@ A matching network has no embedding of a picture that could be looked up: every 
 gallery picture. What can be shared is the trunk, which is run once a picture and not once a pair.
 """
 
-import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.pipeline import image_batches
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
+from siamjax.search.digests import describe, list_digest, pictures_digest, weights_digest
 from siamjax.search.matcher import TileScorer, check_matcher, embedder, feature_type
 from siamjax.search.record import DiskRecord, MemoryRecord, Place, Record
 from siamjax.training.parallel import replicate, shard
@@ -157,14 +156,14 @@ def _score(
         record: Record = MemoryRecord(**shapes)
     else:
         about = {
-            "network": re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+", "", repr(network))),
-            "weights": _weights_digest(variables),
-            "pictures": _pictures_digest(images, shown),
-            "size": list(sides(size)),
-            "queries": _list_digest(queries),
-            "gallery": _list_digest(others),
+            "network": describe(network),
+            "weights": weights_digest(variables),
+            "pictures": pictures_digest(images, shown),
+            "size": sides(size),
+            "queries": list_digest(queries),
+            "gallery": list_digest(others),
             "symmetric": symmetric,
-            "tile": list(tile),
+            "tile": tile,
         }
         record = DiskRecord(output, about=about, total=len(tiles), **shapes)
     if record.tiles < len(tiles):
@@ -238,15 +237,16 @@ def _fill(
     with bar:
         for number in range(record.tiles, len(tiles)):
             down, across = tiles[number]
-            picked = np.resize(queries[down], rows)
-            columns_of = others[down if len(others) > 1 else slice(None), across]
-            taken = columns_of[_repeated(len(columns_of), rows if len(others) > 1 else 1)]
-            taken = taken[:, _repeated(taken.shape[1], columns)]
-            scores = scorer(record.take_features(picked), record.take_features(taken.T))
+            first = _filled(queries[down], rows, 0)
+            second = others[:, across] if len(others) == 1 else others[down, across]
+            second = _filled(second, columns, 1)
+            if len(others) > 1:
+                second = _filled(second, rows, 0)
+            scores = scorer(record.take_features(first), record.take_features(second.T))
             scores = scores[: down.stop - down.start, : across.stop - across.start]
             if not np.isfinite(scores).all():
                 row, column = np.argwhere(~np.isfinite(scores))[0]
-                pair = names[picked[row]], names[taken[row % len(taken), column]]
+                pair = names[first[row]], names[second[row % len(second), column]]
                 raise UsageError(
                     f"the score of {' and '.join(pair)} is {scores[row, column]}: the network "
                     "has diverged; take an earlier checkpoint"
@@ -255,19 +255,22 @@ def _fill(
             bar.update(pairs[number])
 
 
-def _repeated(count: int, length: int) -> np.ndarray:
-    return np.arange(length) % count
+def _filled(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Repeated along an axis up to a length."""
+    return np.take(array, np.arange(length) % array.shape[axis], axis=axis)
 
 
 def _tiles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[Place]:
     """Tiles row by row, the first of them the largest; even, so that the rest is little."""
-    sides = [-(-total // -(-total // side)) for total, side in zip((rows, columns), most)]
-    for row in range(0, rows, sides[0]):
-        for column in range(0, columns, sides[1]):
-            yield (
-                slice(row, min(row + sides[0], rows)),
-                slice(column, min(column + sides[1], columns)),
-            )
+    height, width = (_even(total, side) for total, side in ((rows, most[0]), (columns, most[1])))
+    for row in range(0, rows, height):
+        for column in range(0, columns, width):
+            down = slice(row, min(row + height, rows))
+            yield down, slice(column, min(column + width, columns))
+
+
+def _even(total: int, most: int) -> int:
+    return -(-total // -(-total // most))
 
 
 def _indices(name: str, values: np.ndarray, total: int, *, axes: int) -> np.ndarray:
@@ -279,31 +282,5 @@ def _indices(name: str, values: np.ndarray, total: int, *, axes: int) -> np.ndar
         )
     if values.min() < 0 or values.max() >= total:
         worst = values.min() if values.min() < 0 else values.max()
-        raise UsageError(
-            f"{name}: {worst} is no index of {total} pictures, which are 0 to {total - 1}"
-        )
+        raise UsageError(f"{name}: {worst} is no index of {total} pictures, counted from 0")
     return values.astype(np.int64)
-
-
-def _weights_digest(variables: Any) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        value = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}\0{value.dtype}\0{value.shape}\0".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _pictures_digest(images: ImageSet, shown: np.ndarray) -> str:
-    """Over names and bytes: a picture that was replaced since is another picture."""
-    digest = hashlib.sha256()
-    for index in shown.tolist():
-        content = images.source[index]
-        digest.update(f"{images.keys[index]}\0{len(content)}\0".encode())
-        digest.update(content)
-    return f"{len(shown)} of {images.name} ({digest.hexdigest()[:16]})"
-
-
-def _list_digest(indices: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes())
-    return f"{' x '.join(map(str, indices.shape))} ({digest.hexdigest()[:16]})"

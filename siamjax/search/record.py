@@ -40,7 +40,7 @@ class Record(Protocol):
         """Features of the next pictures."""
         ...
 
-    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n *feature"]:
+    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
         """A copy of the features of these pictures."""
         ...
 
@@ -66,7 +66,7 @@ class MemoryRecord:
         self._features[self.embedded : self.embedded + len(rows)] = rows
         self.embedded += len(rows)
 
-    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n *feature"]:
+    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
         """As there."""
         return self._features[rows]
 
@@ -119,7 +119,7 @@ class DiskRecord:
                 )
             else:
                 output.parent.mkdir(parents=True, exist_ok=True)
-                self._note()
+                self._note(made=False)
         if not self._made:
             self._make()
         for array in (self._scores, self._features)[: 1 if self.tiles == total else 2]:
@@ -130,10 +130,9 @@ class DiskRecord:
         after = self.embedded + len(rows)
         with self._disk():
             self._features.put(slice(self.embedded, after), rows)
-            self.embedded = after
-            self._note()
+            self._note(embedded=after, tiles=self.tiles)
 
-    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n *feature"]:
+    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
         """As there."""
         return np.array(self._features.open()[rows])
 
@@ -141,8 +140,7 @@ class DiskRecord:
         """As there; on the disk when this returns."""
         with self._disk():
             self._scores.put(place, scores)
-            self.tiles += 1
-            self._note()
+            self._note(embedded=self.embedded, tiles=self.tiles + 1)
 
     def finish(self) -> Float[np.ndarray, "queries columns"]:
         """All scores, mapped read-only."""
@@ -150,9 +148,10 @@ class DiskRecord:
             self._features.path.unlink(missing_ok=True)
         return self._scores.open()
 
-    def _note(self) -> None:
-        counts = {"made": self._made, "embedded": self.embedded, "tiles": self.tiles}
+    def _note(self, *, made: bool = True, embedded: int = 0, tiles: int = 0) -> None:
+        counts = {"made": made, "embedded": embedded, "tiles": tiles}
         write_json(self.manifest, {"scores_of": self._about, **counts})
+        self._made, self.embedded, self.tiles = made, embedded, tiles
 
     def _take_up(self) -> None:
         try:
@@ -160,6 +159,9 @@ class DiskRecord:
             before = dict(content["scores_of"])
             self._made = bool(content["made"])
             self.embedded, self.tiles = int(content["embedded"]), int(content["tiles"])
+            counts = (self.embedded, self._features.shape[0]), (self.tiles, self.total)
+            if before == self._about and not all(0 <= done <= of for done, of in counts):
+                raise ValueError(f"{self.embedded} pictures and {self.tiles} tiles done")
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{self.manifest}: not a manifest of scores ({type(error).__name__}: {error}); "
@@ -183,7 +185,6 @@ class DiskRecord:
             with self._disk():
                 for array in arrays:
                     array.create()
-                self._made = True
                 self._note()
         except UsageError:
             for path in (*(array.path for array in arrays), self.manifest):

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from siamjax.metrics.mean import Mean
 from siamjax.metrics.monitors import pair_monitors
-from siamjax.models.siamese import Siamese
 from siamjax.training.step import Batch, LossFunction, Metrics
 
 
 def pair_loss(
-    network: Siamese,
+    network: nn.Module,
     loss: Callable[[Float[Array, " batch"], Bool[Array, " batch"]], Float[Array, " batch"]],
     *,
     active: Callable[[Float[Array, " batch"], Bool[Array, " batch"]], Bool[Array, " batch"]],
@@ -22,9 +22,11 @@ def pair_loss(
 ) -> LossFunction:
     """Loss function for batches ``x1, x2, same`` and an optional ``weight``.
 
-    ``loss(value, same)`` gives one loss a pair from the head's value. ``active(value, same)``
-    marks the pairs that the loss still pushes; ``active_fraction`` is their share of those that
-    ``counted(same)`` marks (all of them by default; for a margin loss the different ones).
+    ``network(x1, x2, train=, weight=)`` returns a value a pair and the embeddings of all pictures
+    (first all ``x1``), as :class:`siamjax.models.siamese.Siamese` does. ``loss(value, same)`` gives
+    one loss a pair from that value. ``active(value, same)`` marks the pairs that the loss still
+    pushes; ``active_fraction`` is their share of those that ``counted(same)`` marks (all of them
+    by default; for a margin loss the different ones).
     ``axis_name`` is the pmapped axis that the monitors span, None on one device.
     """
 

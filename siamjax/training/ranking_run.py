@@ -13,8 +13,9 @@ from siamjax.baselines import hsv_stripe_features, pixel_features
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream
 from siamjax.data.reid.rankings import Ranking, ReidSplits
-from siamjax.data.transforms import Augmentation
+from siamjax.data.transforms import Augmentation, resize
 from siamjax.metrics import retrieval
+from siamjax.metrics.monitors import collapse_message
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.report import figures, match_figure, ranking_figures
 from siamjax.report.page import ranking_table, text_table, write_page
@@ -162,6 +163,7 @@ def train_matcher(
         evaluate_every=evaluate_every,
         log_every=log_every,
         workers=workers,
+        diagnose=_diagnose,
     )
     scores = score(variables, splits.test, run / f"test_scores_{best}.npy")
     return _conclude(
@@ -176,6 +178,11 @@ def train_matcher(
         trials=trials,
         seed=seed,
     )
+
+
+def _diagnose(values: dict[str, float]) -> str | None:
+    """A matcher's features need not lie nearer for one person: their distances say nothing."""
+    return collapse_message({k: v for k, v in values.items() if not k.startswith("distance")})
 
 
 def _number(value: float | None) -> float:
@@ -258,8 +265,19 @@ def _conclude(
             ),
         ),
         ("CMC", ranking_figures.cmc_curves(curves, data=where)),
-        ("Ranked lists", _ranked_lists(test, scores)),
-        ("What matched what", _matches(network, variables, splits, test, scores, size)),
+        (
+            "Ranked lists",
+            ranking_figures.ranked_lists(
+                test.images,
+                test.ranking.query,
+                test.ranking.gallery,
+                scores,
+                test.match,
+                data=where,
+                valid=test.valid,
+            ),
+        ),
+        ("What matched what", _matches(network, variables, test, scores, size)),
     ]
     write_page(
         run / "report.html",
@@ -277,27 +295,19 @@ def _conclude(
     return results
 
 
-def _ranked_lists(test: Ranked, scores: np.ndarray) -> Any:
-    return ranking_figures.ranked_lists(
-        test.images,
-        test.ranking.query,
-        test.ranking.gallery,
-        scores,
-        match=test.match,
-        valid=test.valid,
-    )
-
-
 def _matches(
-    network: NormXCorrNet,
-    variables: Any,
-    splits: ReidSplits,
-    test: Ranked,
-    scores: np.ndarray,
-    size: tuple[int, int],
+    network: NormXCorrNet, variables: Any, test: Ranked, scores: np.ndarray, size: tuple[int, int]
 ) -> Any:
-    """The right pair that the network is surest of, as it sees it."""
+    """The right pair that the network is surest of, by what it matched."""
     right = test.match if test.valid is None else test.match & test.valid
-    place = np.unravel_index(np.argmax(np.where(right, scores, -np.inf)), scores.shape)
-    indices = [int(test.ranking.query[place[0]]), int(test.ranking.gallery[place[1]])]
-    return match_figure.of_pictures(network, variables, splits.images, indices, size=size)
+    query, gallery = np.unravel_index(np.argmax(np.where(right, scores, -np.inf)), scores.shape)
+    pair = [int(test.ranking.query[query]), int(test.ranking.gallery[gallery])]
+    pictures = np.stack([resize(test.images.image(index), size) for index in pair])
+    features = np.asarray(network.apply(variables, pictures, method="embed"), np.float32)
+    return match_figure.match_figure(
+        *pictures,
+        *features,
+        data=f"{test.ranking.name} of {test.images.name}",
+        names=(test.images.keys[pair[0]], test.images.keys[pair[1]]),
+        column_search=network.column_search,
+    )

@@ -44,12 +44,14 @@ def train(
     evaluate_every: int,
     log_every: int,
     workers: int = 0,
+    diagnose: Callable[[dict[str, float]], str | None] = collapse_message,
 ) -> tuple[int, Any]:
     """Train (or go on with) the run in folder ``run``; returns the best step and its variables.
 
     Best is by ``best_metric`` of what ``evaluate(variables)`` returns, the higher the better.
-    ``config`` is what a run that goes on must agree with. The folder gets ``config.json``,
-    ``metrics.jsonl``, TensorBoard events, ``sessions.jsonl`` and ``checkpoints/``.
+    ``diagnose`` turns a row of metrics into a warning. ``config`` is what a run that goes on must
+    agree with. The folder gets ``config.json``, ``metrics.jsonl``, TensorBoard events,
+    ``sessions.jsonl`` and ``checkpoints/``.
     """
     started = time.time()
     numbers = (steps, batch_size, evaluate_every, log_every, *sides(size))
@@ -94,7 +96,7 @@ def train(
                 evaluate_every=evaluate_every,
                 log_every=log_every,
                 describe_batch=_batch_describer(images, pairs, batch_size),
-                diagnose=collapse_message,
+                diagnose=diagnose,
             )
         finally:
             writer.close()

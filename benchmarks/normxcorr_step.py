@@ -1,0 +1,220 @@
+"""The whole training step of the re-identification network: 32 pairs of 160x60.
+
+Both: binary cross-entropy of the logit, both pictures in one trunk, Torch's dampened SGD with
+weight decay. PyTorch's correlation runs over the whole batch, in chunks whose graphs are kept, and
+in chunks that the backward pass computes anew (as siamjax does); the best counts.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.in_turn import Candidate, Prepared, Step, serve, write
+from benchmarks.normxcorr_contest import Contender, against, contest, table
+
+BATCH, HEIGHT, WIDTH = 32, 160, 60
+RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
+OURS, MONITORED = "siamjax", "siamjax, with pair_loss's monitors"
+EAGER = ("patches by channel", "patches by row", "boxes")
+LAYOUTS = ("", ", channels_last")
+WAYS = (("whole", 0), *((way, size) for way in ("kept", "anew") for size in (1, 2, 4, 8)))
+SHAPES = {
+    "conv1": (5, 5, 3, 20),
+    "conv2": (5, 5, 20, 25),
+    "correlation": (1500, 25),
+    "conv4": (3, 3, 25, 25),
+    "dense": (2125, 500),
+    "last": (500, 2),
+}
+
+
+def _start() -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
+    """The same parameters, pictures (first all x1, then all x2) and labels for all."""
+    rng = np.random.default_rng(0)
+    params = {}
+    for name, shape in SHAPES.items():
+        bound = 1 / np.sqrt(np.prod(shape[:-1]))
+        draws = (rng.uniform(-bound, bound, size).astype(np.float32) for size in (shape, shape[-1]))
+        params[name] = dict(zip(("kernel", "bias"), draws, strict=True))
+    pictures = rng.integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
+    return params, pictures, np.arange(BATCH) % 3 == 0
+
+
+def siamjax_steps(*, monitored: bool) -> Prepared:
+    """The pmapped step."""
+    import jax
+
+    from siamjax import use_fast_cpu_kernels
+    from siamjax.losses import binary_cross_entropy
+    from siamjax.metrics.mean import Mean
+    from siamjax.models.normxcorr_net import NormXCorrNet
+    from siamjax.training.optimizers import dampened_sgd
+    from siamjax.training.pair_loss import pair_loss
+    from siamjax.training.parallel import AXIS, replicate, shard
+    from siamjax.training.state import create_state
+    from siamjax.training.step import make_train_step
+
+    use_fast_cpu_kernels()
+    network = NormXCorrNet()
+    params, pictures, same = _start()
+    batch = {"x1": pictures[:BATCH], "x2": pictures[BATCH:], "same": same}
+
+    def plain_loss(params, model_state, batch, key):
+        del key
+        logit, _ = network.apply({"params": params}, batch["x1"], batch["x2"], train=True)
+        return Mean.of(binary_cross_entropy(logit, batch["same"])), (model_state, {})
+
+    loss = plain_loss
+    if monitored:
+        loss = pair_loss(
+            network,  # pyright: ignore[reportArgumentType]  # it is called as a Siamese is
+            binary_cross_entropy,
+            active=lambda logit, same: (logit > 0) != same,
+            axis_name=AXIS,
+        )
+    optimizer = dampened_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    state = replicate(create_state({"params": params}, optimizer, key=jax.random.key(0)))
+    step = make_train_step(loss, optimizer)
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state, shard(batch))
+        return float(metrics["loss"].total / metrics["loss"].count)
+
+    return Prepared({"step": run}, {f"loss {number}": run() for number in range(3)})
+
+
+def torch_steps(form: str, *, channels_last: bool) -> Prepared:
+    """PyTorch eager, a network of its own for each way to run the correlation."""
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from benchmarks.normxcorr_peers import FORMS
+
+    conv: Callable = FORMS[form].conv
+
+    class Anew(torch.autograd.Function):
+        """Chunks that the backward pass computes anew."""
+
+        @staticmethod
+        def forward(ctx, x, y, kernel, size):  # pyright: ignore[reportIncompatibleMethodOverride]
+            ctx.save_for_backward(x, y, kernel)
+            ctx.size = size
+            pairs = zip(x.split(size), y.split(size), strict=True)
+            return torch.cat([conv(*pair, kernel) for pair in pairs])
+
+        @staticmethod
+        def backward(ctx, cotangent):  # pyright: ignore[reportIncompatibleMethodOverride]
+            x, y, kernel = ctx.saved_tensors
+            kernel, found = kernel.detach().requires_grad_(), []
+            split = (u.split(ctx.size) for u in (x, y, cotangent))
+            for *pair, given in zip(*split, strict=True):
+                leaves = [u.detach().requires_grad_() for u in pair]
+                with torch.enable_grad():
+                    conv(*leaves, kernel).backward(given)
+                found.append([leaf.grad for leaf in leaves])
+            dx, dy = (torch.cat(grads) for grads in zip(*found, strict=True))
+            return dx, dy, kernel.grad, None
+
+    def correlate(x: Tensor, y: Tensor, kernel: Tensor, way: str, size: int) -> Tensor:
+        if way == "whole":
+            return conv(x, y, kernel)
+        if way == "anew":
+            out = Anew.apply(x, y, kernel, size)
+            assert isinstance(out, Tensor)
+            return out
+        pairs = zip(x.split(size), y.split(size), strict=True)
+        return torch.cat([conv(*pair, kernel) for pair in pairs])
+
+    params, pictures, same = _start()
+    laid = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(memory_format=laid)
+    target = torch.from_numpy(same).float()
+
+    def make(way: str, size: int) -> Step:
+        own = {}
+        for name, pair in params.items():
+            weight, bias = (torch.from_numpy(u).clone() for u in pair.values())
+            if weight.ndim == 4:
+                weight = weight.permute(3, 2, 0, 1).contiguous(memory_format=laid)
+            own[name] = weight.requires_grad_(), bias.requires_grad_()
+        every = [u for pair in own.values() for u in pair]
+        optimizer = torch.optim.SGD(
+            every, lr=RATE, momentum=MOMENTUM, dampening=MOMENTUM, weight_decay=DECAY
+        )
+
+        def step() -> float:
+            optimizer.zero_grad()
+            x = images.float().div(255)
+            x = F.max_pool2d(F.relu(F.conv2d(x, *own["conv1"])), 2)
+            x = F.max_pool2d(F.relu(F.conv2d(x, *own["conv2"])), 2)
+            first, second = x.contiguous().split(BATCH)
+            kernel, bias = own["correlation"]
+            matched = F.relu(correlate(first, second, kernel, way, size) + bias)
+            x = F.max_pool2d(F.conv2d(matched.permute(0, 3, 1, 2), *own["conv4"]), 2)
+            x = x.permute(0, 2, 3, 1).flatten(1)
+            for name in ("dense", "last"):
+                weight, bias = own[name]
+                x = torch.addmm(bias, x, weight)
+                x = F.relu(x) if name == "dense" else x
+            loss = F.binary_cross_entropy_with_logits(x[:, 1] - x[:, 0], target)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    steps = {f"{way} {size}": make(way, size) for way, size in WAYS}
+    facts = {}
+    for name in ("kept 4", "anew 4", "whole 0"):
+        for number in range(3):
+            facts[f"loss {number}"] = steps[name]()
+    return Prepared(steps, facts)
+
+
+def measure(*, rounds: int, output: Path) -> None:
+    """Compare."""
+    names = [OURS, MONITORED, *(f"{form}{layout}" for form in EAGER for layout in LAYOUTS)]
+    module = [sys.executable, "-m", "benchmarks.normxcorr_step"]
+    processes = []
+    try:
+        for name in names:
+            processes.append(Candidate(name, [*module, name]))
+        for process in processes:
+            for number in range(3):
+                theirs, ours = (p.start[f"loss {number}"] for p in (process, processes[0]))
+                if not abs(theirs - ours) <= 1e-4:
+                    raise SystemExit(f"{process.name}: loss {theirs} at step {number}, not {ours}")
+        contenders = [Contender(process.name, "ours", process, "step") for process in processes[:2]]
+        words = {"whole": "whole", "kept": "chunks of {}", "anew": "chunks of {}, anew"}
+        for process in processes[2:]:
+            for way, size in WAYS:
+                label = f"{process.name}, {words[way].format(size)}"
+                whole = way == "whole"
+                contenders.append(Contender(label, "eager", process, f"{way} {size}", whole))
+        counts = contest(contenders, rounds=rounds)
+        print(
+            f"\ntraining step, {BATCH} pairs of {HEIGHT}x{WIDTH} "
+            f"({counts['quiet']} of {counts['rounds']} rounds undisturbed)"
+        )
+        lines = table(contenders, contenders[0])
+        found = {one.label: against(contenders, one) for one in contenders[:2]}
+    finally:
+        for process in processes:
+            process.stop()
+    write(output, {"rounds": rounds}, {"counts": counts, "table": lines, "against": found})
+
+
+def _prepare(name: str) -> Callable[[], Prepared]:
+    if name in (OURS, MONITORED):
+        return partial(siamjax_steps, monitored=name == MONITORED)
+    form, comma, _ = name.partition(",")
+    return partial(torch_steps, form, channels_last=bool(comma))
+
+
+if __name__ == "__main__":
+    serve(_prepare(sys.argv[1]))

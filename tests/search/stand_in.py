@@ -1,0 +1,75 @@
+"""A small matching network and small pictures, for tests where the real ones are not needed."""
+
+import io
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from siamjax.data.images import ImageSet
+
+SIZE = (8, 4)
+
+
+class Matcher(nn.Module):
+    """Not symmetric, and not a function of a distance."""
+
+    measure: ClassVar[str] = "logit"
+
+    scale: float = 4.0
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.trunk = nn.Dense(6, dtype=self.dtype)
+        self.last = nn.Dense(1)
+
+    def embed(self, x):
+        x = x.reshape(x.shape[0], 4, -1).astype(self.dtype) / 255
+        return jnp.tanh(self.trunk(x))
+
+    def compare(self, first, second):
+        flat = [u.astype(jnp.float32).reshape(*u.shape[:-2], -1) for u in (first, second)]
+        both = jnp.concatenate([flat[0], jnp.sin(3 * flat[1]), flat[0] * flat[1]], axis=-1)
+        return self.scale * self.last(both)[..., 0]
+
+    def __call__(self, x1, x2):
+        return self.compare(self.embed(x1), self.embed(x2))
+
+
+def variables_of(network, *, seed=0, size=SIZE):
+    picture = np.zeros((1, *size, 3), np.uint8)
+    return network.init(jax.random.key(seed), picture, picture)
+
+
+def png(pixels):
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png")
+    return content.getvalue()
+
+
+def pictures(count, *, size=SIZE, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+    names = tuple(f"p{index}.png" for index in range(count))
+    images = ImageSet(
+        name="noise",
+        credit="",
+        keys=names,
+        identities=np.asarray(names),
+        source=tuple(map(png, pixels)),
+    )
+    return images, pixels
+
+
+def pair_by_pair(network, variables, pixels, queries, gallery, *, backward=False):
+    """The plain network, one pair a call."""
+    apply = jax.jit(network.apply)
+    rows = []
+    for query in queries:
+        for other in gallery:
+            pair = (pixels[other], pixels[query]) if backward else (pixels[query], pixels[other])
+            value = apply(variables, *(picture[None] for picture in pair))
+            rows.append(np.asarray(value[0] if isinstance(value, tuple) else value)[0])
+    return np.asarray(rows).reshape(len(queries), len(gallery))
