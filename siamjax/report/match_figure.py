@@ -7,8 +7,10 @@ was given them; the centre of their first pixel is (0, 0), as Matplotlib has it.
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
@@ -109,6 +111,7 @@ def _searched(x, y, patch_size, row_search, column_search, epsilon, channel) -> 
     return mapped.reshape(*x.shape, 2 * row_search + 1, -1).mean(axis=2)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def _best(searched: Array, patch_size: int, column_search: int | None) -> Matches:
     height, width, rows, columns = searched.shape
     offset, own = jnp.arange(rows) - rows // 2, jnp.arange(width)[:, None]
@@ -203,52 +206,47 @@ def match_figure(
     ends = [(i + int(offsets[i, j]), int(columns[i, j])) for i, j in starts]
     values = np.array([highest[start] for start in starts])
 
-    panels = _panels(*(picture.shape for picture in pictures))
-    panels.figure.suptitle(f"Best matches of patches: {data}")
+    figure, panels = _panels(*(picture.shape for picture in pictures))
+    first, second, *crops, searched_map, map_bar, bar = panels
+    figure.suptitle(f"Best matches of patches: {data}")
     colors = ScalarMappable(Normalize(values.min(), values.max()), _COLORS)
-    panels.figure.colorbar(colors, cax=panels.bar, label="correlation of the best match")
+    figure.colorbar(colors, cax=bar, label="correlation of the best match")
     for n, color in reversed(list(enumerate(colors.to_rgba(values)))):  # the outlined one last
         tail = _pixels(starts[n], 0, pictures[0].shape, field)
         head = _pixels(ends[n], 0, pictures[1].shape, field)
         arrow = ConnectionPatch((tail[0], tail[2]), (head[0], head[2]), "data", "data")
         arrow.set(arrowstyle="-|>", mutation_scale=13, lw=1.8, color=color)
-        arrow.axesA, arrow.axesB = panels.pictures
+        arrow.axesA, arrow.axesB = first, second
         arrow.set_path_effects([withStroke(linewidth=3.6, foreground="white" if n else _CHOSEN)])
-        panels.figure.add_artist(arrow)
+        figure.add_artist(arrow)
     across = field.size + field.stride * (patch_size - 1)
     whats = (f"the patch, {across}x{across} pixels", f"its best match, correlation {values[0]:.2f}")
     for n, (row, column) in enumerate((starts[0], ends[0])):
         box = _pixels((row, column), across, pictures[n].shape, field)
-        for axes in (panels.pictures[n], panels.crops[n]):
+        for axes in (whole := (first, second)[n], crops[n]):
             axes.imshow(pictures[n])
             _outline(axes, *box)
-        panels.pictures[n].set_title("\n".join(textwrap.wrap(names[n], 34)[:2]), fontsize=9)
-        panels.crops[n].set(xlim=box[:2], ylim=box[:1:-1])
-        panels.crops[n].set_title(f"{whats[n]}\n(row {row}, column {column})", fontsize=9)
+        whole.set_title("\n".join(textwrap.wrap(names[n], 34)[:2]), fontsize=9)
+        crops[n].set(xlim=box[:2], ylim=box[:1:-1])
+        crops[n].set_title(f"{whats[n]}\n(row {row}, column {column})", fontsize=9)
 
     left = (0 if column_search is None else starts[0][1] - column_search) - 0.5
     extent = (left, left + searched.shape[3], row_search + 0.5, -row_search - 0.5)
-    shown = panels.map.imshow(searched[starts[0]], cmap=_COLORS, extent=extent, aspect="auto")
-    panels.figure.colorbar(shown, cax=panels.map_bar, orientation="horizontal")
+    shown = searched_map.imshow(searched[starts[0]], cmap=_COLORS, extent=extent, aspect="auto")
+    figure.colorbar(shown, cax=map_bar, orientation="horizontal")
     offset, column = ends[0][0] - starts[0][0], ends[0][1]
-    _outline(panels.map, column - 0.5, column + 0.5, offset - 0.5, offset + 0.5)
+    _outline(searched_map, column - 0.5, column + 0.5, offset - 0.5, offset + 0.5)
     of = f"mean of {x.shape[-1]} channels" if channel is None else f"channel {channel}"
-    panels.map.set_title(f"correlation of the outlined patch ({of})", fontsize=9)
-    panels.map.set(xlabel="column", ylabel="row offset")
-    return panels.figure
+    searched_map.set_title(f"correlation of the outlined patch ({of})", fontsize=9)
+    searched_map.set(xlabel="column", ylabel="row offset")
+    return figure
 
 
-class _Panels(NamedTuple):
-    figure: Figure
-    pictures: list[Axes]
-    crops: list[Axes]
-    map: Axes
-    map_bar: Axes
-    bar: Axes
+def _panels(*shapes: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
+    """Axes at places worked out in inches: a layout engine would pull the pictures apart.
 
-
-def _panels(*shapes: tuple[int, ...]) -> _Panels:
-    """Axes at places worked out in inches: a layout engine would pull the pictures apart."""
+    Of both pictures, both patches, the map, its bar, and the bar of the arrows.
+    """
     tall, gap, right = 5.4, 1.0, 4.4
     scale = min(min(tall / shape[0], 3.2 / shape[1]) for shape in shapes)
     (up, across), (other_up, other) = ((s[0] * scale, s[1] * scale) for s in shapes)
@@ -259,19 +257,16 @@ def _panels(*shapes: tuple[int, ...]) -> _Panels:
         left, bottom, width, height = inches / np.tile(figure.get_size_inches(), 2)
         return figure.add_axes((left, bottom, width, height))
 
-    first_picture = axes(0.3, 0.1 + (tall - up) / 2, across, up)
-    second_picture = axes(second, 0.1 + (tall - other_up) / 2, other, other_up)
-    crops = [axes(beside + left, 0.1, 2.0, 2.0) for left in (0, right - 2.0)]
-    for bare in (first_picture, second_picture, *crops):
+    made = [
+        axes(0.3, 0.1 + (tall - up) / 2, across, up),
+        axes(second, 0.1 + (tall - other_up) / 2, other, other_up),
+        axes(beside, 0.1, 2.0, 2.0),
+        axes(beside + right - 2.0, 0.1, 2.0, 2.0),
+    ]
+    for bare in made:
         bare.set(xticks=[], yticks=[])
-    return _Panels(
-        figure=figure,
-        pictures=[first_picture, second_picture],
-        crops=crops,
-        map=axes(beside, tall - 1.65, right, 1.75),
-        map_bar=axes(beside, tall - 2.3, right, 0.12),
-        bar=axes(second + other + 0.15, 0.6, 0.12, tall - 1.0),
-    )
+    made += [axes(beside, tall - 1.65, right, 1.75), axes(beside, tall - 2.3, right, 0.12)]
+    return figure, [*made, axes(second + other + 0.15, 0.6, 0.12, tall - 1.0)]
 
 
 def _check_picture(shape: tuple[int, ...], size: tuple[int, ...], field: Field) -> None:

@@ -1,5 +1,6 @@
 """Best matches against a map shifted by hand; pixels against the network itself; what is drawn."""
 
+import functools
 import io
 
 import jax
@@ -33,7 +34,7 @@ def pair(*, rows, columns):
     return wide[4:17, 4:13], wide[4 - rows : 17 - rows, 4 - columns : 13 - columns]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (-2, -1), (0, 3), (2, 0)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (-2, -1), (0, 3)])
 @pytest.mark.parametrize("column_search", [None, 3])
 def test_best_matches_find_a_shift(rows, columns, column_search):
     x, y = pair(rows=rows, columns=columns)
@@ -49,11 +50,13 @@ def test_best_matches_find_a_shift(rows, columns, column_search):
 @pytest.mark.parametrize("channel", [None, 1])
 @pytest.mark.parametrize("column_search", [None, 2])
 def test_best_matches_by_loops(channel, column_search):
-    """Patch 3, one row: the outermost places are centred in the padding, and can be best."""
-    x, y = noise(1, 5, 4, 2), noise(2, 5, 4, 2)
+    """x is y moved by (1, 1), with noise: matches are at (-1, -1), be that beyond the map."""
+    x, y = 0.2 * noise(1, 5, 4, 2), noise(2, 5, 4, 2)
+    x[1:, 1:] += y[:-1, :-1]
     options = {"patch_size": 3, "row_search": 1, "column_search": column_search, "epsilon": 0.1}
     found = best_matches(x, y, channel=channel, **options)
-    mapped = np.asarray(normxcorr_by_definition(x, y, **options)).reshape(5, 4, 2, 3, -1)
+    by_definition = jax.jit(functools.partial(normxcorr_by_definition, **options))
+    mapped = np.asarray(by_definition(x, y)).reshape(5, 4, 2, 3, -1)
     mapped = mapped.mean(axis=2) if channel is None else mapped[:, :, channel]
     beyond = 0
     for i in range(5):
@@ -74,11 +77,10 @@ def test_best_matches_by_loops(channel, column_search):
 def test_flat_patches_stay_where_they_are():
     x, y = np.ones((9, 9, 2), np.float32), noise(3, 9, 9, 2)
     inner = np.s_[2:-2, 2:-2]
-    for column_search in (None, 8):
-        found = best_matches(x, y, column_search=column_search)
-        np.testing.assert_array_equal(found.row_offset[inner], 0)
-        np.testing.assert_array_equal(found.column[inner], np.tile(np.arange(2, 7), (5, 1)))
-        np.testing.assert_array_equal(found.correlation[inner], 0)
+    found = best_matches(x, y)
+    np.testing.assert_array_equal(found.row_offset[inner], 0)
+    np.testing.assert_array_equal(found.column[inner], np.tile(np.arange(2, 7), (5, 1)))
+    np.testing.assert_array_equal(found.correlation[inner], 0)
 
 
 def test_what_lies_wholly_in_the_padding_is_no_match():
@@ -118,13 +120,13 @@ def test_receptive_field_is_that_of_the_network():
     params = jax.eval_shape(net.init, jax.random.key(0), *[jnp.zeros((1, 48, 44, 3))] * 2)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
 
-    def feature(picture):
+    @jax.jit
+    @jax.grad
+    def gradient(picture):
         return net.apply(params, picture, method=net.embed)[0, 3, 5, 0]
 
-    seen = sum(
-        jnp.abs(jax.grad(feature)(jnp.repeat(picture, 3, axis=-1)))
-        for picture in (ramp, 2.2 - ramp)
-    )
+    pictures = [jnp.repeat(picture, 3, axis=-1) for picture in (ramp, 2.2 - ramp)]
+    seen = sum(jnp.abs(gradient(picture)) for picture in pictures)
     rows, columns = np.nonzero(np.asarray(seen)[0].sum(axis=-1))
     for place, pixels in ((3, rows), (5, columns)):
         centre, half = 4 * place + NORMXCORR_NET.offset, (NORMXCORR_NET.size - 1) / 2
@@ -204,7 +206,7 @@ def overlapping(figure):
     return [(a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[:i] if one.overlaps(two)]
 
 
-@pytest.mark.parametrize("size", [(160, 60), (60, 160), (400, 400)])
+@pytest.mark.parametrize("size", [(160, 60), (48, 100), (100, 100)])
 def test_pictures_of_any_shape(size):
     picture = np.zeros((*size, 3), np.float32)
     rows, columns = ((side - 16) // 4 + 1 for side in size)

@@ -1,5 +1,6 @@
 """A small matching network and small pictures, for tests where the real ones are not needed."""
 
+import functools
 import io
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ from PIL import Image
 from siamjax.data.images import ImageSet
 
 SIZE = (8, 4)
+QUERIES, GALLERY = np.asarray([5, 0, 9, 3, 5]), np.asarray([8, 3, 1, 0, 12, 3, 7, 11])
+TILE = (2, 3)  # 5 x 8: 3 x 3 tiles, both with a rest
 
 
 class Matcher(nn.Module):
@@ -41,7 +44,7 @@ class Matcher(nn.Module):
 
 def variables_of(network, *, seed=0, size=SIZE):
     picture = np.zeros((1, *size, 3), np.uint8)
-    return network.init(jax.random.key(seed), picture, picture)
+    return jax.jit(network.init)(jax.random.key(seed), picture, picture)
 
 
 def png(pixels):
@@ -63,9 +66,14 @@ def pictures(count, *, size=SIZE, seed=0):
     return images, pixels
 
 
+@functools.cache
+def _applied(network):
+    return jax.jit(network.apply)
+
+
 def pair_by_pair(network, variables, pixels, queries, gallery, *, backward=False):
     """The plain network, one pair a call."""
-    apply = jax.jit(network.apply)
+    apply = _applied(network)
     rows = []
     for query in queries:
         for other in gallery:
