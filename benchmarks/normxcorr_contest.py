@@ -53,7 +53,7 @@ def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
     """Let all take turns; afterwards each one's ``rows`` hold its rounds.
 
     A round in which other programs took more than a tenth of the machine does not count and is
-    repeated, for up to three times the rounds; then the disturbed ones count too. Returns how
+    repeated, for up to twice the rounds; then the disturbed ones count too. Returns how
     many of each there were.
     """
     for one in contenders:
@@ -61,7 +61,7 @@ def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
         one.repeat = max(1, min(50, math.ceil(LEAST_TURN / one.rows[-1]["wall"])))
         one.rows.clear()
     running, shares = list(contenders), {}
-    for number in range(3 * rounds):
+    for number in range(2 * rounds):
         if number and sum(share <= DISTURBED for share in shares.values()) >= rounds:
             break
         meter = _Meter([one.process for one in running])

@@ -6,26 +6,34 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.errors import UsageError
 
-_WINDOW = (1, 2, 2, 1)
-
 
 @jax.custom_vjp
 def _max_pool(x: Float[Array, "batch height width channels"]) -> Array:
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, _WINDOW, _WINDOW, "VALID")
+    return _largest(_corners(x))
+
+
+def _corners(x: Array) -> list[Array]:
+    batch, height, width, channels = x.shape
+    windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return [windows[:, :, row, :, column] for row in range(2) for column in range(2)]
+
+
+def _largest(corners: list[Array]) -> Array:
+    # Three elementwise maxima and no reduce_window: with that XLA's CPU backend makes one fusion of
+    # convolution, ReLU and pooling that runs 30 times slower (830 against 22 ms for the trunk of
+    # the re-identification network on 64 pictures).
+    return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
 
 
 def _forward(x: Array) -> tuple[Array, UInt8[Array, "..."]]:
     # All that the backward pass needs is which of the four won: one byte an output, where
     # reduce_window's own gradient keeps the input and searches it once more (10 times slower).
-    batch, height, width, channels = x.shape
-    windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    largest = _max_pool(x)
+    corners = _corners(x)
+    largest = _largest(corners)
     winner = jnp.where(
-        windows[:, :, 0, :, 0] == largest,
+        corners[0] == largest,
         0,
-        jnp.where(
-            windows[:, :, 0, :, 1] == largest, 1, jnp.where(windows[:, :, 1, :, 0] == largest, 2, 3)
-        ),
+        jnp.where(corners[1] == largest, 1, jnp.where(corners[2] == largest, 2, 3)),
     )
     return largest, winner.astype(jnp.uint8)
 

@@ -23,7 +23,7 @@ from siamjax.search.matcher import TileScorer, check_matcher, embedder, feature_
 from siamjax.search.record import DiskRecord, MemoryRecord, Place, Record
 from siamjax.training.parallel import replicate, shard
 
-TILE = (32, 256)
+TILE, CANDIDATE_TILE = (16, 256), (8, 256)
 
 
 def score_pairs(
@@ -100,7 +100,7 @@ def score_candidates(
     *,
     size: Size,
     output: Path | None = None,
-    tile: tuple[int, int] = (8, 256),
+    tile: tuple[int, int] = CANDIDATE_TILE,
     symmetric: bool = False,
     batch_size: int = 64,
     progress: bool = True,
@@ -162,8 +162,8 @@ def _score(
             "size": sides(size),
             "queries": list_digest(queries),
             "gallery": list_digest(others),
-            "symmetric": symmetric,
-            "tile": tile,
+            "symmetric": bool(symmetric),
+            "tile": [int(side) for side in tile],
         }
         record = DiskRecord(output, about=about, total=len(tiles), **shapes)
     if record.tiles < len(tiles):

@@ -202,7 +202,7 @@ class DiskRecord:
             needed = self._scores.bytes + self._features.bytes
             raise UsageError(
                 f"{self.output}: cannot be written ({error.strerror or error}; its files take "
-                f"{needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free). {self.tiles} of "
+                f"{needed / 1e6:.1f} MB in all, {free / 1e6:.1f} MB are free now). {self.tiles} of "
                 f"{self.total} tiles are done and safe: mend that and call again"
             ) from None
 

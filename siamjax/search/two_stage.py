@@ -12,7 +12,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size
 from siamjax.distances import pairwise_squared_euclidean
 from siamjax.errors import UsageError
-from siamjax.search.pair_scores import score_candidates
+from siamjax.search.pair_scores import CANDIDATE_TILE, score_candidates
 
 _BLOCK = 128  # queries whose distances to the whole gallery are there at a time
 _distances = jax.jit(pairwise_squared_euclidean)
@@ -30,7 +30,7 @@ def two_stage(
     size: Size,
     top: int = 100,
     output: Path | None = None,
-    tile: tuple[int, int] = (8, 256),
+    tile: tuple[int, int] = CANDIDATE_TILE,
     symmetric: bool = False,
     batch_size: int = 64,
     progress: bool = True,
