@@ -44,14 +44,16 @@ def tracklets(images, cameras, person):
 @pytest.fixture(scope="module")
 def finished(market, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "straight"
-    config = reid_normxcorr.Config(**TINY, data=str(market), validation_people=2, run=folder)
+    config = reid_normxcorr.Config(
+        **TINY, data=str(market), validation_people=2, fused=False, run=folder
+    )
     return folder, config, reid_normxcorr.main(config)
 
 
 def test_run_folder_and_report(finished):
     folder, _, results = finished
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["config"]["experiment"] == "reid_normxcorr"
+    assert manifest["config"]["experiment"] == "reid_normxcorr_plain"
     assert manifest["results"] == json.loads(json.dumps(results))
     assert len(manifest["trained_on"]) == 2
     assert set(results) == {"network", "HSV histograms of stripes", "raw pixels 64x24"}
@@ -93,7 +95,6 @@ def test_fused_with_the_released_recipe_single_shot_symmetric(market, tmp_path):
         **{**TINY, "steps": 1},
         data=str(market),
         validation_people=2,
-        fused=True,
         recipe="released",
         symmetric=True,
         recolor=False,
