@@ -34,7 +34,8 @@ def serve(prepare: Callable[[], Step | Prepared]) -> None:
     """A candidate's main: prepare (timed), then a step for each line on standard input.
 
     A line is empty or a JSON object: ``step`` names one of several, which is done ``repeat``
-    times (the answer is the mean); with ``peak`` its memory is measured and not its time.
+    times (the answer is the mean), after once untimed with ``warm``: else its caches and heap are
+    as other steps left them. With ``peak`` its memory is measured and not its time.
     """
     started = time.perf_counter()
     prepared = prepare()
@@ -46,6 +47,8 @@ def serve(prepare: Callable[[], Step | Prepared]) -> None:
     for line in sys.stdin:
         asked = json.loads(line) if line.strip() else {}
         step = prepared.steps[asked.get("step", "")]
+        if asked.get("warm"):
+            step()
         row = _peak(step) if asked.get("peak") else _timed(step, asked.get("repeat", 1))
         print(json.dumps(row), flush=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.in_turn import Candidate
 
-SLACK = 1.5  # an eager peer this much behind the best one in wall and CPU time drops out
+SLACK = 1.3  # an eager peer this much behind the best one in wall and CPU time drops out
 DISTURBED = 0.1  # share of the machine that others may use in a round
 LEAST_TURN = 0.05  # seconds: shorter steps are repeated within a turn
 
@@ -21,7 +21,7 @@ class Contender:
     """A step of a process, and what it took in each round.
 
     ``kind`` is ``ours``, ``eager`` (many, of which the best counts), ``compiled`` or ``plain``
-    (slow and for reference: two rounds).
+    (slow and for reference: one round).
     """
 
     label: str
@@ -35,7 +35,7 @@ class Contender:
 
     def turn(self, number: int) -> None:
         """Take part in a round."""
-        self.rows[number] = self.process.ask(step=self.step, repeat=self.repeat)
+        self.rows[number] = self.process.ask(step=self.step, repeat=self.repeat, warm=True)
 
     def median(self, kind: str) -> float:
         """Median of ``wall`` or ``cpu`` seconds."""
@@ -52,15 +52,16 @@ class Contender:
 def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
     """Let all take turns; afterwards each one's ``rows`` hold its rounds.
 
-    A round in which other programs took more than a tenth of the machine does not count and is
-    repeated, for up to twice the rounds; then the disturbed ones count too. Returns how
-    many of each there were.
+    The eager ones that a first turn shows to be slow have that one alone. A round in which other
+    programs took more than a tenth of the machine does not count and is repeated, for up to twice
+    the rounds; then the disturbed ones count too. Returns how many of each there were.
     """
     for one in contenders:
         one.turn(-1)
         one.repeat = max(1, min(50, math.ceil(LEAST_TURN / one.rows[-1]["wall"])))
+    running, shares = _first_cut(contenders), {}
+    for one in running:
         one.rows.clear()
-    running, shares = list(contenders), {}
     for number in range(2 * rounds):
         if number and sum(share <= DISTURBED for share in shares.values()) >= rounds:
             break
@@ -69,12 +70,10 @@ def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
             one.turn(number)
         shares[number] = meter.others()
         if number == 0:
-            running = _first_cut(running)
-        elif number == 1:
             running = [one for one in running if one.kind != "plain"]
     quiet = {number for number, share in shares.items() if share <= DISTURBED}
     if len(quiet) >= min(3, rounds):
-        for one in contenders:
+        for one in running:
             kept = {number: row for number, row in one.rows.items() if number in quiet}
             one.rows = kept or one.rows
     for one in contenders:
@@ -83,10 +82,10 @@ def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
     return {"quiet": len(quiet), "rounds": len(shares), "others_share": shares}
 
 
-def _first_cut(contenders: list[Contender]) -> list[Contender]:
+def _first_cut(contenders: Sequence[Contender]) -> list[Contender]:
     eager = [one for one in contenders if one.kind == "eager"]
     if not eager:
-        return contenders
+        return list(contenders)
     least = {kind: min(one.median(kind) for one in eager) for kind in ("wall", "cpu")}
     whole = min((o for o in eager if o.whole), key=lambda o: o.median("wall"), default=None)
 

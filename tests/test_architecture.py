@@ -86,5 +86,5 @@ def test_options_are_keyword_only_and_documented(name):
                 assert keyword_only or public in ALLOWED, f"{public}: {parameter.name}"
 
 
-# find(alignment, folders=None) and normxcorr_conv(x, y, kernel, bias=None): arguments, not options.
-ALLOWED = {"find", "normxcorr_conv"}
+# Arguments and not options: find(alignment, folders=None), and the bias after a kernel.
+ALLOWED = {"find", "normxcorr_conv", "cross_input_neighbourhood_conv"}

@@ -239,6 +239,28 @@ def test_cross_input_neighbourhood(rng):
             assert found[i, j, start + c * 25 + a * 5 + b] == pytest.approx(expected, abs=1e-6)
 
 
+def test_neighbourhood_conv_equals_two_steps(rng):
+    x, y = maps(rng, (6, 5, 3))
+    kernel, bias = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((150, 4), (4,)))
+    weight = jnp.asarray(rng.normal(size=(2, 6, 5, 4)), jnp.float32)
+
+    def fused(x, y, kernel, bias):
+        out = correlation.cross_input_neighbourhood_conv(x, y, kernel, bias, activation=jax.nn.relu)
+        return (out * weight).sum()
+
+    def stepwise(x, y, kernel, bias):
+        out = jax.nn.relu(cross_input_neighbourhood(x, y)) @ kernel + bias
+        return (out * weight).sum()
+
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(x, y, kernel, bias) for f in (fused, stepwise)
+    )
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        close(one, other, 1e-5)
+    with pytest.raises(UsageError, match=r"need \(150, outputs\)"):
+        correlation.cross_input_neighbourhood_conv(x, y, kernel[:75])
+
+
 def test_refusals(rng):
     x, y = maps(rng, (6, 5, 2))
     refused = [

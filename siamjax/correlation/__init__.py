@@ -14,14 +14,25 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from siamjax.correlation.dispatch import conv_of, map_of
+from siamjax.correlation.maps import check_maps
+from siamjax.correlation.neighbourhood import (
+    cross_input_neighbourhood,
+    cross_input_neighbourhood_conv,
+)
 from siamjax.correlation.patches import Options
 from siamjax.errors import UsageError
+
+__all__ = [
+    "cross_input_neighbourhood",
+    "cross_input_neighbourhood_conv",
+    "normxcorr",
+    "normxcorr_by_definition",
+    "normxcorr_conv",
+]
 
 _map = jax.jit(map_of, static_argnums=2)
 _conv = jax.jit(conv_of, static_argnums=3)
@@ -182,41 +193,10 @@ def normxcorr_by_definition(
     return mapped(*map(jnp.arange, axes)).reshape(height, width, -1)
 
 
-def cross_input_neighbourhood(
-    x: Float[Array, "*batch height width channels"],
-    y: Float[Array, "*batch height width channels"],
-    *,
-    size: int = 5,
-) -> Float[Array, "*batch height width 2*channels*size*size"]:
-    """Differences of each value with the neighbourhood of the same place in the other map.
-
-    Ahmed, Jones, Marks, *An Improved Deep Learning Architecture for Person Re-Identification*,
-    CVPR 2015, section 3.2: ``K[i, j] = x[i, j] 1(size, size) - N[y[i, j]]``, zeros outside the
-    map. First the direction from x to y, then that from y to x; in each, channel by channel, the
-    neighbourhood row by row. Without the ReLU that follows there.
-    """
-    _check_maps(x, y)
-    if size < 1 or size % 2 == 0:
-        raise UsageError(f"neighbourhood of {size}x{size}: it needs a centre; use an odd size")
-    half = size // 2
-    *_, height, width, channels = x.shape
-
-    def direction(one: Array, other: Array) -> Array:
-        spread = [(0, 0)] * (one.ndim - 3) + [(half, half), (half, half), (0, 0)]
-        padded = jnp.pad(other, spread)
-        around = [
-            padded[..., a : a + height, b : b + width, :] for a in range(size) for b in range(size)
-        ]
-        differences = one[..., None] - jnp.stack(around, axis=-1)
-        return differences.reshape(*one.shape[:-1], channels * size**2)
-
-    return jnp.concatenate([direction(x, y), direction(y, x)], axis=-1)
-
-
 def _options(
     x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
 ) -> Options:
-    _check_maps(x, y)
+    check_maps(x, y)
     if patch_size < 1 or patch_size % 2 == 0:
         raise UsageError(f"patch_size {patch_size}: a patch needs a centre; use an odd size")
     if row_search < 0 or (column_search is not None and column_search < 0):
@@ -241,25 +221,6 @@ def _options(
         mean=reduction == "mean",
         paper_gradient=gradient == "paper",
     )
-
-
-def _check_maps(x: Array, y: Array) -> None:
-    if x.shape != y.shape or x.dtype != y.dtype:
-        raise UsageError(
-            f"maps of shape {x.shape} ({x.dtype}) and {y.shape} ({y.dtype}): both must have one "
-            "size, number of channels and dtype"
-        )
-    if x.ndim < 3 or 0 in x.shape[-3:]:
-        raise UsageError(f"maps of shape {x.shape}: (*batch, height, width, channels) is needed")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UsageError(f"maps of {x.dtype}: features are floating point")
-    for name, u in (("first", x), ("second", y)):
-        if not isinstance(u, Tracer) and not bool(jnp.isfinite(u).all()):
-            place = tuple(map(int, np.argwhere(~np.isfinite(np.asarray(u, np.float32)))[0]))
-            raise UsageError(
-                f"the {name} map is {float(u[place])} at {place}; the network that made it has "
-                "diverged: lower its learning rate or look at its input"
-            )
 
 
 def _flat(u: Array, dtype: jnp.dtype) -> Array:

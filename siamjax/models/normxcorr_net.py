@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from siamjax.correlation import cross_input_neighbourhood, normxcorr_conv
+from siamjax.correlation import cross_input_neighbourhood_conv, normxcorr_conv
 from siamjax.errors import UsageError
 from siamjax.models.pooling import max_pool_2x2
 
@@ -68,7 +68,7 @@ class NormXCorrNet(nn.Module):
         self.conv4 = self._conv(25, 3, 25)
         self.dense = _Dense(500, dtype=self.dtype)
         if self.fused:
-            self.neighbourhood1 = self._conv(25, 1, 1250)
+            self.neighbourhood1 = _NeighbourhoodConv()
             self.neighbourhood2 = self._conv(25, 3, 25)
             self.neighbourhood_dense = _Dense(500, dtype=self.dtype)
         self.last = _Dense(2)
@@ -125,7 +125,8 @@ class NormXCorrNet(nn.Module):
         matched = self._summary(self.correlation(first, second), self.conv4)
         parts = [self.dense(matched)]
         if self.fused:
-            parts.append(self.neighbourhood_dense(self._neighbourhood(first, second)))
+            around = self._summary(self.neighbourhood1(first, second), self.neighbourhood2)
+            parts.append(self.neighbourhood_dense(around))
         both = jnp.concatenate(parts, axis=-1)
         if self.variant == "released":
             both = nn.relu(both)
@@ -136,10 +137,6 @@ class NormXCorrNet(nn.Module):
         x = conv(nn.relu(matched))
         even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]  # Torch pools 35 rows to 17
         return max_pool_2x2(even).reshape(x.shape[0], -1)
-
-    def _neighbourhood(self, first: Array, second: Array) -> Array:
-        differences = nn.relu(cross_input_neighbourhood(first, second))
-        return self._summary(self.neighbourhood1(differences), self.neighbourhood2)
 
 
 class _CorrelationConv(nn.Module):
@@ -169,6 +166,18 @@ class _CorrelationConv(nn.Module):
         return normxcorr_conv(
             first, second, kernel, bias, activation=nn.relu, column_search=self.column_search
         )
+
+
+class _NeighbourhoodConv(nn.Module):
+    """1x1x25 on the cross-input neighbourhoods, which are never stored."""
+
+    @nn.compact
+    def __call__(self, first: Array, second: Array) -> Array:
+        features = 2 * first.shape[-1] * 5 * 5
+        init = torch_uniform(features)
+        kernel = self.param("kernel", init, (features, 25))
+        bias = self.param("bias", init, (25,))
+        return cross_input_neighbourhood_conv(first, second, kernel, bias, activation=nn.relu)
 
 
 class _Dense(nn.Module):

@@ -103,7 +103,7 @@ def step_by_step(params, first, second, *, fused, guide):
     parts = [summary(matched, "conv4", "dense")]
     if fused:
         around = relu(cross_input_neighbourhood(a, b))
-        around = conv(around, params["neighbourhood1"])
+        around = around @ params["neighbourhood1"]["kernel"] + params["neighbourhood1"]["bias"]
         parts.append(summary(around, "neighbourhood2", "neighbourhood_dense"))
     both = jnp.concatenate(parts, -1)
     both = both if guide else relu(both)
