@@ -3,17 +3,27 @@
 import re
 from pathlib import Path
 
-import pytest
-
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize("page", ["interactive.md"])
-def test_code_blocks_run(page, capsys):
+def run(page):
+    """The namespace that a page's code leaves."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
-    assert len(blocks) >= 4
+    assert blocks
     namespace = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
+    return namespace
+
+
+def test_interactive_page(capsys):
+    namespace = run("interactive.md")
     assert 0 <= namespace["verification"].auc(namespace["curve"]) <= 1
     assert "raw pixels" in capsys.readouterr().out
+
+
+def test_normxcorr_page(capsys):
+    namespace = run("normxcorr.md")
+    assert namespace["mapped"].shape == (4, 37, 12, 1500)
+    assert namespace["near"].shape == (4, 37, 12, 25 * 5 * 7)
+    assert float(capsys.readouterr().out.split()[0]) < 1e-5
