@@ -187,7 +187,6 @@ def _case(problem: Problem, names: list[str], rounds: int, folder: str) -> dict[
     finally:
         for process in processes.values():
             process.stop()
-    sys.stdout.flush()
     return result
 
 
@@ -230,6 +229,7 @@ def _check(theirs: str, ours: str, name: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     tyro.extras.subcommand_cli_from_dict(
         {
             "operator": operator,

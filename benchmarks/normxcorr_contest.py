@@ -56,8 +56,13 @@ def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
     programs took more than a tenth of the machine does not count and is repeated, for up to twice
     the rounds; then the disturbed ones count too. Returns how many of each there were.
     """
+    for _ in range(3):
+        meter = _Meter([one.process for one in contenders])
+        for one in contenders:
+            one.turn(-1)
+        if meter.others() <= DISTURBED:
+            break
     for one in contenders:
-        one.turn(-1)
         one.repeat = max(1, min(50, math.ceil(LEAST_TURN / one.rows[-1]["wall"])))
     running, shares = _first_cut(contenders), {}
     for one in running:

@@ -41,6 +41,12 @@ class Verifier:
         Raises ``UsageError`` if that cannot be read: no other would fit the threshold.
         """
         manifest = runs.read_json(folder / "manifest.json")
+        if manifest.get("kind") == "matcher":
+            raise UsageError(
+                f"{folder} is a run that ranks (a matching network), with no threshold to verify "
+                "by; its report.html has the result, siamjax.training.ranking_run.open_matcher "
+                "opens it for siamjax.search.score_pairs"
+            )
         try:
             network, size = manifest["network"], manifest["size"]
         except KeyError as error:
@@ -122,7 +128,7 @@ def across_folds(folders: Sequence[Path]) -> str:
     Raises ``UsageError`` unless they are of different folds, and otherwise of one config.
     """
     manifests = [runs.read_json(folder / "manifest.json") for folder in folders]
-    numbers = [manifest["splits"]["lfw_fold"] for manifest in manifests]
+    numbers = [manifest["splits"].get("lfw_fold") for manifest in manifests]
     if len(numbers) < 2 or None in numbers or len(set(numbers)) != len(numbers):
         raise UsageError(f"folds {numbers}: expected are at least two runs of different folds")
     ignored = ("lfw_fold", "data_fingerprint")

@@ -176,9 +176,9 @@ def test_gradient_equals_loops(rng, gradient, scale):
 @pytest.mark.parametrize("epsilon", [1e-2, 0.0])
 def test_flat_patches_correlate_0_with_finite_gradients(gradient, epsilon, rng):
     flat, other = jnp.full((6, 5, 2), 3.7), jnp.asarray(rng.normal(size=(6, 5, 2)), jnp.float32)
-    options = {"gradient": gradient, "epsilon": epsilon}
+    options = {"gradient": gradient, "epsilon": epsilon, "patch_size": 3, "row_search": 1}
     found = normxcorr(flat, other, **options)
-    np.testing.assert_array_equal(found[2:-2, 2:-2], 0.0)  # inside; at the border is an edge
+    np.testing.assert_array_equal(found[1:-1, 1:-1], 0.0)  # inside; at the border is an edge
     gradient_of = jax.jit(jax.grad(lambda x, y: normxcorr(x, y, **options).sum(), (0, 1)))
     for pair in ((flat, other), (other, flat), (flat * 0, flat * 0)):
         gradients = gradient_of(*pair)
@@ -200,6 +200,8 @@ def test_transformations_and_batch_axes(rng):
     shaped = normxcorr(x.reshape(2, 3, 6, 5, 2), y.reshape(2, 3, 6, 5, 2))
     np.testing.assert_allclose(shaped.reshape(plain.shape), plain, atol=1e-6)
     assert normxcorr(x[:0], y[:0]).shape == (0, *plain.shape[1:])
+    assert normxcorr_conv(x[:0], y[:0], jnp.ones((50, 3))).shape == (0, 6, 5, 3)
+    np.testing.assert_array_equal(normxcorr(np.float64(x), np.float64(y)), plain)
     one = jax.vmap(jax.grad(lambda x, y: normxcorr(x, y).sum()))(x, y)
     all_at_once = jax.grad(lambda x, y: normxcorr(x, y).sum())(x, y)
     close(one, all_at_once, 1e-5)
@@ -280,6 +282,7 @@ def test_refusals(rng):
             r"second map is nan at \(1, 2, 3, 0\)",
         ),
         (lambda: normxcorr_conv(x, y, jnp.ones((49, 3))), r"2 channels x 5 rows x 5 columns"),
+        (lambda: normxcorr_conv(x, y, jnp.ones((50, 1)), jnp.ones(7)), r"bias of shape \(7,\)"),
         (lambda: cross_input_neighbourhood(x, y, size=4), "odd"),
     ]
     for call, message in refused:

@@ -12,8 +12,11 @@ from experiments import reid_normxcorr
 from siamjax.data.reid.splits import load_splits
 from siamjax.errors import UsageError
 from siamjax.report.writers import read_metrics
+from siamjax.search import score_pairs
 from siamjax.training import train
 from siamjax.training.loop import Interrupted
+from siamjax.training.ranking_run import open_matcher
+from siamjax.verifier import Verifier
 
 TINY = {"steps": 2, "batch_size": 8, "evaluate_every": 1, "log_every": 1, "validation_queries": 2}
 
@@ -73,6 +76,26 @@ def test_run_folder_and_report(finished):
     assert "not measurable" not in page
 
 
+def test_run_can_be_used_again(finished):
+    """Its scores are those of the finished run; it is no run to verify with."""
+    folder, config, _ = finished
+    network, variables, size = open_matcher(folder)
+    splits = load_splits(config.data, validation_people=2)
+    again = score_pairs(
+        network,
+        variables,
+        splits.images,
+        splits.test.query,
+        splits.test.gallery,
+        size=size,
+        progress=False,
+    )
+    np.testing.assert_allclose(again, np.load(next(folder.glob("test_scores_*.npy"))), rtol=1e-5)
+    with pytest.raises(UsageError, match="a run that ranks"):
+        Verifier.open(folder)
+
+
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_is_straight(finished, tmp_path, monkeypatch):
     _, config, results = finished
     stopped = reid_normxcorr.dataclasses.replace(config, run=tmp_path / "stopped")
@@ -90,12 +113,13 @@ def test_stopped_and_gone_on_with_is_straight(finished, tmp_path, monkeypatch):
     assert reid_normxcorr.main(stopped) == results
 
 
+@pytest.mark.slow
 def test_fused_with_the_released_recipe_single_shot_symmetric(market, tmp_path):
     config = reid_normxcorr.Config(
         **{**TINY, "steps": 1},
         data=str(market),
         validation_people=2,
-        recipe="released",
+        optimizer="released",
         symmetric=True,
         recolor=False,
         run=tmp_path / "run",
@@ -111,6 +135,10 @@ def test_refusals(market, tmp_path):
         ({"negatives": 0}, "negatives 0"),
         ({"variant": "other"}, "variant 'other'"),
         ({"batch_size": 9}, "cannot be split over 8"),
+        ({"trials": 0}, "trials 0"),
+        ({"validation_queries": 0}, "validation_queries 0"),
+        ({"workers": -1}, "workers -1"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
     ):
         options = {"data": str(market), "validation_people": 2, "run": tmp_path / "run", **change}
         with pytest.raises(UsageError, match=message):

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.correlation.dispatch import conv_of, map_of
-from siamjax.correlation.maps import check_maps
+from siamjax.correlation.maps import as_maps, check_bias
 from siamjax.correlation.neighbourhood import (
     cross_input_neighbourhood,
     cross_input_neighbourhood_conv,
@@ -83,6 +83,7 @@ def normxcorr(
     Raises ``UsageError`` for maps of different or too few axes, an even ``patch_size``, options
     out of range, and features that are not finite (where they are known: not under a trace).
     """
+    x, y = as_maps(x, y)
     options = _options(
         x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
     )
@@ -119,7 +120,8 @@ def normxcorr_conv(
         kernel: 1x1 kernel on the map's channels, in the order of :func:`normxcorr`.
         bias: added to the result, or None.
         activation: elementwise function of the correlation, such as ``jax.nn.relu``, or None.
-            Pass a function that is defined once: a new lambda each call compiles anew.
+            Pass a function that is defined once (a new lambda each call compiles anew) and
+            closes over no traced value: through its own parameters no gradient flows.
         patch_size: as in :func:`normxcorr`, as is all that follows.
         row_search: as there.
         column_search: as there.
@@ -130,6 +132,7 @@ def normxcorr_conv(
 
     Raises ``UsageError`` as :func:`normxcorr`, and for a kernel of another number of features.
     """
+    x, y = as_maps(x, y)
     options = _options(
         x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
     )._replace(activation=activation)
@@ -140,11 +143,12 @@ def normxcorr_conv(
             f"{options.offsets} rows x {options.searched(x.shape[-2])} columns need ({features}, "
             "outputs)"
         )
+    check_bias(bias, kernel)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     out = _conv(_flat(x, wide), _flat(y, wide), kernel.astype(wide), options)
     if bias is not None:
         out = out + bias
-    return out.reshape(*x.shape[:-1], -1).astype(x.dtype)
+    return out.reshape(*x.shape[:-1], kernel.shape[1]).astype(x.dtype)
 
 
 def normxcorr_by_definition(
@@ -196,7 +200,6 @@ def normxcorr_by_definition(
 def _options(
     x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
 ) -> Options:
-    check_maps(x, y)
     if patch_size < 1 or patch_size % 2 == 0:
         raise UsageError(f"patch_size {patch_size}: a patch needs a centre; use an odd size")
     if row_search < 0 or (column_search is not None and column_search < 0):

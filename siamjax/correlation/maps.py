@@ -1,15 +1,17 @@
 """What both maps of a pair must be."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from siamjax.errors import UsageError
 
 
-def check_maps(x: Array, y: Array) -> None:
-    """``UsageError`` unless both are feature maps of one shape and dtype, and finite if known."""
+def as_maps(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """Both as arrays; ``UsageError`` unless maps of one shape and dtype, finite where known."""
+    x, y = (u if isinstance(u, jax.Array) else _array(u) for u in (x, y))
     if x.shape != y.shape or x.dtype != y.dtype:
         raise UsageError(
             f"maps of shape {x.shape} ({x.dtype}) and {y.shape} ({y.dtype}): both must have one "
@@ -26,3 +28,16 @@ def check_maps(x: Array, y: Array) -> None:
                 f"the {name} map is {float(u[place])} at {place}; the network that made it has "
                 "diverged: lower its learning rate or look at its input"
             )
+    return x, y
+
+
+def check_bias(bias: Array | None, kernel: Array) -> None:
+    """``UsageError`` unless the bias has a value for each of the kernel's outputs."""
+    if bias is not None and bias.shape != (kernel.shape[1],):
+        raise UsageError(f"bias of shape {bias.shape}: ({kernel.shape[1]},) is needed")
+
+
+def _array(u: ArrayLike) -> Array:
+    """NumPy's float64 becomes what JAX computes in, without a warning."""
+    values = np.asarray(u)
+    return jnp.asarray(values, jax.dtypes.canonicalize_dtype(values.dtype))

@@ -1,10 +1,13 @@
 """Correlation by matrix products of standardised patches: the formulation for accelerators."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.correlation.patches import Options, added, prepare
+from siamjax.correlation.patches import Options, prepare
 
 
 def _standardised(x: Array, options: Options, *, rows: int, columns: int) -> Array:
@@ -24,32 +27,51 @@ def _standardised(x: Array, options: Options, *, rows: int, columns: int) -> Arr
     return (centred * side.slope[..., None]).transpose(2, 3, 1, 0, 4)
 
 
-def _maps_by_patches(x: Array, y: Array, options: Options):
-    """The activated map of each row offset, (n, height, width, channels, searched)."""
+def _over_offsets(x: Array, y: Array, options: Options, consume, start: Any) -> tuple[Any, Any]:
+    """Scan ``consume(carry, number, activated map of the row offset) -> (carry, result)``.
+
+    One offset's map is there at a time, in the backward pass too, which computes it anew.
+    """
     columns = options.columns or 0
     height, width = x.shape[1:3]
     unit = 1.0 / options.count if options.mean else 1.0
     queries = _standardised(x, options, rows=0, columns=0) * unit
     keys = _standardised(y, options, rows=options.rows, columns=columns)
-    if options.columns is not None:
-        keys = jnp.stack([keys[:, :, q : q + width] for q in range(2 * columns + 1)], axis=3)
-    formula = "nijcp,nikcp->nijck" if options.columns is None else "nijcp,nijkcp->nijck"
-    activation = options.activation or (lambda u: u)
-    for r in range(options.offsets):
-        yield activation(jnp.einsum(formula, queries, keys[:, r : r + height], precision="highest"))
+
+    @jax.checkpoint
+    def visit(carry: Any, number: Array) -> tuple[Any, Any]:
+        met = lax.dynamic_slice_in_dim(keys, number, height, axis=1)
+        if options.columns is None:
+            correlated = jnp.einsum("nijcp,nikcp->nijck", queries, met, precision="highest")
+        else:
+            correlated = jnp.stack(
+                [
+                    jnp.sum(queries * met[:, :, q : q + width], axis=-1)
+                    for q in range(2 * columns + 1)
+                ],
+                axis=-1,
+            )
+        if options.activation is not None:
+            correlated = options.activation(correlated)
+        return consume(carry, number, correlated)
+
+    return lax.scan(visit, start, jnp.arange(options.offsets))
 
 
 def map_of(x: Array, y: Array, options: Options) -> Float[Array, "n height width features"]:
     """The map itself."""
-    maps = jnp.stack(list(_maps_by_patches(x, y, options)), axis=4)
-    return maps.reshape(*x.shape[:3], -1)
+    maps = _over_offsets(x, y, options, lambda carry, number, part: (carry, part), None)[1]
+    return jnp.moveaxis(maps, 0, 4).reshape(*x.shape[:3], -1)
 
 
 def conv_of(
     x: Array, y: Array, kernel: Float[Array, "offsets features outputs"], options: Options
 ) -> Float[Array, "n height width outputs"]:
     """The 1x1 convolution of the activated map."""
-    return added(
-        part.reshape(*x.shape[:3], -1) @ kernel[r]
-        for r, part in enumerate(_maps_by_patches(x, y, options))
-    )
+
+    def consume(total: Array, number: Array, part: Array) -> tuple[Array, None]:
+        features = part.reshape(*x.shape[:3], -1)
+        return total + jnp.matmul(features, kernel[number], precision="highest"), None
+
+    start = jnp.zeros((*x.shape[:3], kernel.shape[-1]), x.dtype)
+    return _over_offsets(x, y, options, consume, start)[0]

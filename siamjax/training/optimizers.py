@@ -1,4 +1,4 @@
-"""Optimizers and schedules that flags can name."""
+"""Optimizers and schedules that flags can name, and the one that Torch7's recipes need."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -86,12 +86,13 @@ def dampened_sgd(
     (1 - dampening) * g``; ``w -= learning_rate / (1 + learning_rate_decay * step) * v``, the rate
     falling by *step*, not by epoch. Torch7's default is ``dampening = momentum`` (None here): with
     momentum 0.9 a step is then a tenth of that of ``optax.sgd`` at the same rate, but for the
-    first step's whole gradient, which fades within some twenty steps.
+    first step's whole gradient, which has a tenth of its weight left after 22 steps.
     """
-    if learning_rate <= 0 or not 0 <= momentum < 1 or learning_rate_decay < 0:
+    if learning_rate <= 0 or not 0 <= momentum < 1 or min(learning_rate_decay, weight_decay) < 0:
         raise UsageError(
             f"learning_rate={learning_rate}, momentum={momentum}, "
-            f"learning_rate_decay={learning_rate_decay}: must be positive, in [0, 1), at least 0"
+            f"learning_rate_decay={learning_rate_decay}, weight_decay={weight_decay}: must be "
+            "positive, in [0, 1), at least 0, at least 0"
         )
     kept = 1.0 - (momentum if dampening is None else dampening)
 

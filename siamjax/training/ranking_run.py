@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream
 from siamjax.data.reid.rankings import Ranking, ReidSplits
 from siamjax.data.transforms import Augmentation, resize
+from siamjax.errors import UsageError
 from siamjax.metrics import retrieval
 from siamjax.metrics.monitors import collapse_message
 from siamjax.models.normxcorr_net import NormXCorrNet
@@ -22,6 +23,7 @@ from siamjax.report.page import ranking_table, text_table, write_page
 from siamjax.report.writers import read_metrics
 from siamjax.search.pair_scores import score_pairs
 from siamjax.training import run as runs
+from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.step import LossFunction
 from siamjax.training.train import train
 
@@ -81,11 +83,11 @@ class Ranked:
             seed=seed,
         )
         measures: dict[str, float | None] = {
-            f"rank{k}": float(found.mean[k - 1]) if k <= len(found.mean) else None
+            f"rank{k}": float(found.mean[k - 1]) if k <= found.gallery else None
             for k in retrieval.RANKS
         }
         measures |= {
-            "rank1_deviation": float(found.standard_deviation[0]),
+            "rank1_deviation": float(found.standard_deviation[0]) if trials > 1 else None,
             "queries": len(self.ranking.query),
             "gallery": found.gallery,
             "trials": trials,
@@ -120,6 +122,10 @@ def train_matcher(
     ranks the test gallery once, beside raw pixels and colour histograms. ``validation_queries``
     bounds the queries of a validation: a matcher has to look at every pair.
     """
+    if min(trials, validation_queries) < 1:
+        raise UsageError(
+            f"trials {trials}, validation_queries {validation_queries}: each must be at least 1"
+        )
     validation = Ranked.of(splits, _part(splits.validation, validation_queries))
 
     def score(variables: Any, ranking: Ranking, output: Path | None) -> np.ndarray:
@@ -140,8 +146,8 @@ def train_matcher(
             score(variables, validation.ranking, None), validation.match, valid=validation.valid
         )
         return {
-            BEST_METRIC: _number(measured["map"]),
-            "validation_rank1": _number(measured["rank1"]),
+            BEST_METRIC: float(measured["map"] or 0.0),
+            "validation_rank1": float(measured["rank1"] or 0.0),
         }
 
     config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
@@ -180,13 +186,35 @@ def train_matcher(
     )
 
 
+def open_matcher(run: Path) -> tuple[NormXCorrNet, Any, tuple[int, int]]:
+    """A finished run's network, its best variables, and the size of its pictures.
+
+    What :func:`siamjax.search.score_pairs` takes. ``UsageError`` if the folder is no such run or
+    its best checkpoint cannot be read.
+    """
+    manifest = runs.read_json(run / "manifest.json")
+    if manifest.get("kind") != "matcher":
+        raise UsageError(f"{run} is no run of a matching network; open it with Verifier.open")
+    network = cast(NormXCorrNet, runs.build_module(manifest["network"]))
+    height, width = manifest["size"]
+    picture = jax.ShapeDtypeStruct((1, height, width, 3), np.uint8)
+    like = jax.eval_shape(network.init, jax.random.key(0), picture, picture)
+    checkpoints = Checkpoints(run / "checkpoints", best=BEST_METRIC)
+    try:
+        step, variables, messages = checkpoints.load_best(like)
+    finally:
+        checkpoints.close()
+    if step != manifest["step"]:
+        raise UsageError(
+            f"{run}: the checkpoint of step {manifest['step']} is gone or damaged "
+            f"({'; '.join(messages) or 'not found'}); run the experiment's command again"
+        )
+    return network, variables, (height, width)
+
+
 def _diagnose(values: dict[str, float]) -> str | None:
     """A matcher's features need not lie nearer for one person: their distances say nothing."""
     return collapse_message({k: v for k, v in values.items() if not k.startswith("distance")})
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _part(ranking: Ranking, most: int) -> Ranking:
@@ -231,6 +259,7 @@ def _conclude(
     for name, score in {"network": scores, **_baselines(splits.images, splits.test)}.items():
         results[name], curves[name] = test.judge(score, trials=trials, seed=seed)
     manifest = {
+        "kind": "matcher",
         "network": runs.describe_module(network),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         "size": list(size),

@@ -60,6 +60,8 @@ def train(
             "steps, batch_size, evaluate_every, log_every and size must be at least 1, not "
             f"{', '.join(map(str, numbers))}"
         )
+    if workers < 0:
+        raise UsageError(f"workers {workers} must be 0 (threads) or a number of processes")
     if jax.process_count() > 1:
         raise UsageError("several hosts would write one run folder; train on the devices of one")
     if batch_size % jax.device_count():
