@@ -12,11 +12,11 @@ from siamjax.data.faces import LFW_NAMES, choose_data, load_splits
 from siamjax.data.transforms import Augmentation
 from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
+from siamjax.runs.folder import folder_for
+from siamjax.runs.verification import train_verifier
 from siamjax.training.optimizers import OptimizerName, ScheduleName, make_optimizer
 from siamjax.training.parallel import AXIS
-from siamjax.training.run import folder_for
 from siamjax.training.step import LossFunction
-from siamjax.training.verification_run import train_verifier
 
 # What a set needs by default: the 19-layer network whole for LFW's 13,233 pictures; for a small
 # set of faces a narrow one on small pictures, which trains in minutes on two CPU cores.

@@ -30,11 +30,11 @@ from siamjax.data.reid.splits import Disjoint, Protocol, load_splits
 from siamjax.data.transforms import Augmentation
 from siamjax.losses import binary_cross_entropy
 from siamjax.models.normxcorr_net import NormXCorrNet, Variant
+from siamjax.runs.folder import folder_for
+from siamjax.runs.ranking import train_matcher
 from siamjax.training.optimizers import dampened_sgd, make_optimizer
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS
-from siamjax.training.ranking_run import train_matcher
-from siamjax.training.run import folder_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import pytest
 import siamjax
 
 ROOT = Path(siamjax.__file__).parent
+ABOVE = ("siamjax.runs", "siamjax.cli")
 MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "siamjax."))
 
 
@@ -46,8 +47,15 @@ def test_library_knows_no_experiment_and_no_tensorflow():
 
 def test_pure_functions_know_no_machinery():
     pure = [*files("models", "metrics", "correlation"), ROOT / "losses.py", ROOT / "distances.py"]
-    machinery = ("siamjax.training", "siamjax.report", "siamjax.data", "siamjax.cli")
-    assert forbidden(pure, *machinery) == []
+    machinery = ("siamjax.training", "siamjax.report", "siamjax.data", "siamjax.search")
+    assert forbidden(pure, *machinery, *ABOVE) == []
+
+
+def test_training_and_search_know_no_runs():
+    """Runs are a layer above: they train, search and report."""
+    assert forbidden(files("training", "search", "report", "data"), *ABOVE) == []
+    assert forbidden(files("training"), "siamjax.search") == []
+    assert forbidden(files("report"), "siamjax.training", "siamjax.search") == []
 
 
 def test_pmap_is_named_in_one_file():

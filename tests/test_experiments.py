@@ -18,10 +18,10 @@ from experiments import lfw_bce, lfw_contrastive
 from siamjax import __main__ as commands
 from siamjax.errors import UsageError
 from siamjax.report.writers import read_metrics
-from siamjax.training import train
+from siamjax.runs import train
+from siamjax.runs.verifier import Verifier
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.loop import Interrupted
-from siamjax.verifier import Verifier
 
 TINY = {
     "data": "orl_faces",

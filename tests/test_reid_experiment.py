@@ -12,11 +12,11 @@ from experiments import reid_normxcorr
 from siamjax.data.reid.splits import load_splits
 from siamjax.errors import UsageError
 from siamjax.report.writers import read_metrics
+from siamjax.runs import train
+from siamjax.runs.finished import Finished
+from siamjax.runs.verifier import Verifier
 from siamjax.search import score_pairs
-from siamjax.training import train
 from siamjax.training.loop import Interrupted
-from siamjax.training.ranking_run import open_matcher
-from siamjax.verifier import Verifier
 
 TINY = {"steps": 2, "batch_size": 8, "evaluate_every": 1, "log_every": 1, "validation_queries": 2}
 
@@ -79,19 +79,21 @@ def test_run_folder_and_report(finished):
 def test_run_can_be_used_again(finished):
     """Its scores are those of the finished run; it is no run to verify with."""
     folder, config, _ = finished
-    network, variables, size = open_matcher(folder)
+    opened = Finished.open(folder, kind="matcher")
     splits = load_splits(config.data, validation_people=2)
     again = score_pairs(
-        network,
-        variables,
+        opened.network,
+        opened.variables,
         splits.images,
         splits.test.query,
         splits.test.gallery,
-        size=size,
+        size=opened.size,
         progress=False,
     )
     np.testing.assert_allclose(again, np.load(next(folder.glob("test_scores_*.npy"))), rtol=1e-5)
-    with pytest.raises(UsageError, match="a run that ranks"):
+    with pytest.raises(
+        UsageError, match="the run of a matcher, a verifier is needed; use it with rank"
+    ):
         Verifier.open(folder)
 
 

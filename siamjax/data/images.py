@@ -138,3 +138,28 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
 def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:
     """Indices of the pictures that show one of ``people``."""
     return np.flatnonzero(np.isin(images.identities, list(people)))
+
+
+def of_files(paths: Sequence[Path], *, name: str) -> ImageSet:
+    """A set of picture files of unknown identity, called by their paths."""
+    return ImageSet(
+        name=name,
+        credit="",
+        keys=tuple(map(str, paths)),
+        identities=np.full(len(paths), ""),
+        source=Files(tuple(paths)),
+    )
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files (by suffix) anywhere in a folder, sorted by path.
+
+    Raises ``UsageError`` if it is no folder or has none.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder of pictures; check the path")
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError(f"{folder} holds no picture ({known}); give the folder that does")
+    return sorted(found)

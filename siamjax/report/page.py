@@ -1,12 +1,13 @@
 """The page of a run: one HTML file with everything in it."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+
+from siamjax.files import write_text
 
 _COLUMNS = {
     "auc": "AUC",
@@ -108,6 +109,4 @@ def write_page(
         pictures=pictures,
         manifest=flat,
     )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page)
-    os.replace(temporary, path)
+    write_text(path, page)

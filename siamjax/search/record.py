@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from siamjax.errors import UsageError
-from siamjax.training.run import write_json
+from siamjax.files import write_json
 
 Place = tuple[slice, slice]
 _FILLING = 1 << 20  # numbers written at a time

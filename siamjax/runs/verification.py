@@ -3,21 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 from siamjax.data.faces import FaceSplits
 from siamjax.data.transforms import Augmentation
 from siamjax.metrics import verification
 from siamjax.models.siamese import Siamese
 from siamjax.report import figures
-from siamjax.report.page import result_table, text_table, write_page
+from siamjax.report.page import result_table
 from siamjax.report.writers import read_metrics
+from siamjax.runs import folder as runs
+from siamjax.runs.finished import KINDS, Results, conclude
+from siamjax.runs.train import train
 from siamjax.scoring import PairScorer, pixel_scores
-from siamjax.training import run as runs
 from siamjax.training.step import LossFunction
-from siamjax.training.train import train
+
+BEST = KINDS["verifier"].best
 
 
 def train_verifier(
@@ -36,7 +39,7 @@ def train_verifier(
     evaluate_every: int,
     log_every: int,
     workers: int = 0,
-) -> dict[str, dict[str, float | None]]:
+) -> Results:
     """Train (or go on with) the run in folder ``run``; returns the test results by name.
 
     The checkpoint with the best AUC on the validation pairs is the result; its threshold is the
@@ -50,7 +53,7 @@ def train_verifier(
         values = scorer.values(variables, splits.images, splits.validation)
         curve = verification.roc(scorer.scores(values), splits.validation.same)
         return {
-            runs.BEST_METRIC: verification.auc(curve),
+            BEST: verification.auc(curve),
             "validation_eer": verification.eer(curve),
         }
 
@@ -62,7 +65,7 @@ def train_verifier(
         splits.training,
         run=run,
         config=(config := runs.as_json({**config, "data_fingerprint": splits.fingerprint()})),
-        best_metric=runs.BEST_METRIC,
+        best_metric=BEST,
         evaluate=evaluate,
         size=size,
         batch_size=batch_size,
@@ -83,58 +86,36 @@ def _conclude(
     variables: Any,
     splits: FaceSplits,
     config: dict[str, Any],
-) -> dict[str, dict[str, float | None]]:
+) -> Results:
     """Judge a checkpoint and write manifest and report."""
     threshold, results, pictures = _judge(scorer, variables, splits, read_metrics(run))
-    network, size = scorer.network, scorer.size
-    measure = network.head.measure
-    manifest = {
-        "network": runs.describe_module(network),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        "size": size,
-        "step": best,
-        "measure": measure,
-        "threshold": threshold,
-        "data": splits.images.name,
-        "data_credit": splits.images.credit,
-        "data_sha256": splits.images.checksum(),
-        "protocol": splits.protocol,
-        "trained_on": list(splits.trained_on),
-        "results": results,
-        "config": config,
-        "splits": splits.request,
-        "sessions": runs.sessions(run),
-        "judged": runs.environment(),
-    }
-    runs.write_json(run / "manifest.json", manifest)
-    remark = (
-        f"{splits.test.name}: {results['network']['pairs_same']:,} same and "
-        f"{results['network']['pairs_different']:,} different pairs. The {measure} threshold "
-        f"{threshold:.4f} was chosen on {splits.validation.name}, the checkpoint of step "
-        f"{best} too."
-    )
-    write_page(
-        run / "report.html",
-        title=f"{run.name} on {splits.images.name}",
-        protocol=splits.protocol,
+    measure = scorer.network.head.measure
+    return conclude(
+        run,
+        kind="verifier",
+        network=scorer.network,
+        variables=variables,
+        step=best,
+        size=scorer.size,
+        splits=splits,
+        trained_on=splits.trained_on,
+        config=config,
+        results=results,
         table=result_table(results),
-        remark=remark,
+        remark=(
+            f"{splits.test.name}: {results['network']['pairs_same']:,} same and "
+            f"{results['network']['pairs_different']:,} different pairs. The {measure} threshold "
+            f"{threshold:.4f} was chosen on {splits.validation.name}, the checkpoint of step "
+            f"{best} too."
+        ),
         pictures=pictures,
-        manifest={
-            **{name: value for name, value in manifest.items() if name != "results"},
-            "trained_on": f"{len(splits.trained_on)} identities",
-        },
+        facts={"measure": measure, "threshold": threshold},
     )
-    print(splits.protocol)
-    print(text_table(*result_table(results)))
-    print(remark)
-    print(f"report: {run / 'report.html'}")
-    return results
 
 
 def _judge(
     scorer: PairScorer, variables: Any, splits: FaceSplits, metrics: list[dict[str, float]]
-) -> tuple[float, dict[str, dict[str, float | None]], list[tuple[str, str]]]:
+) -> tuple[float, Results, list[tuple[str, Figure]]]:
     """Threshold in the head's own unit, results by name, and the report's pictures."""
     images, test = splits.images, splits.test
     values = scorer.values(variables, images, test)
@@ -168,4 +149,4 @@ def _judge(
         ),
         ("Hardest pairs", figures.hardest_pairs(images, test, values, score, measure=measure)),
     ]
-    return threshold, results, [(name, figures.as_png(figure)) for name, figure in pictures]
+    return threshold, results, pictures

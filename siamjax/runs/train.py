@@ -17,7 +17,7 @@ from siamjax.data.transforms import Augmentation, Size, sides
 from siamjax.errors import UsageError
 from siamjax.metrics.monitors import collapse_message
 from siamjax.report.writers import MetricWriter
-from siamjax.training import run as runs
+from siamjax.runs import folder as runs
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.loop import fit
 from siamjax.training.parallel import replicate

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -19,18 +18,15 @@ from siamjax.metrics import retrieval
 from siamjax.metrics.monitors import collapse_message
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.report import figures, match_figure, ranking_figures
-from siamjax.report.page import ranking_table, text_table, write_page
+from siamjax.report.page import ranking_table
 from siamjax.report.writers import read_metrics
+from siamjax.runs import folder as runs
+from siamjax.runs.finished import KINDS, Results, conclude
+from siamjax.runs.train import train
 from siamjax.search.pair_scores import score_pairs
-from siamjax.training import run as runs
-from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.step import LossFunction
-from siamjax.training.train import train
 
-BEST_METRIC = "validation_map"
-"""What the best checkpoint of a matcher's run is best by; the higher the better."""
-
-Results = dict[str, dict[str, float | None]]
+BEST = KINDS["matcher"].best
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,7 +142,7 @@ def train_matcher(
             score(variables, validation.ranking, None), validation.match, valid=validation.valid
         )
         return {
-            BEST_METRIC: float(measured["map"] or 0.0),
+            BEST: float(measured["map"] or 0.0),
             "validation_rank1": float(measured["rank1"] or 0.0),
         }
 
@@ -159,7 +155,7 @@ def train_matcher(
         pairs,
         run=run,
         config=config,
-        best_metric=BEST_METRIC,
+        best_metric=BEST,
         evaluate=evaluate,
         size=size,
         batch_size=batch_size,
@@ -184,32 +180,6 @@ def train_matcher(
         trials=trials,
         seed=seed,
     )
-
-
-def open_matcher(run: Path) -> tuple[NormXCorrNet, Any, tuple[int, int]]:
-    """A finished run's network, its best variables, and the size of its pictures.
-
-    What :func:`siamjax.search.score_pairs` takes. ``UsageError`` if the folder is no such run or
-    its best checkpoint cannot be read.
-    """
-    manifest = runs.read_json(run / "manifest.json")
-    if manifest.get("kind") != "matcher":
-        raise UsageError(f"{run} is no run of a matching network; open it with Verifier.open")
-    network = cast(NormXCorrNet, runs.build_module(manifest["network"]))
-    height, width = manifest["size"]
-    picture = jax.ShapeDtypeStruct((1, height, width, 3), np.uint8)
-    like = jax.eval_shape(network.init, jax.random.key(0), picture, picture)
-    checkpoints = Checkpoints(run / "checkpoints", best=BEST_METRIC)
-    try:
-        step, variables, messages = checkpoints.load_best(like)
-    finally:
-        checkpoints.close()
-    if step != manifest["step"]:
-        raise UsageError(
-            f"{run}: the checkpoint of step {manifest['step']} is gone or damaged "
-            f"({'; '.join(messages) or 'not found'}); run the experiment's command again"
-        )
-    return network, variables, (height, width)
 
 
 def _diagnose(values: dict[str, float]) -> str | None:
@@ -258,33 +228,10 @@ def _conclude(
     curves = {}
     for name, score in {"network": scores, **_baselines(splits.images, splits.test)}.items():
         results[name], curves[name] = test.judge(score, trials=trials, seed=seed)
-    manifest = {
-        "kind": "matcher",
-        "network": runs.describe_module(network),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        "size": list(size),
-        "step": best,
-        "data": splits.images.name,
-        "data_credit": splits.images.credit,
-        "data_sha256": splits.images.checksum(),
-        "protocol": splits.protocol,
-        "trained_on": sorted(set(splits.images.identities[splits.training].tolist())),
-        "results": results,
-        "config": config,
-        "splits": splits.request,
-        "sessions": runs.sessions(run),
-        "judged": runs.environment(),
-    }
-    runs.write_json(run / "manifest.json", manifest)
     rule = {
         "market": "same person by the same camera dropped, the rest of the gallery ranked",
         "single_shot": f"one gallery picture a person, {trials} trials",
     }[splits.test.rule]
-    remark = (
-        f"{splits.test.name}: {len(splits.test.query):,} queries, {len(splits.test.gallery):,} "
-        f"gallery pictures; {rule}. The checkpoint of step {best} was chosen by mAP on "
-        f"{splits.validation.name}."
-    )
     where = f"{splits.test.name} of {splits.images.name}"
     pictures = [
         (
@@ -308,20 +255,25 @@ def _conclude(
         ),
         ("What matched what", _matches(network, variables, test, scores, size)),
     ]
-    write_page(
-        run / "report.html",
-        title=f"{run.name} on {splits.images.name}",
-        protocol=splits.protocol,
+    return conclude(
+        run,
+        kind="matcher",
+        network=network,
+        variables=variables,
+        step=best,
+        size=size,
+        splits=splits,
+        trained_on=sorted(set(splits.images.identities[splits.training].tolist())),
+        config=config,
+        results=results,
         table=ranking_table(results),
-        remark=remark,
-        pictures=[(name, figures.as_png(figure)) for name, figure in pictures],
-        manifest={name: value for name, value in manifest.items() if name != "results"},
+        remark=(
+            f"{splits.test.name}: {len(splits.test.query):,} queries, {len(splits.test.gallery):,} "
+            f"gallery pictures; {rule}. The checkpoint of step {best} was chosen by mAP on "
+            f"{splits.validation.name}."
+        ),
+        pictures=pictures,
     )
-    print(splits.protocol)
-    print(text_table(*ranking_table(results)))
-    print(remark)
-    print(f"report: {run / 'report.html'}")
-    return results
 
 
 def _matches(

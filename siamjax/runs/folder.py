@@ -16,10 +16,9 @@ import jax
 import numpy as np
 
 from siamjax.errors import UsageError
+from siamjax.files import write_json
 
 PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-BEST_METRIC = "validation_auc"
-"""What the best checkpoint of a verifier's run is best by; the higher the better."""
 
 
 def folder_for(experiment: str, data: str) -> Path:
@@ -64,13 +63,6 @@ def open_folder(folder: Path, config: dict[str, Any]) -> bool:
 def as_json(config: dict[str, Any]) -> dict[str, Any]:
     """A config as it comes back from a file: paths are strings, tuples are lists."""
     return json.loads(json.dumps(config, default=str))
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write at once or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from siamjax.data.faces import leaked
-from siamjax.data.images import Files, ImageSet
+from siamjax.data.images import ImageSet, of_files
 from siamjax.data.pairs import PairList
 from siamjax.errors import UsageError
 from siamjax.metrics import verification
 from siamjax.models.siamese import Siamese
+from siamjax.runs import folder as runs
+from siamjax.runs.finished import Finished
 from siamjax.scoring import PairScorer, pixel_scores
-from siamjax.training import run as runs
-from siamjax.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +34,10 @@ class Verifier:
 
     @classmethod
     def open(cls, folder: Path) -> "Verifier":
-        """Load a finished run's best checkpoint, the one that its threshold belongs to.
-
-        Raises ``UsageError`` if that cannot be read: no other would fit the threshold.
-        """
-        manifest = runs.read_json(folder / "manifest.json")
-        if manifest.get("kind") == "matcher":
-            raise UsageError(
-                f"{folder} is a run that ranks (a matching network), with no threshold to verify "
-                "by; its report.html has the result, siamjax.training.ranking_run.open_matcher "
-                "opens it for siamjax.search.score_pairs"
-            )
-        try:
-            network, size = manifest["network"], manifest["size"]
-        except KeyError as error:
-            raise UsageError(f"{folder / 'manifest.json'} lacks {error}") from None
-        network = cast(Siamese, runs.build_module(network))
-        picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        like = jax.eval_shape(network.init, jax.random.key(0), picture, picture)
-        checkpoints = Checkpoints(folder / "checkpoints", best=runs.BEST_METRIC)
-        try:
-            step, variables, messages = checkpoints.load_best(like)
-        finally:
-            checkpoints.close()
-        if step != manifest["step"]:
-            raise UsageError(
-                f"{folder}: the checkpoint of step {manifest['step']} is gone or damaged "
-                f"({'; '.join([*checkpoints.messages, *messages]) or 'not found'}); run the "
-                "experiment's command again to judge what is left"
-            )
-        return cls(scorer=PairScorer(network, size=size), variables=variables, manifest=manifest)
+        """Load a finished run by :meth:`Finished.open`, which see for its errors."""
+        run = Finished.open(folder, kind="verifier")
+        scorer = PairScorer(cast(Siamese, run.network), size=run.size)
+        return cls(scorer=scorer, variables=run.variables, manifest=run.manifest)
 
     @property
     def threshold(self) -> float:
@@ -79,13 +51,7 @@ class Verifier:
 
     def compare(self, first: Path, second: Path) -> tuple[float, bool]:
         """The head's value for two picture files, and whether they show the same identity."""
-        images = ImageSet(
-            name="files",
-            credit="",
-            keys=(str(first), str(second)),
-            identities=np.array(["", ""]),
-            source=Files((first, second)),
-        )
+        images = of_files((first, second), name="files")
         pair = PairList(
             name="files", first=np.array([0]), second=np.array([1]), same=np.array([True])
         )
