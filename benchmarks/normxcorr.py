@@ -158,14 +158,23 @@ def _case(problem: Problem, names: list[str], rounds: int, folder: str) -> dict[
     # Compiling alone: its seconds are reported.
     with ThreadPoolExecutor(2) as pool:
         ahead = list(pool.map(start, [name for name in names if "compiled" not in name]))
-    started = ahead + [start(name) for name in names if "compiled" in name]
-    processes = {process.name: process for process in started}
+    processes = {process.name: process for process in ahead}
+    crashed = {}
+    for name in names:
+        if "compiled" in name:
+            try:
+                processes[name] = start(name)
+            except SystemExit as ended:  # some of torch.compile's programs corrupt the heap
+                crashed[name] = str(ended)
+                print(f"left out: {ended}")
+    names = list(processes)
     try:
         for name in names[1:]:
             _check(_file(folder, name), _file(folder, names[0]), name)
         result: dict[str, Any] = {
             **problem._asdict(),
             "start_seconds": {name: process.start for name, process in processes.items()},
+            "crashed": crashed,
         }
         for direction, words in DIRECTIONS.items():
             contenders = _contenders(processes, chunks, direction)

@@ -145,7 +145,7 @@ def main(config: Config) -> Any:
         recolor=config.recolor,
     )
     name = "reid_normxcorr" if config.fused else "reid_normxcorr_plain"
-    operational = ("run", "workers", "home")
+    operational = ("run", "workers", "home", "trials")
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in operational}
     return train_matcher(
         network,

@@ -1,4 +1,4 @@
-"""Losses of pairs: one value an example, never reduced here.
+"""Losses of pairs and triplets: one value an example, never reduced here.
 
 Contract: ``same`` is bool, True = the two pictures show the same identity.
 """
@@ -26,3 +26,25 @@ def binary_cross_entropy(
 ) -> Float[Array, "*batch"]:
     """``-log P`` of the truth, with ``P(same) = sigmoid(logit)``; finite for every finite logit."""
     return optax.sigmoid_binary_cross_entropy(logit, same.astype(logit.dtype))
+
+
+def triplet(
+    positive: Float[Array, "*batch"],
+    negative: Float[Array, "*batch"],
+    *,
+    margin: float,
+    cap: float | None = None,
+) -> Float[Array, "*batch"]:
+    """``max(0, margin + positive - negative)``, at most ``cap``.
+
+    ``positive`` and ``negative`` are the anchor's distances (>= 0, of any kind: the margin is in
+    their unit) to a picture of the same thing and of another one. Schroff, Kalenichenko, Philbin,
+    *FaceNet*, CVPR 2015, equation 3, with squared Euclidean distances; VisNet with those and a
+    margin of 9e-4; a visual search recipe with plain ones, a margin of 20 and a cap of 5.
+
+    **Where the cap holds the gradient is 0**: that recipe teaches nothing as long as negatives are
+    less than ``margin - cap`` = 15 further away than positives, as they are at the start (the
+    distances of random embeddings differ by less). Watch ``capped_fraction``.
+    """
+    loss = jnp.maximum(margin + positive - negative, 0.0)
+    return loss if cap is None else jnp.minimum(loss, cap)

@@ -12,10 +12,9 @@ from jaxtyping import Float
 from siamjax.baselines import pixel_features
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
-from siamjax.data.pipeline import image_batches
 from siamjax.data.transforms import Size
 from siamjax.models.siamese import Siamese
-from siamjax.training.parallel import data_parallel_map, shard
+from siamjax.search.embedding import Embedder
 
 _BLOCK = 4096  # pairs compared at a time
 
@@ -35,13 +34,6 @@ class PairScorer:
     batch_size: int = 64
 
     @cached_property
-    def _embed(self) -> Any:
-        def embed(variables: Any, batch: dict[str, jax.Array]) -> Any:
-            return self.network.apply(variables, batch["image"], method="embed")
-
-        return data_parallel_map(embed)
-
-    @cached_property
     def _compare(self) -> Any:
         return jax.jit(lambda v, a, b: self.network.apply(v, a, b, method="compare"))
 
@@ -49,14 +41,10 @@ class PairScorer:
         self, variables: Any, images: ImageSet, indices: np.ndarray
     ) -> Float[np.ndarray, "n features"]:
         """Embeddings of these pictures, in their order."""
-        devices = jax.local_device_count()
-        size = -(-self.batch_size // devices) * devices
-        rows = []
-        for batch in image_batches(images, indices, batch_size=size, size=self.size):
-            counted = int(batch["weight"].sum())
-            values = np.asarray(self._embed(variables, shard(batch)))
-            rows.append(values.reshape(size, -1)[:counted])
-        return np.concatenate(rows)
+        embedder = Embedder(
+            network=self.network, variables=variables, size=self.size, batch_size=self.batch_size
+        )
+        return embedder.embeddings(images, indices)
 
     def values(
         self, variables: Any, images: ImageSet, pairs: PairList

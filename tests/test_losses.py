@@ -53,3 +53,14 @@ def test_transforms(transform):
     np.testing.assert_allclose(
         transform(losses.contrastive)(distance, same), losses.contrastive(distance, same), rtol=1e-6
     )
+
+
+def test_triplet_by_hand():
+    # 1 + 0.5 - 2 < 0; 1 + 2 - 0.5 = 2.5; 1 + 5 - 0 = 6, capped at 4
+    positive, negative = jnp.array([0.5, 2.0, 5.0]), jnp.array([2.0, 0.5, 0.0])
+    np.testing.assert_allclose(losses.triplet(positive, negative, margin=1.0), [0, 2.5, 6])
+    got = losses.triplet(positive, negative, margin=1.0, cap=4.0)
+    np.testing.assert_allclose(got, [0, 2.5, 4])
+    grow = jax.grad(lambda p, n: losses.triplet(p, n, margin=1.0, cap=4.0), argnums=(0, 1))
+    assert grow(2.0, 0.5) == (1.0, -1.0)
+    assert grow(5.0, 0.0) == (0.0, 0.0)  # beyond the cap

@@ -122,8 +122,7 @@ class SampledPairs:
     ) -> None:
         """``positive_share`` None draws two different pictures uniformly, whatever they show."""
         self._pool = images_of(images, people)
-        labels = images.identities[self._pool]
-        self._groups = [self._pool[labels == person] for person in sorted(set(labels.tolist()))]
+        self._groups = _groups(images, self._pool)
         self._repeated = [group for group in self._groups if len(group) >= 2]
         self._labels = images.identities
         self._seed, self._share = seed, positive_share
@@ -137,11 +136,6 @@ class SampledPairs:
                 f"{images.name}: every one of the {len(self._groups)} training people has a single "
                 "picture, so that no pair of one person exists; add pictures"
             )
-        if len(self._groups) < 2:
-            raise UsageError(
-                f"{images.name}: {len(self._groups)} person to train on, so that no pair of two "
-                "people exists; add people"
-            )
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
         rng = generator(self._seed, position, stream=0)
@@ -154,8 +148,7 @@ class SampledPairs:
             group = self._repeated[rng.integers(len(self._repeated))]
             first, second = rng.choice(group, 2, replace=False)
         else:
-            one, other = rng.choice(len(self._groups), 2, replace=False)
-            first, second = rng.choice(self._groups[one]), rng.choice(self._groups[other])
+            first, second = _of_two(rng, self._groups)
         return int(first), int(second), same
 
 
@@ -180,13 +173,7 @@ class PositivesOfAnEpoch:
         """With ``cameras`` (one a picture of the set) positives are of two cameras only."""
         if negatives < 1:
             raise UsageError(f"negatives {negatives} must be at least 1: both kinds are needed")
-        labels = images.identities[indices]
-        self._groups = [indices[labels == person] for person in sorted(set(labels.tolist()))]
-        if len(self._groups) < 2:
-            raise UsageError(
-                f"{images.name}: {len(self._groups)} person to train on, so that no pair of two "
-                "people exists; add people"
-            )
+        self._groups = _groups(images, indices)
         couples = []
         for group in self._groups:
             first, second = np.triu_indices(len(group), 1)
@@ -201,7 +188,7 @@ class PositivesOfAnEpoch:
                 f"{'' if cameras is None else ' of two cameras'}, so that no positive pair exists"
             )
         self._seed, self._cycle = seed, 1 + negatives
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+        self._order = EpochOrder(len(self._positives), seed=seed, stream=2)
 
     @property
     def epoch(self) -> int:
@@ -212,15 +199,9 @@ class PositivesOfAnEpoch:
         rng = generator(self._seed, position, stream=0)
         turn, place = divmod(position, self._cycle)
         if place == 0:
-            epoch, at = divmod(turn, len(self._positives))
-            current = self._order
-            if current[0] != epoch:
-                order = generator(self._seed, epoch, stream=2).permutation(len(self._positives))
-                current = self._order = (epoch, order)
-            first, second = self._positives[current[1][at]]
+            first, second = self._positives[self._order[turn]]
         else:
-            one, other = rng.choice(len(self._groups), 2, replace=False)
-            first, second = rng.choice(self._groups[one]), rng.choice(self._groups[other])
+            first, second = _of_two(rng, self._groups)
         if rng.random() < 0.5:
             first, second = second, first
         return int(first), int(second), place == 0
@@ -230,18 +211,47 @@ class ListedPairs:
     """The pairs of a list, whole, in an order drawn anew each epoch from (seed, epoch)."""
 
     def __init__(self, pairs: PairList, *, seed: int) -> None:
-        self.pairs, self._seed = pairs, seed
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+        self.pairs = pairs
+        self._order = EpochOrder(len(pairs), seed=seed, stream=0)
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
-        epoch, at = divmod(position, len(self.pairs))
-        current = self._order
-        if current[0] != epoch:
-            order = generator(self._seed, epoch, stream=0).permutation(len(self.pairs))
-            current = self._order = (epoch, order)
-        index = current[1][at]
-        pairs = self.pairs
+        index, pairs = self._order[position], self.pairs
         return int(pairs.first[index]), int(pairs.second[index]), bool(pairs.same[index])
+
+
+class EpochOrder:
+    """Every number below ``length`` once an epoch, in an order drawn from (seed, epoch) alone."""
+
+    def __init__(self, length: int, *, seed: int, stream: int) -> None:
+        self._length, self._seed, self._stream = length, seed, stream
+        self._current: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def __getitem__(self, turn: int) -> int:
+        """The number at a turn, counted from the first epoch's start."""
+        epoch, at = divmod(turn, self._length)
+        current = self._current  # read once: threads share it
+        if current[0] != epoch:
+            order = generator(self._seed, epoch, stream=self._stream).permutation(self._length)
+            current = self._current = (epoch, order)
+        return int(current[1][at])
+
+
+def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
+    """The pictures of each person, at least two people."""
+    labels = images.identities[indices]
+    groups = [indices[labels == person] for person in sorted(set(labels.tolist()))]
+    if len(groups) < 2:
+        raise UsageError(
+            f"{images.name}: {len(groups)} person to train on, so that no pair of two people "
+            "exists; add people"
+        )
+    return groups
+
+
+def _of_two(rng: np.random.Generator, groups: list[np.ndarray]) -> tuple[int, int]:
+    """A picture each of two people."""
+    one, other = rng.choice(len(groups), 2, replace=False)
+    return rng.choice(groups[one]), rng.choice(groups[other])
 
 
 def generator(seed: int, position: int, *, stream: int) -> np.random.Generator:

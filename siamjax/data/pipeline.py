@@ -1,8 +1,8 @@
-"""Batches of pairs: read, decode, resize and augment beside the training step."""
+"""Batches of pairs and triplets: read, decode, resize and augment beside the training step."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -12,6 +12,7 @@ from absl import flags
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream, generator
 from siamjax.data.transforms import Augmentation, Size, augment, color_table, recolored, resize
+from siamjax.data.triplets import TripletStream
 from siamjax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
@@ -36,35 +37,61 @@ class _Positions:
 
 
 @dataclass(frozen=True)
-class _LoadPair:
-    """Position -> the example that the network sees."""
+class _Pictures:
+    """Reads the pictures of one example as the network sees them."""
 
     images: ImageSet
-    pairs: PairStream
     size: Size
     augmentation: Augmentation | None
     seed: int
 
-    def __call__(self, position: int) -> dict[str, np.ndarray]:
-        first, second, same = self.pairs[position]
+    def __call__(
+        self, position: int, indices: Sequence[int], same: Sequence[bool]
+    ) -> list[np.ndarray]:
+        """The pictures; ``same``: does each after the first show what the first shows?"""
         rng = generator(self.seed, position, stream=1)
         pictures = []
-        for index, table in zip((first, second), self._tables(position, same), strict=True):
+        for index, table in zip(indices, self._tables(position, same), strict=True):
             picture = resize(self.images.image(index), self.size)
             if self.augmentation is not None:
                 picture = augment(picture, self.augmentation, rng)
             if table is not None:
                 picture = recolored(picture, table)
             pictures.append(picture)
-        return {"x1": pictures[0], "x2": pictures[1], "same": np.asarray(same, np.bool_)}
+        return pictures
 
-    def _tables(self, position: int, same: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Random colours of both pictures: one table, or two for half of the different pairs."""
+    def _tables(self, position: int, same: Sequence[bool]) -> list[np.ndarray | None]:
+        """Random colours: one table for all, or another for half of the pictures not ``same``."""
         if self.augmentation is None or not self.augmentation.recolor:
-            return None, None
+            return [None] * (1 + len(same))
         rng = generator(self.seed, position, stream=3)
         table = color_table(rng)
-        return table, table if same or rng.random() < 0.5 else color_table(rng)
+        return [table, *(table if s or rng.random() < 0.5 else color_table(rng) for s in same)]
+
+
+@dataclass(frozen=True)
+class _LoadPair:
+    """Position -> the pair that the network sees."""
+
+    pairs: PairStream
+    pictures: _Pictures
+
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
+        first, second, same = self.pairs[position]
+        x1, x2 = self.pictures(position, (first, second), (same,))
+        return {"x1": x1, "x2": x2, "same": np.asarray(same, np.bool_)}
+
+
+@dataclass(frozen=True)
+class _LoadTriplet:
+    """Position -> the triplet that the network sees."""
+
+    triplets: TripletStream
+    pictures: _Pictures
+
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
+        pictures = self.pictures(position, self.triplets[position], (True, False))
+        return dict(zip(("anchor", "positive", "negative"), pictures, strict=True))
 
 
 def pair_batches(
@@ -88,16 +115,56 @@ def pair_batches(
     has there. ``workers`` are processes; 0 reads in threads, which is enough while a step takes
     longer than decoding a batch. ``process`` of ``processes`` yields its part of each batch.
     """
-    if workers < 0:
-        raise UsageError(f"workers {workers} must be 0 (threads) or a number of processes")
+    positions = _positions("pairs", batch_size, steps, process, processes)
+    load = _LoadPair(pairs, _Pictures(images, size, augmentation, seed))
+    return _batches(positions, load, start=start, workers=workers)
+
+
+def triplet_batches(
+    images: ImageSet,
+    triplets: TripletStream,
+    *,
+    batch_size: int,
+    steps: int,
+    size: Size,
+    augmentation: Augmentation | None,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[Batch]:
+    """Batches ``start`` to ``steps`` of ``anchor, positive`` and ``negative``.
+
+    Each is uint8 (batch, height, width, 3). Options and promises are those of
+    :func:`pair_batches`; of an augmentation that recolors, anchor and positive get the same
+    colours, and half of the negatives their own.
+    """
+    positions = _positions("triplets", batch_size, steps, process, processes)
+    load = _LoadTriplet(triplets, _Pictures(images, size, augmentation, seed))
+    return _batches(positions, load, start=start, workers=workers)
+
+
+def _positions(what: str, batch_size: int, steps: int, process: int, processes: int) -> _Positions:
     if batch_size % processes:
         raise UsageError(
-            f"batch of {batch_size} pairs cannot be split over {processes} processes; "
+            f"batch of {batch_size} {what} cannot be split over {processes} processes; "
             f"use a multiple of {processes}"
         )
-    load = _LoadPair(images, pairs, size, augmentation, seed)
-    positions = _Positions(steps * batch_size, batch_size, process, processes)
-    local = batch_size // processes
+    return _Positions(steps * batch_size, batch_size, process, processes)
+
+
+def _batches(
+    positions: _Positions,
+    load: Callable[[int], dict[str, np.ndarray]],
+    *,
+    start: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """What ``load`` makes of the positions from step ``start`` on, batch by batch."""
+    if workers < 0:
+        raise UsageError(f"workers {workers} must be 0 (threads) or a number of processes")
+    local = positions.batch_size // positions.processes
     dataset = grain.MapDataset.source(positions)[start * local :].map(load).batch(local)
     threads = min(4, os.cpu_count() or 1)
     iterable = dataset.to_iter_dataset(

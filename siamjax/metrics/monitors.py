@@ -24,28 +24,66 @@ def pair_monitors(
     first, second = jnp.split(embeddings.astype(jnp.float32), 2)
     weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
     distance = euclidean(first, second)
-    twice = jnp.concatenate([weight, weight])
-    both = jnp.concatenate([first, second])
-    norm = safe_sqrt(jnp.sum(both * both, axis=-1))
-    total = jnp.sum(jnp.where(twice[:, None] > 0, both * twice[:, None], 0.0), axis=0)
-    count = jnp.sum(twice)
+    return {
+        "distance_same": Mean.of(distance, weight * same),
+        "distance_different": Mean.of(distance, weight * ~same),
+        **_cloud(jnp.concatenate([first, second]), jnp.tile(weight, 2), axis_name),
+    }
+
+
+def triplet_monitors(
+    embeddings: Float[Array, "3*batch features"],
+    positive: Float[Array, " batch"],
+    negative: Float[Array, " batch"],
+    *,
+    weight: Float[Array, " batch"],
+    axis_name: str | None = None,
+) -> dict[str, Mean]:
+    """Means to watch while triplets are trained on.
+
+    ``embeddings`` holds the anchors', the positives' and the negatives'; ``positive`` and
+    ``negative`` are the distances that the loss sees. Besides those of :func:`pair_monitors` (as
+    ``distance_same`` and ``distance_different``) the sum of an embedding and the number of its
+    entries that are not 0: what the visual search recipe watches.
+    """
+    embeddings, thrice = embeddings.astype(jnp.float32), jnp.tile(weight, 3)
+    return {
+        "distance_same": Mean.of(positive, weight),
+        "distance_different": Mean.of(negative, weight),
+        **_cloud(embeddings, thrice, axis_name),
+        "embedding_sum": Mean.of(jnp.sum(embeddings, axis=-1), thrice),
+        "embedding_nonzero": Mean.of(jnp.sum(embeddings != 0, axis=-1), thrice),
+    }
+
+
+def _cloud(
+    embeddings: Float[Array, "n features"], weight: Float[Array, " n"], axis_name: str | None
+) -> dict[str, Mean]:
+    """Norm and spread of embeddings."""
+    norm = safe_sqrt(jnp.sum(embeddings * embeddings, axis=-1))
+    counted = jnp.where(weight[:, None] > 0, embeddings * weight[:, None], 0.0)
+    total, count = jnp.sum(counted, axis=0), jnp.sum(weight)
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
     centre = total / jnp.where(count > 0, count, 1.0)
     return {
-        "distance_same": Mean.of(distance, weight * same),
-        "distance_different": Mean.of(distance, weight * ~same),
-        "embedding_norm": Mean.of(norm, twice),
-        "embedding_spread": Mean.of(euclidean(both, centre), twice),
+        "embedding_norm": Mean.of(norm, weight),
+        "embedding_spread": Mean.of(euclidean(embeddings, centre), weight),
     }
 
 
 def collapse_message(values: dict[str, float]) -> str | None:
     """A collapse in words; None = healthy.
 
-    ``values`` are the computed means of :func:`pair_monitors` and ``active_fraction``, the share
-    of pairs (of the different ones, for a margin loss) that the loss still pushes.
+    ``values`` are the computed means of :func:`pair_monitors` or :func:`triplet_monitors` and
+    ``active_fraction``, the share of pairs (of the different ones, for a margin loss) or triplets
+    that the loss still pushes; with ``capped_fraction``, the share of triplets beyond the cap.
     """
+    if values.get("capped_fraction") == 1.0:
+        return (
+            "every triplet is beyond the cap, where the gradient is 0: nothing is learnt; lower "
+            "the margin, or raise or drop the cap"
+        )
     same, different = values.get("distance_same"), values.get("distance_different")
     norm, spread = values["embedding_norm"], values["embedding_spread"]
     if spread < 1e-3 * max(norm, 1e-3):

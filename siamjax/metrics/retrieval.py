@@ -25,7 +25,7 @@ Scores = Float[np.ndarray, "queries gallery"]
 Mask = Bool[np.ndarray, "queries gallery"]
 Valid = Mask | None
 Ties = Literal["expected", "pessimistic"]
-Definition = Literal["precision", "trapezoid"]
+Definition = Literal["precision", "trapezoid", "at_r"]
 RANKS = (1, 5, 10, 20)
 
 
@@ -140,17 +140,30 @@ def cmc(
     All matches stay in the gallery (Market-1501); see ``single_shot`` for one an identity.
     Raises ``UsageError`` when no query has a valid match.
     """
+    curves = hits(score, match, valid=valid, ties=ties, ranks=ranks)
+    queries = _counted(~np.isnan(curves[:, 0]))
+    return Cmc(curve=np.nansum(curves, axis=0) / queries, queries=queries)
+
+
+def hits(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected", ranks: int = 50
+) -> Float[np.ndarray, "queries ranks"]:
+    """Of each query the probability that a match is among the first k = 1..``ranks`` pictures.
+
+    0 or 1 where nothing ties; NaN for a query without a valid match. Its mean over queries is the
+    CMC, which in catalogue search is called recall@k.
+    """
     if ranks < 1:
         raise UsageError(f"ranks is {ranks}: at least 1 is needed")
     groups = _groups(score, match, valid, ties)
-    curve, queries = np.zeros(ranks), _counted(groups.matches > 0)
-    for above, size, hits in np.stack(groups[1:4])[:, groups.hits_above == 0].T:
+    curves = np.where(groups.matches[:, None] > 0, np.zeros(ranks), np.nan)
+    for query, above, size, own in np.stack(groups[:4])[:, groups.hits_above == 0].T:
         # no match among the first t of the group: t draws without return give others alone
         drawn = np.arange(min(size, max(ranks - above, 0)))
-        miss = np.cumprod(np.maximum(size - hits - drawn, 0) / (size - drawn))
-        curve[above : above + drawn.size] += 1.0 - miss
-        curve[above + drawn.size :] += 1.0
-    return Cmc(curve=curve / queries, queries=queries)
+        miss = np.cumprod(np.maximum(size - own - drawn, 0) / (size - drawn))
+        curves[query, above : above + drawn.size] = 1.0 - miss
+        curves[query, above + drawn.size :] = 1.0
+    return curves
 
 
 def average_precision(
@@ -167,9 +180,11 @@ def average_precision(
 
     * ``"precision"``: of P(r) (torchreid, fast-reid);
     * ``"trapezoid"``: of (P(r - 1) + P(r)) / 2 with P(0) = 1 (the evaluation code of Market-1501).
-      It is lower, unless all matches lead the list.
+      It is lower, unless all matches lead the list;
+    * ``"at_r"``: of P(r) over the first R places alone, R the number of matches, divided by R: of
+      which the mean is MAP@R (Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020).
 
-    Both are exact for ``ties="expected"``: of n equal scores, m of matches, below a pictures and c
+    All are exact for ``ties="expected"``: of n equal scores, m of matches, below a pictures and c
     matches of higher score, place j holds a match with probability m / n, and then the precision is
     (c + 1 + (j - 1)(m - 1) / (n - 1)) / (a + j) on average.
     """
@@ -179,12 +194,15 @@ def average_precision(
     # Place j = 1..size of a group holds a match with probability hits / size; if it does, each of
     # the j - 1 places before it holds one of the other matches with probability other.
     other = (hits - 1) / np.maximum(size - 1, 1)
+    # At R no place beyond the R-th counts.
+    places = size if definition != "at_r" else np.clip(matches[query] - above, 0, size)
     harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, (above + size).max(initial=0) + 1)))
 
     def total(start, before):
         """Sum over j of (start + other (j - 1)) / (before + j), in closed form."""
-        inverse = np.where(size == 1, 1 / (before + 1), harmonic[before + size] - harmonic[before])
-        return size * other + (start - other * (before + 1)) * inverse
+        spread = harmonic[before + places] - harmonic[before]
+        inverse = np.where(places == 1, 1 / (before + 1), spread)
+        return places * other + (start - other * (before + 1)) * inverse
 
     value = total(hits_above + 1, above)
     if definition == "trapezoid":  # one place up: one picture less, and the match itself not yet

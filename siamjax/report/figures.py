@@ -39,6 +39,17 @@ MATCHER_PANELS: Panels = (
     ("mAP and rank-1 (validation)", {"validation_map": NETWORK, "validation_rank1": SAME}),
     ("share of pairs on the wrong side (training)", {"active_fraction": DIFFERENT}),
 )
+EMBEDDER_PANELS: Panels = (
+    ("loss (training)", {"loss": NETWORK}),
+    (
+        "recall@1 and MAP@R (validation items)",
+        {"validation_recall_at_1": NETWORK, "validation_map_at_r": SAME},
+    ),
+    (
+        "distance of embeddings (training)",
+        {"distance_same": SAME, "distance_different": DIFFERENT},
+    ),
+)
 
 
 def training_curves(rows: Sequence[dict[str, float]], *, data: str, panels: Panels) -> Figure:

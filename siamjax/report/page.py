@@ -1,7 +1,7 @@
 """The page of a run: one HTML file with everything in it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,36 @@ def ranking_table(
         shown = [values.get(key) for key in columns]
         rows.append((name, ["gallery too small" if v is None else f"{v:.4f}" for v in shown]))
     return list(columns.values()), rows
+
+
+_SEARCH_COLUMNS = {
+    "queries": "queries",
+    **{f"recall_at_{k}": f"recall@{k}" for k in (1, 3, 5, 10, 20)},
+    "map_at_r": "MAP@R",
+}
+
+
+def search_table(
+    results: dict[str, dict[str, float | None]],
+    by_category: Mapping[str, dict[str, dict[str, float | None]]],
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Columns and rows, as text, of searches by name: all queries, then category by category."""
+    rows = [(name, _search_cells(values)) for name, values in results.items()]
+    categories = sorted({category for found in by_category.values() for category in found})
+    for category in categories:
+        rows += [
+            (f"{category}: {name}", _search_cells(found[category]))
+            for name, found in by_category.items()
+        ]
+    return list(_SEARCH_COLUMNS.values()), rows
+
+
+def _search_cells(values: dict[str, float | None]) -> list[str]:
+    shown = [values[key] for key in _SEARCH_COLUMNS]
+    return [
+        "gallery too small" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}"
+        for v in shown
+    ]
 
 
 def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:

@@ -42,6 +42,7 @@ class Kind(NamedTuple):
 KINDS = {
     "verifier": Kind("validation_auc", 2, "verify and evaluate"),
     "matcher": Kind("validation_map", 2, "rank"),
+    "embedder": Kind("validation_recall_at_1", 1, "embed, search and inspect"),
 }
 
 

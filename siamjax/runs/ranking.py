@@ -22,7 +22,7 @@ from siamjax.report.page import ranking_table
 from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
 from siamjax.runs.finished import KINDS, Results, conclude
-from siamjax.runs.train import train
+from siamjax.runs.train import pair_examples, train
 from siamjax.search.pair_scores import score_pairs
 from siamjax.training.step import LossFunction
 
@@ -137,7 +137,7 @@ def train_matcher(
             progress=output is not None,
         )
 
-    def evaluate(variables: Any) -> dict[str, float]:
+    def evaluate(variables: Any, step: int) -> dict[str, float]:
         measured = retrieval.summary(
             score(variables, validation.ranking, None), validation.match, valid=validation.valid
         )
@@ -152,19 +152,26 @@ def train_matcher(
         loss_fn,
         optimizer,
         splits.images,
-        pairs,
+        pair_examples(
+            splits.images,
+            pairs,
+            batch_size=batch_size,
+            steps=steps,
+            size=size,
+            augmentation=augmentation,
+            seed=seed,
+            workers=workers,
+        ),
         run=run,
         config=config,
-        best_metric=BEST,
+        kind="matcher",
         evaluate=evaluate,
         size=size,
         batch_size=batch_size,
         steps=steps,
         seed=seed,
-        augmentation=augmentation,
         evaluate_every=evaluate_every,
         log_every=log_every,
-        workers=workers,
         diagnose=_diagnose,
     )
     scores = score(variables, splits.test, run / f"test_scores_{best}.npy")
@@ -273,6 +280,7 @@ def _conclude(
             f"{splits.validation.name}."
         ),
         pictures=pictures,
+        facts={"trials": trials},
     )
 
 

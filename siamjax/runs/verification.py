@@ -16,7 +16,7 @@ from siamjax.report.page import result_table
 from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
 from siamjax.runs.finished import KINDS, Results, conclude
-from siamjax.runs.train import train
+from siamjax.runs.train import pair_examples, train
 from siamjax.scoring import PairScorer, pixel_scores
 from siamjax.training.step import LossFunction
 
@@ -49,7 +49,7 @@ def train_verifier(
     """
     scorer = PairScorer(network, size=size)
 
-    def evaluate(variables: Any) -> dict[str, float]:
+    def evaluate(variables: Any, step: int) -> dict[str, float]:
         values = scorer.values(variables, splits.images, splits.validation)
         curve = verification.roc(scorer.scores(values), splits.validation.same)
         return {
@@ -62,19 +62,26 @@ def train_verifier(
         loss_fn,
         optimizer,
         splits.images,
-        splits.training,
+        pair_examples(
+            splits.images,
+            splits.training,
+            batch_size=batch_size,
+            steps=steps,
+            size=size,
+            augmentation=augmentation,
+            seed=seed,
+            workers=workers,
+        ),
         run=run,
         config=(config := runs.as_json({**config, "data_fingerprint": splits.fingerprint()})),
-        best_metric=BEST,
+        kind="verifier",
         evaluate=evaluate,
         size=size,
         batch_size=batch_size,
         steps=steps,
         seed=seed,
-        augmentation=augmentation,
         evaluate_every=evaluate_every,
         log_every=log_every,
-        workers=workers,
     )
     return _conclude(run, scorer, best, variables, splits, config)
 

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
+from siamjax.search.embedding import features_of
 from siamjax.training.parallel import data_parallel_map, replicate, shard
 
 
@@ -49,28 +50,14 @@ def symmetric_logit(
     return (log_sum(a, b) - log_sum(-a, -b)).astype(np.float32)
 
 
-@lru_cache(maxsize=8)
-def embedder(network: nn.Module) -> Callable[..., Array]:
-    """Pmapped ``(variables, batch) -> features`` float32, (devices, batch / devices, ...)."""
-
-    def embed(variables: Any, batch: dict[str, Array]) -> Array:
-        return _features(network, variables, batch["image"]).astype(jnp.float32)
-
-    return data_parallel_map(embed)
-
-
 def feature_type(
     network: nn.Module, variables: Any, picture: tuple[int, int]
 ) -> jax.ShapeDtypeStruct:
     """Shape (without a batch) and dtype of the features of a picture of (height, width)."""
     one = jax.ShapeDtypeStruct((1, *picture, 3), jnp.uint8)
 
-    found = jax.eval_shape(partial(_features, network), variables, one)
+    found = jax.eval_shape(partial(features_of, network), variables, one)
     return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
-
-
-def _features(network: nn.Module, variables: Any, pictures: Any) -> Any:
-    return network.apply(variables, pictures, method="embed")
 
 
 class TileScorer:

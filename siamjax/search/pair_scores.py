@@ -19,7 +19,8 @@ from siamjax.data.pipeline import image_batches
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.search.digests import describe, list_digest, pictures_digest, weights_digest
-from siamjax.search.matcher import TileScorer, check_matcher, embedder, feature_type
+from siamjax.search.embedding import embed_function
+from siamjax.search.matcher import TileScorer, check_matcher, feature_type
 from siamjax.search.record import DiskRecord, MemoryRecord, Place, Record
 from siamjax.training.parallel import replicate, shard
 
@@ -200,7 +201,7 @@ def _embed(
     left = shown[record.embedded :]
     devices = jax.local_device_count()
     whole = -(-min(batch_size, len(shown)) // devices) * devices
-    embed = embedder(network)
+    embed = embed_function(network)
     bar = tqdm(total=len(shown), initial=record.embedded, unit="picture", disable=not progress)
     with bar:
         for batch in image_batches(images, left, batch_size=whole, size=size) if len(left) else ():

@@ -1,7 +1,9 @@
 """Optimizers and schedules that flags can name, and the one that Torch7's recipes need."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -63,6 +65,29 @@ def make_optimizer(
     if accumulate > 1:
         optimizer = optax.MultiSteps(optimizer, accumulate).gradient_transformation()
     return optimizer
+
+
+def by_layer(
+    optimizers: Mapping[str, optax.GradientTransformation], *, default: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Another optimizer for some layers, such as a smaller rate for those that were pretrained.
+
+    ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``; the longest
+    that fits counts, and ``default`` where none does. ``optax.set_to_zero()`` freezes. Raises
+    ``UsageError`` at ``init`` for a beginning that no parameter has.
+    """
+    named = {**optimizers, "": default}
+
+    def labels(params: Any) -> Any:
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        for prefix in optimizers:
+            if not any(path.startswith(prefix) for path in flat):
+                layers = sorted({path.rsplit("/", 1)[0] for path in flat})
+                raise UsageError(f"no layer begins with {prefix!r}; there are {', '.join(layers)}")
+        chosen = {path: max(filter(path.startswith, named), key=len) for path in flat}
+        return flax.traverse_util.unflatten_dict(chosen, sep="/")
+
+    return optax.partition(named, labels)
 
 
 class DampenedSgdState(NamedTuple):

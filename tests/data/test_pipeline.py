@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from siamjax.data.pairs import SampledPairs
-from siamjax.data.pipeline import image_batches, pair_batches
-from siamjax.data.transforms import Augmentation, augment, resize
+from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.pairs import SampledPairs, generator
+from siamjax.data.pipeline import image_batches, pair_batches, triplet_batches
+from siamjax.data.transforms import Augmentation, augment, color_table, recolored, resize
+from siamjax.data.triplets import SampledTriplets
 from siamjax.errors import UsageError
 
 
@@ -75,6 +77,68 @@ def test_ragged_end_is_padded_with_weight_0(faces):
     assert [b["weight"].tolist() for b in got] == [[1, 1], [1, 0]]
     np.testing.assert_array_equal(got[0]["image"][1], resize(faces.image(3), 16))
     np.testing.assert_array_equal(got[1]["image"][0], resize(faces.image(9), 16))
+
+
+@pytest.fixture(scope="module")
+def stream(faces):
+    catalogue = Catalogue(images=faces, attributes={})
+    return SampledTriplets(catalogue, np.arange(60), seed=0, category=None)
+
+
+class TestTriplets:
+    """The same promises for batches of three pictures."""
+
+    def batches(self, faces, stream, **changes):
+        options = {"batch_size": 4, "steps": 5, "size": (16, 12), "seed": 7, **changes}
+        options = {"augmentation": Augmentation(), **options}
+        iterator = triplet_batches(faces, stream, **options)
+        result = list(iterator)
+        iterator.close()
+        return result
+
+    @pytest.mark.parametrize("recolor", [False, True])
+    def test_each_picture_is_read_and_augmented_in_turn(self, faces, stream, recolor):
+        options = Augmentation(recolor=recolor)
+        got = self.batches(faces, stream, augmentation=options)
+        assert len(got) == 5
+        own = 0
+        for position in range(20):
+            rng, colors = (generator(7, position, stream=s) for s in (1, 3))
+            table = color_table(colors)
+            for place, word in enumerate(("anchor", "positive", "negative")):
+                picture = resize(faces.image(stream[position][place]), (16, 12))
+                picture = augment(picture, options, rng)
+                if word == "negative" and colors.random() >= 0.5:
+                    table = color_table(colors)
+                    own += 1
+                if recolor:
+                    picture = recolored(picture, table)
+                batch = got[position // 4][word]
+                assert batch.shape == (4, 16, 12, 3)
+                assert batch.dtype == np.uint8
+                np.testing.assert_array_equal(batch[position % 4], picture)
+        assert 4 <= own <= 16
+        assert set(got[0]) == {"anchor", "positive", "negative"}
+
+    def test_resumed_and_shared(self, faces, stream):
+        straight = self.batches(faces, stream)
+        assert_same(self.batches(faces, stream, start=2), straight[2:])
+        parts = [self.batches(faces, stream, process=p, processes=2) for p in (0, 1)]
+        joined = [
+            {name: np.concatenate([a[name], b[name]]) for name in a}
+            for a, b in zip(*parts, strict=True)
+        ]
+        assert_same(joined, straight)
+
+    def test_refuses(self, faces, stream):
+        with pytest.raises(UsageError, match="batch of 4 triplets cannot be split over 3"):
+            self.batches(faces, stream, processes=3)
+        with pytest.raises(UsageError, match="workers -1"):
+            self.batches(faces, stream, workers=-1)
+
+    @pytest.mark.slow
+    def test_worker_processes_give_the_same(self, faces, stream):
+        assert_same(self.batches(faces, stream, workers=2), self.batches(faces, stream))
 
 
 class TestAugment:

@@ -4,7 +4,7 @@ import optax
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.training.optimizers import dampened_sgd, make_optimizer
+from siamjax.training.optimizers import by_layer, dampened_sgd, make_optimizer
 
 
 def walk(optimizer, gradients, start=1.0):
@@ -106,3 +106,17 @@ def test_dampened_sgd_refuses():
     for options in ({"learning_rate": 0.0}, {"learning_rate": 1.0, "momentum": 1.0}):
         with pytest.raises(UsageError, match="must be positive"):
             dampened_sgd(**options)
+
+
+def test_layers_by_their_path():
+    params = {"deep": {"block1": {"kernel": jnp.ones(2)}, "block2": {"kernel": jnp.ones(2)}}}
+    params["last"] = {"kernel": jnp.ones(2)}
+    chosen = by_layer(
+        {"deep": optax.sgd(0.1), "deep/block1": optax.set_to_zero()}, default=optax.sgd(1.0)
+    )
+    updates, _ = chosen.update(params, chosen.init(params), params)
+    np.testing.assert_allclose(updates["deep"]["block1"]["kernel"], 0.0)
+    np.testing.assert_allclose(updates["deep"]["block2"]["kernel"], -0.1)
+    np.testing.assert_allclose(updates["last"]["kernel"], -1.0)
+    with pytest.raises(UsageError, match=r"no layer begins with 'depe'; there are deep/block1"):
+        by_layer({"depe": optax.sgd(1.0)}, default=optax.sgd(1.0)).init(params)

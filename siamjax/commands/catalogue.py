@@ -1,0 +1,250 @@
+"""Commands that embed a catalogue of pictures and search it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from siamjax.data.images import ImageSet
+    from siamjax.search.exact_distances import Metric
+    from siamjax.search.index import Index
+    from siamjax.search.index_segment import Item
+    from siamjax.search.nearest import Nearest
+
+_LISTED = 20  # broken pictures that are named on the terminal
+
+
+def embed(
+    catalogue: tyro.conf.Positional[str],
+    /,
+    *,
+    run: Path,
+    out: Path,
+    dtype: Literal["float32", "float16"] | None = None,
+    remove: tuple[str, ...] = (),
+    on_error: Literal["report", "stop"] = "report",
+    batch_size: int = 64,
+    chunk: int = 512,
+) -> None:
+    """Embed a catalogue's pictures into an index, or add its new ones to the index.
+
+    Stopped at any moment, the same command goes on from its last chunk; until it has ended the
+    index is as it was. Items that are in the index already are left as they are.
+
+    Args:
+        catalogue: a folder of pictures, a folder with a table, a table (CSV, TSV), or a data
+            set's word such as emoji.
+        run: folder of a finished run of an embedding network.
+        out: folder of the index, made if there is none.
+        dtype: that embeddings are kept in; None: float32, or what the index has.
+        remove: ids to take out of the index, and to leave out now.
+        on_error: of a picture that cannot be read. report: go on, name all of them at the end
+            (and in failed.csv of the index) and end with status 1; stop: end at the first.
+        batch_size: pictures that are embedded at a time, over all devices.
+        chunk: pictures after which the work is made safe.
+    """
+    from siamjax.data.catalogue.readers import open_catalogue
+    from siamjax.errors import UsageError
+    from siamjax.runs.finished import Finished
+    from siamjax.search.embed_catalogue import FAILED, embed_catalogue
+    from siamjax.search.embedding import Embedder
+    from siamjax.search.index import Index
+
+    opened = open_catalogue(catalogue)
+    finished = Finished.open(run, kind="embedder")
+    if remove:
+        Index.open(out).remove(remove)
+        print(f"{len(remove)} items removed")
+    done = embed_catalogue(
+        opened,
+        Embedder(
+            network=finished.network,
+            variables=finished.variables,
+            size=finished.size,
+            batch_size=batch_size,
+        ),
+        out,
+        source=str(Path(catalogue).absolute()) if Path(catalogue).exists() else catalogue,
+        run=str(run.absolute()),
+        dtype=dtype,
+        without=remove,
+        on_error=on_error,
+        chunk=chunk,
+    )
+    print(
+        f"{out}: {done.added:,} items added, {done.present:,} were there before; "
+        f"{len(done.index):,} in all, {done.index.features} features of {done.index.dtype}"
+    )
+    for why in list(done.failed.values())[:_LISTED]:
+        print(why)
+    if len(done.failed) > _LISTED:
+        print(f"... and {len(done.failed) - _LISTED} more")
+    if done.failed:
+        raise UsageError(
+            f"{len(done.failed):,} of {len(opened):,} pictures could not be read and are not in "
+            f"the index; they are listed in {out / FAILED}: replace them and embed again"
+        )
+
+
+def search(
+    queries: tyro.conf.Positional[list[Path]],
+    /,
+    *,
+    index: Path,
+    run: Path | None = None,
+    top: int = 10,
+    metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean",
+    where: tuple[str, ...] = (),
+    approximate: bool = False,
+    probes: int = 32,
+    out: Path | None = None,
+) -> None:
+    """Find the items of an index that are nearest to pictures.
+
+    Args:
+        queries: pictures to look for.
+        index: folder that the embed command made.
+        run: folder of the run that it was made by; None: the one that the index names.
+        top: how many to show for each query.
+        metric: distance of embeddings.
+        where: only items with these attributes, each as name=value; several: all of them.
+        approximate: search by FAISS, and say what share of the exact result it finds.
+        probes: of an approximate search: lists it looks into; more find more and take longer.
+        out: HTML page to write, with pictures.
+    """
+    from siamjax.errors import UsageError
+    from siamjax.search.approximate import approximate as find_approximately
+    from siamjax.search.approximate import recall
+    from siamjax.search.index import Index
+    from siamjax.search.nearest import nearest
+
+    if top < 1 or not queries:
+        raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
+    opened = Index.open(index)
+    if not len(opened):
+        raise UsageError(f"{index} holds no items; embed a catalogue into it")
+    conditions = [_condition(one) for one in where]
+    shown = opened.where(conditions) if conditions else opened.kept
+    if not shown.any():
+        raise UsageError(f"no item of {index} has {' and '.join(where)} at once; ask for less")
+    embeddings = _embedded(opened, queries, run)
+    found = exact = nearest(embeddings, opened, top=top, metric=metric, where=shown)
+    if approximate:
+        found = find_approximately(
+            embeddings, opened, top=top, metric=metric, where=shown, probes=probes
+        )
+        print(f"approximate search: {recall(found, exact):.4f} of the exact result found")
+    among = f" of {' and '.join(where)}" if where else ""
+    remark = f"{int(shown.sum()):,} items{among} in {index}, by {_spoken(metric)}"
+    _tell(opened, queries, found, metric=metric, remark=remark, out=out)
+
+
+def _condition(text: str) -> tuple[str, str]:
+    from siamjax.errors import UsageError
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--where {text}: give name=value, such as category=Objects")
+    return name, value
+
+
+def _spoken(metric: "Metric") -> str:
+    return "squared distance" if metric == "squared_euclidean" else "cosine distance"
+
+
+def _embedded(index: "Index", queries: Sequence[Path], run: Path | None) -> "np.ndarray":
+    """Embeddings of the queries by the index's own model, or ``UsageError``."""
+    import numpy as np
+
+    from siamjax.data.images import of_files
+    from siamjax.errors import UsageError
+    from siamjax.runs.finished import Finished
+    from siamjax.search.embedding import Embedder
+
+    if run is None and not index.run:
+        raise UsageError(f"{index.folder} does not name the run that made it; give --run")
+    finished = Finished.open(run or Path(index.run), kind="embedder")
+    embedder = Embedder(
+        network=finished.network,
+        variables=finished.variables,
+        size=finished.size,
+        batch_size=min(64, len(queries)),
+    )
+    index.check(embedder.fingerprint)
+    return embedder.embeddings(of_files(queries, name="queries"), np.arange(len(queries)))
+
+
+def _tell(
+    index: "Index",
+    queries: Sequence[Path],
+    found: "Nearest",
+    *,
+    metric: "Metric",
+    remark: str,
+    out: Path | None,
+) -> None:
+    """Print what was found, and write the page."""
+    from siamjax.data.images import decode, read_file
+    from siamjax.report.results import Shown, write_results
+
+    items, pictures, lists = index.lookup(found.rows.ravel()), _Pictures(), []
+    print(remark)
+    for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
+        print(query)
+        shown: list[Shown] = []
+        for place, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1):
+            if row < 0:  # the approximate search found fewer
+                continue
+            item, value = items[int(row)], f"{_spoken(metric)} {distance:.6g}"
+            print(f"{place:4d}  {value}  {_caption(item)}")
+            if out is not None:
+                shown.append(Shown(pictures.of(item), _caption(item), value))
+        if out is not None:
+            picture = decode(read_file(query), name=str(query))
+            lists.append((Shown(picture, str(query)), shown))
+    if out is not None:
+        write_results(out, title=f"{index.folder} searched", remark=remark, lists=lists)
+        print(f"page: {out}")
+
+
+def _caption(item: "Item") -> str:
+    known = [f"{name} {value}" for name, value in item.attributes.items() if value]
+    return ", ".join([item.id, *known])
+
+
+class _Pictures:
+    """Pictures of items; a grey one, and a line that says so, where there is none any more."""
+
+    def __init__(self) -> None:
+        self._catalogues: dict[str, tuple[dict[str, int], ImageSet]] = {}
+
+    def of(self, item: "Item") -> "np.ndarray":
+        import numpy as np
+
+        from siamjax.data.images import decode, read_file
+        from siamjax.errors import UsageError
+
+        try:
+            if item.picture:
+                return decode(read_file(Path(item.picture)), name=item.picture)
+            return self._from_catalogue(item)
+        except UsageError as error:
+            print(f"not on the page: {error}")
+            return np.full((64, 64, 3), 200, np.uint8)
+
+    def _from_catalogue(self, item: "Item") -> "np.ndarray":
+        from siamjax.data.catalogue.readers import open_catalogue
+        from siamjax.errors import UsageError
+
+        if item.catalogue not in self._catalogues:
+            opened = open_catalogue(item.catalogue).images
+            places = {key: place for place, key in enumerate(opened.keys)}
+            self._catalogues[item.catalogue] = places, opened
+        places, images = self._catalogues[item.catalogue]
+        if item.id not in places:
+            raise UsageError(f"{item.id} is no longer in {item.catalogue}")
+        return images.image(places[item.id])

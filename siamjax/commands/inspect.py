@@ -1,0 +1,134 @@
+"""Look inside the network of a run: its layers, what they give, filters that never answer."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siamjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from siamjax.report.inside import DeadFilters, Layer
+    from siamjax.runs.finished import Finished
+
+_BATCH = 16  # pictures; VGG-16 at 224x224 needs about 25 MB for one
+
+
+def inspect(
+    *,
+    run: Path,
+    image: Path | None = None,
+    layer: str | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Look inside a run's network: a table of its layers, activations, all-zero filters.
+
+    Args:
+        run: folder of a finished run.
+        image: picture to draw activations for, one PNG a layer.
+        layer: name of a layer, or how it ends, such as block5_conv1; None: every convolution.
+        data: folder of pictures to count all-zero filters over.
+        out: folder for the PNGs; None: RUN/activations.
+    """
+    from siamjax.report.inside import find_layer, layers
+
+    finished = _open(run)
+    known = layers(finished.network, finished.variables, finished.size)
+    if layer is not None:
+        chosen = [find_layer(known, layer)]
+    else:
+        chosen = [one for one in known if one.convolution]
+    if image is None and data is None:
+        _print_table(finished, known if layer is None else chosen)
+        return
+    if not chosen:
+        names = ", ".join(one.name for one in known)
+        raise UsageError(f"{run}: its network has no convolution; give --layer one of {names}")
+    if image is not None:
+        _draw(finished, chosen, image, run / "activations" if out is None else out)
+    if data is not None:
+        _print_dead(finished, chosen, data)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending whole numbers in short: ``0-2, 5``."""
+    values = np.asarray(numbers, int)
+    if not values.size:
+        return ""
+    parts = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def _open(folder: Path) -> "Finished":
+    """A run of any kind."""
+    from siamjax.runs.finished import KINDS, Finished
+    from siamjax.runs.folder import read_json
+
+    kind = read_json(folder / "manifest.json").get("kind")
+    if kind not in KINDS:
+        raise UsageError(f"{folder / 'manifest.json'}: a run of {kind!r}, known are {list(KINDS)}")
+    return Finished.open(folder, kind=kind)
+
+
+def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
+    from siamjax.report.page import text_table
+
+    rows = [
+        (one.name, (one.kind, "x".join(map(str, one.shape)), f"{one.parameters:,}"))
+        for one in shown
+    ]
+    height, width = run.size
+    print(f"layers of {run.folder} for a picture of {height}x{width}")
+    print(text_table(["kind", "shape", "parameters, of layers within too"], rows))
+
+
+def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) -> None:
+    from siamjax.data.images import decode, read_file
+    from siamjax.data.transforms import resize
+    from siamjax.report.inside import activations_by_layer
+    from siamjax.report.inside_figures import activation_figure
+
+    picture = resize(decode(read_file(image), name=str(image)), run.size)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made ({error.strerror}); give --out another") from None
+    names = [one.name for one in chosen]
+    found = activations_by_layer(run.network, run.variables, picture[None], names=names)
+    for name, values in found.items():
+        figure = activation_figure(
+            values[0], layer=name, network=str(run.folder), name=image.name, picture=picture
+        )
+        path = out / f"{image.stem}-{name.replace('/', '-')}.png"
+        try:
+            figure.savefig(path, dpi=110)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+        print(path)
+
+
+def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
+    from siamjax.data.images import of_files, pictures_in
+    from siamjax.data.pipeline import image_batches
+    from siamjax.report.inside import dead_filters_by_layer
+
+    images = of_files(pictures_in(data), name=str(data))
+
+    def batches() -> Iterator[np.ndarray]:
+        whole = min(_BATCH, len(images))
+        for batch in image_batches(images, np.arange(len(images)), batch_size=whole, size=run.size):
+            yield batch["image"][: int(batch["weight"].sum())]
+
+    names = [one.name for one in chosen]
+    counted = dead_filters_by_layer(run.network, run.variables, batches(), names=names)
+    print(f"filters never above 0 for any of the {len(images):,} pictures of {data}")
+    for one in counted:
+        print(_line(one))
+
+
+def _line(found: "DeadFilters") -> str:
+    count = len(found.dead)
+    said = f"{found.layer}: {count} of {found.channels} ({count / found.channels:.1%})"
+    return f"{said}: {ranges(found.dead.tolist())}" if count else said

@@ -1,0 +1,196 @@
+"""A catalogue's table as a text file: a row a picture, the columns in any order."""
+
+import contextlib
+import csv
+import itertools
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import numpy as np
+
+from siamjax.data.catalogue.table import Catalogue, files_below, strings
+from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
+from siamjax.errors import UsageError
+
+PICTURE = ("image", "file", "path", "filename")
+ITEM = ("item", "identity", "product")
+HEADLESS = ("category", "colour", "id", "gender", "name")
+"""The columns of a table whose first line names none, in order."""
+
+_CHUNK = 20_000  # rows that are lists of strings at one time
+_PROBED = 10  # pictures that are looked for to learn where all lie
+
+
+def read_table(path: Path) -> Catalogue:
+    """The catalogue that a table describes; columns are separated by comma, semicolon or tab.
+
+    The first line names the columns, in any order, upper or lower case:
+
+    * the picture: ``image``, ``file``, ``path`` or ``filename``, the first of these that is
+      there; a path relative to the table's folder or to its sub-folder ``images``;
+    * ``id``, optional: unique. Without it the picture's path is the id. Without a picture
+      column the id names the picture: ID.jpg (or another suffix, one for all), or a path;
+    * ``item``, ``identity`` or ``product``, optional: what the picture shows. Where it is empty
+      or missing, the picture is an item of its own;
+    * every other one is an attribute, called by its name in lower case.
+
+    A table of five columns without such a line has category, colour, id, gender and name.
+    Empty lines are skipped; row numbers, as triplets use them, do not count them.
+
+    No picture is opened, and but for the first few none is looked for: what is missing or
+    broken is named when it is read.
+
+    Raises ``UsageError`` with path and line for a table that cannot be read, is empty, lacks a
+    column, has a row of another length, an empty or repeated id, or a row without a picture.
+    """
+    names, header = _header(path)
+    columns = dict(zip(names, _columns(path, len(names), skip=header), strict=True))
+    if not len(columns[names[0]]):
+        raise UsageError(f"{path}: a table without rows; expected is one a picture")
+    picture = next((name for name in PICTURE if name in columns), None)
+    item = next((name for name in ITEM if name in columns), None)
+    called = "id" if "id" in columns else picture
+    assert called is not None  # _header
+    ids = columns[called]
+    files = ids if picture is None else columns.pop(picture)
+    columns.pop("id", None)
+    for what, column in ((called, ids), (picture, files)):
+        if what is not None and (column == "").any():
+            place = names.index(what)
+            line = _line(path, lambda cells, place=place: not cells[place].strip())
+            raise UsageError(f"{path}, line {line}: no {what}; fill it in or remove the line")
+    keys = tuple(ids.tolist())
+    _check_unique(path, keys, called, names.index(called), header=header)
+    items = _items(path, ids, columns.pop(item) if item else None, item)
+    below, suffix = _place(path.parent, files)
+    if suffix or files is not ids:
+        located = tuple(np.strings.add(files, suffix).tolist() if suffix else files.tolist())
+    else:
+        located = keys
+    images = ImageSet(
+        name=f"table {path.name}",
+        credit=str(path.absolute()),
+        keys=keys,
+        identities=items,
+        source=files_below(below, located),
+    )
+    return Catalogue(images=images, attributes=columns)
+
+
+def _header(path: Path) -> tuple[list[str], bool]:
+    """The columns' names, and whether the first line tells them."""
+    with contextlib.closing(_rows(path)) as rows:
+        line, cells = next(rows, (0, []))
+    if not cells:
+        raise UsageError(f"{path}: an empty table; expected is a line of names and one a picture")
+    names = [cell.strip().lower() for cell in cells]
+    known = {*PICTURE, *ITEM, *HEADLESS} & set(names)
+    if len(names) == len(HEADLESS) and len(known) < 2 and not known & {*PICTURE, "id"}:
+        return list(HEADLESS), False
+    names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
+    where = f"{path}, line {line}"
+    if not {*PICTURE, "id"} & set(names):
+        raise UsageError(
+            f"{where}: no column for the picture ({', '.join(PICTURE)} or id); there are "
+            f"{', '.join(names)[:200]}; name one in the first line"
+        )
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"{where}: two columns are called {min(twice)}; rename one")
+    return names, True
+
+
+def _columns(path: Path, width: int, *, skip: bool) -> list[np.ndarray]:
+    """The cells by column, without spaces around them; ``skip`` the first line."""
+    parts: list[list[np.ndarray]] = [[strings([])] for _ in range(width)]
+    with contextlib.closing(_rows(path)) as numbered:
+        rows = (cells for _, cells in itertools.islice(numbered, int(skip), None))
+        while chunk := list(itertools.islice(rows, _CHUNK)):
+            if set(map(len, chunk)) != {width}:
+                wrong = _line(path, lambda cells: len(cells) != width)
+                raise UsageError(
+                    f"{path}, line {wrong}: not of {width} columns as the first line; quote a "
+                    'cell that holds the separator ("a, b"), or mend the line'
+                )
+            for part, values in zip(parts, zip(*chunk, strict=True), strict=True):
+                part.append(np.strings.strip(strings(values)))
+    return [np.concatenate(part) for part in parts]
+
+
+def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
+    """(line, cells) of every row that is not empty."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            first = next((line for line in stream if line.strip()), "")
+            separator = max(",;\t", key=first.count)
+            stream.seek(0)
+            rows = csv.reader(stream, delimiter=separator, strict=True)
+            try:
+                for cells in rows:
+                    if cells:
+                        yield rows.line_num, cells
+            except csv.Error as error:
+                raise UsageError(
+                    f"{path}, line {rows.line_num}: {error}; mend its quotes"
+                ) from None
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such table; check the path") from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{path}, line {undecodable_line(path)}: not UTF-8; save the table as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def undecodable_line(path: Path) -> int:
+    """The first line that is not UTF-8, from 1."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _line(path: Path, wrong: Callable[[list[str]], bool]) -> int:
+    """The line of the first row that is ``wrong``; read once more, as rows keep no numbers."""
+    return next(line for line, cells in _rows(path) if wrong(cells))
+
+
+def _check_unique(path: Path, keys: tuple[str, ...], name: str, column: int, *, header: bool):
+    if len(set(keys)) == len(keys):
+        return
+    lines: dict[str, int] = {}
+    for line, cells in itertools.islice(_rows(path), int(header), None):
+        key = cells[column].strip()
+        if key in lines:
+            raise UsageError(
+                f"{path}: {name} {key!r} stands in lines {lines[key]} and {line}; it must be "
+                "unique: remove one, or give the table a column id"
+            )
+        lines[key] = line
+
+
+def _items(path: Path, ids: np.ndarray, items: np.ndarray | None, name: str | None) -> np.ndarray:
+    if items is None or (unknown := items == "").all():
+        return ids
+    if (both := np.isin(ids[unknown], items[~unknown])).any():
+        one = str(ids[unknown][both][0])
+        raise UsageError(
+            f"{path}: the row of id {one!r} has an empty {name} and so would be an item of its "
+            "own, but other rows use that word for theirs; fill it in"
+        )
+    return np.where(unknown, ids, items)
+
+
+def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:
+    """The folder of all pictures and the suffix that their names lack, as the first few tell."""
+    suffixes = ("", ".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"}))
+    for name in files[:_PROBED].tolist():
+        for below, suffix in itertools.product((folder, folder / "images"), suffixes):
+            if os.path.isfile(below / (name + suffix)):
+                return below, suffix
+    known = Path(str(files[0])).suffix.lower() in IMAGE_SUFFIXES
+    return folder, "" if known else ".jpg"

@@ -1,0 +1,112 @@
+"""Stanford Online Products: 120,053 pictures of 22,634 products, with its official split."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from siamjax.data.catalogue.examples import prepared_examples, quiet
+from siamjax.data.catalogue.table import Catalogue, files_below, strings
+from siamjax.data.images import ImageSet, ImageSource
+from siamjax.data.prepared import FORMAT
+from siamjax.errors import UsageError
+
+NAME = "stanford_online_products"
+SPLITS = ("train", "test")
+_CREDIT = "Stanford Online Products (Song et al. 2016), pictures of eBay"
+_COLUMNS = ("class_id", "super_class_id", "path")
+
+
+def open_products(home: Path | None) -> Catalogue:
+    """Its pictures; item is the class, attributes are ``category`` and ``split``.
+
+    ``home`` is the unpacked folder (with Ebay_train.txt), or the data folder of TFDS where the
+    set was prepared as array_record; None is TFDS's usual one. Nothing is downloaded: TFDS's
+    own builder of this set needs TensorFlow to prepare it, but not to be read.
+
+    Raises ``UsageError`` if it is in neither form there.
+    """
+    if home is not None and not home.is_dir():
+        raise UsageError(f"{home}: no such folder; give the home of {NAME}, or none")
+    if home is not None and (home / "Ebay_train.txt").is_file():
+        return _unpacked(home)
+    quiet()
+    directory: dict[str, Any] = {} if home is None else {"data_dir": home}
+    builder: Any = tfds.builder(NAME, file_format=FORMAT, **directory)
+    if not builder.is_prepared():
+        raise UsageError(
+            f"{NAME} is neither prepared in {builder.data_path} nor unpacked in its home; unpack "
+            "Stanford_Online_Products.zip and give the folder with Ebay_train.txt as home, or "
+            f"prepare it by TFDS, where TensorFlow is, with file_format={FORMAT!r}"
+        )
+    try:
+        source, columns = prepared_examples(builder, SPLITS, _COLUMNS[:2])
+    except (NotImplementedError, ValueError) as error:
+        raise UsageError(
+            f"{builder.data_path}: not prepared as {FORMAT}, the one format that can be read "
+            f"without TensorFlow ({str(error).splitlines()[0][:120]}); convert it"
+        ) from None
+    sizes = [builder.info.splits[name].num_examples for name in SPLITS]
+    named = np.array(builder.info.features["super_class_id"].names)
+    return _catalogue(
+        keys=tuple(f"{s}/{i}" for s, n in zip(SPLITS, sizes, strict=True) for i in range(n)),
+        classes=[int(number) for number in columns["class_id"]],
+        categories=named[np.array(columns["super_class_id"], np.int64)],
+        splits=np.repeat(SPLITS, sizes),
+        source=source,
+    )
+
+
+def _unpacked(home: Path) -> Catalogue:
+    paths: list[str] = []
+    classes: list[int] = []
+    sizes = []
+    for split in SPLITS:
+        path = home / f"Ebay_{split}.txt"
+        try:
+            with path.open(encoding="utf-8", newline="") as stream:
+                rows = csv.DictReader(stream, delimiter=" ")
+                if missing := sorted({*_COLUMNS} - {*(rows.fieldnames or ())}):
+                    raise UsageError(
+                        f"{path}, line 1: no column {missing[0]}; there are {rows.fieldnames}"
+                    )
+                before = len(paths)
+                for row in rows:
+                    try:
+                        classes.append(int(row["class_id"]))
+                        paths.append(row["path"].strip())
+                    except (TypeError, ValueError, AttributeError):
+                        raise UsageError(
+                            f"{path}, line {rows.line_num}: not 'image_id class_id "
+                            "super_class_id path'; get the file again"
+                        ) from None
+                sizes.append(len(paths) - before)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    return _catalogue(
+        keys=tuple(paths),
+        classes=classes,
+        categories=strings([path.split("/")[0].removesuffix("_final") for path in paths]),
+        splits=np.repeat(SPLITS, sizes),
+        source=files_below(home, tuple(paths)),
+    )
+
+
+def _catalogue(
+    *,
+    keys: tuple[str, ...],
+    classes: list[int],
+    categories: np.ndarray,
+    splits: np.ndarray,
+    source: ImageSource,
+) -> Catalogue:
+    images = ImageSet(
+        name=NAME,
+        credit=_CREDIT,
+        keys=keys,
+        identities=strings([str(number) for number in classes]),
+        source=source,
+    )
+    return Catalogue(images=images, attributes={"category": categories, "split": splits})

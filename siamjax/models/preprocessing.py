@@ -1,0 +1,35 @@
+"""From a picture's bytes to what a network was trained on: a network carries its own."""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from siamjax.errors import UsageError
+
+Preprocessing = Literal["unit", "signed", "bgr_mean", "torchvision"]
+
+_BGR_MEAN = (103.939, 116.779, 123.68)
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocess(
+    x: UInt8[Array, "*batch height width 3"], kind: Preprocessing
+) -> Float[Array, "*batch height width 3"]:
+    """RGB bytes as float32 in the range that weights were trained on.
+
+    ``unit``: x / 255. ``signed``: x / 127.5 - 1 (Keras' InceptionV3). ``bgr_mean``: channels in
+    the order blue, green, red, less ImageNet's means, in 0..255 (VGG, Simonyan and Zisserman
+    2014). ``torchvision``: x / 255 less ImageNet's means, divided by its deviations.
+    Floats are taken as pictures in [0, 1] already. ``UsageError`` for another ``kind``.
+    """
+    unit = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+    if kind == "unit":
+        return unit
+    if kind == "signed":
+        return unit * 2.0 - 1.0
+    if kind == "bgr_mean":
+        return unit[..., ::-1] * 255.0 - jnp.array(_BGR_MEAN, jnp.float32)
+    if kind == "torchvision":
+        return (unit - jnp.array(_MEAN, jnp.float32)) / jnp.array(_DEVIATION, jnp.float32)
+    raise UsageError(f"preprocessing {kind!r}: known are {', '.join(get_args(Preprocessing))}")

@@ -1,0 +1,106 @@
+"""VGG-16: blocks of 3x3 convolutions."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from siamjax.errors import UsageError
+from siamjax.models.pooling import max_pool_2x2
+from siamjax.models.preprocessing import Preprocessing, preprocess
+
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Channels and convolutions of each block."""
+
+
+class ConvRelu(nn.Conv):
+    """A convolution and its ReLU as one layer, so that what it is asked for is what goes on."""
+
+    def __call__(self, inputs: Array) -> Array:
+        """``max(0, conv(inputs))``."""
+        return nn.relu(super().__call__(inputs))
+
+
+class Vgg16(nn.Module):
+    """Picture -> features by VGG-16, configuration D of Simonyan and Zisserman 2014.
+
+    Five blocks of 3x3 convolutions with ReLU (64, 64; 128, 128; 256 x 3; 512 x 3; 512 x 3), each
+    followed by a 2x2 max pool; with ``hidden`` the map is flattened (rows, columns, channels) and
+    goes through two dense layers with ReLU, ``fc1`` and ``fc2``. Layers are named as Keras names
+    them: ``block1_conv1`` to ``block5_conv3``. 14,714,688 parameters without dense layers.
+    Glorot uniform, zero bias.
+
+    Attributes:
+        width: factor on the number of channels.
+        depth: blocks, 1 to 5; the picture's sides must be multiples of 2^depth.
+        hidden: features of ``fc1`` and ``fc2`` (4096 as published), or None to end with the last
+            pool's map.
+        dropout: share of ``fc1``'s and ``fc2``'s results set to 0 while training.
+        dtype: of the products; parameters are float32.
+    """
+
+    width: float = 1.0
+    depth: int = 5
+    hidden: int | None = None
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch ..."]:
+        """The last pool's map (batch, height / 2^depth, width / 2^depth, channels), or ``fc2``.
+
+        Pictures are preprocessed already. Raises ``UsageError`` for sides that cannot be pooled.
+        """
+        if not 1 <= self.depth <= len(BLOCKS) or self.width <= 0:
+            raise UsageError(f"depth {self.depth}, width {self.width}: 1 to 5, and positive")
+        side = 2**self.depth
+        if x.ndim != 4 or 0 in x.shape or x.shape[1] % side or x.shape[2] % side:
+            raise UsageError(
+                f"pictures of shape {x.shape}: (batch, height, width, channels) with sides that "
+                f"are multiples of {side} are needed ({self.depth} 2x2 pools)"
+            )
+        init = nn.initializers.glorot_uniform()
+        x = x.astype(self.dtype)
+        for block, (channels, count) in enumerate(BLOCKS[: self.depth], start=1):
+            for number in range(1, count + 1):
+                x = ConvRelu(
+                    max(1, round(channels * self.width)),
+                    (3, 3),
+                    kernel_init=init,
+                    dtype=self.dtype,
+                    name=f"block{block}_conv{number}",
+                )(x)
+            x = max_pool_2x2(x)
+        if self.hidden is None:
+            return x
+        x = x.reshape(x.shape[0], -1)
+        for name in ("fc1", "fc2"):
+            x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return x
+
+
+class Vgg16Features(nn.Module):
+    """Picture -> mean of VGG-16's last map over all positions, of norm 1: features to search by.
+
+    Attributes:
+        depth: blocks; the last pool of 4 (512 features) tells things apart better than that of 5.
+        preprocessing: as the weights need it.
+    """
+
+    depth: int = 4
+    preprocessing: Preprocessing = "bgr_mean"
+
+    def setup(self) -> None:
+        """The network."""
+        self.deep = Vgg16(depth=self.depth)
+
+    def __call__(self, x: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+        """Features of pictures: uint8 0..255, or float in [0, 1]."""
+        features = self.deep(preprocess(x, self.preprocessing)).mean(axis=(1, 2))
+        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+    def embed(self, x: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+        """The same, by the name that embedding and search call."""
+        return self(x)

@@ -1,0 +1,172 @@
+"""Visual search: a deep network for what a thing is, two shallow ones for how it looks."""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from siamjax.errors import UsageError
+from siamjax.models.preprocessing import Preprocessing, preprocess
+from siamjax.models.vgg16 import Vgg16
+
+Variant = Literal["recipe", "visnet"]
+Output = Literal["sigmoid", "ball"]
+
+
+def local_response_normalization(
+    x: Float[Array, "*batch channels"],
+    *,
+    size: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    bias: float = 1.0,
+) -> Float[Array, "*batch channels"]:
+    """``x / (bias + alpha / size * sum of squares over size neighbouring channels)^beta``.
+
+    Krizhevsky, Sutskever, Hinton, *ImageNet Classification with Deep CNNs*, NIPS 2012, section
+    3.3, with Caffe's division of alpha by the size. ``size`` is odd.
+    """
+    half = size // 2
+    squares = jnp.pad(jnp.square(x), [(0, 0)] * (x.ndim - 1) + [(half, half)])
+    near = sum(squares[..., k : k + x.shape[-1]] for k in range(size))
+    return x / (bias + alpha / size * near) ** beta
+
+
+class ShallowNet(nn.Module):
+    """One convolution on a small copy of the picture: pattern and colour. 18,528 parameters.
+
+    ``recipe``: every ``stride``-th pixel, conv 8x8x96 stride 4, ReLU, max pool, all zero padded
+    ("same"). ``visnet``: max pool of ``stride``, conv 8x8x96 stride 4 without padding, ReLU, LRN,
+    max pool that rounds up (864 features of a 224x224 picture, where the recipe has 1536).
+
+    Attributes:
+        stride: how many times smaller the copy is: 4, then the last pool is 7x7 with stride 4, or
+            8, then it is 3x3 with stride 2.
+        variant: see above.
+        width: factor on the 96 channels.
+        dtype: of the convolution.
+    """
+
+    stride: int
+    variant: Variant = "recipe"
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+        """Features of pictures in [0, 1]; ``UsageError`` for those that leave nothing to pool."""
+        last = {4: (7, 4), 8: (3, 2)}.get(self.stride)
+        if last is None:
+            raise UsageError(f"stride {self.stride}: the shallow networks are those of 4 and 8")
+        window, step = last
+        visnet = self.variant == "visnet"
+        if visnet:
+            x = nn.max_pool(x, (self.stride,) * 2, strides=(self.stride,) * 2)
+        else:
+            x = x[:, :: self.stride, :: self.stride]
+        if min(x.shape[1:3]) < (8 + 4 * (window - step) if visnet else 1):
+            raise UsageError(
+                f"pictures too small for the shallow network of stride {self.stride} "
+                f"({x.shape[1]}x{x.shape[2]} after it); use a larger size (224 as published)"
+            )
+        x = nn.Conv(
+            max(1, round(96 * self.width)),
+            (8, 8),
+            strides=(4, 4),
+            padding="VALID" if visnet else "SAME",
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=self.dtype,
+            name="conv",
+        )(x.astype(self.dtype))
+        x = nn.relu(x)
+        if visnet:
+            x = local_response_normalization(x)
+            # Rounded up as in Caffe: a window that begins inside the map counts.
+            places = [max(0, -(-(side - window) // step)) for side in x.shape[1:3]]
+            padding = [
+                (0, place * step + window - side)
+                for place, side in zip(places, x.shape[1:3], strict=True)
+            ]
+        else:
+            padding = "SAME"
+        x = nn.max_pool(x, (window, window), strides=(step, step), padding=padding)
+        return x.reshape(x.shape[0], -1)
+
+
+class VisualSearchNet(nn.Module):
+    """Picture -> embedding, by VGG-16 and two shallow networks side by side.
+
+    VGG-16 with ``fc1`` and ``fc2`` (4096), and two :class:`ShallowNet` (1536 each) on the same
+    picture, concatenated; then one dense layer with a sigmoid: embeddings in (0, 1)^4096.
+    163,661,824 parameters for 224x224 pictures: 134,260,544 deep, 18,528 each shallow one,
+    29,364,224 in the last layer. The idea is that of *Learning Fine-grained Image Similarity with
+    Deep Ranking* (Wang et al., CVPR 2014) and *Deep Learning based Large Scale Visual
+    Recommendation and Search for E-Commerce* (VisNet; Shankar et al., arXiv 1703.02344, 2017).
+
+    Attributes:
+        variant: ``visnet`` has the shallow networks as VisNet released them, dropout, and another
+            ``output``.
+        width: factor on the number of channels of all convolutions.
+        depth: blocks of VGG-16.
+        hidden: features of ``fc1`` and ``fc2``.
+        embedding: features of the embedding.
+        output: ``sigmoid``, or ``ball``: ``x / sqrt(1 + |x|^2)``, embeddings inside the unit ball.
+            None: ``ball`` for ``visnet``, else ``sigmoid``, which saturates and collapses easily.
+        dropout: after ``fc1`` and ``fc2`` while training; None: 0.4 for ``visnet``, else 0.
+        preprocessing: of the deep network's pictures, as its weights need it; the shallow ones
+            see x / 255.
+        dtype: of the products; parameters and the embedding are float32.
+    """
+
+    variant: Variant = "recipe"
+    width: float = 1.0
+    depth: int = 5
+    hidden: int = 4096
+    embedding: int = 4096
+    output: Output | None = None
+    dropout: float | None = None
+    preprocessing: Preprocessing = "unit"
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        """The three networks, and the layer that joins them."""
+        if self.variant not in get_args(Variant):
+            raise UsageError(f"variant {self.variant!r}: known are {', '.join(get_args(Variant))}")
+        if self.output not in (None, *get_args(Output)):
+            raise UsageError(f"output {self.output!r}: known are {', '.join(get_args(Output))}")
+        visnet = self.variant == "visnet"
+        self.deep = Vgg16(
+            width=self.width,
+            depth=self.depth,
+            hidden=self.hidden,
+            dropout=(0.4 if visnet else 0.0) if self.dropout is None else self.dropout,
+            dtype=self.dtype,
+        )
+        self.shallow1, self.shallow2 = (
+            ShallowNet(stride, variant=self.variant, width=self.width, dtype=self.dtype)
+            for stride in (4, 8)
+        )
+        self.last = nn.Dense(
+            self.embedding, kernel_init=nn.initializers.glorot_uniform(), name="embedding"
+        )
+
+    def __call__(
+        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch embedding"]:
+        """Embed pictures: uint8 0..255, or float that is in [0, 1] already."""
+        unit = preprocess(x, "unit")
+        deep = self.deep(preprocess(x, self.preprocessing), train=train)
+        parts = [deep, self.shallow1(unit), self.shallow2(unit)]
+        joined = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+        x = self.last(joined)
+        if (self.output or {"recipe": "sigmoid"}.get(self.variant)) == "sigmoid":
+            return nn.sigmoid(x)
+        return x * jax.lax.rsqrt(1.0 + jnp.sum(x * x, axis=-1, keepdims=True))
+
+    def embed(
+        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch embedding"]:
+        """The same, by the name that embedding and search call."""
+        return self(x, train=train)

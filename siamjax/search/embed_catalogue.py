@@ -1,0 +1,222 @@
+"""Embed a catalogue into an index, chunk by chunk, and name the pictures that cannot be read."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.images import Files, ImageSet
+from siamjax.errors import UsageError
+from siamjax.files import write_text
+from siamjax.search.embedding import Embedder
+from siamjax.search.index import MANIFEST, Index, writing
+from siamjax.search.index_making import Making
+from siamjax.search.index_segment import Dtype, Item
+
+FAILED = "failed.csv"
+
+
+class Embedded(NamedTuple):
+    """What :func:`embed_catalogue` did.
+
+    Attributes:
+        index: as it is now.
+        added: items that were added.
+        present: items of the catalogue that were in the index before.
+        failed: why the pictures that could not be read could not, by id; they are not in it.
+    """
+
+    index: Index
+    added: int
+    present: int
+    failed: dict[str, str]
+
+
+def embed_catalogue(
+    catalogue: Catalogue,
+    embedder: Embedder,
+    folder: Path,
+    *,
+    source: str,
+    run: str = "",
+    dtype: Dtype | None = None,
+    without: Collection[str] = (),
+    on_error: Literal["report", "stop"] = "report",
+    chunk: int = 512,
+    progress: bool = True,
+) -> Embedded:
+    """Add the items of a catalogue that are not in the index yet; go on where a kill stopped it.
+
+    The index is as it was until all is embedded. Attributes and pictures of items that are in it
+    already are left as they are: remove an item first to have it embedded anew.
+
+    Args:
+        catalogue: pictures with unique ids.
+        embedder: of the index's model.
+        folder: of the index, made if there is none.
+        source: what the catalogue was opened from; kept with the items.
+        run: folder of the model's run; kept with a new index.
+        dtype: of a new index; None: float32, or what the index has.
+        without: ids that are left out.
+        on_error: ``report``: embed the pictures that can be read and name the others in the
+            result and in ``failed.csv``; ``stop``: ``UsageError`` at the first that cannot.
+        chunk: pictures after which the work is made safe.
+        progress: show a bar.
+
+    Raises ``UsageError`` for ids given twice, an index of another model, embeddings that are not
+    finite or do not fit float16, a full disk (what was done is safe), and several hosts.
+    """
+    if jax.process_count() > 1:
+        raise UsageError("embedding on several hosts is not supported; use one with many devices")
+    if chunk < 1:
+        raise UsageError(f"chunk {chunk} must be 1 or more")
+    images = catalogue.images
+    twice = [key for key, count in Counter(images.keys).items() if count > 1]
+    if twice:
+        raise UsageError(f"{source}: the id {twice[0]} is there twice; ids must be unique")
+    with _disk(folder), writing(folder):
+        index = _opened(folder, embedder, run, dtype)
+        before = {item.id for _, item in index.items()}
+        wanted = {
+            key: place
+            for place, key in enumerate(images.keys)
+            if key not in before and key not in without
+        }
+        failed: dict[str, str] = {}
+        added = 0
+        if wanted:
+            making = Making(index, catalogue=source, attributes=tuple(catalogue.attributes))
+            done = {item.id for item in making.items()}
+            left = np.asarray([p for key, p in wanted.items() if key not in done], np.int64)
+            if on_error == "report":
+                images = _Lenient(
+                    name=images.name,
+                    credit=images.credit,
+                    keys=images.keys,
+                    identities=images.identities,
+                    source=images.source,
+                )
+            with tqdm(
+                total=len(wanted),
+                initial=len(wanted) - len(left),
+                unit="picture",
+                disable=not progress,
+            ) as bar:
+                for places, rows in _chunks(images, left, embedder, chunk):
+                    making.append([_item(catalogue, p, source) for p in places], rows)
+                    bar.update(len(places))
+            if isinstance(images, _Lenient):
+                failed = {images.keys[place]: why for place, why in sorted(images.failed.items())}
+            index, added = making.commit(wanted)
+        _write_failed(folder, catalogue, failed, before)
+    present = sum(key in before for key in catalogue.images.keys)
+    return Embedded(index, added, present, failed)
+
+
+def _opened(folder: Path, embedder: Embedder, run: str, dtype: Dtype | None) -> Index:
+    if not (folder / MANIFEST).exists():
+        return Index.create(
+            folder,
+            fingerprint=embedder.fingerprint,
+            features=embedder.features,
+            dtype=dtype or "float32",
+            run=run,
+        )
+    index = Index.open(folder)
+    index.check(embedder.fingerprint)
+    if dtype not in (None, index.dtype):
+        raise UsageError(
+            f"{folder} keeps {index.dtype}, not {dtype}; leave --dtype out, or give a new folder"
+        )
+    return index
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lenient(ImageSet):
+    """Gives a black picture for one that cannot be read, and remembers why it could not."""
+
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
+        try:
+            return super().image(index)
+        except UsageError as error:
+            self.failed[index] = str(error)
+            return np.zeros((1, 1, 3), np.uint8)
+
+
+def _chunks(
+    images: ImageSet, left: np.ndarray, embedder: Embedder, chunk: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Places and embeddings, at least ``chunk`` at a time (fewer at the end), the good ones."""
+    places: list[int] = []
+    kept: list[np.ndarray] = []
+    seen = 0
+    for rows in embedder.batches(images, left) if len(left) else ():
+        now = left[seen : seen + len(rows)].tolist()
+        seen += len(rows)
+        broken = images.failed if isinstance(images, _Lenient) else {}
+        good = [number for number, place in enumerate(now) if place not in broken]
+        for number in good:
+            if not np.isfinite(rows[number]).all():
+                raise UsageError(
+                    f"the embedding of {images.keys[now[number]]} is not finite: the network has "
+                    "diverged (or this picture makes it so); take another run, or look at it"
+                )
+        places += [now[number] for number in good]
+        kept.append(rows[good])
+        if places and (len(places) >= chunk or seen == len(left)):
+            yield places, np.concatenate(kept)
+            places, kept = [], []
+
+
+def _item(catalogue: Catalogue, place: int, source: str) -> Item:
+    images = catalogue.images
+    picture = ""
+    if isinstance(images.source, Files):
+        picture = str(images.source.paths[place].absolute())
+    attributes = {name: str(column[place]) for name, column in catalogue.attributes.items()}
+    return Item(images.keys[place], str(images.identities[place]), picture, source, attributes)
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Errors of the disk as ``UsageError``."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written ({error.strerror or error}). The index is as it was, and "
+            "what was embedded so far is safe: mend that and give the same command again"
+        ) from None
+
+
+def _write_failed(
+    folder: Path, catalogue: Catalogue, failed: dict[str, str], before: Collection[str]
+) -> None:
+    """Replace ``failed.csv``: what it has of other catalogues stays in it."""
+    path = folder / FAILED
+    lines = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            known = {*catalogue.images.keys, *before}
+            lines = [line for line in list(csv.reader(file))[1:] if line[0] not in known]
+    places = {key: place for place, key in enumerate(catalogue.images.keys)}
+    for key, why in failed.items():
+        lines.append([key, _item(catalogue, places[key], "").picture, why])
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["id", "picture", "why"], *lines])
+    write_text(path, text.getvalue())

@@ -1,0 +1,256 @@
+"""The embeddings of a catalogue in a folder: searched from the disk, grown and thinned in place.
+
+::
+
+    index/
+      manifest.json      what counts: the fingerprint, the segments, the rows that were removed
+      segment-0001/      never changed once the manifest names it
+        embeddings.npy   (rows, features) float32 or float16
+        squares.npy      (rows,) float64: the sum of squares of each row
+        items.csv        a line for each row: id, item, picture, and the attributes
+      failed.csv         pictures that could not be read: id, picture, why
+
+The manifest is replaced at once or not at all, and only after all that it names is on the disk:
+a kill at any moment leaves the index as it was, or as it should be. Rows are counted over all
+segments in order, removed ones too, so that a row keeps its number.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from siamjax.errors import UsageError
+from siamjax.files import write_json
+from siamjax.search.index_segment import Dtype, Item, Segment
+
+FORMAT, VERSION = "siamjax catalogue index", 1
+MANIFEST = "manifest.json"
+_SHOWN = 20  # values that a message lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A folder of embeddings; :meth:`open` one, or :meth:`create` it.
+
+    A value: what changes an index returns the new one. Give it to
+    :func:`siamjax.search.nearest.nearest`.
+
+    Attributes:
+        folder: where it lies.
+        fingerprint: of the model, its weights and the preprocessing; see ``Embedder``.
+        features: length of an embedding.
+        dtype: that embeddings are kept in.
+        run: folder of the model's run, "" if there is none.
+        segments: in order.
+    """
+
+    folder: Path
+    fingerprint: dict[str, str]
+    features: int
+    dtype: Dtype
+    run: str
+    segments: tuple[Segment, ...] = ()
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        *,
+        fingerprint: dict[str, str],
+        features: int,
+        dtype: Dtype = "float32",
+        run: str = "",
+    ) -> "Index":
+        """An empty one; ``UsageError`` if the folder has something in it."""
+        if dtype not in ("float32", "float16"):
+            raise UsageError(f"dtype {dtype}: embeddings are kept as float32 or float16")
+        _check_free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        index = cls(folder=folder, fingerprint=fingerprint, features=features, dtype=dtype, run=run)
+        index._write()
+        return index
+
+    @classmethod
+    def open(cls, folder: Path) -> "Index":
+        """The index that lies in a folder.
+
+        Raises ``UsageError`` if there is none, if another version of siamjax wrote it, and if one
+        of its files is missing or not of the right size.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UsageError(
+                f"{folder} is no index (it has no {MANIFEST}); make one with: python -m siamjax "
+                f"embed CATALOGUE --run RUN --out {folder}"
+            )
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']!r}")
+            if content["version"] != VERSION:
+                raise UsageError(
+                    f"{folder} is an index of version {content['version']}, this siamjax reads "
+                    f"version {VERSION}: embed the catalogue into a new folder"
+                )
+            known = {name: content[name] for name in ("fingerprint", "features", "dtype", "run")}
+            segments = tuple(
+                Segment(
+                    folder=folder / one["folder"],
+                    features=known["features"],
+                    dtype=known["dtype"],
+                    count=int(one["count"]),
+                    catalogue=one["catalogue"],
+                    attributes=tuple(one["attributes"]),
+                    bytes=dict(one["bytes"]),
+                    removed=tuple(one["removed"]),
+                )
+                for one in content["segments"]
+            )
+            index = cls(folder=folder, segments=segments, **known)
+        except UsageError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{path}: not the manifest of an index ({type(error).__name__}: {error}); put it "
+                "back, or embed the catalogue into a new folder"
+            ) from None
+        for segment in index.segments:
+            segment.check()
+        return index
+
+    def __len__(self) -> int:
+        """Items that can be found."""
+        return int(self.kept.sum())
+
+    @property
+    def kept(self) -> Bool[np.ndarray, " rows"]:
+        """Of every row whether it can be found, that is was not removed."""
+        kept = np.ones(sum(map(len, self.segments)), bool)
+        for base, segment in self._bases():
+            kept[base + np.asarray(segment.removed, np.int64)] = False
+        return kept
+
+    def check(self, fingerprint: dict[str, str]) -> None:
+        """``UsageError`` unless embeddings of this fingerprint can be compared with the index."""
+        here = self.fingerprint
+        differing = [
+            f"{name} {here.get(name)} in the index and {fingerprint.get(name)} here"
+            for name in sorted({*here, *fingerprint})
+            if here.get(name) != fingerprint.get(name)
+        ]
+        if differing:
+            raise UsageError(
+                f"{self.folder} was embedded by another model or preprocessing: "
+                f"{'; '.join(differing)}. Use the run that made it ({self.run or 'not known'}), "
+                "or embed the catalogue into a new folder"
+            )
+
+    def items(self) -> Iterator[tuple[int, Item]]:
+        """Rows and what is known of them, without the removed ones; read as it is asked for."""
+        kept = self.kept
+        for base, segment in self._bases():
+            for row, item in enumerate(segment.items(), start=base):
+                if kept[row]:
+                    yield row, item
+
+    def lookup(self, rows: Iterable[int]) -> dict[int, Item]:
+        """What is known of these rows; one pass over the tables."""
+        wanted = set(map(int, rows))
+        return {row: item for row, item in self.items() if row in wanted}
+
+    def where(self, conditions: Sequence[tuple[str, str]]) -> Bool[np.ndarray, " rows"]:
+        """Rows whose attributes have all these values, given as (name, value).
+
+        Raises ``UsageError`` for a name or value that no item has, with those that there are.
+        """
+        names = sorted({name for segment in self.segments for name in segment.attributes})
+        for name, value in conditions:
+            if name not in names:
+                known = ", ".join(names) or "none"
+                raise UsageError(f"no attribute {name} (of {name}={value}); there are: {known}")
+        found = np.zeros(len(self.kept), bool)
+        values: list[set[str]] = [set() for _ in conditions]
+        for row, item in self.items():
+            own = [item.attributes.get(name, "") for name, _ in conditions]
+            for known, value in zip(values, own, strict=True):
+                known.add(value)
+            found[row] = own == [value for _, value in conditions]
+        for (name, value), known in zip(conditions, values, strict=True):
+            if value not in known:
+                shown = sorted(known - {""})
+                more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+                raise UsageError(
+                    f"no item has {name}={value}; there are: {', '.join(shown[:_SHOWN])}{more}"
+                )
+        return found
+
+    def remove(self, ids: Sequence[str]) -> "Index":
+        """Without these items: a new manifest, no embedding is touched.
+
+        Raises ``UsageError`` if there is no such item, and then removes none.
+        """
+        with writing(self.folder):
+            now = Index.open(self.folder)
+            rows = {item.id: row for row, item in now.items() if item.id in set(ids)}
+            unknown = [one for one in ids if one not in rows]
+            if unknown:
+                raise UsageError(f"{self.folder} has no item {', '.join(unknown[:_SHOWN])}")
+            gone, segments = np.asarray(sorted(rows.values()), np.int64), []
+            for base, segment in now._bases():
+                inside = gone[(gone >= base) & (gone < base + len(segment))] - base
+                removed = tuple(sorted({*segment.removed, *inside.tolist()}))
+                segments.append(replace(segment, removed=removed))
+            return now.with_segments(segments)
+
+    def with_segments(self, segments: Sequence[Segment]) -> "Index":
+        """The index with these segments, written. For who holds :func:`writing`."""
+        index = replace(self, segments=tuple(segments))
+        index._write()
+        return index
+
+    def _bases(self) -> Iterator[tuple[int, Segment]]:
+        """Segments with the number of the first row of each."""
+        base = 0
+        for segment in self.segments:
+            yield base, segment
+            base += len(segment)
+
+    def _write(self) -> None:
+        content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        del content["folder"]
+        for segment in content["segments"]:
+            segment["folder"] = segment["folder"].name
+            del segment["features"], segment["dtype"]
+        write_json(self.folder / MANIFEST, content)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While an index is changed: ``UsageError`` if another process changes it."""
+    if not (folder / MANIFEST).exists():
+        _check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"{folder} is being written by another process; wait until it has ended"
+            ) from None
+        yield
+
+
+def _check_free(folder: Path) -> None:
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} - {"lock"}:
+        return
+    if folder.exists():
+        raise UsageError(
+            f"{folder} is there and is no index (it has no {MANIFEST}); give a new folder"
+        )

@@ -1,0 +1,327 @@
+"""Exact nearest neighbours among embeddings that need not fit into memory.
+
+A block of rows at a time is multiplied with all queries on the devices. That gives distances to
+float32's rounding; every row that could be among the nearest by these is then compared again in
+float64, so that what is returned is exact: a duplicate of the query has distance 0, equal distances
+are truly equal, and of these the smaller row comes first. Only two blocks are in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from siamjax.errors import UsageError
+from siamjax.search.exact_distances import Metric, distances_to, row_squares, unit_rows
+from siamjax.training.parallel import data_parallel_map, replicate, shard
+
+_BLOCK_BYTES = 128 << 20  # of float32 rows
+_GROUP = 512  # queries a multiplication
+_EPSILON = float(np.finfo(np.float32).eps)
+
+
+class Part(Protocol):
+    """Rows that lie together, in memory or in a file.
+
+    Attributes:
+        name: what messages call it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Float[np.ndarray, "n features"]:
+        """These rows, float32 or float16; better a view of the file than a copy."""
+        ...
+
+    def squares(self, start: int, stop: int) -> Float[np.ndarray, " n"]:
+        """The sum of squares of each, float64."""
+        ...
+
+    def ahead(self, start: int, stop: int) -> None:
+        """A hint that these rows are the next."""
+        ...
+
+
+class Gallery(Protocol):
+    """What can be searched: an ``Index``, for one.
+
+    Attributes:
+        segments: its rows, in order.
+        kept: (rows,) bool; False: removed, not to be found.
+    """
+
+    @property
+    def segments(self) -> Sequence[Part]:
+        """Its rows, in order."""
+        ...
+
+    @property
+    def kept(self) -> Bool[np.ndarray, " rows"]:
+        """False where a row is removed, and not to be found."""
+        ...
+
+
+class Nearest(NamedTuple):
+    """What is nearest to each query, the nearest first.
+
+    Attributes:
+        rows: (queries, k) int64, counted over all rows of the gallery.
+        distances: (queries, k) float64, rising; of equal ones the smaller row comes first.
+    """
+
+    rows: Int[np.ndarray, "queries k"]
+    distances: Float[np.ndarray, "queries k"]
+
+
+def nearest(
+    queries: Float[np.ndarray, "queries features"],
+    gallery: Gallery | Float[np.ndarray, "rows features"],
+    *,
+    top: int = 10,
+    metric: Metric = "squared_euclidean",
+    where: Bool[np.ndarray, " rows"] | None = None,
+    block: int | None = None,
+) -> Nearest:
+    """The ``top`` rows at the least distance from each query, exactly.
+
+    Args:
+        queries: finite.
+        gallery: an index, or an array (mapped from a file if it is large).
+        top: how many, at least 1; of a gallery that has fewer all are returned.
+        metric: a cosine distance is 1 where one of the two is the zero vector.
+        where: only rows that are True are looked at; None: all.
+        block: rows on the devices at a time; None: 128 MiB of them. The result does not depend
+            on it.
+
+    Raises ``UsageError`` for shapes that do not fit, values that are not finite, and rows that
+    are not those that their sums of squares were made of (a damaged file).
+    """
+    parts, allowed = _gallery(gallery, where)
+    queries = _queries(queries, parts)
+    if top < 1 or (block is not None and block < 1):
+        raise UsageError(f"top {top}, block {block}: each must be 1 or more")
+    search = _Search(queries, min(top, int(allowed.sum())), metric)
+    if search.top:
+        pending = None
+        blocks = list(_blocks(parts, allowed, block or _block_rows(queries.shape[1])))
+        for number, one in enumerate(blocks):
+            begun = search.begin(one)  # runs while the block before it is looked through
+            if number + 1 < len(blocks):
+                blocks[number + 1].part.ahead(blocks[number + 1].start, blocks[number + 1].stop)
+            if pending is not None:
+                search.finish(*pending)
+            pending = (one, *begun)
+        if pending is not None:
+            search.finish(*pending)
+    return Nearest(search.rows, search.distances)
+
+
+class _InMemory:
+    """An array as a part."""
+
+    name = "the gallery"
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self._array[start:stop]
+
+    def squares(self, start: int, stop: int) -> np.ndarray:
+        return row_squares(self._array[start:stop])
+
+    def ahead(self, start: int, stop: int) -> None:
+        """It is here."""
+
+
+def _gallery(gallery: Any, where: np.ndarray | None) -> tuple[Sequence[Part], np.ndarray]:
+    if hasattr(gallery, "segments"):
+        parts, kept = gallery.segments, np.asarray(gallery.kept)
+    else:
+        array = np.asanyarray(gallery)
+        if array.ndim != 2:
+            raise UsageError(f"gallery of shape {array.shape}: (rows, features) is needed")
+        parts, kept = [_InMemory(array)], np.ones(len(array), bool)
+    if where is None:
+        return parts, kept
+    where = np.asarray(where)
+    if where.shape != kept.shape or where.dtype != bool:
+        raise UsageError(
+            f"where: {where.dtype} of shape {where.shape}; a bool for each of {len(kept)} rows, "
+            "removed ones too, is needed"
+        )
+    return parts, kept & where
+
+
+def _queries(queries: Any, parts: Sequence[Part]) -> np.ndarray:
+    queries = np.asarray(queries)
+    if queries.ndim != 2 or not len(queries):
+        raise UsageError(f"queries of shape {queries.shape}: (queries, features) is needed")
+    for part in parts:
+        features = part.rows(0, 1).shape[1]
+        if features != queries.shape[1]:
+            raise UsageError(
+                f"queries of {queries.shape[1]} features, {part.name} has {features}: both must "
+                "be of one model"
+            )
+    if not np.isfinite(queries).all():
+        row = int(np.argwhere(~np.isfinite(queries))[0, 0])
+        raise UsageError(f"query {row} is not finite; its model has diverged")
+    return queries.astype(np.float64)
+
+
+class _Block(NamedTuple):
+    """Rows ``start`` to ``stop`` of a part, of which those are looked at that are allowed."""
+
+    part: Part
+    base: int  # of the part's first row, over all parts
+    start: int
+    stop: int
+    width: int  # rows on the devices: as many in every block, or the step compiles anew
+    allowed: np.ndarray
+
+
+def _block_rows(features: int) -> int:
+    return max(1, _BLOCK_BYTES // (4 * features))
+
+
+def _blocks(parts: Sequence[Part], allowed: np.ndarray, most: int) -> Iterator[_Block]:
+    """Blocks of all parts; without those in which nothing is looked at."""
+    devices, base = jax.local_device_count(), 0
+    for part in parts:
+        count = len(part)
+        if count > most:  # even, so that the last one has next to nothing to do again
+            width = -(-count // -(-count // most))
+        else:  # few widths for many small parts: each width is compiled
+            width = 1 << max(0, count - 1).bit_length()
+        width = -(-min(width, most) // devices) * devices
+        for first in range(0, count, width):
+            # The last one begins earlier, so that it is full; what was seen is left out.
+            start, stop = max(0, min(first, count - width)), min(first + width, count)
+            shown = allowed[base + start : base + stop].copy()
+            shown[: first - start] = False
+            if shown.any():
+                yield _Block(part, base, start, stop, width, shown)
+        base += count
+
+
+@lru_cache(maxsize=1)
+def _values() -> Any:
+    """Pmapped ``offset - scale <query, row>``: (devices, queries, rows / devices) float32."""
+
+    def values(queries: Array, batch: dict[str, Array]) -> Array:
+        rows = batch["rows"].astype(jnp.float32)
+        products = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
+        return batch["offset"] - batch["scale"] * products
+
+    return data_parallel_map(values)
+
+
+class _Search:
+    """The nearest so far, as the blocks go by."""
+
+    def __init__(self, queries: np.ndarray, top: int, metric: Metric) -> None:
+        self.top = top
+        self.metric: Metric = metric
+        self.rows = np.full((len(queries), top), -1, np.int64)
+        self.distances = np.full((len(queries), top), np.inf)
+        self._queries = queries
+        compared = unit_rows(queries) if metric == "cosine" else queries
+        self._squares = np.square(compared).sum(axis=1)
+        even = -(-len(queries) // -(-len(queries) // _GROUP))
+        self._groups = [slice(n, min(n + even, len(queries))) for n in range(0, len(queries), even)]
+        narrow = compared.astype(np.float32)
+        # One shape for all: the last group repeats queries.
+        self._placed = [
+            replicate(narrow[np.arange(group.start, group.start + even) % len(queries)])
+            for group in self._groups
+        ]
+
+    def begin(self, block: _Block) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+        """Start the devices: the rows, their sums of squares, and the values to come."""
+        rows = block.part.rows(block.start, block.stop)
+        squares = block.part.squares(block.start, block.stop)
+        if self.metric == "cosine":
+            lengths = np.sqrt(squares)
+            scale = np.where(lengths == 0, 0.0, 1 / np.where(lengths == 0, 1.0, lengths))
+            offset = np.ones_like(squares)
+        else:
+            offset, scale = squares, np.full_like(squares, 2.0)
+        filling = block.width - len(rows)
+        batch = {
+            "rows": np.pad(rows, ((0, filling), (0, 0))) if filling else rows,
+            "offset": np.pad(np.where(block.allowed, offset, np.inf), (0, filling)),
+            "scale": np.pad(scale, (0, filling)),
+        }
+        batch["offset"], batch["scale"] = (
+            batch[name].astype(np.float32) for name in ("offset", "scale")
+        )
+        split = shard(batch)
+        return rows, squares, [_values()(queries, split) for queries in self._placed]
+
+    def finish(
+        self, block: _Block, rows: np.ndarray, squares: np.ndarray, begun: list[Any]
+    ) -> None:
+        """Wait for the devices, and compare again what could be among the nearest."""
+        for group, values in zip(self._groups, begun, strict=True):
+            found = np.moveaxis(np.asarray(values), 0, 1)
+            found = found.reshape(len(found), -1)[: group.stop - group.start, : len(rows)]
+            possible = self._possible(found, group, squares[block.allowed].max())
+            for query, place in zip(
+                range(group.start, group.stop), _columns(possible, block.allowed), strict=True
+            ):
+                if len(place):
+                    self._merge(query, block, place, rows[place], squares[place])
+
+    def _possible(self, values: np.ndarray, group: slice, greatest: float) -> np.ndarray:
+        """(queries, rows) bool: rows that rounding cannot keep from being among the nearest.
+
+        ``values`` lack the query's own square. Their error is at most about
+        sqrt(features) epsilon |x| |y|, twice for the factor 2, and a few roundings more.
+        """
+        own = self._squares[group]
+        length = np.sqrt(own * (1.0 if self.metric == "cosine" else greatest))
+        around = own + (1.0 if self.metric == "cosine" else greatest)
+        slack = _EPSILON * (2 * np.sqrt(self._queries.shape[1]) * length + 8 * around)
+        missing = 0.0 if self.metric == "cosine" else own
+        limit = self.distances[group, -1] - missing + slack
+        possible = ~(values > limit.astype(np.float32)[:, None])  # NaN is looked into, too
+        for row in np.flatnonzero(possible.sum(axis=1) > 4 * self.top + 16):
+            if self.top <= values.shape[1]:
+                least = np.partition(values[row], self.top - 1)[self.top - 1]
+                limit = np.float32(least + 2 * slack[row])
+                possible[row] &= ~(values[row] > limit)
+        return possible
+
+    def _merge(
+        self, query: int, block: _Block, place: np.ndarray, rows: np.ndarray, squares: np.ndarray
+    ) -> None:
+        distance, own = distances_to(self._queries[query], rows, metric=self.metric)
+        if not (np.abs(own - squares) <= 1e-5 * squares).all():
+            raise UsageError(
+                f"{block.part.name} is damaged: rows {block.start + place[0]} to "
+                f"{block.start + place[-1]} are not finite, or not those that were written; "
+                "embed the catalogue anew"
+            )
+        distance = np.concatenate([self.distances[query], distance])
+        number = np.concatenate([self.rows[query], block.base + block.start + place])
+        order = np.lexsort((number, distance))[: self.top]
+        self.distances[query], self.rows[query] = distance[order], number[order]
+
+
+def _columns(possible: np.ndarray, allowed: np.ndarray) -> Iterator[np.ndarray]:
+    for row in possible:
+        place = np.flatnonzero(row)
+        yield place[allowed[place]]

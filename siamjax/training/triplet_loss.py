@@ -1,0 +1,95 @@
+"""From a loss of triplets to the trainer's loss function."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from siamjax.errors import UsageError
+from siamjax.losses import triplet
+from siamjax.metrics.mean import Mean
+from siamjax.metrics.monitors import triplet_monitors
+from siamjax.training.step import Batch, LossFunction, Metrics
+
+Distance = Callable[
+    [Float[Array, "batch features"], Float[Array, "batch features"]], Float[Array, " batch"]
+]
+
+
+def triplet_loss(
+    network: nn.Module,
+    distance: Distance,
+    *,
+    margin: float,
+    cap: float | None = None,
+    penalty: Callable[[Any], Float[Array, ""]] | None = None,
+    axis_name: str | None = None,
+) -> LossFunction:
+    """Loss function for batches ``anchor, positive, negative`` and an optional ``weight``.
+
+    ``network(pictures, train=) -> embeddings`` sees all three in one apply. The loss is
+    :func:`siamjax.losses.triplet` of ``distance`` (of :mod:`siamjax.distances`), plus
+    ``penalty(params)``, once a batch. ``active_fraction`` is the share of triplets that the loss
+    still pushes, ``capped_fraction`` that of triplets beyond ``cap``; ``axis_name`` the pmapped
+    axis that the monitors span. Dropout draws from the step's key.
+    """
+    if margin <= 0 or (cap is not None and cap <= 0):
+        raise UsageError(f"margin {margin}, cap {cap}: each must be positive (no cap: None)")
+
+    def loss_fn(
+        params: Any, model_state: Any, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Mean, tuple[Any, Metrics]]:
+        pictures = jnp.concatenate([batch[name] for name in ("anchor", "positive", "negative")])
+        embeddings, model_state = network.apply(
+            {"params": params, **model_state},
+            pictures,
+            train=True,
+            mutable=list(model_state),
+            rngs={"dropout": key},
+        )
+        anchor, same, other = jnp.split(embeddings, 3)
+        positive, negative = distance(anchor, same), distance(anchor, other)
+        weight = batch.get("weight")
+        weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
+        hinge = margin + positive - negative
+        active = (hinge > 0) if cap is None else (hinge > 0) & (hinge < cap)
+        metrics = triplet_monitors(
+            embeddings, positive, negative, weight=weight, axis_name=axis_name
+        )
+        metrics["active_fraction"] = Mean.of(active, weight)
+        if cap is not None:
+            metrics["capped_fraction"] = Mean.of(hinge >= cap, weight)
+        loss = Mean.of(triplet(positive, negative, margin=margin, cap=cap), weight)
+        if penalty is not None:
+            value = penalty(params)
+            metrics["penalty"] = Mean(value * loss.count, loss.count)
+            loss = Mean(loss.total + value * loss.count, loss.count)
+        return loss, (model_state, metrics)
+
+    return loss_fn
+
+
+def l2_penalty(weights: Mapping[str, float]) -> Callable[[Any], Float[Array, ""]]:
+    """``params -> sum over layers of weight * sum(kernel^2)``, as Keras' ``l2(weight)`` adds it.
+
+    ``weights`` by the layer's path, such as ``{"deep/fc1": 0.005}``; biases are left alone.
+    The function raises ``UsageError`` for a layer that the parameters lack.
+    """
+
+    def penalty(params: Any) -> Float[Array, ""]:
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        total = jnp.zeros(())
+        for layer, weight in weights.items():
+            kernel = flat.get(f"{layer}/kernel")
+            if kernel is None:
+                layers = sorted(
+                    name[: -len("/kernel")] for name in flat if name.endswith("/kernel")
+                )
+                raise UsageError(f"no layer {layer} for an L2 penalty; there are {layers}")
+            total += weight * jnp.sum(jnp.square(kernel.astype(jnp.float32)))
+        return total
+
+    return penalty

@@ -1,0 +1,144 @@
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from stand_in import png
+from test_index import embedder, files, plain
+
+from siamjax.commands import catalogue as commands
+from siamjax.data.catalogue import readers
+from siamjax.errors import UsageError
+from siamjax.runs.finished import Finished
+from siamjax.search.index import Index
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Twelve pictures, opened by the word ``noise``; runs are models by their seed."""
+    made, pixels = files(tmp_path / "pictures", 12)
+    opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
+    monkeypatch.setattr(readers, "open_catalogue", lambda source: opened.catalogue)
+
+    def run(folder, *, kind):
+        assert kind == "embedder"
+        model = embedder(seed=int(folder.name))
+        return SimpleNamespace(
+            network=model.network, variables=model.variables, size=model.size, manifest={}
+        )
+
+    monkeypatch.setattr(Finished, "open", run)
+    return opened
+
+
+def embed(place, **options):
+    commands.embed("noise", run=place.folder / "0", out=place.folder / "index", **options)
+
+
+def search(place, *queries, **options):
+    paths = [place.folder / "pictures" / f"p{number:03d}.png" for number in queries]
+    commands.search(paths, index=place.folder / "index", **options)
+
+
+def test_embeds_and_finds(place, capsys):
+    embed(place)
+    assert "index: 12 items added, 0 were there before; 12 in all" in capsys.readouterr().out
+    search(place, 5, 7, top=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("12 items in")
+    assert len(lines) == 1 + 2 * 4 + 2 * 3  # a note has a line of its own
+    distances = np.square(plain(place.pixels) - plain(place.pixels[[5]])).sum(1)
+    order = np.argsort(distances)
+    own = re.fullmatch(r"   1  squared distance (\S+)  p005, color blue, note with .*", lines[2])
+    assert float(own[1]) < 1e-10  # rounding depends on how many pictures are embedded at a time
+    assert lines[4].startswith(f"   2  squared distance {distances[order[1]]:.3f}"[:26])
+    assert f"  p{order[1]:03d}," in lines[4]
+
+
+def test_adds_and_removes(place, capsys):
+    embed(place)
+    place.catalogue, _ = files(place.folder / "pictures", 14)
+    embed(place, remove=("p002", "p003"))
+    out = capsys.readouterr().out
+    assert "2 items removed" in out
+    assert "2 items added, 10 were there before; 12 in all" in out
+    search(place, 2, top=1)
+    assert "p002," not in capsys.readouterr().out
+
+
+def test_broken_pictures_end_with_an_error_that_names_them(place, capsys):
+    (place.folder / "pictures" / "p004.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"1 of 12 pictures could not be read .*failed.csv"):
+        embed(place)
+    assert "p004.png: not a picture" in capsys.readouterr().out
+    assert len(Index.open(place.folder / "index")) == 11
+    with pytest.raises(UsageError, match=r"p004.png: not a picture"):
+        embed(place, on_error="stop")
+
+
+def test_filters(place, capsys):
+    embed(place)
+    capsys.readouterr()
+    search(place, 5, where=("color=red",), metric="cosine")
+    out = capsys.readouterr().out
+    assert out.startswith("4 items of color=red in")
+    assert [f"p{n:03d}," in out for n in range(12)] == [n % 3 == 0 for n in range(12)]
+    with pytest.raises(UsageError, match="there are: blue, green, red"):
+        search(place, 5, where=("color=pink",))
+    with pytest.raises(UsageError, match="give name=value"):
+        search(place, 5, where=("red",))
+    both = ("color=red", "note=" + place.catalogue.attributes["note"][1])
+    with pytest.raises(UsageError, match=r"no item of .* has color=red and note="):
+        search(place, 5, where=both)
+
+
+def test_refuses_another_model(place):
+    embed(place)
+    with pytest.raises(UsageError, match="another model or preprocessing: weights"):
+        search(place, 5, run=place.folder / "1")
+    with pytest.raises(UsageError, match="at least 1 of each"):
+        search(place, 5, top=0)
+    (place.folder / "pictures" / "p005.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"p005.png: not a picture"):
+        search(place, 5)
+
+
+def test_page(place, capsys):
+    embed(place)
+    for number in (4, 7, 8):
+        (place.folder / "pictures" / f"p{number:03d}.png").unlink()
+    page = place.folder / "page.html"
+    search(place, 5, 6, top=12, out=page)
+    out = capsys.readouterr().out
+    assert out.count("not on the page") == 6
+    assert "p004.png: no such picture" in out
+    text = page.read_text()
+    assert text.count("data:image/jpeg") == 2 * 13
+    assert text.count("color green") == 2 * 4
+
+
+def test_pictures_that_are_no_files_come_from_their_catalogue(place, capsys):
+    from siamjax.data.catalogue.table import Catalogue
+    from siamjax.data.images import ImageSet
+
+    keys = tuple(f"k{n}" for n in range(12))
+    images = ImageSet(
+        name="x",
+        credit="",
+        keys=keys,
+        identities=np.asarray(keys),
+        source=tuple(png(one) for one in place.pixels),
+    )
+    place.catalogue = Catalogue(images=images, attributes={})
+    embed(place)
+    search(place, 5, top=4, out=place.folder / "page.html")
+    out = capsys.readouterr().out
+    assert re.search(r"   1  squared distance \S+  k5\n", out)
+    assert "not on the page" not in out
+
+
+def test_approximate(place, capsys):
+    pytest.importorskip("faiss", exc_type=ImportError)
+    embed(place)
+    search(place, 5, approximate=True)
+    assert "approximate search: 1.0000 of the exact result found" in capsys.readouterr().out

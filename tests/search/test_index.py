@@ -1,0 +1,443 @@
+import csv
+import errno
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from stand_in import png
+
+from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.images import ImageSet, of_files
+from siamjax.errors import UsageError
+from siamjax.search import index_making
+from siamjax.search.embed_catalogue import embed_catalogue
+from siamjax.search.embedding import Embedder
+from siamjax.search.index import Index, writing
+from siamjax.search.index_making import Making
+from siamjax.search.index_segment import Item
+from siamjax.search.nearest import nearest
+
+SIZE = (6, 5)
+
+
+class Small(nn.Module):
+    gain: float = 1.0
+
+    @nn.compact
+    def embed(self, x):
+        return self.gain * nn.Dense(7)(x.reshape(len(x), -1).astype(jnp.float32) / 255)
+
+    def __call__(self, x):
+        return self.embed(x)
+
+
+@functools.cache  # one compilation for all tests
+def embedder(*, gain=1.0, seed=0, size=SIZE):
+    network = Small(gain)
+    picture = np.zeros((1, *size, 3), np.uint8)
+    variables = jax.jit(network.init)(jax.random.key(seed), picture)
+    return Embedder(network=network, variables=variables, size=size, batch_size=8)
+
+
+def files(folder, count, *, first=0):
+    """A catalogue of picture files with attributes, and its pixels."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(5).integers(0, 256, (first + count, *SIZE, 3), np.uint8)
+    paths = [folder / f"p{n:03d}.png" for n in range(first, first + count)]
+    for path, picture in zip(paths, pixels[first:], strict=True):
+        path.write_bytes(png(picture))
+    images = replace(of_files(paths, name="noise"), keys=tuple(path.stem for path in paths))
+    numbers = np.arange(first, first + count)
+    attributes = {
+        "color": np.asarray(["red", "green", "blue"])[numbers % 3],
+        "note": np.asarray([f'with "quotes", and\na line {n}' for n in numbers]),
+    }
+    return Catalogue(images=images, attributes=attributes), pixels[first:]
+
+
+def plain(pixels, model=None):
+    """Embeddings without the machinery."""
+    model = model or embedder()
+    return np.asarray(model.network.apply(model.variables, pixels, method="embed"))
+
+
+def embed(catalogue, folder, *, model=None, **options):
+    options = {"source": "noise", "progress": False, "chunk": 8, **options}
+    return embed_catalogue(catalogue, model or embedder(), folder, **options)
+
+
+def contents(index):
+    """id -> embedding, as they lie on the disk."""
+    rows = np.concatenate([one.rows(0, len(one)) for one in index.segments])
+    return {item.id: rows[row] for row, item in index.items()}
+
+
+def same_as(index, catalogue, pixels, *, atol=1e-6):
+    found = contents(index)
+    assert set(found) == set(catalogue.images.keys)
+    for key, right in zip(catalogue.images.keys, plain(pixels), strict=True):
+        np.testing.assert_allclose(found[key], right, atol=atol)
+
+
+def test_holds_embeddings_and_what_is_known_of_each(tmp_path):
+    catalogue, pixels = files(tmp_path / "pictures", 21)
+    done = embed(catalogue, tmp_path / "index", run="runs/one")
+    assert (done.added, done.present, done.failed, len(done.index)) == (21, 0, {}, 21)
+    index = Index.open(tmp_path / "index")
+    same_as(index, catalogue, pixels)
+    assert (index.run, index.dtype, index.features) == ("runs/one", "float32", 7)
+    item = dict(index.items())[4]
+    assert item.id == "p004"
+    assert item.picture == str(tmp_path / "pictures" / "p004.png")
+    assert item.attributes == {"color": "green", "note": 'with "quotes", and\na line 4'}
+    assert index.lookup([4]) == {4: item}
+    segment = tmp_path / "index" / "segment-0001"
+    assert sorted(path.name for path in segment.iterdir()) == [
+        "embeddings.npy",
+        "items.csv",
+        "squares.npy",
+    ]
+    loaded = np.load(segment / "embeddings.npy", mmap_mode="r")
+    np.testing.assert_allclose(np.load(segment / "squares.npy"), (loaded**2).sum(1), rtol=1e-5)
+    found = nearest(plain(pixels), index, top=1)
+    np.testing.assert_array_equal(found.rows[:, 0], np.arange(21))
+
+
+def test_float16(tmp_path):
+    catalogue, pixels = files(tmp_path / "pictures", 9)
+    index = embed(catalogue, tmp_path / "index", dtype="float16").index
+    assert np.load(index.segments[0].folder / "embeddings.npy").dtype == np.float16
+    same_as(index, catalogue, pixels, atol=2e-3)
+    with pytest.raises(UsageError, match="keeps float16, not float32"):
+        embed(catalogue, tmp_path / "index", dtype="float32")
+    with pytest.raises(UsageError, match="p000 does not fit float16"):
+        embed(catalogue, tmp_path / "other", dtype="float16", model=embedder(gain=1e6))
+
+
+def test_adds_only_what_is_new(tmp_path):
+    first, _ = files(tmp_path / "pictures", 10)
+    both, pixels = files(tmp_path / "pictures", 15)
+    embed(first, tmp_path / "index")
+    segment = tmp_path / "index" / "segment-0001"
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in segment.iterdir()}
+    done = embed(both, tmp_path / "index")
+    assert (done.added, done.present) == (5, 10)
+    same_as(Index.open(tmp_path / "index"), both, pixels)
+    assert before == {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in segment.iterdir()
+    }
+    again = embed(both, tmp_path / "index")
+    assert (again.added, again.present, len(again.index.segments)) == (0, 15, 2)
+    assert not (tmp_path / "index" / "segment-0003").exists()
+
+
+def test_removed_items_are_not_found_and_can_come_back(tmp_path):
+    catalogue, pixels = files(tmp_path / "pictures", 12)
+    index = embed(catalogue, tmp_path / "index").index
+    assert nearest(plain(pixels[[3]]), index, top=1).rows == [[3]]
+    index = index.remove(["p003", "p007"])
+    assert len(index) == 10
+    opened = Index.open(index.folder)
+    assert {"p003", "p007"}.isdisjoint(contents(opened))
+    found = nearest(plain(pixels[[3]]), opened, top=99).rows
+    assert sorted(found[0]) == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
+    with pytest.raises(UsageError, match="has no item p003"):
+        opened.remove(["p001", "p003"])
+    assert len(Index.open(index.folder)) == 10
+    done = embed(catalogue, tmp_path / "index", without=("p007",))
+    assert (done.added, done.present) == (1, 10)
+    assert nearest(plain(pixels[[3]]), done.index, top=1).rows == [[12]]
+    assert len(done.index.remove(["p003"])) == 10
+
+
+def test_where(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 10)
+    index = embed(catalogue, tmp_path / "index").index.remove(["p003"])
+    red = index.where([("color", "red")])
+    np.testing.assert_array_equal(np.flatnonzero(red), [0, 6, 9])
+    both = index.where([("color", "red"), ("note", 'with "quotes", and\na line 6')])
+    np.testing.assert_array_equal(np.flatnonzero(both), [6])
+    with pytest.raises(UsageError, match=r"no attribute size .*there are: color, note"):
+        index.where([("size", "3")])
+    with pytest.raises(UsageError, match="no item has color=pink; there are: blue, green, red"):
+        index.where([("color", "pink")])
+
+
+def test_refuses_another_model(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    index = embed(catalogue, tmp_path / "index").index
+    index.check(embedder().fingerprint)
+    with pytest.raises(UsageError, match=r"another model.*weights \w+ in the index and \w+ here"):
+        index.check(embedder(seed=1).fingerprint)
+    with pytest.raises(UsageError, match=r"preprocessing .*\(6, 5\) in the index.*\(5, 6\) here"):
+        index.check(embedder(size=(5, 6)).fingerprint)
+    with pytest.raises(UsageError, match="network Small"):
+        embed(catalogue, tmp_path / "index", model=embedder(gain=2.0))
+
+
+class _Stopped(BaseException):
+    pass
+
+
+def stop_after(monkeypatch, name, calls):
+    """Raise in place of a call of ``index_making`` after so many."""
+    function, count = getattr(index_making, name), 0
+
+    def counted(*args, **options):
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise _Stopped
+        return function(*args, **options)
+
+    monkeypatch.setattr(index_making, name, counted)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3, 4, 8, 9, 10, 11, 12])
+def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
+    """Three chunks of three writes, and three more at the end."""
+    first, _ = files(tmp_path / "pictures", 4)
+    both, pixels = files(tmp_path / "pictures", 28)
+    embed(first, tmp_path / "index")
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", writes)
+        if writes < 12:
+            with pytest.raises(_Stopped):
+                embed(both, tmp_path / "index")
+            assert set(contents(Index.open(tmp_path / "index"))) == set(first.images.keys)
+        else:
+            embed(both, tmp_path / "index")
+    seen = []
+    image = ImageSet.image
+    monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
+    assert embed(both, tmp_path / "index").added == (24 if writes < 12 else 0)
+    # As a set: threads of what was stopped may read ahead a little yet.
+    assert len(set(seen)) == 24 - 8 * min(3, writes // 3)
+    same_as(Index.open(tmp_path / "index"), both, pixels)
+
+
+def test_goes_on_when_stopped_at_the_manifest(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "with_segments", lambda *a: (_ for _ in ()).throw(_Stopped))
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    assert len(Index.open(tmp_path / "index")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSet, "image", None)  # all is embedded
+        embed(catalogue, tmp_path / "index")
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from siamjax.search import index_making
+from test_index import embed, files
+write = index_making.Making.append
+def slow(*args):
+    write(*args)
+    time.sleep(0.2)
+index_making.Making.append = slow
+embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
+"""
+
+
+def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    folder = tmp_path / "index"
+    first, _ = files(tmp_path / "pictures", 4)
+    embed(first, folder)
+    manifest = (folder / "manifest.json").read_bytes()
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "pictures"), str(folder)]
+    process = subprocess.Popen(command, env=environment)
+    progress, deadline = folder / "segment-0002" / "progress.json", time.monotonic() + 60
+    while not progress.exists() or json.loads(progress.read_text())["rows"] < 16:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(UsageError, match="is being written by another process"):
+        embed(first, folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / "manifest.json").read_bytes() == manifest
+    assert set(contents(Index.open(folder))) == set(first.images.keys)
+    both, pixels = files(tmp_path / "pictures", 60)
+    seen = []
+    image = ImageSet.image
+    monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
+    assert embed(both, folder).added == 56
+    assert len(seen) <= 40
+    same_as(Index.open(folder), both, pixels)
+
+
+def test_goes_on_without_pictures_that_are_gone_since(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 24)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    fewer, _ = files(tmp_path / "pictures", 21, first=3)
+    with pytest.raises(UsageError, match="unfinished embedding with catalogue noise, and not ot"):
+        embed(fewer, tmp_path / "index", source="other")
+    assert embed(fewer, tmp_path / "index").added == 21
+    same_as(Index.open(tmp_path / "index"), fewer, pixels[3:])
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 24)
+    write, calls = index_making.write_at, []
+
+    def full(*args, **options):
+        calls.append(args)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_making, "write_at", full)
+        with pytest.raises(UsageError, match=r"No space left on device.*same command again"):
+            embed(catalogue, tmp_path / "index")
+    assert embed(catalogue, tmp_path / "index").added == 24
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
+    catalogue, pixels = files(tmp_path / "pictures", 20)
+    paths = catalogue.images.source.paths
+    paths[3].write_bytes(b"nothing")
+    paths[11].write_bytes(paths[11].read_bytes()[:50])
+    paths[19].unlink()
+    with pytest.raises(UsageError, match=r"p003.png: not a picture"):
+        embed(catalogue, tmp_path / "stopped", on_error="stop")
+    done = embed(catalogue, tmp_path / "index")
+    assert list(done.failed) == ["p003", "p011", "p019"]
+    assert done.added == len(done.index) == 17
+    with (tmp_path / "index" / "failed.csv").open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines[0] == ["id", "picture", "why"]
+    assert [line[:2] for line in lines[1:]] == [
+        [p.stem, str(p)] for p in (paths[3], paths[11], paths[19])
+    ]
+    assert "not a picture" in lines[1][2]
+    good = [n for n in range(20) if n not in (3, 11, 19)]
+    found = contents(Index.open(tmp_path / "index"))
+    assert set(found) == {paths[n].stem for n in good}
+    for number in good:
+        np.testing.assert_allclose(found[f"p{number:03d}"], plain(pixels)[number], atol=1e-6)
+    for number in (3, 11):
+        Image.fromarray(pixels[number]).save(paths[number])
+    again = embed(catalogue, tmp_path / "index")
+    assert (again.added, list(again.failed)) == (2, ["p019"])
+    paths[19].write_bytes(png(pixels[19]))
+    assert embed(catalogue, tmp_path / "index").added == 1
+    assert not (tmp_path / "index" / "failed.csv").exists()
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+def test_only_broken_pictures(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    for path in catalogue.images.source.paths:
+        path.write_bytes(b"")
+    done = embed(catalogue, tmp_path / "index")
+    assert (done.added, len(done.failed), len(Index.open(tmp_path / "index"))) == (0, 3, 0)
+    assert nearest(np.zeros((1, 7), "f4"), done.index).rows.shape == (1, 0)
+
+
+def test_refuses_ids_given_twice(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    images = replace(catalogue.images, keys=("a", "b", "a"))
+    with pytest.raises(UsageError, match="noise: the id a is there twice"):
+        embed(Catalogue(images=images, attributes={}), tmp_path / "index")
+
+
+def test_refuses_embeddings_that_are_not_finite(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    with pytest.raises(UsageError, match="embedding of p000 is not finite"):
+        embed(catalogue, tmp_path / "index", model=embedder(gain=float("nan")))
+
+
+@pytest.fixture
+def index(tmp_path):
+    return embed(files(tmp_path / "pictures", 5)[0], tmp_path / "index").index
+
+
+@pytest.mark.parametrize("name", ["embeddings.npy", "squares.npy", "items.csv"])
+def test_refuses_files_cut_short_or_missing(index, name):
+    path = index.segments[0].folder / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=rf"{name} has \d+ bytes, \d+ are right: the index is dam"):
+        Index.open(index.folder)
+    path.unlink()
+    with pytest.raises(UsageError, match=f"{name} is missing"):
+        Index.open(index.folder)
+
+
+def test_refuses_a_damaged_table(index):
+    path = index.segments[0].folder / "items.csv"
+    path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(UsageError, match=r"items.csv: line 1 has 1 columns"):
+        Index.open(index.folder).where([("color", "red")])
+
+
+def test_refuses_a_broken_manifest_and_other_versions(index, tmp_path):
+    path = index.folder / "manifest.json"
+    content = path.read_text()
+    for broken in ("", content[:40], "[]", "{}", content.replace("catalogue index", "x")):
+        path.write_text(broken)
+        with pytest.raises(UsageError, match=r"manifest.json: not the manifest of an index"):
+            Index.open(index.folder)
+    path.write_text(content.replace('"version": 1', '"version": 2'))
+    with pytest.raises(UsageError, match="an index of version 2, this siamjax reads version 1"):
+        Index.open(index.folder)
+    with pytest.raises(UsageError, match="is no index"):
+        Index.open(tmp_path)
+
+
+def test_refuses_a_folder_of_other_things(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    with pytest.raises(UsageError, match="pictures is there and is no index"):
+        embed(catalogue, tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+
+
+def test_refuses_damage_of_what_is_unfinished(tmp_path, monkeypatch):
+    catalogue, _ = files(tmp_path / "pictures", 24)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    segment = tmp_path / "index" / "segment-0001"
+    rows = (segment / "embeddings.npy").read_bytes()
+    (segment / "embeddings.npy").write_bytes(rows[:100])
+    with pytest.raises(UsageError, match=r"embeddings.npy is missing or cut short; remove .*0001"):
+        embed(catalogue, tmp_path / "index")
+    (segment / "progress.json").write_text("{")
+    with pytest.raises(UsageError, match=r"progress.json: damaged .*remove"):
+        embed(catalogue, tmp_path / "index")
+    (segment / "progress.json").unlink()
+    with pytest.raises(UsageError, match="no part of the index and not unfinished"):
+        embed(catalogue, tmp_path / "index")
+
+
+def test_attributes_of_segments_may_differ(tmp_path):
+    index = Index.create(tmp_path / "index", fingerprint={}, features=2)
+    for number, name in enumerate(("color", "size")):
+        with writing(index.folder):
+            making = Making(index, catalogue="c", attributes=(name,))
+            making.append([Item(f"i{number}", "", "", "c", {name: "1"})], np.ones((1, 2), "f4"))
+            index, _ = making.commit({f"i{number}"})
+    np.testing.assert_array_equal(index.where([("size", "1")]), [False, True])
+    np.testing.assert_array_equal(index.where([("color", "1"), ("size", "")]), [True, False])

@@ -1,0 +1,142 @@
+"""Triplets: the loss, its monitors and penalty, and one device = many."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from siamjax.distances import euclidean, squared_euclidean
+from siamjax.errors import UsageError
+from siamjax.metrics.monitors import collapse_message
+from siamjax.training.parallel import AXIS, replicate, shard
+from siamjax.training.state import create_state
+from siamjax.training.step import make_train_step, make_update
+from siamjax.training.triplet_loss import l2_penalty, triplet_loss
+
+
+class Linear(nn.Module):
+    """Pictures as they are, times a matrix; with dropout."""
+
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.Dense(3, name="last")(x.reshape(x.shape[0], -1).astype(jnp.float32) / 255)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+@pytest.fixture
+def batch(rng):
+    names = ("anchor", "positive", "negative")
+    pictures = rng.integers(0, 256, (3, 8, 2, 2, 3), np.uint8)
+    return dict(zip(names, pictures, strict=True))
+
+
+@pytest.fixture
+def params(batch):
+    return Linear().init(jax.random.key(0), batch["anchor"])["params"]
+
+
+@pytest.mark.parametrize("measure", [euclidean, squared_euclidean])
+@pytest.mark.parametrize("cap", [None, 0.5])
+def test_against_loops(batch, params, measure, cap):
+    weight = np.array([1, 0, 2, 1, 1, 1, 0.5, 1], np.float32)
+    loss_fn = triplet_loss(
+        Linear(), measure, margin=0.3, cap=cap, penalty=l2_penalty({"last": 0.1})
+    )
+    loss, (_, metrics) = loss_fn(params, {}, {**batch, "weight": weight}, jax.random.key(0))
+    kernel, bias = (np.asarray(params["last"][k], np.float64) for k in ("kernel", "bias"))
+    a, p, n = (
+        batch[k].reshape(8, -1) / 255 @ kernel + bias for k in ("anchor", "positive", "negative")
+    )
+    power = 1 if measure is euclidean else 2
+    near, far = (np.linalg.norm(a - other, axis=1) ** power for other in (p, n))
+    hinge = 0.3 + near - far
+    values = np.clip(hinge, 0, cap)
+    penalty = 0.1 * (kernel**2).sum()
+    assert float(loss.compute()) == pytest.approx(
+        np.average(values, weights=weight) + penalty, rel=1e-5
+    )
+    got = {name: float(mean.compute()) for name, mean in metrics.items()}
+    assert got["distance_same"] == pytest.approx(np.average(near, weights=weight), rel=1e-5)
+    assert got["distance_different"] == pytest.approx(np.average(far, weights=weight), rel=1e-5)
+    active = (hinge > 0) & (hinge < (np.inf if cap is None else cap))
+    assert 0 < np.average(active, weights=weight) < 1
+    assert got["active_fraction"] == pytest.approx(np.average(active, weights=weight))
+    assert got["penalty"] == pytest.approx(penalty, rel=1e-5)
+    assert got["embedding_nonzero"] == 3
+    sums = np.concatenate([a, p, n]).sum(axis=1)
+    assert got["embedding_sum"] == pytest.approx(
+        np.average(sums, weights=np.tile(weight, 3)), rel=1e-4
+    )
+    if cap is not None:
+        assert got["capped_fraction"] == pytest.approx(np.average(hinge >= cap, weights=weight))
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_one_device_is_many(batch, params, devices):
+    optimizer = optax.sgd(0.1)
+    weight = np.array([1, 0, 2, 1, 0, 0, 0.5, 1], np.float32)
+    state = create_state({"params": params}, optimizer, key=jax.random.key(1))
+
+    def loss(axis):
+        return triplet_loss(
+            Linear(), euclidean, margin=1.0, penalty=l2_penalty({"last": 0.1}), axis_name=axis
+        )
+
+    whole = {**batch, "weight": weight}
+    expected, values = jax.jit(make_update(loss(None), optimizer))(state, whole)
+    some = jax.local_devices()[:devices]
+    step = make_train_step(loss(AXIS), optimizer, devices=some)
+    got, metrics = step(replicate(state, devices=some), shard(whole, devices=some))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        got.params,
+        expected.params,
+    )
+    for name, mean in metrics.items():
+        assert float(mean.compute()) == pytest.approx(float(values[name].compute()), rel=1e-5), name
+
+
+def test_a_picture_with_itself_has_finite_gradients(batch, params):
+    batch = dict.fromkeys(batch, batch["anchor"])
+    loss_fn = triplet_loss(Linear(), euclidean, margin=1.0)
+    gradient = jax.grad(lambda p: loss_fn(p, {}, batch, jax.random.key(0))[0].total)(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_no_triplet_counts(batch, params):
+    loss_fn = triplet_loss(Linear(), euclidean, margin=1.0)
+    update = make_update(loss_fn, optax.sgd(1.0))
+    state = create_state({"params": params}, optax.sgd(1.0), key=jax.random.key(0))
+    after, _ = update(state, {**batch, "weight": np.zeros(8, np.float32)})
+    jax.tree.map(np.testing.assert_array_equal, after.params, params)
+
+
+def test_the_recipe_s_cap_leaves_no_gradient_and_it_is_said(batch, params):
+    """Margin 20, cap 5: distances of a random network differ by less than 15."""
+    loss_fn = triplet_loss(Linear(), euclidean, margin=20.0, cap=5.0)
+    gradient, (_, metrics) = jax.grad(
+        lambda p: (lambda loss, rest: (loss.total, rest))(
+            *loss_fn(p, {}, batch, jax.random.key(0))
+        ),
+        has_aux=True,
+    )(params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+    values = {name: float(mean.compute()) for name, mean in metrics.items()}
+    assert "beyond the cap" in collapse_message(values)
+
+
+def test_dropout_draws_from_the_key(batch, params):
+    loss_fn = triplet_loss(Linear(dropout=0.5), euclidean, margin=1.0)
+    one, other = (float(loss_fn(params, {}, batch, jax.random.key(k))[0].total) for k in (0, 1))
+    assert one != other
+
+
+def test_refusals(batch, params):
+    with pytest.raises(UsageError, match="margin 0"):
+        triplet_loss(Linear(), euclidean, margin=0)
+    with pytest.raises(UsageError, match=r"no layer fc1 .*last"):
+        l2_penalty({"fc1": 0.1})(params)
