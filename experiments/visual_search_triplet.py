@@ -8,8 +8,9 @@ Wang et al. 2014, and VisNet, Shankar et al. 2017).
     python -m experiments.visual_search_triplet
     python -m experiments.visual_search_triplet --weights vgg16_imagenet_notop_fp16.npz
     python -m experiments.visual_search_triplet --data items.csv --size 224 --width 1 --depth 5 \\
-        --hidden 4096 --embedding 4096 --margin 20 --cap 5 --l2-hidden 0.005 \\
-        --l2-embedding 0.01 --optimizer sgd --learning-rate 0.008 --schedule constant --batch-size 2
+        --hidden 4096 --embedding 4096 --output sigmoid --distance euclidean --margin 20 --cap 5 \\
+        --no-semi-hard --no-augment --l2 --optimizer sgd --learning-rate 0.008 \\
+        --schedule constant --batch-size 2
 
 The defaults train a small network on the embedded emoji (one vendor's picture of an item asks, the
 other vendor's answers, on items that training never saw): artwork, which shows that it works and
@@ -19,24 +20,28 @@ as long as distances differ by less than 15 (siamjax.losses.triplet).
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
-from siamjax.data.catalogue.splits import load_splits
-from siamjax.data.triplets import MinedTriplets
 
 from siamjax import cli
+from siamjax.data.catalogue.splits import load_splits
 from siamjax.data.transforms import Augmentation
+from siamjax.data.triplets import MinedTriplets, SampledTriplets
 from siamjax.distances import euclidean, squared_euclidean
-from siamjax.models.visual_search import Variant, VisualSearchNet
+from siamjax.mining import semi_hard_negative
+from siamjax.models.visual_search import Output, Variant, VisualSearchNet
 from siamjax.pretrained import read_vgg16
 from siamjax.runs.folder import folder_for
 from siamjax.runs.visual_search import train_embedder
 from siamjax.training.optimizers import OptimizerName, ScheduleName, by_layer, make_optimizer
 from siamjax.training.parallel import AXIS
 from siamjax.training.triplet_loss import l2_penalty, triplet_loss
+
+RECIPE_L2 = {"deep/fc1": 0.005, "deep/fc2": 0.005, "embedding": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,9 @@ class Config:
     validation_items: int | None = None
     """Items that choose the checkpoint; None: 100 of the emoji, a tenth of a table's."""
     variant: Variant = "recipe"
-    """recipe, or visnet: its shallow networks, dropout 0.4, embeddings in the unit ball."""
+    """recipe, or visnet: its shallow networks and dropout 0.4."""
+    output: Output = "ball"
+    """sigmoid, as in the recipe, or ball: x / sqrt(1 + |x|^2), as in VisNet."""
     size: int = 64
     """Side of the pictures in pixels; published: 224."""
     width: float = 0.5
@@ -77,14 +84,14 @@ class Config:
     """How much further than the positive the negative should be; recipe: 20, VisNet: 9e-4."""
     cap: float | None = None
     """Most that a triplet can lose; recipe: 5."""
-    l2_hidden: float = 0.0
-    """L2 penalty of fc1 and fc2; recipe: 0.005."""
-    l2_embedding: float = 0.0
-    """L2 penalty of the last layer; recipe: 0.01."""
+    l2: bool = False
+    """The recipe's L2 penalties: 0.005 of fc1 and fc2, 0.01 of the last layer."""
     in_class: float = 0.5
     """Share of the negatives that are of the anchor's category."""
     hard: float = 0.0
-    """Share of the negatives that are mined: among the nearest by the last evaluation."""
+    """Share of the negatives that are among the nearest by the last evaluation's embeddings."""
+    semi_hard: bool = True
+    """Take each anchor's negative from the whole batch: the nearest beyond its positive."""
     optimizer: OptimizerName = "adam"
     """sgd (momentum 0), adam or adamw."""
     learning_rate: float = 1e-3
@@ -95,14 +102,8 @@ class Config:
     """Triplets a step, over all devices; recipe: 2."""
     steps: int = 1000
     """Batches to train on."""
-    mirror: bool = False
-    """Mirror pictures at random."""
-    rotation: float = 10.0
-    """Greatest random turn in degrees."""
-    translation: float = 0.05
-    """Greatest random shift, as a share of the size."""
-    scale: float = 0.1
-    """Greatest random change of size, as a share."""
+    augment: bool = True
+    """Turn by up to 10 degrees, shift and scale by up to 5 and 10 %, at random."""
     evaluate_every: int = 200
     """Steps between two validations; each saves a checkpoint."""
     log_every: int = 50
@@ -124,6 +125,7 @@ def main(config: Config) -> Any:
     weights = None if config.weights is None else read_vgg16(config.weights)
     network = VisualSearchNet(
         variant=config.variant,
+        output=config.output,
         width=config.width,
         depth=config.depth,
         hidden=config.hidden,
@@ -131,45 +133,34 @@ def main(config: Config) -> Any:
         preprocessing="unit" if weights is None else weights.preprocessing,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
     )
-    penalties = {"deep/fc1": config.l2_hidden, "deep/fc2": config.l2_hidden}
-    penalties["embedding"] = config.l2_embedding
     loss_fn = triplet_loss(
         network,
         euclidean if config.distance == "euclidean" else squared_euclidean,
         margin=config.margin,
         cap=config.cap,
-        penalty=l2_penalty({layer: weight for layer, weight in penalties.items() if weight}),
+        mine=semi_hard_negative if config.semi_hard else None,
+        penalty=l2_penalty(RECIPE_L2) if config.l2 else None,
         axis_name=AXIS,
     )
-    triplets = MinedTriplets(
-        splits.catalogue,
-        splits.training,
-        seed=config.seed,
-        in_class=config.in_class,
-        hard=config.hard,
-        batch_size=config.batch_size,
-    )
-    augmentation = Augmentation(
-        mirror=config.mirror,
-        rotation=config.rotation,
-        translation=config.translation,
-        scale=config.scale,
-    )
+    drawn: dict[str, Any] = {"seed": config.seed, "in_class": config.in_class}
+    if config.hard:
+        drawn |= {"hard": config.hard, "batch_size": config.batch_size}
+    sampler = MinedTriplets if config.hard else SampledTriplets
+    triplets = sampler(splits.catalogue, splits.training, **drawn)
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("run", "workers")}
-    name = "visual_search_triplet"
     return train_embedder(
         network,
         loss_fn,
         optimizer(config),
         splits,
         triplets,
-        run=config.run or folder_for(name, splits.images.name),
-        config={"experiment": name, **options},
+        run=config.run or folder_for("visual_search", splits.images.name),
+        config={"experiment": "visual_search_triplet", **options},
         size=config.size,
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
-        augmentation=augmentation,
+        augmentation=Augmentation(mirror=False, rotation=10.0) if config.augment else None,
         evaluate_every=config.evaluate_every,
         log_every=config.log_every,
         workers=config.workers,
@@ -180,19 +171,17 @@ def main(config: Config) -> Any:
 def optimizer(config: Config) -> optax.GradientTransformation:
     """One for all, but for layers that are frozen and the rate of the deep convolutions."""
 
-    def at(rate: float) -> optax.GradientTransformation:
-        return make_optimizer(
-            config.optimizer,
-            learning_rate=rate,
-            steps=config.steps,
-            schedule=config.schedule,
-            momentum=0.0,
-        )
-
+    make = partial(
+        make_optimizer,
+        config.optimizer,
+        steps=config.steps,
+        schedule=config.schedule,
+        momentum=0.0,
+    )
     special = {layer: optax.set_to_zero() for layer in config.freeze}
     if config.deep_rate != 1.0:
-        special["deep/block"] = at(config.deep_rate * config.learning_rate)
-    return by_layer(special, default=at(config.learning_rate))
+        special["deep/block"] = make(learning_rate=config.deep_rate * config.learning_rate)
+    return by_layer(special, default=make(learning_rate=config.learning_rate))
 
 
 if __name__ == "__main__":

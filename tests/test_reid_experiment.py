@@ -92,7 +92,7 @@ def test_run_can_be_used_again(finished):
     )
     np.testing.assert_allclose(again, np.load(next(folder.glob("test_scores_*.npy"))), rtol=1e-5)
     with pytest.raises(
-        UsageError, match="the run of a matcher, a verifier is needed; use it with rank"
+        UsageError, match="of kind matcher, one of kind verifier is needed; use it with rank"
     ):
         Verifier.open(folder)
 

@@ -30,7 +30,7 @@ def stored(offset: Array, compute: Callable[[], Any]) -> Any:
     """``compute()``, and XLA stores the result once instead of computing it anew at each use.
 
     XLA fuses a sum of shifted slices into each of its users, here up to five times over, and the
-    fused loop does not vectorise: 3 times slower. A conditional is a border that it does not
+    fused loop does not vectorise. A conditional is a border that it does not
     fuse across (it drops ``optimization_barrier`` on a CPU); ``offset``, the loop's index, is never
     negative, but XLA does not know that.
     """

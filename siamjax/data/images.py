@@ -39,6 +39,20 @@ class Files:
         return read_file(self.paths[index])
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some pictures of a source."""
+
+    source: ImageSource
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.source[int(self.indices[index])]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
     """Pictures, what each is called and whom it shows.
@@ -71,6 +85,17 @@ class ImageSet:
         else:
             name = f"{self.keys[index]} of {self.name}"
         return decode(self.source[index], name=name)
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> "ImageSet":
+        """The set of these pictures, in this order."""
+        keys = tuple(self.keys[index] for index in indices.tolist())
+        return ImageSet(
+            name=self.name,
+            credit=self.credit,
+            keys=keys,
+            identities=self.identities[indices],
+            source=_Part(self.source, indices),
+        )
 
     def checksum(self) -> str:
         """sha256 over names, identities and the pictures' bytes: the set that was really used."""

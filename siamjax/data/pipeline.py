@@ -88,10 +88,16 @@ class _LoadTriplet:
 
     triplets: TripletStream
     pictures: _Pictures
+    identity: np.ndarray  # a number for whom or what each picture of the set shows
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
-        pictures = self.pictures(position, self.triplets[position], (True, False))
-        return dict(zip(("anchor", "positive", "negative"), pictures, strict=True))
+        indices = self.triplets[position]
+        pictures = self.pictures(position, indices, (True, False))
+        return {
+            **dict(zip(("anchor", "positive", "negative"), pictures, strict=True)),
+            "identity": self.identity[indices[0]],
+            "negative_identity": self.identity[indices[2]],
+        }
 
 
 def pair_batches(
@@ -136,12 +142,14 @@ def triplet_batches(
 ) -> Iterator[Batch]:
     """Batches ``start`` to ``steps`` of ``anchor, positive`` and ``negative``.
 
-    Each is uint8 (batch, height, width, 3). Options and promises are those of
-    :func:`pair_batches`; of an augmentation that recolors, anchor and positive get the same
-    colours, and half of the negatives their own.
+    Each is uint8 (batch, height, width, 3). ``identity`` and ``negative_identity``, int (batch,),
+    are equal numbers for equal identities: for mining within the batch. Options and promises are
+    those of :func:`pair_batches`; of an augmentation that recolors, anchor and positive get the
+    same colours, and half of the negatives their own.
     """
     positions = _positions("triplets", batch_size, steps, process, processes)
-    load = _LoadTriplet(triplets, _Pictures(images, size, augmentation, seed))
+    identity = np.unique(images.identities, return_inverse=True)[1]
+    load = _LoadTriplet(triplets, _Pictures(images, size, augmentation, seed), identity)
     return _batches(positions, load, start=start, workers=workers)
 
 

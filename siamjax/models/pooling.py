@@ -20,14 +20,13 @@ def _corners(x: Array) -> list[Array]:
 
 def _largest(corners: list[Array]) -> Array:
     # Three elementwise maxima and no reduce_window: with that XLA's CPU backend makes one fusion of
-    # convolution, ReLU and pooling that runs 30 times slower (830 against 22 ms for the trunk of
-    # the re-identification network on 64 pictures).
+    # convolution, ReLU and pooling that runs many times slower than the three apart.
     return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
 
 
 def _forward(x: Array) -> tuple[Array, UInt8[Array, "..."]]:
     # All that the backward pass needs is which of the four won: one byte an output, where
-    # reduce_window's own gradient keeps the input and searches it once more (10 times slower).
+    # reduce_window's own gradient keeps the input and searches it once more.
     corners = _corners(x)
     largest = _largest(corners)
     winner = jnp.where(

@@ -1,6 +1,6 @@
 """Visual search: a deep network for what a thing is, two shallow ones for how it looks."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -81,6 +81,7 @@ class ShallowNet(nn.Module):
             name="conv",
         )(x.astype(self.dtype))
         x = nn.relu(x)
+        padding: Any = "SAME"
         if visnet:
             x = local_response_normalization(x)
             # Rounded up as in Caffe: a window that begins inside the map counts.
@@ -89,8 +90,6 @@ class ShallowNet(nn.Module):
                 (0, place * step + window - side)
                 for place, side in zip(places, x.shape[1:3], strict=True)
             ]
-        else:
-            padding = "SAME"
         x = nn.max_pool(x, (window, window), strides=(step, step), padding=padding)
         return x.reshape(x.shape[0], -1)
 

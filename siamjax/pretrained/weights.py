@@ -60,7 +60,7 @@ def put(
     path) what keeps its start, ``unused`` what of the file is left out. Raises ``UsageError``
     naming every tensor that is missing, left over or of another shape.
     """
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
     prefix = f"{under}/" if under else ""
     own = {path[len(prefix) :]: path for path in flat if path.startswith(prefix)}
     wanted = {path for path in own if not path.startswith(tuple(new))}

@@ -97,7 +97,7 @@ class Finished:
             raise UsageError(f"{folder / 'manifest.json'} lacks {error}") from None
         if own != kind:
             use = f"; use it with {KINDS[own].commands}" if own in KINDS else ""
-            raise UsageError(f"{folder} is the run of a {own}, a {kind} is needed{use}")
+            raise UsageError(f"{folder} is a run of kind {own}, one of kind {kind} is needed{use}")
         network = runs.build_module(description)
         size = sides(size if isinstance(size, int) else tuple(size))
         picture = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)

@@ -36,7 +36,7 @@ Features = Callable[[ImageSet, np.ndarray], np.ndarray]
 
 BEST = KINDS["embedder"].best
 PIXELS, PRETRAINED = "raw pixels 16x16", "VGG-16 (ImageNet), block 4"
-_PICTURED = 200  # queries of the report's ranked lists, pictures of its map
+_PICTURED, _MAPPED = 200, 2000  # queries of the report's ranked lists, pictures of its map
 
 
 def train_embedder(
@@ -196,6 +196,7 @@ def _pictures(
     some = np.linspace(0, len(test.query) - 1, min(_PICTURED, len(test.query))).round().astype(int)
     query, gallery = test.query[some], test.gallery
     asked, answers = features(images, query), features(images, gallery)
+    mapped = np.linspace(0, len(gallery) - 1, min(_MAPPED, len(gallery))).round().astype(int)
     # Differences and not products: equal pictures shall have distance 0 here.
     score = -np.stack([np.linalg.norm(answers - row, axis=1) for row in asked])
     valid = None if test.own_places is None else gallery != query[:, None]
@@ -222,11 +223,11 @@ def _pictures(
         (
             "Map of the catalogue",
             embedding_map(
-                images,
-                gallery,
-                answers,
-                labels=None if category is None else category[gallery],
+                images.take(gallery[mapped]),
+                answers[mapped],
                 data=where,
+                labels=None if category is None else category[gallery[mapped]],
+                named="category",
             ),
         ),
     ]

@@ -1,6 +1,6 @@
 """Optimizers and schedules that flags can name, and the one that Torch7's recipes need."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.traverse_util
@@ -76,7 +76,7 @@ def by_layer(
     that fits counts, and ``default`` where none does. ``optax.set_to_zero()`` freezes. Raises
     ``UsageError`` at ``init`` for a beginning that no parameter has.
     """
-    named = {**optimizers, "": default}
+    named: dict[Hashable, optax.GradientTransformation] = {**optimizers, "": default}
 
     def labels(params: Any) -> Any:
         flat = flax.traverse_util.flatten_dict(params, sep="/")
@@ -84,7 +84,7 @@ def by_layer(
             if not any(path.startswith(prefix) for path in flat):
                 layers = sorted({path.rsplit("/", 1)[0] for path in flat})
                 raise UsageError(f"no layer begins with {prefix!r}; there are {', '.join(layers)}")
-        chosen = {path: max(filter(path.startswith, named), key=len) for path in flat}
+        chosen = {path: max(filter(path.startswith, ("", *optimizers)), key=len) for path in flat}
         return flax.traverse_util.unflatten_dict(chosen, sep="/")
 
     return optax.partition(named, labels)

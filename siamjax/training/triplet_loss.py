@@ -5,8 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from siamjax.errors import UsageError
 from siamjax.losses import triplet
@@ -18,6 +19,15 @@ Distance = Callable[
     [Float[Array, "batch features"], Float[Array, "batch features"]], Float[Array, " batch"]
 ]
 
+Miner = Callable[
+    [
+        Float[Array, "batch candidates"],
+        Float[Array, " batch"],
+        Bool[Array, "batch candidates"],
+    ],
+    Float[Array, " batch"],
+]
+
 
 def triplet_loss(
     network: nn.Module,
@@ -25,6 +35,7 @@ def triplet_loss(
     *,
     margin: float,
     cap: float | None = None,
+    mine: Miner | None = None,
     penalty: Callable[[Any], Float[Array, ""]] | None = None,
     axis_name: str | None = None,
 ) -> LossFunction:
@@ -32,9 +43,12 @@ def triplet_loss(
 
     ``network(pictures, train=) -> embeddings`` sees all three in one apply. The loss is
     :func:`siamjax.losses.triplet` of ``distance`` (of :mod:`siamjax.distances`), plus
-    ``penalty(params)``, once a batch. ``active_fraction`` is the share of triplets that the loss
-    still pushes, ``capped_fraction`` that of triplets beyond ``cap``; ``axis_name`` the pmapped
-    axis that the monitors span. Dropout draws from the step's key.
+    ``penalty(params)``, once a batch. With ``mine`` (of :mod:`siamjax.mining`) an anchor's negative
+    is chosen among all positives and negatives of the whole batch, over all devices, by
+    ``identity`` and ``negative_identity``; padded examples must then not be in the batch.
+    ``active_fraction`` is the share of triplets that the loss still pushes, ``capped_fraction``
+    that of triplets beyond ``cap``; ``axis_name`` the pmapped axis that the monitors and ``mine``
+    span. Dropout draws from the step's key.
     """
     if margin <= 0 or (cap is not None and cap <= 0):
         raise UsageError(f"margin {margin}, cap {cap}: each must be positive (no cap: None)")
@@ -51,7 +65,18 @@ def triplet_loss(
             rngs={"dropout": key},
         )
         anchor, same, other = jnp.split(embeddings, 3)
-        positive, negative = distance(anchor, same), distance(anchor, other)
+        positive = distance(anchor, same)
+        if mine is None:
+            negative = distance(anchor, other)
+        else:
+            candidates = jnp.concatenate([same, other])
+            shown = jnp.concatenate([batch["identity"], batch["negative_identity"]])
+            if axis_name is not None:  # those of all devices; gradients flow back to each
+                candidates, shown = jax.lax.all_gather((candidates, shown), axis_name, tiled=True)
+            every = jax.vmap(
+                lambda one: distance(jnp.broadcast_to(one, candidates.shape), candidates)
+            )
+            negative = mine(every(anchor), positive, batch["identity"][:, None] != shown)
         weight = batch.get("weight")
         weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
         hinge = margin + positive - negative
@@ -80,7 +105,7 @@ def l2_penalty(weights: Mapping[str, float]) -> Callable[[Any], Float[Array, ""]
     """
 
     def penalty(params: Any) -> Float[Array, ""]:
-        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
         total = jnp.zeros(())
         for layer, weight in weights.items():
             kernel = flat.get(f"{layer}/kernel")

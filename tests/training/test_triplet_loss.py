@@ -10,6 +10,7 @@ import pytest
 from siamjax.distances import euclidean, squared_euclidean
 from siamjax.errors import UsageError
 from siamjax.metrics.monitors import collapse_message
+from siamjax.mining import semi_hard_negative
 from siamjax.training.parallel import AXIS, replicate, shard
 from siamjax.training.state import create_state
 from siamjax.training.step import make_train_step, make_update
@@ -31,7 +32,11 @@ class Linear(nn.Module):
 def batch(rng):
     names = ("anchor", "positive", "negative")
     pictures = rng.integers(0, 256, (3, 8, 2, 2, 3), np.uint8)
-    return dict(zip(names, pictures, strict=True))
+    return {
+        **dict(zip(names, pictures, strict=True)),
+        "identity": np.array([0, 0, 1, 2, 3, 4, 5, 6]),
+        "negative_identity": np.array([1, 2, 0, 0, 0, 5, 0, 0]),
+    }
 
 
 @pytest.fixture
@@ -75,15 +80,51 @@ def test_against_loops(batch, params, measure, cap):
         assert got["capped_fraction"] == pytest.approx(np.average(hinge >= cap, weights=weight))
 
 
+def test_mined_negatives_against_loops(batch, params):
+    """The nearest negative beyond the positive, of all positives and negatives of the batch."""
+    loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=semi_hard_negative)
+    loss, (_, metrics) = loss_fn(params, {}, batch, jax.random.key(0))
+    kernel = np.asarray(params["last"]["kernel"], np.float64)
+    a, p, n = (batch[k].reshape(8, -1) / 255 @ kernel for k in ("anchor", "positive", "negative"))
+    candidates = np.concatenate([p, n])
+    shown = [*batch["identity"], *batch["negative_identity"]]
+    values = []
+    for i in range(8):
+        near = np.linalg.norm(a[i] - p[i])
+        others = [
+            np.linalg.norm(a[i] - c)
+            for c, s in zip(candidates, shown, strict=True)
+            if s != batch["identity"][i]
+        ]
+        beyond = [d for d in others if d > near]
+        values.append(max(0, 0.3 + near - (min(beyond) if beyond else max(others))))
+    assert 0 < np.mean(values) < 0.3
+    assert float(loss.compute()) == pytest.approx(np.mean(values), rel=1e-5)
+    assert float(metrics["active_fraction"].compute()) == np.mean(np.array(values) > 0)
+
+
+def test_mined_without_any_negative_is_finite(batch, params):
+    alike = {**batch, "identity": np.zeros(8, int), "negative_identity": np.zeros(8, int)}
+    loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=semi_hard_negative)
+    gradient = jax.grad(lambda p: loss_fn(p, {}, alike, jax.random.key(0))[0].total)(params)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("mine", [None, semi_hard_negative])
 @pytest.mark.parametrize("devices", [2, 8])
-def test_one_device_is_many(batch, params, devices):
+def test_one_device_is_many(batch, params, devices, mine):
     optimizer = optax.sgd(0.1)
     weight = np.array([1, 0, 2, 1, 0, 0, 0.5, 1], np.float32)
     state = create_state({"params": params}, optimizer, key=jax.random.key(1))
 
     def loss(axis):
         return triplet_loss(
-            Linear(), euclidean, margin=1.0, penalty=l2_penalty({"last": 0.1}), axis_name=axis
+            Linear(),
+            euclidean,
+            margin=1.0,
+            mine=mine,
+            penalty=l2_penalty({"last": 0.1}),
+            axis_name=axis,
         )
 
     whole = {**batch, "weight": weight}
@@ -101,7 +142,7 @@ def test_one_device_is_many(batch, params, devices):
 
 
 def test_a_picture_with_itself_has_finite_gradients(batch, params):
-    batch = dict.fromkeys(batch, batch["anchor"])
+    batch = {**batch, "positive": batch["anchor"], "negative": batch["anchor"]}
     loss_fn = triplet_loss(Linear(), euclidean, margin=1.0)
     gradient = jax.grad(lambda p: loss_fn(p, {}, batch, jax.random.key(0))[0].total)(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -35,6 +35,14 @@ class Retrieval:
     gallery: Int[np.ndarray, " gallery"]
     leave_one_out: bool
 
+    @property
+    def own_places(self) -> Int[np.ndarray, " queries"] | None:
+        """Where each query stands in the gallery; None where it does not."""
+        if not self.leave_one_out:
+            return None
+        order = np.argsort(self.gallery)
+        return order[np.searchsorted(self.gallery[order], self.query)]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CatalogueSplits:

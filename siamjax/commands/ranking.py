@@ -1,0 +1,51 @@
+"""The command that ranks a folder of pictures by a matching network."""
+
+from pathlib import Path
+
+import tyro
+
+
+def rank(
+    queries: tyro.conf.Positional[list[Path]],
+    /,
+    *,
+    gallery: Path,
+    run: Path,
+    top: int = 10,
+    symmetric: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Rank a folder of pictures by a matching network (a run of reid_normxcorr).
+
+    Args:
+        queries: pictures to look for.
+        gallery: folder of pictures; every one of them is compared with every query.
+        run: folder of a finished run.
+        top: how many to show for each query.
+        symmetric: rank by the mean of both orders of a pair, at twice the time.
+        out: HTML page to write, with pictures.
+    """
+    from siamjax.report.results import Shown, write_results
+    from siamjax.runs.finished import Finished
+    from siamjax.runs.matcher import rank_gallery
+
+    ranked = rank_gallery(
+        Finished.open(run, kind="matcher"), queries, gallery, top=top, symmetric=symmetric
+    )
+    images, lists = ranked.images, []
+    for query, found, probability in zip(
+        ranked.query, ranked.found, ranked.probability, strict=True
+    ):
+        print(images.keys[query])
+        for place, (index, value) in enumerate(zip(found, probability, strict=True), start=1):
+            print(f"{place:4d}  P(same) {value:.4f}  {images.keys[index]}")
+        if out is not None:
+            shown = [
+                Shown(images.image(index), images.keys[index], f"P(same) {value:.4f}")
+                for index, value in zip(found, probability, strict=True)
+            ]
+            lists.append((Shown(images.image(query), images.keys[query]), shown))
+    if out is not None:
+        remark = f"{len(images) - len(queries):,} pictures of {gallery}, ranked by {run}"
+        write_results(out, title=f"{gallery} ranked", remark=remark, lists=lists)
+        print(f"page: {out}")

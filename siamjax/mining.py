@@ -1,0 +1,28 @@
+"""Negatives chosen among the pictures of a batch, from their current embeddings.
+
+Contract: ``distance`` (anchors, candidates) of any kind, ``other`` of the same shape is bool,
+True = the candidate shows another thing than the anchor. Shapes are fixed, so that it can be
+jitted; memory is that of the distances.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def semi_hard_negative(
+    distance: Float[Array, "anchors candidates"],
+    positive: Float[Array, " anchors"],
+    other: Bool[Array, "anchors candidates"],
+) -> Float[Array, " anchors"]:
+    """For each anchor the distance of the negative that it learns most from without collapsing.
+
+    The nearest of those that are further away than its positive; the furthest of all where none
+    is (Schroff, Kalenichenko, Philbin, *FaceNet*, CVPR 2015, section 3.2: with the hardest
+    negatives of all, training tends to collapse). Infinite for an anchor without any negative, so
+    that a hinge gives it the loss 0 and the gradient 0.
+    """
+    further = other & (distance > positive[:, None])
+    nearest = jnp.min(jnp.where(further, distance, jnp.inf), axis=1)
+    furthest = jnp.max(jnp.where(other, distance, -jnp.inf), axis=1)
+    fallback = jnp.where(other.any(axis=1), furthest, jnp.inf)
+    return jnp.where(further.any(axis=1), nearest, fallback)

@@ -1,0 +1,189 @@
+"""visual_search_triplet end to end on the embedded emoji, with a tiny network; then its use."""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import visual_search_triplet as experiment
+from siamjax import __main__ as program
+from siamjax.data.catalogue.splits import load_splits
+from siamjax.data.triplets import MinedTriplets
+from siamjax.errors import UsageError
+from siamjax.report.writers import read_metrics
+from siamjax.runs import mining, train
+from siamjax.runs.finished import Finished
+from siamjax.runs.verifier import Verifier
+from siamjax.search.embedding import Embedder
+from siamjax.training.loop import Interrupted
+
+TINY = {
+    "size": 32,
+    "width": 0.0625,
+    "depth": 2,
+    "hidden": 16,
+    "embedding": 8,
+    "steps": 2,
+    "batch_size": 8,
+    "evaluate_every": 1,
+    "log_every": 1,
+    "test_items": 30,
+    "validation_items": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    config = experiment.Config(**TINY, run=folder)
+    return folder, config, experiment.main(config)
+
+
+def test_run_folder_and_report(finished):
+    folder, _, results = finished
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["kind"] == "embedder"
+    assert manifest["results"] == json.loads(json.dumps(results))
+    assert set(results) == {"network", "raw pixels 16x16"}
+    assert results["network"]["queries"] == 30
+    # One match a query: MAP@R is recall@1; pixels find what a network of two steps does not.
+    for values in results.values():
+        assert values["map_at_r"] == values["recall_at_1"]
+    assert results["raw pixels 16x16"]["recall_at_1"] > 0.4
+    counted = manifest["by_category"]["network"]
+    assert sum(values["queries"] for values in counted.values()) == 30
+    right = sum(values["queries"] * values["recall_at_1"] for values in counted.values())
+    assert right / 30 == pytest.approx(results["network"]["recall_at_1"])
+    assert len(manifest["trained_on"]) == 1127 - 40
+    rows = read_metrics(folder)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2]
+    assert all(row["embedding_nonzero"] == 8 for row in rows if "loss" in row)
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "recall@20" in page
+
+
+def test_a_run_that_searches_does_not_verify(finished):
+    with pytest.raises(UsageError, match="of kind embedder, one of kind verifier is needed"):
+        Verifier.open(finished[0])
+
+
+def test_stopped_and_gone_on_with_is_straight(finished, tmp_path, monkeypatch):
+    _, config, results = finished
+    stopped = experiment.dataclasses.replace(config, run=tmp_path / "stopped")
+    original = train.triplet_batches
+
+    def batches_with_sigterm(*args, **options):
+        for batch in original(*args, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "triplet_batches", batches_with_sigterm)
+        with pytest.raises(Interrupted):
+            experiment.main(stopped)
+    assert experiment.main(stopped) == results
+
+
+def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
+    """A stream that takes the kept tables up gives the triplets of the one that mined them."""
+    monkeypatch.setattr(mining, "LAG", 1)
+    splits = load_splits("emoji", test_items=100, validation_items=1000)
+    features = np.random.default_rng(0).normal(size=(len(splits.images), 4)).astype(np.float32)
+
+    class Stub:
+        def embeddings(self, images, indices):
+            return features[indices]
+
+    def stream():
+        triplets = MinedTriplets(splits.catalogue, splits.training, seed=0, batch_size=4, hard=1.0)
+        options = {"folder": tmp_path / "mined", "workers": 0}
+        return triplets, mining.Miner(triplets, splits.images, splits.training, **options)
+
+    plain, _ = stream()
+    mined, miner = stream()
+    miner.mine(2, Stub())
+    again, taken_up = stream()
+    taken_up.take_up()
+    triplets = [[one[k] for k in range(40)] for one in (plain, mined, again)]
+    assert triplets[1] == triplets[2]
+    assert triplets[0][:12] == triplets[1][:12]  # steps 0 to 2: before the table
+    later = list(zip(triplets[0][12:], triplets[1][12:], strict=True))
+    assert all(a[:2] == b[:2] for a, b in later)
+    assert any(a[2] != b[2] for a, b in later)
+    with pytest.raises(UsageError, match="cannot reach worker processes"):
+        mining.Miner(mined, splits.images, splits.training, folder=tmp_path, workers=2)
+
+
+def test_embed_search_and_inspect_from_the_command_line(finished, tmp_path, monkeypatch, capsys):
+    """As a user would: the picture itself is found first, at distance 0."""
+    folder = finished[0]
+    splits = load_splits("emoji", test_items=30, validation_items=10)
+    pictures = tmp_path / "things"
+    pictures.mkdir()
+    for index in splits.test.gallery[:12]:
+        path = pictures / (splits.images.keys[index].replace("/", "-") + ".png")
+        Image.fromarray(splits.images.image(int(index))).save(path)
+    query = sorted(pictures.iterdir())[3]
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["siamjax", *map(str, words)])
+        program.main()
+        return capsys.readouterr().out
+
+    index, page = tmp_path / "index", tmp_path / "page.html"
+    assert "12 items added" in command("embed", pictures, "--run", folder, "--out", index)
+    assert "0 items added, 12 were there" in command(
+        "embed", pictures, "--run", folder, "--out", index
+    )
+    said = command("search", query, "--index", index, "--top", 3, "--out", page)
+    first = next(line for line in said.splitlines() if line.startswith("   1  "))
+    assert query.name in first
+    assert float(first.split()[3]) < 1e-6
+    assert page.read_text().count("data:image/jpeg") == 4
+    said = command("inspect", "--run", folder)
+    assert "deep/block2_conv1" in said
+    said = command(
+        "inspect", "--run", folder, "--image", query, "--layer", "block1_conv1", "--data", pictures
+    )
+    drawn = list((folder / "activations").glob("*block1_conv1.png"))
+    assert len(drawn) == 1
+    assert "deep/block1_conv1:" in said
+
+
+def test_fingerprints_tell_weights_apart(finished):
+    """Same network, other weights: its embeddings cannot be compared."""
+    run = Finished.open(finished[0], kind="embedder")
+    own = Embedder(network=run.network, variables=run.variables, size=run.size)
+    other = Embedder(
+        network=run.network,
+        variables={"params": _scaled(run.variables["params"])},
+        size=run.size,
+    )
+    assert own.fingerprint["network"] == other.fingerprint["network"]
+    assert own.fingerprint["weights"] != other.fingerprint["weights"]
+
+
+def _scaled(tree):
+    return {k: _scaled(v) if isinstance(v, dict) else v * 1.01 for k, v in tree.items()}
+
+
+def test_refusals(tmp_path):
+    for change, message in (
+        ({"data": "nowhere"}, "nowhere"),
+        ({"in_class": 2.0}, "in_class 2"),
+        ({"margin": 0.0}, "margin 0"),
+        ({"batch_size": 9}, "batch of 9 triplets cannot be split over 8"),
+        ({"freeze": ("block9",)}, "no layer begins with 'block9'"),
+        ({"weights": tmp_path / "w.npz"}, "no such file of weights"),
+        ({"hard": 0.5, "workers": 1}, "cannot reach worker processes"),
+        ({"test_items": 5000}, "5000"),
+    ):
+        options = {**TINY, "run": tmp_path / "run", **change}
+        with pytest.raises(UsageError, match=message):
+            experiment.main(experiment.Config(**options))
+        assert not (tmp_path / "run").exists()
