@@ -7,10 +7,22 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill at any moment, finds the old text or the new one."""
+    """Write a file so that whenever it is read, the old text or the new one is in it.
+
+    That holds after a kill and after a power cut at any moment, too; when this returns, the new
+    text is on the disk.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # of the new name
+    finally:
+        os.close(folder)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_experiments_hold_no_machinery():
     assert len(experiments) > 2
     for path in experiments:
         assert forbidden_words(path) == []
-        assert len(path.read_text().splitlines()) <= 200
+        assert len(path.read_text().splitlines()) <= 180
 
 
 def forbidden_words(path):

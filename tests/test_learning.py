@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import lfw_bce, lfw_contrastive
+from experiments import lfw_bce, lfw_contrastive, reid_normxcorr, visual_search_triplet
 
 SHORT = {"data": "orl_faces", "size": 48, "steps": 150, "evaluate_every": 50}
 
@@ -21,3 +21,21 @@ def test_the_recipe_s_concatenation_head_stays_at_chance_on_new_people(tmp_path)
     """What its docstring proves; see siamjax.models.heads."""
     config = lfw_bce.Config(**SHORT, head="concatenation", run=tmp_path / "run")
     assert 0.3 < lfw_bce.main(config)["network"]["auc"] < 0.7
+
+
+@pytest.mark.slow
+def test_triplets_find_new_items_better_than_raw_pixels(tmp_path):
+    config = visual_search_triplet.Config(steps=300, run=tmp_path / "run")
+    results = visual_search_triplet.main(config)
+    network, pixels = (results[k]["recall_at_1"] for k in ("network", "raw pixels 16x16"))
+    assert 0.5 < pixels < 0.65
+    assert network > pixels + 0.03
+
+
+@pytest.mark.slow
+def test_a_matching_network_ranks_new_people_better_than_their_colours(tmp_path):
+    results = reid_normxcorr.main(reid_normxcorr.Config(run=tmp_path / "run"))
+    network = results["network"]
+    for baseline in ("HSV histograms of stripes", "raw pixels 64x24"):
+        assert network["rank1"] > results[baseline]["rank1"]
+        assert network["map"] > results[baseline]["map"]

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,7 @@ from siamjax import __main__ as program
 from siamjax.data.catalogue.splits import load_splits
 from siamjax.data.triplets import MinedTriplets
 from siamjax.errors import UsageError
+from siamjax.pretrained import read_vgg16
 from siamjax.report.writers import read_metrics
 from siamjax.runs import mining, train
 from siamjax.runs.finished import Finished
@@ -33,7 +36,9 @@ TINY = {
     "log_every": 1,
     "test_items": 30,
     "validation_items": 10,
+    "hard": 0.0,
 }
+VGG16 = Path(__file__).parents[2] / "shared/weights/vgg16_imagenet_notop_fp16.npz"
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +78,57 @@ def test_a_run_that_searches_does_not_verify(finished):
 
 
 def test_stopped_and_gone_on_with_is_straight(finished, tmp_path, monkeypatch):
-    _, config, results = finished
-    stopped = experiment.dataclasses.replace(config, run=tmp_path / "stopped")
+    """Bit for bit, with negatives mined before the stop and used after it."""
+    monkeypatch.setattr(mining, "LAG", 6)
+    options = {**TINY, "steps": 12, "evaluate_every": 3, "hard": 1.0}
+    straight, stopped = (
+        experiment.Config(**options, run=tmp_path / name) for name in ("straight", "stopped")
+    )
+    experiment.main(straight)
     original = train.triplet_batches
 
     def batches_with_sigterm(*args, **options):
-        for batch in original(*args, **options):
-            os.kill(os.getpid(), signal.SIGTERM)
+        for number, batch in enumerate(original(*args, **options), start=1):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "triplet_batches", batches_with_sigterm)
         with pytest.raises(Interrupted):
             experiment.main(stopped)
-    assert experiment.main(stopped) == results
+    experiment.main(stopped)
+    assert {path.name for path in (tmp_path / "stopped/mined").iterdir()} == {
+        "3.npy",  # before the stop, used after it
+        "6.npy",
+        "9.npy",
+    }
+    one, other = (Finished.open(config.run, kind="embedder") for config in (straight, stopped))
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
+    losses = [
+        {row["step"]: row["loss"] for row in read_metrics(config.run) if "loss" in row}
+        for config in (straight, stopped)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.skipif(not VGG16.exists(), reason=f"{VGG16} is not here")
+def test_published_weights_are_the_start_and_a_baseline(tmp_path):
+    config = experiment.Config(
+        **{**TINY, "steps": 1, "width": 1.0, "depth": 1},
+        weights=VGG16,
+        freeze=("deep/block1_conv1",),
+        run=tmp_path / "run",
+    )
+    results = experiment.main(config)
+    assert set(results) == {"network", "VGG-16 (ImageNet), block 4", "raw pixels 16x16"}
+    run = Finished.open(config.run, kind="embedder")
+    assert run.network.preprocessing == "bgr_mean"
+    published = read_vgg16(VGG16).tensors
+    for layer, stays in (("block1_conv1", True), ("block1_conv2", False)):
+        kernel = np.asarray(run.variables["params"]["deep"][layer]["kernel"])
+        change = np.abs(kernel - published[f"{layer}/kernel"].astype(np.float32)).max()
+        assert change == 0 if stays else 0 < change < 0.01
 
 
 def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):

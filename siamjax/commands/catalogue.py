@@ -41,24 +41,20 @@ def embed(
         run: folder of a finished run of an embedding network.
         out: folder of the index, made if there is none.
         dtype: that embeddings are kept in; None: float32, or what the index has.
-        remove: ids to take out of the index, and to leave out now.
+        remove: ids to take out of the index when all is embedded, and to leave out now.
         on_error: of a picture that cannot be read. report: go on, name all of them at the end
             (and in failed.csv of the index) and end with status 1; stop: end at the first.
         batch_size: pictures that are embedded at a time, over all devices.
         chunk: pictures after which the work is made safe.
     """
-    from siamjax.data.catalogue.readers import open_catalogue
+    from siamjax.data.catalogue.readers import NAMES, open_catalogue
     from siamjax.errors import UsageError
     from siamjax.runs.finished import Finished
     from siamjax.search.embed_catalogue import FAILED, embed_catalogue
     from siamjax.search.embedding import Embedder
-    from siamjax.search.index import Index
 
     opened = open_catalogue(catalogue)
     finished = Finished.open(run, kind="embedder")
-    if remove:
-        Index.open(out).remove(remove)
-        print(f"{len(remove)} items removed")
     done = embed_catalogue(
         opened,
         Embedder(
@@ -68,13 +64,16 @@ def embed(
             batch_size=batch_size,
         ),
         out,
-        source=str(Path(catalogue).absolute()) if Path(catalogue).exists() else catalogue,
+        # A word goes before a folder of that name, as it does where catalogues are opened.
+        source=catalogue if catalogue in NAMES else str(Path(catalogue).resolve()),
         run=str(run.absolute()),
         dtype=dtype,
         without=remove,
         on_error=on_error,
         chunk=chunk,
     )
+    if remove:
+        print(f"{done.removed:,} items removed")
     print(
         f"{out}: {done.added:,} items added, {done.present:,} were there before; "
         f"{len(done.index):,} in all, {done.index.features} features of {done.index.dtype}"
@@ -117,6 +116,7 @@ def search(
         out: HTML page to write, with pictures.
     """
     from siamjax.errors import UsageError
+    from siamjax.report.results import check_page
     from siamjax.search.approximate import approximate as find_approximately
     from siamjax.search.approximate import recall
     from siamjax.search.index import Index
@@ -124,6 +124,9 @@ def search(
 
     if top < 1 or not queries:
         raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
+    if probes < 1:
+        raise UsageError(f"probes {probes} must be 1 or more")
+    check_page(out)
     opened = Index.open(index)
     if not len(opened):
         raise UsageError(f"{index} holds no items; embed a catalogue into it")

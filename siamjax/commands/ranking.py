@@ -25,10 +25,11 @@ def rank(
         symmetric: rank by the mean of both orders of a pair, at twice the time.
         out: HTML page to write, with pictures.
     """
-    from siamjax.report.results import Shown, write_results
+    from siamjax.report.results import Shown, check_page, write_results
     from siamjax.runs.finished import Finished
     from siamjax.runs.matcher import rank_gallery
 
+    check_page(out)
     ranked = rank_gallery(
         Finished.open(run, kind="matcher"), queries, gallery, top=top, symmetric=symmetric
     )

@@ -30,7 +30,7 @@ class ImageSource(Protocol):
 class Files:
     """Pictures as files, read when they are asked for."""
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -48,9 +48,9 @@ class SampledTriplets:
     share of ``in_class`` of the positions, evenly spread, else of another one; uniform over the
     pictures that qualify.
 
-    An item's category is that of its first picture. An item that is alone in its category has
-    no in-class negative: it gets one of another category at every position. ``alone`` counts
-    such items, of those that can be anchors.
+    An item's category is that of its first picture; where that is "", it is not known and the
+    item is alone. An item that is alone in its category has no in-class negative: it gets one of
+    another category at every position. ``alone`` counts such items, of those that can be anchors.
     """
 
     def __init__(
@@ -114,6 +114,8 @@ class SampledTriplets:
         else:
             column = catalogue.attributes[category][indices[opening]]
             kind = np.unique(column, return_inverse=True)[1]
+            unknown = np.flatnonzero(column == "")
+            kind[unknown] = len(kind) + unknown  # each a kind of its own
         order = np.lexsort((item, kind[item]))  # stable: the last key decides first
         self._order, self._pictures = order, indices[order]
         ordered = item[order]
@@ -187,7 +189,7 @@ class MinedTriplets(SampledTriplets):
             raise UsageError(f"hard {hard} must lie in [0, 1]: a share of the negatives")
         if neighbours < 1:
             raise UsageError(f"neighbours {neighbours} must be at least 1")
-        self._hard, self._neighbours, self._batch_size = hard, neighbours, batch_size
+        self.hard, self._neighbours, self._batch_size = hard, neighbours, batch_size
         # (first position, table), the latest first; replaced whole, as threads read it.
         self._tables: tuple[tuple[int, np.ndarray], ...] = ()
 
@@ -204,11 +206,7 @@ class MinedTriplets(SampledTriplets):
         """
         if embeddings.ndim != 2 or len(embeddings) != len(self._pictures):
             raise ValueError(f"{embeddings.shape} embeddings of {len(self._pictures)} pictures")
-        if not np.isfinite(embeddings).all():
-            raise UsageError("embeddings are not finite: has training diverged?")
-        embeddings = embeddings[self._order].astype(np.float32)
-        shown = (self._stop - self._start)[:, None]
-        centres = (np.add.reduceat(embeddings, self._start, axis=0) / shown).astype(np.float32)
+        centres = self._centres(embeddings, block)
         table = np.full((len(self._start), 2, self._neighbours), -1, np.int32)
         for low in range(0, len(table), block):
             rows = slice(low, low + block)
@@ -232,6 +230,28 @@ class MinedTriplets(SampledTriplets):
         kept = [one for one in self._tables if one[0] != begin]
         self._tables = tuple(sorted([*kept, (begin, table)], key=lambda one: -one[0]))
 
+    def _ordered(
+        self, embeddings: Float[np.ndarray, "n features"], low: int, block: int
+    ) -> Float[np.ndarray, "b features"]:
+        """Those of the places from ``low``: a block at a time, as all would be a second copy."""
+        return embeddings[self._order[low : low + block]].astype(np.float32, copy=False)
+
+    def _centres(
+        self, embeddings: Float[np.ndarray, "n features"], block: int
+    ) -> Float[np.ndarray, "items features"]:
+        """The mean of each item's embeddings."""
+        centres = np.zeros((len(self._start), embeddings.shape[1]), np.float32)
+        for low in range(0, len(embeddings), block):
+            vectors = self._ordered(embeddings, low, block)
+            if not np.isfinite(vectors).all():
+                raise UsageError("embeddings are not finite: has training diverged?")
+            there = np.arange(low, low + len(vectors))
+            item = np.searchsorted(self._start, there, side="right") - 1
+            begin = np.flatnonzero(np.diff(item, prepend=-1))
+            centres[item[begin]] += np.add.reduceat(vectors, begin, axis=0)
+        centres /= (self._stop - self._start)[:, None]
+        return centres
+
     def _nearest(
         self,
         items: slice,
@@ -246,7 +266,7 @@ class MinedTriplets(SampledTriplets):
         start, stop = self._start[items, None], self._stop[items, None]
         first, last = self._first[items, None], self._last[items, None]
         for low in range(0, len(embeddings), block):
-            vectors = embeddings[low : low + block]
+            vectors = self._ordered(embeddings, low, block)
             there = np.arange(low, low + len(vectors))
             # Without the centre's own square, which orders nothing.
             distance = (vectors**2).sum(axis=1) - 2 * (centres @ vectors.T)
@@ -267,7 +287,7 @@ class MinedTriplets(SampledTriplets):
     def _negative(self, rng: np.random.Generator, position: int, item: int, within: bool) -> int:
         table = next((table for begin, table in self._tables if begin <= position), None)
         # Tossed: spread evenly too, it would fall on the same positions as in_class.
-        if rng.random() < self._hard and table is not None:
+        if rng.random() < self.hard and table is not None:
             nearest = table[item, int(within)]
             if count := int((nearest >= 0).sum()):
                 return int(nearest[rng.integers(count)])

@@ -49,11 +49,13 @@ class Found:
         }
 
     def by(self, groups: Shaped[np.ndarray, " queries"]) -> Mapping[str, dict[str, float | None]]:
-        """:meth:`summary` of each group of queries with a match, such as a category."""
+        """:meth:`summary` of each group of queries with a match, such as a category.
+
+        "" says that a query's group is not known: it is no group.
+        """
         counted = ~np.isnan(self.map_at_r)
-        return {
-            str(name): self.summary(groups == name) for name in np.unique(groups[counted]).tolist()
-        }
+        names = np.unique(groups[counted]).tolist()
+        return {str(name): self.summary(groups == name) for name in names if name != ""}
 
 
 def search_quality(

@@ -1,6 +1,7 @@
 """VGG-16: blocks of 3x3 convolutions."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
@@ -86,21 +87,32 @@ class Vgg16Features(nn.Module):
 
     Attributes:
         depth: blocks; the last pool of 4 (512 features) tells things apart better than that of 5.
+        width: factor on the number of channels.
         preprocessing: as the weights need it.
+        dtype: of the products; parameters and the features are float32.
     """
 
     depth: int = 4
+    width: float = 1.0
     preprocessing: Preprocessing = "bgr_mean"
+    dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         """The network."""
-        self.deep = Vgg16(depth=self.depth)
+        self.deep = Vgg16(depth=self.depth, width=self.width, dtype=self.dtype)
 
-    def __call__(self, x: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+    def __call__(
+        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch features"]:
         """Features of pictures: uint8 0..255, or float in [0, 1]."""
-        features = self.deep(preprocess(x, self.preprocessing)).mean(axis=(1, 2))
-        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        features = self.deep(preprocess(x, self.preprocessing), train=train)
+        mean = features.astype(jnp.float32).mean(axis=(1, 2))
+        # Safe where all features are 0: a picture of nothing is at the origin.
+        squares = jnp.sum(mean * mean, axis=-1, keepdims=True)
+        return mean * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
-    def embed(self, x: UInt8[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+    def embed(
+        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch features"]:
         """The same, by the name that embedding and search call."""
-        return self(x)
+        return self(x, train=train)

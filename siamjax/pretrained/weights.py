@@ -1,6 +1,7 @@
 """Tensors of a published network, with the preprocessing that they were trained on."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,14 @@ def read_vgg16(path: Path) -> Weights:
     """
     try:
         # Opened here, as NumPy leaves a file open that turns out to be none of its own.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
             tensors = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file of weights; check the path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: not an .npz of weights, or damaged ({error})") from None
     return Weights(source=str(path), tensors=tensors, preprocessing="bgr_mean")
 

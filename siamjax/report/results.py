@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from siamjax.errors import UsageError
 from siamjax.files import write_text
 
 _SIDE = 288  # pixels of a thumbnail's longer side: twice what the page shows, for sharp screens
@@ -30,10 +31,26 @@ class Shown(NamedTuple):
     value: str = ""
 
 
+def check_page(path: Path | None) -> None:
+    """``UsageError`` for a page that cannot be written: better now than after the search.
+
+    None: no page is wanted.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the page, such as {path / 'page.html'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it, or name another page")
+
+
 def write_results(
     path: Path, *, title: str, remark: str, lists: Sequence[tuple[Shown, Sequence[Shown]]]
 ) -> None:
-    """Write one HTML file: each query and, best first, what was found for it."""
+    """Write one HTML file: each query and, best first, what was found for it.
+
+    ``UsageError`` if it cannot be written.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("siamjax.report", "."), autoescape=True, trim_blocks=False
     )
@@ -46,7 +63,13 @@ def write_results(
         remark=remark,
         lists=[(shown(query), [shown(one) for one in found]) for query, found in lists],
     )
-    write_text(path, page)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the page cannot be written ({error.strerror or error}); mend that, or name "
+            "another page"
+        ) from None
 
 
 def _address(image: np.ndarray) -> str:

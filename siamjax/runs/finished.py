@@ -25,6 +25,9 @@ Results = dict[str, dict[str, float | None]]
 Table = tuple[list[str], list[tuple[str, list[str]]]]
 
 
+_IN_TABLE = ("results", "by_category")  # of the manifest, what the report's table shows
+
+
 class Kind(NamedTuple):
     """What a run of a kind is judged by, and how it is used.
 
@@ -168,7 +171,7 @@ def conclude(
         remark=remark,
         pictures=[(name, figures.as_png(figure)) for name, figure in pictures],
         manifest={
-            **{name: value for name, value in manifest.items() if name != "results"},
+            **{name: value for name, value in manifest.items() if name not in _IN_TABLE},
             "trained_on": f"{len(trained_on)} identities",
         },
     )

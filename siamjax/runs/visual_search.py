@@ -18,7 +18,7 @@ from siamjax.data.transforms import Augmentation, Size, sides
 from siamjax.data.triplets import MinedTriplets, TripletStream
 from siamjax.metrics import retrieval
 from siamjax.metrics.catalogue import Found, search_quality
-from siamjax.models.vgg16 import Vgg16Features
+from siamjax.models.vgg16 import BLOCKS, Vgg16Features
 from siamjax.pretrained import Weights, put
 from siamjax.report import figures, ranking_figures
 from siamjax.report.embedding_map import embedding_map
@@ -68,7 +68,7 @@ def train_embedder(
     """
     images = splits.images
     miner = None
-    if isinstance(triplets, MinedTriplets):
+    if isinstance(triplets, MinedTriplets) and triplets.hard:
         miner = Miner(triplets, images, splits.training, folder=run / "mined", workers=workers)
         miner.take_up()
 
@@ -123,7 +123,9 @@ def train_embedder(
 
 def _with_weights(weights: Weights, variables: dict[str, Any]) -> dict[str, Any]:
     """Initial variables with the published convolutions in ``deep``; the rest keeps its start."""
-    params = put(variables["params"], weights, under="deep", new=("fc",))
+    blocks = {layer.partition("_")[0] for layer in variables["params"]["deep"]}
+    beyond = [f"block{n}" for n in range(1, len(BLOCKS) + 1) if f"block{n}" not in blocks]
+    params = put(variables["params"], weights, under="deep", new=("fc",), unused=beyond)
     return {**variables, "params": params}
 
 
@@ -137,7 +139,11 @@ def _plain_features(weights: Weights, size: Size) -> Features:
 
 
 def _search(features: Features, images: ImageSet, asked: Retrieval) -> Found:
-    query, gallery = (features(images, part) for part in (asked.query, asked.gallery))
+    parts = features(images, asked.query), features(images, asked.gallery)
+    return _quality(*parts, images, asked)
+
+
+def _quality(query: np.ndarray, gallery: np.ndarray, images: ImageSet, asked: Retrieval) -> Found:
     shown = images.identities
     return search_quality(
         query, gallery, shown[asked.query], shown[asked.gallery], own=asked.own_places
@@ -160,8 +166,12 @@ def _conclude(
     category = splits.catalogue.attributes.get("category")
     results: Results = {}
     by_category: dict[str, Results] = {}
+    network_s: dict[str, np.ndarray] = {}
     for name, features in ways.items():
-        found = _search(features, images, test)
+        parts = features(images, test.query), features(images, test.gallery)
+        if not network_s:
+            network_s = dict(zip(("query", "gallery"), parts, strict=True))
+        found = _quality(*parts, images, test)
         results[name] = found.summary()
         if category is not None:
             by_category[name] = dict(found.by(category[test.query]))
@@ -184,22 +194,22 @@ def _conclude(
             f"catalogue{', the query itself left out' if test.leave_one_out else ''}. The "
             f"checkpoint of step {best} was chosen by recall@1 on {splits.validation.name}."
         ),
-        pictures=_pictures(run, splits, ways["network"], where),
+        pictures=_pictures(run, splits, **network_s, where=where),
         facts={"by_category": by_category},
     )
 
 
 def _pictures(
-    run: Path, splits: CatalogueSplits, features: Features, where: str
+    run: Path, splits: CatalogueSplits, *, query: np.ndarray, gallery: np.ndarray, where: str
 ) -> list[tuple[str, Figure]]:
+    """Of a few embedded queries and the whole embedded gallery of the test."""
     images, test = splits.images, splits.test
     some = np.linspace(0, len(test.query) - 1, min(_PICTURED, len(test.query))).round().astype(int)
-    query, gallery = test.query[some], test.gallery
-    asked, answers = features(images, query), features(images, gallery)
     mapped = np.linspace(0, len(gallery) - 1, min(_MAPPED, len(gallery))).round().astype(int)
+    asked, shown = test.query[some], images.identities
     # Differences and not products: equal pictures shall have distance 0 here.
-    score = -np.stack([np.linalg.norm(answers - row, axis=1) for row in asked])
-    valid = None if test.own_places is None else gallery != query[:, None]
+    score = -np.stack([np.linalg.norm(gallery - row, axis=1) for row in query[some]])
+    valid = None if test.own_places is None else test.gallery != asked[:, None]
     category = splits.catalogue.attributes.get("category")
     return [
         (
@@ -212,10 +222,10 @@ def _pictures(
             "Found",
             ranking_figures.ranked_lists(
                 images,
-                query,
-                gallery,
+                asked,
+                test.gallery,
                 score,
-                retrieval.same_identity(images.identities[query], images.identities[gallery]),
+                retrieval.same_identity(shown[asked], shown[test.gallery]),
                 data=f"{where}, minus distance",
                 valid=valid,
             ),
@@ -223,10 +233,10 @@ def _pictures(
         (
             "Map of the catalogue",
             embedding_map(
-                images.take(gallery[mapped]),
-                answers[mapped],
+                images.take(test.gallery[mapped]),
+                gallery[mapped],
                 data=where,
-                labels=None if category is None else category[gallery[mapped]],
+                labels=None if category is None else category[test.gallery[mapped]],
                 named="category",
             ),
         ),

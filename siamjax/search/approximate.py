@@ -6,6 +6,7 @@ is found so is compared again with the index's own embeddings, so that distances
 which items are found is approximate.
 """
 
+import fcntl
 import hashlib
 import importlib
 import os
@@ -17,9 +18,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from siamjax.errors import UsageError
-from siamjax.search.exact_distances import Metric, distances_to
+from siamjax.search.exact_distances import Metric, distances_to, row_squares
 from siamjax.search.index import Index
-from siamjax.search.nearest import Nearest
+from siamjax.search.nearest import Nearest, check_undamaged, checked_gallery, checked_queries
 
 _BLOCK = 8192  # rows that are given to FAISS at a time
 _EACH = 50  # rows of the sample that a centre is made of
@@ -38,7 +39,8 @@ def approximate(
     """As :func:`siamjax.search.nearest.nearest`, but some of the nearest may be missed.
 
     FAISS's own file is made at the first call, in the index's folder ``approximate``, and again
-    when segments were added. It is read into memory: a byte for each number of an embedding.
+    when segments were added; another search that needs it meanwhile waits for it. It is read into
+    memory: a byte for each number of an embedding.
 
     Args:
         queries: as there.
@@ -48,12 +50,14 @@ def approximate(
         where: as there.
         probes: lists that are looked into; more find more and take longer.
 
-    Raises ``UsageError`` if FAISS is not installed, and for numbers below 1.
+    Raises ``UsageError`` as there (damage is seen in what is compared again, and when FAISS's file
+    is made), if FAISS is not installed, and for numbers below 1.
     """
     if min(top, probes) < 1:
         raise UsageError(f"top {top}, probes {probes}: each must be 1 or more")
+    parts, allowed = checked_gallery(index, where)
+    queries = checked_queries(queries, parts)
     faiss = _faiss()
-    allowed = index.kept if where is None else index.kept & where
     top = min(top, int(allowed.sum()))
     rows = np.full((len(queries), top), -1, np.int64)
     distances = np.full((len(queries), top), np.inf)
@@ -102,11 +106,16 @@ def _prepared(rows: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
+    """These rows, which rise; ``UsageError`` if they are damaged."""
     gathered, base = np.empty((len(rows), index.features), index.dtype), 0
     for segment in index.segments:
         inside = np.flatnonzero((rows >= base) & (rows < base + len(segment)))
         if len(inside):
-            gathered[inside] = segment.rows(0, len(segment))[rows[inside] - base]
+            places = rows[inside] - base
+            gathered[inside] = now = segment.rows(0, len(segment))[places]
+            first, stop = int(places[0]), int(places[-1]) + 1
+            written = segment.squares(first, stop)[places - first]
+            check_undamaged(segment.name, places, row_squares(now), written)
         base += len(segment)
     return gathered
 
@@ -122,18 +131,29 @@ def _open(faiss: Any, index: Index, metric: Metric) -> Any:
             return faiss.read_index(str(path))
         except RuntimeError as error:
             raise UsageError(f"{path} cannot be read ({error}); remove it") from None
-    made = _make(faiss, index, metric)
     try:
         folder.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        faiss.write_index(made, str(temporary))
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():  # made by another search while this one waited
+                return _open(faiss, index, metric)
+            made = _make(faiss, index, metric)
+            _write(faiss, made, path)
+            _forget(folder, metric, path)
+    except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error}); mend that, or leave --approximate out"
         ) from None
-    _forget(folder, metric, path)
     return made
+
+
+def _write(faiss: Any, made: Any, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        faiss.write_index(made, str(temporary))
+    except RuntimeError as error:  # FAISS's word for one of the disk
+        raise OSError(str(error)) from None
+    os.replace(temporary, path)
 
 
 def _forget(folder: Path, metric: Metric, current: Path) -> None:
@@ -153,5 +173,8 @@ def _make(faiss: Any, index: Index, metric: Metric) -> Any:
     made.train(_prepared(_gather(index, np.sort(sample)), metric))
     for segment in index.segments:
         for start in range(0, len(segment), _BLOCK):
-            made.add(_prepared(segment.rows(start, start + _BLOCK), metric))
+            rows = segment.rows(start, start + _BLOCK)
+            places, written = start + np.arange(len(rows)), segment.squares(start, start + _BLOCK)
+            check_undamaged(segment.name, places, row_squares(rows), written)
+            made.add(_prepared(rows, metric))
     return made

@@ -4,8 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,7 +18,7 @@ from siamjax.data.images import Files, ImageSet
 from siamjax.errors import UsageError
 from siamjax.files import write_text
 from siamjax.search.embedding import Embedder
-from siamjax.search.index import MANIFEST, Index, writing
+from siamjax.search.index import MANIFEST, Index, listed, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_segment import Dtype, Item
 
@@ -32,13 +31,15 @@ class Embedded(NamedTuple):
     Attributes:
         index: as it is now.
         added: items that were added.
-        present: items of the catalogue that were in the index before.
+        present: items of the catalogue that were in the index before, and still are.
+        removed: items that were taken out of it.
         failed: why the pictures that could not be read could not, by id; they are not in it.
     """
 
     index: Index
     added: int
     present: int
+    removed: int
     failed: dict[str, str]
 
 
@@ -57,8 +58,9 @@ def embed_catalogue(
 ) -> Embedded:
     """Add the items of a catalogue that are not in the index yet; go on where a kill stopped it.
 
-    The index is as it was until all is embedded. Attributes and pictures of items that are in it
-    already are left as they are: remove an item first to have it embedded anew.
+    The index is as it was until all is embedded; then items are added and removed at once.
+    Attributes and pictures of items that are in it already are left as they are: remove an item
+    first to have it embedded anew.
 
     Args:
         catalogue: pictures with unique ids.
@@ -67,64 +69,81 @@ def embed_catalogue(
         source: what the catalogue was opened from; kept with the items.
         run: folder of the model's run; kept with a new index.
         dtype: of a new index; None: float32, or what the index has.
-        without: ids that are left out.
+        without: ids that are taken out of the index, and left out of what is embedded.
         on_error: ``report``: embed the pictures that can be read and name the others in the
             result and in ``failed.csv``; ``stop``: ``UsageError`` at the first that cannot.
         chunk: pictures after which the work is made safe.
         progress: show a bar.
 
-    Raises ``UsageError`` for ids given twice, an index of another model, embeddings that are not
-    finite or do not fit float16, a full disk (what was done is safe), and several hosts.
+    Raises ``UsageError`` for ids given twice, an id to leave out that is nowhere, an index of
+    another model, embeddings that are not finite or do not fit float16, a full disk (what was
+    done is safe), and several hosts.
     """
     if jax.process_count() > 1:
         raise UsageError("embedding on several hosts is not supported; use one with many devices")
-    if chunk < 1:
-        raise UsageError(f"chunk {chunk} must be 1 or more")
+    if min(chunk, embedder.batch_size) < 1:
+        raise UsageError(f"batch size {embedder.batch_size}, chunk {chunk}: each must be 1 or more")
     images = catalogue.images
     twice = [key for key, count in Counter(images.keys).items() if count > 1]
     if twice:
         raise UsageError(f"{source}: the id {twice[0]} is there twice; ids must be unique")
-    with _disk(folder), writing(folder):
-        index = _opened(folder, embedder, run, dtype)
-        before = {item.id for _, item in index.items()}
-        wanted = {
-            key: place
-            for place, key in enumerate(images.keys)
-            if key not in before and key not in without
-        }
-        failed: dict[str, str] = {}
-        added = 0
-        if wanted:
+    out = set(without)
+    with writing(folder):
+        index = _opened(folder, embedder, run, dtype, out - set(images.keys))
+        before, gone, unknown = _told_apart(index, out, images.keys)
+        known = before | out
+        wanted = {key: place for place, key in enumerate(images.keys) if key not in known}
+        index = replace(index, segments=index.thinned(gone))
+        failed, added = {}, 0
+        if wanted or unknown:  # these may be in an unfinished segment
             making = Making(index, catalogue=source, attributes=tuple(catalogue.attributes))
-            done = {item.id for item in making.items()}
-            left = np.asarray([p for key, p in wanted.items() if key not in done], np.int64)
-            if on_error == "report":
-                images = _Lenient(
-                    name=images.name,
-                    credit=images.credit,
-                    keys=images.keys,
-                    identities=images.identities,
-                    source=images.source,
-                )
-            with tqdm(
-                total=len(wanted),
-                initial=len(wanted) - len(left),
-                unit="picture",
-                disable=not progress,
-            ) as bar:
+            held = set(making.ids())
+            _check_known(folder, unknown - held)
+            left = np.asarray([p for key, p in wanted.items() if key not in held], np.int64)
+            images = _Lenient.of(images) if on_error == "report" else images
+            done = len(wanted) - len(left)
+            with tqdm(total=len(wanted), initial=done, unit="picture", disable=not progress) as bar:
                 for places, rows in _chunks(images, left, embedder, chunk):
                     making.append([_item(catalogue, p, source) for p in places], rows)
                     bar.update(len(places))
             if isinstance(images, _Lenient):
-                failed = {images.keys[place]: why for place, why in sorted(images.failed.items())}
+                failed = images.reasons()
             index, added = making.commit(wanted)
-        _write_failed(folder, catalogue, failed, before)
-    present = sum(key in before for key in catalogue.images.keys)
-    return Embedded(index, added, present, failed)
+        elif gone:
+            index = index.with_segments(index.segments)
+        _write_failed(folder, catalogue, failed, source)
+    present = sum(key in before for key in images.keys)
+    return Embedded(index, added, present, len(gone), failed)
 
 
-def _opened(folder: Path, embedder: Embedder, run: str, dtype: Dtype | None) -> Index:
+def _told_apart(
+    index: Index, out: Collection[str], keys: Collection[str]
+) -> tuple[set[str], list[int], set[str]]:
+    """Ids that stay in the index, rows to remove, and ids to leave out that are nowhere."""
+    before, gone, unknown = set(), [], set(out).difference(keys)
+    for key, row, kept in index.ids():
+        unknown.discard(key)  # one that was removed by an earlier call is no mistake
+        if kept and key in out:
+            gone.append(row)
+        elif kept:
+            before.add(key)
+    return before, gone, unknown
+
+
+def _check_known(folder: Path, unknown: Collection[str]) -> None:
+    if unknown:
+        raise UsageError(
+            f"{listed(unknown)}: to be removed, but neither in {folder} nor in the catalogue; "
+            "nothing was changed"
+        )
+
+
+def _opened(
+    folder: Path, embedder: Embedder, run: str, dtype: Dtype | None, outside: Collection[str]
+) -> Index:
+    """The index, a new one if there is none; ``outside``: ids that a new one cannot have."""
     if not (folder / MANIFEST).exists():
+        _check_known(folder, outside)
         return Index.create(
             folder,
             fingerprint=embedder.fingerprint,
@@ -146,6 +165,20 @@ class _Lenient(ImageSet):
     """Gives a black picture for one that cannot be read, and remembers why it could not."""
 
     failed: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, images: ImageSet) -> "_Lenient":
+        return cls(
+            name=images.name,
+            credit=images.credit,
+            keys=images.keys,
+            identities=images.identities,
+            source=images.source,
+        )
+
+    def reasons(self) -> dict[str, str]:
+        """By id, in the order of the pictures."""
+        return {self.keys[place]: why for place, why in sorted(self.failed.items())}
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
         try:
@@ -189,34 +222,19 @@ def _item(catalogue: Catalogue, place: int, source: str) -> Item:
     return Item(images.keys[place], str(images.identities[place]), picture, source, attributes)
 
 
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """Errors of the disk as ``UsageError``."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot be written ({error.strerror or error}). The index is as it was, and "
-            "what was embedded so far is safe: mend that and give the same command again"
-        ) from None
-
-
-def _write_failed(
-    folder: Path, catalogue: Catalogue, failed: dict[str, str], before: Collection[str]
-) -> None:
+def _write_failed(folder: Path, catalogue: Catalogue, failed: dict[str, str], source: str) -> None:
     """Replace ``failed.csv``: what it has of other catalogues stays in it."""
     path = folder / FAILED
     lines = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            known = {*catalogue.images.keys, *before}
-            lines = [line for line in list(csv.reader(file))[1:] if line[0] not in known]
+            lines = [line for line in list(csv.reader(file))[1:] if line[3:] != [source]]
     places = {key: place for place, key in enumerate(catalogue.images.keys)}
     for key, why in failed.items():
-        lines.append([key, _item(catalogue, places[key], "").picture, why])
+        lines.append([key, _item(catalogue, places[key], source).picture, why, source])
     if not lines:
         path.unlink(missing_ok=True)
         return
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([["id", "picture", "why"], *lines])
+    csv.writer(text).writerows([["id", "picture", "why", "catalogue"], *lines])
     write_text(path, text.getvalue())

@@ -90,4 +90,9 @@ class Embedder:
         self, images: ImageSet, indices: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n features"]:
         """All of them, in memory."""
-        return np.concatenate(list(self.batches(images, indices)))
+        rows = np.empty((len(indices), self.features), np.float32)
+        done = 0
+        for batch in self.batches(images, indices):
+            rows[done : done + len(batch)] = batch
+            done += len(batch)
+        return rows

@@ -8,7 +8,7 @@
         embeddings.npy   (rows, features) float32 or float16
         squares.npy      (rows,) float64: the sum of squares of each row
         items.csv        a line for each row: id, item, picture, and the attributes
-      failed.csv         pictures that could not be read: id, picture, why
+      failed.csv         pictures that could not be read: id, picture, why, catalogue
 
 The manifest is replaced at once or not at all, and only after all that it names is on the disk:
 a kill at any moment leaves the index as it was, or as it should be. Rows are counted over all
@@ -160,6 +160,13 @@ class Index:
                 if kept[row]:
                     yield row, item
 
+    def ids(self) -> Iterator[tuple[str, int, bool]]:
+        """Each row's id and number, and whether it can be found: of removed ones, too."""
+        kept = self.kept
+        for base, segment in self._bases():
+            for row, one in enumerate(segment.ids(), start=base):
+                yield one, row, bool(kept[row])
+
     def lookup(self, rows: Iterable[int]) -> dict[int, Item]:
         """What is known of these rows; one pass over the tables."""
         wanted = set(map(int, rows))
@@ -184,30 +191,32 @@ class Index:
             found[row] = own == [value for _, value in conditions]
         for (name, value), known in zip(conditions, values, strict=True):
             if value not in known:
-                shown = sorted(known - {""})
-                more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-                raise UsageError(
-                    f"no item has {name}={value}; there are: {', '.join(shown[:_SHOWN])}{more}"
-                )
+                shown = listed(known - {""})
+                raise UsageError(f"no item has {name}={value}; there are: {shown}")
         return found
 
     def remove(self, ids: Sequence[str]) -> "Index":
         """Without these items: a new manifest, no embedding is touched.
 
-        Raises ``UsageError`` if there is no such item, and then removes none.
+        Raises ``UsageError`` if there is no such item, and then removes none, and for a full disk.
         """
+        wanted = set(ids)
         with writing(self.folder):
             now = Index.open(self.folder)
-            rows = {item.id: row for row, item in now.items() if item.id in set(ids)}
-            unknown = [one for one in ids if one not in rows]
+            rows = {one: row for one, row, kept in now.ids() if kept and one in wanted}
+            unknown = wanted - rows.keys()
             if unknown:
-                raise UsageError(f"{self.folder} has no item {', '.join(unknown[:_SHOWN])}")
-            gone, segments = np.asarray(sorted(rows.values()), np.int64), []
-            for base, segment in now._bases():
-                inside = gone[(gone >= base) & (gone < base + len(segment))] - base
-                removed = tuple(sorted({*segment.removed, *inside.tolist()}))
-                segments.append(replace(segment, removed=removed))
-            return now.with_segments(segments)
+                raise UsageError(f"{self.folder} has no item {listed(unknown)}")
+            return now.with_segments(now.thinned(rows.values()))
+
+    def thinned(self, rows: Iterable[int]) -> tuple[Segment, ...]:
+        """The segments with these rows counted as removed, too; nothing is written."""
+        gone, segments = np.asarray(sorted(rows), np.int64), []
+        for base, segment in self._bases():
+            inside = gone[(gone >= base) & (gone < base + len(segment))] - base
+            removed = tuple(sorted({*segment.removed, *inside.tolist()}))
+            segments.append(replace(segment, removed=removed))
+        return tuple(segments)
 
     def with_segments(self, segments: Sequence[Segment]) -> "Index":
         """The index with these segments, written. For who holds :func:`writing`."""
@@ -233,22 +242,40 @@ class Index:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """While an index is changed: ``UsageError`` if another process changes it."""
-    if not (folder / MANIFEST).exists():
-        _check_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"{folder} is being written by another process; wait until it has ended"
-            ) from None
-        yield
+    """While an index is changed.
+
+    ``UsageError`` if another process changes it, and for what the disk refuses meanwhile.
+    """
+    try:
+        if not (folder / MANIFEST).exists():
+            _check_free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(
+                    f"{folder} is being written by another process; wait until it has ended"
+                ) from None
+            yield
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written ({error.strerror or error}). The index is as it was, and "
+            "what was embedded so far is safe: mend that and give the same command again"
+        ) from None
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of them in their order, for a message."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more
 
 
 def _check_free(folder: Path) -> None:
-    if folder.is_dir() and not {path.name for path in folder.iterdir()} - {"lock"}:
+    # A lock and an unfinished manifest are what a stop in the first write leaves behind.
+    begun = {"lock", MANIFEST + ".tmp"}
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} - begun:
         return
     if folder.exists():
         raise UsageError(

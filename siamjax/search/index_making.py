@@ -9,7 +9,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ _PROGRESS = "progress.json"
 class Making:
     """A segment that grows until :meth:`commit`. For who holds ``siamjax.search.index.writing``.
 
-    Taken up if there is one already; ``UsageError`` if that is of another catalogue.
+    Taken up if there is one already; ``UsageError`` if that is of another catalogue. Otherwise
+    nothing is written before the first :meth:`append`.
     """
 
     def __init__(self, index: Index, *, catalogue: str, attributes: tuple[str, ...]) -> None:
@@ -42,27 +44,10 @@ class Making:
             raise UsageError(
                 f"{self._folder} is no part of the index and not unfinished either; remove it"
             )
-        else:
-            self._folder.mkdir(exist_ok=True)
-            self._note(0, 0)
 
-    def items(self) -> list[Item]:
-        """Those that it has."""
-        path = self._folder / "items.csv"
-        if not self._rows:
-            return []
-        text = path.read_bytes()[: self._text].decode()
-        about = self._about["catalogue"]
-        return [
-            Item(
-                line[0],
-                line[1],
-                line[2],
-                about,
-                dict(zip(self._about["attributes"], line[3:], strict=True)),
-            )
-            for line in csv.reader(io.StringIO(text, newline=""))
-        ]
+    def ids(self) -> Iterator[str]:
+        """Of the rows that it has, in order; read as it is asked for."""
+        return self._segment({}).ids() if self._rows else iter(())
 
     def append(self, items: Sequence[Item], rows: Float[np.ndarray, "n features"]) -> None:
         """Add rows; on the disk when this returns."""
@@ -79,6 +64,9 @@ class Making:
             for one in items
         )
         encoded = text.getvalue().encode()
+        if not self._rows:
+            self._folder.mkdir(exist_ok=True)
+            self._note(0, 0)  # before the rest, or the folder would be taken for something else
         for name, shape, content in (
             ("embeddings.npy", stored.shape[1:], stored.tobytes()),
             ("squares.npy", (), row_squares(stored).tobytes()),
@@ -92,13 +80,15 @@ class Making:
     def commit(self, wanted: Collection[str]) -> tuple[Index, int]:
         """Make it a part of the index, and say how many items that added.
 
-        Rows of ids that are not ``wanted`` (any more) count as removed.
+        Rows of ids that are not ``wanted`` (any more) count as removed. The index is written as
+        it was given here, so that rows that were marked as removed are gone with the same write.
         """
         if not self._rows:
-            for name in (*Segment.FILES, _PROGRESS):
+            for name in (*Segment.FILES, _PROGRESS + ".tmp", _PROGRESS):
                 (self._folder / name).unlink(missing_ok=True)
-            self._folder.rmdir()
-            return self._index, 0
+            if self._folder.exists():
+                self._folder.rmdir()
+            return self._index.with_segments(self._index.segments), 0
         for name, each in (
             ("embeddings.npy", self._index.features * np.dtype(self._index.dtype).itemsize),
             ("squares.npy", 8),
@@ -106,20 +96,24 @@ class Making:
             header = self._header(name, self._rows)
             write_at(self._folder / name, 0, header, end=len(header) + self._rows * each)
         write_at(self._folder / "items.csv", 0, b"", end=self._text)
-        ids = [item.id for item in self.items()]
-        segment = Segment(
+        made = self._segment({name: (self._folder / name).stat().st_size for name in Segment.FILES})
+        segment = replace(
+            made, removed=tuple(row for row, one in enumerate(made.ids()) if one not in wanted)
+        )
+        index = self._index.with_segments([*self._index.segments, segment])
+        (self._folder / _PROGRESS).unlink()
+        return index, self._rows - len(segment.removed)
+
+    def _segment(self, sizes: dict[str, int]) -> Segment:
+        return Segment(
             folder=self._folder,
             count=self._rows,
             features=self._index.features,
             dtype=self._index.dtype,
             catalogue=str(self._about["catalogue"]),
             attributes=tuple(self._about["attributes"]),
-            bytes={name: (self._folder / name).stat().st_size for name in Segment.FILES},
-            removed=tuple(row for row, one in enumerate(ids) if one not in wanted),
+            bytes=sizes,
         )
-        index = self._index.with_segments([*self._index.segments, segment])
-        (self._folder / _PROGRESS).unlink()
-        return index, self._rows - len(segment.removed)
 
     def _header(self, name: str, rows: int) -> bytes:
         """Of a .npy file; as long for any number of rows (NumPy leaves room for it)."""
@@ -163,6 +157,8 @@ class Making:
                 raise UsageError(
                     f"{file} is missing or cut short; remove {self._folder} to embed anew"
                 )
+        if self._rows:  # what a kill left behind, so that the table can be read to its end
+            write_at(self._folder / "items.csv", 0, b"", end=self._text)
 
 
 def write_at(path: Path, place: int, content: bytes, *, end: int | None = None) -> None:

@@ -115,6 +115,15 @@ class Segment:
 
     def items(self) -> Iterator[Item]:
         """All, row by row, removed ones too."""
+        for line in self._lines():
+            attributes = dict(zip(self.attributes, line[3:], strict=True))
+            yield Item(line[0], line[1], line[2], self.catalogue, attributes)
+
+    def ids(self) -> Iterator[str]:
+        """Of all, row by row, removed ones too."""
+        return (line[0] for line in self._lines())
+
+    def _lines(self) -> Iterator[list[str]]:
         path, seen = self.folder / "items.csv", 0
         with path.open(newline="", encoding="utf-8") as file:
             for seen, line in enumerate(csv.reader(file), start=1):
@@ -123,8 +132,7 @@ class Segment:
                         f"{path}: line {seen} has {len(line)} columns, {3 + len(self.attributes)} "
                         "are right: the index is damaged; embed the catalogue anew"
                     )
-                attributes = dict(zip(self.attributes, line[3:], strict=True))
-                yield Item(line[0], line[1], line[2], self.catalogue, attributes)
+                yield line
         if seen != self.count:
             raise UsageError(
                 f"{path} has {seen} lines for {self.count} embeddings: the index is damaged; "

@@ -105,8 +105,8 @@ def nearest(
     Raises ``UsageError`` for shapes that do not fit, values that are not finite, and rows that
     are not those that their sums of squares were made of (a damaged file).
     """
-    parts, allowed = _gallery(gallery, where)
-    queries = _queries(queries, parts)
+    parts, allowed = checked_gallery(gallery, where)
+    queries = checked_queries(queries, parts)
     if top < 1 or (block is not None and block < 1):
         raise UsageError(f"top {top}, block {block}: each must be 1 or more")
     search = _Search(queries, min(top, int(allowed.sum())), metric)
@@ -146,11 +146,15 @@ class _InMemory:
         """It is here."""
 
 
-def _gallery(gallery: Any, where: np.ndarray | None) -> tuple[Sequence[Part], np.ndarray]:
-    if hasattr(gallery, "segments"):
-        parts, kept = gallery.segments, np.asarray(gallery.kept)
+def checked_gallery(
+    gallery: Gallery | np.ndarray, where: np.ndarray | None
+) -> tuple[Sequence[Part], Bool[np.ndarray, " rows"]]:
+    """The parts of a gallery, and rows that are looked at; ``UsageError`` as of ``nearest``."""
+    whole: Any = gallery
+    if hasattr(whole, "segments"):
+        parts, kept = whole.segments, np.asarray(whole.kept)
     else:
-        array = np.asanyarray(gallery)
+        array = np.asanyarray(whole)
         if array.ndim != 2:
             raise UsageError(f"gallery of shape {array.shape}: (rows, features) is needed")
         parts, kept = [_InMemory(array)], np.ones(len(array), bool)
@@ -165,7 +169,8 @@ def _gallery(gallery: Any, where: np.ndarray | None) -> tuple[Sequence[Part], np
     return parts, kept & where
 
 
-def _queries(queries: Any, parts: Sequence[Part]) -> np.ndarray:
+def checked_queries(queries: Any, parts: Sequence[Part]) -> Float[np.ndarray, "queries features"]:
+    """Queries in float64; ``UsageError`` as of ``nearest``."""
     queries = np.asarray(queries)
     if queries.ndim != 2 or not len(queries):
         raise UsageError(f"queries of shape {queries.shape}: (queries, features) is needed")
@@ -180,6 +185,21 @@ def _queries(queries: Any, parts: Sequence[Part]) -> np.ndarray:
         row = int(np.argwhere(~np.isfinite(queries))[0, 0])
         raise UsageError(f"query {row} is not finite; its model has diverged")
     return queries.astype(np.float64)
+
+
+def check_undamaged(
+    name: str,
+    places: Int[np.ndarray, " n"],
+    found: Float[np.ndarray, " n"],
+    written: Float[np.ndarray, " n"],
+) -> None:
+    """``UsageError`` unless rows have the sums of squares that they were written with."""
+    wrong = places[~(np.abs(found - written) <= 1e-5 * written)]
+    if len(wrong):
+        raise UsageError(
+            f"{name} is damaged: of rows {wrong[0]} to {wrong[-1]}, {len(wrong)} are not finite, "
+            "or not those that were written; embed the catalogue anew"
+        )
 
 
 class _Block(NamedTuple):
@@ -309,12 +329,7 @@ class _Search:
         self, query: int, block: _Block, place: np.ndarray, rows: np.ndarray, squares: np.ndarray
     ) -> None:
         distance, own = distances_to(self._queries[query], rows, metric=self.metric)
-        if not (np.abs(own - squares) <= 1e-5 * squares).all():
-            raise UsageError(
-                f"{block.part.name} is damaged: rows {block.start + place[0]} to "
-                f"{block.start + place[-1]} are not finite, or not those that were written; "
-                "embed the catalogue anew"
-            )
+        check_undamaged(block.part.name, block.start + place, own, squares)
         distance = np.concatenate([self.distances[query], distance])
         number = np.concatenate([self.rows[query], block.base + block.start + place])
         order = np.lexsort((number, distance))[: self.top]

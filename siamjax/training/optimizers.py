@@ -1,6 +1,6 @@
 """Optimizers and schedules that flags can name, and the one that Torch7's recipes need."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.traverse_util
@@ -13,6 +13,7 @@ from siamjax.errors import UsageError
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine"]
+_FROZEN = "/frozen"  # no path begins so
 
 
 def make_optimizer(
@@ -68,23 +69,36 @@ def make_optimizer(
 
 
 def by_layer(
-    optimizers: Mapping[str, optax.GradientTransformation], *, default: optax.GradientTransformation
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    default: optax.GradientTransformation,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Another optimizer for some layers, such as a smaller rate for those that were pretrained.
 
     ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``; the longest
-    that fits counts, and ``default`` where none does. ``optax.set_to_zero()`` freezes. Raises
-    ``UsageError`` at ``init`` for a beginning that no parameter has.
+    that fits counts, and ``default`` where none does. Parameters that begin as one of ``frozen``
+    stay as they are, whatever else fits; their gradients are not even computed on one device.
+    Raises ``UsageError`` at ``init`` for a beginning that no parameter has.
     """
-    named: dict[Hashable, optax.GradientTransformation] = {**optimizers, "": default}
+    named: dict[Hashable, optax.GradientTransformation] = {
+        **optimizers,
+        "": default,
+        _FROZEN: optax.set_to_zero(),
+    }
+
+    def label(path: str) -> str:
+        if path.startswith(tuple(frozen)):
+            return _FROZEN
+        return max(filter(path.startswith, ("", *optimizers)), key=len)
 
     def labels(params: Any) -> Any:
         flat = flax.traverse_util.flatten_dict(params, sep="/")
-        for prefix in optimizers:
+        for prefix in (*optimizers, *frozen):
             if not any(path.startswith(prefix) for path in flat):
                 layers = sorted({path.rsplit("/", 1)[0] for path in flat})
                 raise UsageError(f"no layer begins with {prefix!r}; there are {', '.join(layers)}")
-        chosen = {path: max(filter(path.startswith, ("", *optimizers)), key=len) for path in flat}
+        chosen = {path: label(path) for path in flat}
         return flax.traverse_util.unflatten_dict(chosen, sep="/")
 
     return optax.partition(named, labels)

@@ -45,7 +45,7 @@ def triplet_loss(
     :func:`siamjax.losses.triplet` of ``distance`` (of :mod:`siamjax.distances`), plus
     ``penalty(params)``, once a batch. With ``mine`` (of :mod:`siamjax.mining`) an anchor's negative
     is chosen among all positives and negatives of the whole batch, over all devices, by
-    ``identity`` and ``negative_identity``; padded examples must then not be in the batch.
+    ``identity`` and ``negative_identity``.
     ``active_fraction`` is the share of triplets that the loss still pushes, ``capped_fraction``
     that of triplets beyond ``cap``; ``axis_name`` the pmapped axis that the monitors and ``mine``
     span. Dropout draws from the step's key.
@@ -66,19 +66,24 @@ def triplet_loss(
         )
         anchor, same, other = jnp.split(embeddings, 3)
         positive = distance(anchor, same)
+        weight = batch.get("weight")
+        weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
         if mine is None:
             negative = distance(anchor, other)
         else:
             candidates = jnp.concatenate([same, other])
             shown = jnp.concatenate([batch["identity"], batch["negative_identity"]])
+            counted = jnp.tile(weight > 0, 2)
             if axis_name is not None:  # those of all devices; gradients flow back to each
-                candidates, shown = jax.lax.all_gather((candidates, shown), axis_name, tiled=True)
+                candidates, shown, counted = jax.lax.all_gather(
+                    (candidates, shown, counted), axis_name, tiled=True
+                )
             every = jax.vmap(
                 lambda one: distance(jnp.broadcast_to(one, candidates.shape), candidates)
             )
-            negative = mine(every(anchor), positive, batch["identity"][:, None] != shown)
-        weight = batch.get("weight")
-        weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
+            negative = mine(
+                every(anchor), positive, (batch["identity"][:, None] != shown) & counted
+            )
         hinge = margin + positive - negative
         active = (hinge > 0) if cap is None else (hinge > 0) & (hinge < cap)
         metrics = triplet_monitors(

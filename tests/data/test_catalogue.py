@@ -9,6 +9,7 @@ from PIL import Image
 
 from siamjax.data.catalogue.readers import open_catalogue, read_triplets
 from siamjax.data.catalogue.splits import load_splits
+from siamjax.data.triplets import ListedTriplets
 from siamjax.errors import UsageError
 
 
@@ -84,6 +85,17 @@ class TestTable:
         assert catalogue.attributes["gender"].tolist() == ["female", "male"]
         assert catalogue.attributes["name"].tolist() == ["Gown", "Boot"]
         assert [red(catalogue, row) for row in (0, 1)] == [50, 90]
+
+    def test_five_unknown_names_are_no_picture(self, tmp_path):
+        text = "sku,title,brand,price,photo\n1,a,x,3,p1.jpg\n"
+        table = write(tmp_path / "t.csv", text)
+        picture(tmp_path / "x.jpg", 1)
+        message = r"line 1: no column for the picture .* there are sku, title, brand, price, photo;"
+        with pytest.raises(UsageError, match=message):
+            open_catalogue(table)
+        write(table, self.RECIPE[0])
+        with pytest.raises(UsageError, match=r"add the picture 'i1'"):
+            open_catalogue(table)
 
     def test_recipe_with_header_in_another_order(self, tmp_path):
         table = write(tmp_path / "t.csv", "ID,name,category\nx/i1.png,Gown,dress\n")
@@ -161,10 +173,11 @@ class TestFolder:
 class TestTriplets:
     """Lines of three row numbers."""
 
-    @pytest.mark.parametrize("separator", [",", ", ", "\t", " ", "   "])
-    @pytest.mark.parametrize("title", ["", "query,positive,negative\n"])
+    @pytest.mark.parametrize("separator", [",", ", ", ";", "\t", " ", "   "])
+    @pytest.mark.parametrize("title", ["", "query,positive,negative\n", "\n# a, b; c\nq,p,n\n"])
     def test_reads(self, tmp_path, separator, title):
-        text = title.replace(",", separator) + "0,1,2\n\n4,3,0\n".replace(",", separator)
+        rows = "# of\n0,1,2\n  \n4,3,0 # last\n".replace(",", separator)
+        text = title.replace(",", separator) + rows
         path = write(tmp_path / "t.txt", text)
         got = read_triplets(path, rows=5)
         assert got.dtype == np.int64
@@ -173,7 +186,7 @@ class TestTriplets:
     def test_counted_from_one(self, tmp_path):
         path = write(tmp_path / "t.txt", "1 2 5\n")
         assert read_triplets(path, rows=5, first_row=1).tolist() == [[0, 1, 4]]
-        with pytest.raises(UsageError, match=r"line 1: 1 2 5: rows are 0 to 4; is first_row 0"):
+        with pytest.raises(UsageError, match=r"line 1: '1 2 5': rows are 0 to 4; is first_row 0"):
             read_triplets(path, rows=5)
 
     @pytest.mark.parametrize(
@@ -181,16 +194,20 @@ class TestTriplets:
         [
             ("", r"t\.txt: no triplet"),
             ("q p n\n", r"t\.txt: no triplet"),
-            ("0 1 2\n# x\n0 1\n", r"line 3: expected are three row numbers"),
-            ("0 1\n2 3\n", r"line 1: expected are three .* \('0 1'\)"),
-            ("0 1 2 3\n", r"line 1: expected are three"),
-            ("0,1,2\n0,,2\n", r"line 2: expected are three"),
-            ("0 1 2\n0 1 x\n", r"line 2: .* \('0 1 x'\)"),
-            ("0 1 2\n0 1.5 2\n", r"line 2: .* \('0 1.5 2'\)"),
-            ("0 1 2\n\n3 4 5\n", r"line 3: 3 4 5: rows are 0 to 4"),
-            ("0 1 2\n-1 4 3\n", r"line 2: -1 4 3: rows are 0 to 4"),
-            ("0 1 2\n3 3 4\n", r"line 2: 3 3 4: query, positive and negative must differ"),
-            ("0 1 1\n", r"line 1: 0 1 1: query, positive and negative must differ"),
+            ("0 1 2\n# x\n0 1\n", r"line 3: '0 1': expected are three row numbers"),
+            ("0 1\n2 3\n", r"line 1: '0 1': expected are three"),
+            ("0 1 2 3\n", r"line 1: '0 1 2 3': expected are three"),
+            ("0,1,2\n0,,2\n", r"line 2: '0  2': expected are three"),
+            ("0 1 2\n0 1 x\n", r"line 2: '0 1 x': expected are three"),
+            ("0 1 2\n0 1.5 2\n", r"line 2: '0 1.5 2': expected are three"),
+            ("0.5 1.5 2.5\n", r"line 1: '0.5 1.5 2.5': expected are three"),
+            ("0 1 2\n\n3,4,0\n", r"line 3: '3,4,0': .* separated as in the first"),
+            ("0,1,2,\n", r"line 1: '0 1 2 ': expected are three"),
+            ("0 1 99999999999999999999\n", r"line 1: '0 1 9{20}': rows are 0 to 4"),
+            ("0 1 2\n\n3 4 5\n", r"line 3: '3 4 5': rows are 0 to 4"),
+            ("0 1 2\n-1 4 3\n", r"line 2: '-1 4 3': rows are 0 to 4"),
+            ("0 1 2\n3 3 4\n", r"line 2: '3 3 4': query, positive and negative must differ"),
+            ("0 1 1\n", r"line 1: '0 1 1': query, positive and negative must differ"),
         ],
     )
     def test_refuses(self, tmp_path, text, message):
@@ -261,7 +278,10 @@ class TestOnlineProducts:
             text = f"image_id class_id super_class_id path\n{rows}\n"
             write(tmp_path / f"Ebay_{split}.txt", text)
         picture(tmp_path / "bicycle_final/a.JPG", 200)
-        catalogue = open_catalogue("stanford_online_products", home=tmp_path)
+        catalogue = open_catalogue(tmp_path)
+        assert catalogue.images.name == "stanford_online_products"
+        named = open_catalogue("stanford_online_products", home=tmp_path)
+        assert named.images.keys == catalogue.images.keys
         assert catalogue.images.keys == ("bicycle_final/a.JPG", "mug_final/b")
         assert catalogue.images.identities.tolist() == ["4", "9"]
         assert catalogue.attributes["category"].tolist() == ["bicycle", "mug"]
@@ -281,6 +301,23 @@ class TestOnlineProducts:
         assert "official split" in splits.protocol
         with pytest.raises(UsageError, match="test_items 3 does not apply"):
             load_splits("stanford_online_products", home=prepared, test_items=3)
+
+    def test_official_split_of_the_unpacked_folder(self, tmp_path):
+        for split, items in (("train", range(6)), ("test", range(6, 9))):
+            rows = [f"{3 * i + n} {i} 1 mug_final/{i}_{n}.JPG" for i in items for n in range(3)]
+            text = "\n".join(["image_id class_id super_class_id path", *rows])
+            write(tmp_path / f"Ebay_{split}.txt", text)
+        splits = load_splits(str(tmp_path), validation_items=2)
+        assert splits.test.gallery.tolist() == list(range(18, 27))
+        assert "official split" in splits.protocol
+        again = load_splits("stanford_online_products", home=str(tmp_path), validation_items=2)
+        assert again.fingerprint() == splits.fingerprint()
+        assert load_splits(**again.request).fingerprint() == splits.fingerprint()
+        with pytest.raises(UsageError, match="test_items 3 does not apply"):
+            load_splits(str(tmp_path), test_items=3)
+        (tmp_path / "Ebay_train.txt").unlink()
+        with pytest.raises(UsageError, match=r"Ebay_train\.txt: cannot be read"):
+            open_catalogue(tmp_path)
 
     def test_says_what_to_do_where_it_is_not(self, tmp_path):
         with pytest.raises(UsageError, match=r"neither prepared in .* Ebay_train\.txt as home"):
@@ -353,3 +390,84 @@ class TestSplits:
             load_splits(path, seed=-1)
         with pytest.raises(UsageError, match=r"no item has two pictures.* a column item"):
             load_splits(self.table(tmp_path, [1] * 9))
+
+
+class TestListed:
+    """Triplets of a file are trained on; none of them shows an item held out."""
+
+    # Row 3 i, 3 i + 1 and 3 i + 2 are one thing: the first asks for the second, that for the last.
+    ROWS = tuple(
+        (3 * i + step, 3 * i + step + 1, (3 * i + 3 * away) % 60)
+        for i in range(20)
+        for step in (0, 1)
+        for away in range(1, 8)
+    )
+
+    def files(self, tmp_path, rows, *, items=None):
+        """A table in which each picture is an item of its own, unless told, and its triplets."""
+        lines = [f"p{n},{n % 2}" + (f",{items[n]}" if items else "") for n in range(60)]
+        title = "id,category" + (",item" if items else "")
+        table = write(tmp_path / "t.csv", "\n".join([title, *lines]))
+        text = "".join("{} {} {}\n".format(*(n + 1 for n in row)) for row in rows)
+        return str(table), write(tmp_path / "triplets.txt", text)
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_items_are_what_triplets_join(self, tmp_path, seed):
+        data, triplets = self.files(tmp_path, self.ROWS)
+        splits = load_splits(data, seed=seed, triplets=triplets, first_row=1)
+        assert splits.images.identities.tolist() == [f"p{n - n % 3}" for n in range(60)]
+        held = {*splits.test.gallery.tolist(), *splits.validation.gallery.tolist()}
+        assert len(splits.test.query) == 3 * 4
+        assert len(splits.validation.query) == 3 * 2
+        expected = [row for row in self.ROWS if not held & set(row)]
+        assert splits.listed.tolist() == [list(row) for row in expected]
+        assert 0 < len(expected) < 280
+        said = f"{len(expected)} of 280 listed triplets are trained on: {280 - len(expected)} show"
+        assert said in splits.protocol
+        assert "items are pictures that triplets join" in splits.protocol
+        stream = ListedTriplets(splits.listed, seed=0)
+        assert {stream[i] for i in range(len(expected))} == set(expected)
+        assert load_splits(**splits.request).fingerprint() == splits.fingerprint()
+        fewer = load_splits(data, seed=seed, triplets=self.less(triplets), first_row=1)
+        assert fewer.fingerprint() != splits.fingerprint()
+
+    def less(self, triplets):
+        """The same but for one triplet for each query and positive: the items stay."""
+        lines = triplets.read_text().splitlines()
+        kept = [line for place, line in enumerate(lines) if place % 7]
+        return write(triplets.with_name("less.txt"), "\n".join(kept))
+
+    def test_a_column_of_items_is_kept(self, tmp_path):
+        items = [f"i{n // 6}" for n in range(60)]
+        rows = [*self.ROWS, (0, 2, 5), (6, 8, 9), (30, 31, 34), (59, 58, 54)]
+        data, triplets = self.files(tmp_path, rows, items=items)
+        splits = load_splits(data, triplets=triplets, first_row=1)
+        assert splits.images.identities.tolist() == items
+        held = {*splits.test.gallery.tolist(), *splits.validation.gallery.tolist()}
+        assert len(held) == 6 * 4
+        free = [row for row in rows if not held & set(row)]
+        expected = [row for row in free if items[row[0]] != items[row[2]]]
+        assert 0 < len(expected) < len(free)
+        assert splits.listed.tolist() == [list(row) for row in expected]
+        assert f"{len(free) - len(expected)} have a negative of the query's" in splits.protocol
+        assert "join" not in splits.protocol
+        without = load_splits(data)
+        assert without.listed is None
+        assert without.fingerprint() != splits.fingerprint()
+
+    def test_refuses(self, tmp_path):
+        data, triplets = self.files(tmp_path, self.ROWS)
+        with pytest.raises(UsageError, match="first_row 1 applies to a file of triplets"):
+            load_splits(data, first_row=1)
+        with pytest.raises(UsageError, match=r"18 \+ 2 items to hold out of 20"):
+            load_splits(data, triplets=triplets, first_row=1, test_items=18)
+        # Of the two items that are left neither is the other's negative.
+        rows = [(3 * i, 3 * i + 1, 3 * ((i + 10) % 20)) for i in range(20)]
+        data, triplets = self.files(tmp_path, rows)
+        options = {"triplets": triplets, "first_row": 1, "test_items": 10, "validation_items": 8}
+        with pytest.raises(UsageError, match=r"none of 20 triplets is left .*20 show a"):
+            load_splits(data, **options)
+        chain = [(i, i + 1, (i + 30) % 60) for i in range(59)]
+        data, triplets = self.files(tmp_path, chain)
+        with pytest.raises(UsageError, match=r"2 \+ 2 items .* of 1 .* triplets join"):
+            load_splits(data, triplets=triplets, first_row=1)

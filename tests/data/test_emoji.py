@@ -1,12 +1,14 @@
 """The embedded emoji are what the vendors drew."""
 
 import hashlib
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from siamjax.data import emoji
+from siamjax.data.catalogue import readers
 from siamjax.data.catalogue.readers import open_catalogue
 
 
@@ -26,6 +28,15 @@ def test_all_are_there(catalogue):
     for key, identity, vendor in zip(images.keys, images.identities, vendors, strict=True):
         assert key == f"{vendor}/{identity}"
     assert vendors.tolist() == ["google"] * 1127 + ["twitter"] * 1127
+
+
+def test_nothing_is_said_when_they_are_prepared(tmp_path, capfd, monkeypatch):
+    prepared, pictures = emoji.Emoji, emoji.Emoji._generate_examples
+    monkeypatch.setattr(readers, "Emoji", lambda **options: prepared(data_dir=tmp_path, **options))
+    monkeypatch.setattr(prepared, "_generate_examples", lambda self: islice(pictures(self), 3))
+    assert len(open_catalogue("emoji")) == 3
+    assert (tmp_path / "emoji").is_dir()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_known_of_one(catalogue):

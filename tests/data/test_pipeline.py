@@ -118,7 +118,12 @@ class TestTriplets:
                 assert batch.dtype == np.uint8
                 np.testing.assert_array_equal(batch[position % 4], picture)
         assert 4 <= own <= 16
-        assert set(got[0]) == {"anchor", "positive", "negative"}
+        assert set(got[0]) == {"anchor", "positive", "negative", "identity", "negative_identity"}
+        for position in range(20):  # equal numbers, equal identities
+            shown = [faces.identities[index] for index in stream[position]]
+            batch, place = got[position // 4], position % 4
+            numbers = batch["identity"][place], batch["negative_identity"][place]
+            assert [sorted(set(faces.identities))[number] for number in numbers] == shown[::2]
 
     def test_resumed_and_shared(self, faces, stream):
         straight = self.batches(faces, stream)

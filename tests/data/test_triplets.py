@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -94,6 +95,28 @@ def test_without_categories_any_other_item_is_a_negative():
     assert stream.alone == 0
 
 
+def test_an_unknown_category_is_none():
+    kinds = {"d": "", "e": "", "f": ""}
+    made = catalogue_of([(item, kinds.get(item, kind)) for item, kind in ROWS])
+    items = made.images.identities
+    for sampler, options in ((SampledTriplets, {}), (MinedTriplets, {"hard": 1, "batch_size": 4})):
+        stream = sampler(made, ALL, seed=0, in_class=1.0, **options)
+        if sampler is MinedTriplets:
+            table = stream.nearest_others(np.random.default_rng(0).normal(size=(len(ROWS), 3)))
+            stream.use(table, start=0)
+        assert stream.alone == 2  # d and f, as e has one picture
+        negatives = {item: set() for item in "abdf"}
+        for anchor, _, negative in draw(stream, 2000):
+            negatives[str(items[anchor])].add(str(items[negative]))
+        assert negatives["a"] == set("bc")
+        assert negatives["d"] == set("abcef")
+        assert negatives["f"] == set("abcde")
+    nothing = catalogue_of([(item, "") for item, _ in ROWS])
+    draw(SampledTriplets(nothing, ALL, seed=0, in_class=0.5), 100)
+    with pytest.raises(UsageError, match="alone in its category"):
+        SampledTriplets(nothing, ALL, seed=0, in_class=1.0)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
@@ -150,6 +173,19 @@ def test_mined_table_is_the_nearest(rng, block):
             expected = nearest(embeddings, indices, item, within=within, count=3)
             got = table[row, int(within)].tolist()
             assert got == expected + [-1] * (3 - len(expected)), (item, within)
+
+
+def test_mining_copies_no_embeddings():
+    rows = [(str(number // 4), "ab"[number % 2]) for number in range(2000)]
+    indices = np.random.default_rng(0).permutation(2000)
+    stream = MinedTriplets(catalogue_of(rows), indices, seed=0, batch_size=4)
+    embeddings = np.random.default_rng(0).normal(size=(2000, 1024)).astype(np.float32)
+    tracemalloc.start()
+    stream.nearest_others(embeddings, block=64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The means of 500 items are a quarter; a copy of all would be the whole.
+    assert peak < 0.6 * embeddings.nbytes
 
 
 def test_mining_knows_training_pictures_only(rng):

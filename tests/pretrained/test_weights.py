@@ -63,6 +63,15 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "w.npz").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(UsageError, match="damaged"):
         read_vgg16(tmp_path / "w.npz")
+    np.save(tmp_path / "w.npy", np.zeros(3))
+    with pytest.raises(UsageError, match="a single array"):
+        read_vgg16(tmp_path / "w.npy")
+    np.savez_compressed(tmp_path / "w.npz", bias=np.arange(1000))
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    content[200] ^= 255
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(UsageError, match="damaged"):
+        read_vgg16(tmp_path / "w.npz")
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")

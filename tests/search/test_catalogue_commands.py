@@ -142,3 +142,55 @@ def test_approximate(place, capsys):
     embed(place)
     search(place, 5, approximate=True)
     assert "approximate search: 1.0000 of the exact result found" in capsys.readouterr().out
+
+
+def test_removes_only_by_the_right_run_and_again_by_the_same_command(place, capsys):
+    embed(place)
+    with pytest.raises(UsageError, match="another model"):
+        commands.embed("noise", run=place.folder / "1", out=place.folder / "index", remove=("p1",))
+    for removed in (1, 0):
+        embed(place, remove=("p002",))
+        assert f"{removed} items removed" in capsys.readouterr().out
+    assert len(Index.open(place.folder / "index")) == 11
+
+
+def test_refuses_numbers_below_one(place):
+    with pytest.raises(UsageError, match="batch size 0"):
+        embed(place, batch_size=0)
+    embed(place)
+    with pytest.raises(UsageError, match="probes 0"):
+        search(place, 5, probes=0)
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_search(place, monkeypatch):
+    from siamjax.commands.ranking import rank
+    from siamjax.report.results import write_results
+
+    embed(place)
+    searched = []
+    monkeypatch.setattr(Finished, "open", lambda *a, **o: searched.append(a))
+    for out, problem in (
+        (place.folder, "is a folder; name the page"),
+        (place.folder / "none" / "page.html", "there is no folder"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            search(place, 5, out=out)
+        with pytest.raises(UsageError, match=problem):
+            rank([], gallery=place.folder, run=place.folder, out=out)
+        with pytest.raises(UsageError, match=r"the page cannot be written \((Is a|No such)"):
+            write_results(out, title="", remark="", lists=[])
+    assert searched == []
+
+
+def test_keeps_a_word_though_a_folder_has_its_name(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    (place.folder / "emoji").mkdir()
+    (place.folder / "link").symlink_to("pictures")
+
+    def kept(word):
+        commands.embed(word, run=place.folder / "0", out=place.folder / word.replace("/", "-"))
+        return Index.open(place.folder / word.replace("/", "-")).segments[0].catalogue
+
+    assert kept("emoji") == "emoji"
+    assert kept("./emoji") == str(place.folder.resolve() / "emoji")
+    assert kept("emoji/../link") == str(place.folder.resolve() / "pictures")

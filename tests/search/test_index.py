@@ -1,12 +1,7 @@
-import csv
 import errno
 import functools
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from stand_in import png
 
 from siamjax.data.catalogue.table import Catalogue
-from siamjax.data.images import ImageSet, of_files
+from siamjax.data.images import of_files
 from siamjax.errors import UsageError
-from siamjax.search import index_making
 from siamjax.search.embed_catalogue import embed_catalogue
 from siamjax.search.embedding import Embedder
 from siamjax.search.index import Index, writing
@@ -187,188 +180,6 @@ def test_refuses_another_model(tmp_path):
         embed(catalogue, tmp_path / "index", model=embedder(gain=2.0))
 
 
-class _Stopped(BaseException):
-    pass
-
-
-def stop_after(monkeypatch, name, calls):
-    """Raise in place of a call of ``index_making`` after so many."""
-    function, count = getattr(index_making, name), 0
-
-    def counted(*args, **options):
-        nonlocal count
-        count += 1
-        if count > calls:
-            raise _Stopped
-        return function(*args, **options)
-
-    monkeypatch.setattr(index_making, name, counted)
-
-
-@pytest.mark.parametrize("writes", [0, 1, 2, 3, 4, 8, 9, 10, 11, 12])
-def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
-    """Three chunks of three writes, and three more at the end."""
-    first, _ = files(tmp_path / "pictures", 4)
-    both, pixels = files(tmp_path / "pictures", 28)
-    embed(first, tmp_path / "index")
-    with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", writes)
-        if writes < 12:
-            with pytest.raises(_Stopped):
-                embed(both, tmp_path / "index")
-            assert set(contents(Index.open(tmp_path / "index"))) == set(first.images.keys)
-        else:
-            embed(both, tmp_path / "index")
-    seen = []
-    image = ImageSet.image
-    monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
-    assert embed(both, tmp_path / "index").added == (24 if writes < 12 else 0)
-    # As a set: threads of what was stopped may read ahead a little yet.
-    assert len(set(seen)) == 24 - 8 * min(3, writes // 3)
-    same_as(Index.open(tmp_path / "index"), both, pixels)
-
-
-def test_goes_on_when_stopped_at_the_manifest(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 20)
-    with monkeypatch.context() as patch:
-        patch.setattr(Index, "with_segments", lambda *a: (_ for _ in ()).throw(_Stopped))
-        with pytest.raises(_Stopped):
-            embed(catalogue, tmp_path / "index")
-    assert len(Index.open(tmp_path / "index")) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageSet, "image", None)  # all is embedded
-        embed(catalogue, tmp_path / "index")
-    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from siamjax.search import index_making
-from test_index import embed, files
-write = index_making.Making.append
-def slow(*args):
-    write(*args)
-    time.sleep(0.2)
-index_making.Making.append = slow
-embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
-"""
-
-
-def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    folder = tmp_path / "index"
-    first, _ = files(tmp_path / "pictures", 4)
-    embed(first, folder)
-    manifest = (folder / "manifest.json").read_bytes()
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "pictures"), str(folder)]
-    process = subprocess.Popen(command, env=environment)
-    progress, deadline = folder / "segment-0002" / "progress.json", time.monotonic() + 60
-    while not progress.exists() or json.loads(progress.read_text())["rows"] < 16:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    with pytest.raises(UsageError, match="is being written by another process"):
-        embed(first, folder)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (folder / "manifest.json").read_bytes() == manifest
-    assert set(contents(Index.open(folder))) == set(first.images.keys)
-    both, pixels = files(tmp_path / "pictures", 60)
-    seen = []
-    image = ImageSet.image
-    monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
-    assert embed(both, folder).added == 56
-    assert len(seen) <= 40
-    same_as(Index.open(folder), both, pixels)
-
-
-def test_goes_on_without_pictures_that_are_gone_since(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 24)
-    with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
-            embed(catalogue, tmp_path / "index")
-    fewer, _ = files(tmp_path / "pictures", 21, first=3)
-    with pytest.raises(UsageError, match="unfinished embedding with catalogue noise, and not ot"):
-        embed(fewer, tmp_path / "index", source="other")
-    assert embed(fewer, tmp_path / "index").added == 21
-    same_as(Index.open(tmp_path / "index"), fewer, pixels[3:])
-
-
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 24)
-    write, calls = index_making.write_at, []
-
-    def full(*args, **options):
-        calls.append(args)
-        if len(calls) > 4:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(*args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(index_making, "write_at", full)
-        with pytest.raises(UsageError, match=r"No space left on device.*same command again"):
-            embed(catalogue, tmp_path / "index")
-    assert embed(catalogue, tmp_path / "index").added == 24
-    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
-
-
-def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
-    catalogue, pixels = files(tmp_path / "pictures", 20)
-    paths = catalogue.images.source.paths
-    paths[3].write_bytes(b"nothing")
-    paths[11].write_bytes(paths[11].read_bytes()[:50])
-    paths[19].unlink()
-    with pytest.raises(UsageError, match=r"p003.png: not a picture"):
-        embed(catalogue, tmp_path / "stopped", on_error="stop")
-    done = embed(catalogue, tmp_path / "index")
-    assert list(done.failed) == ["p003", "p011", "p019"]
-    assert done.added == len(done.index) == 17
-    with (tmp_path / "index" / "failed.csv").open(newline="") as file:
-        lines = list(csv.reader(file))
-    assert lines[0] == ["id", "picture", "why"]
-    assert [line[:2] for line in lines[1:]] == [
-        [p.stem, str(p)] for p in (paths[3], paths[11], paths[19])
-    ]
-    assert "not a picture" in lines[1][2]
-    good = [n for n in range(20) if n not in (3, 11, 19)]
-    found = contents(Index.open(tmp_path / "index"))
-    assert set(found) == {paths[n].stem for n in good}
-    for number in good:
-        np.testing.assert_allclose(found[f"p{number:03d}"], plain(pixels)[number], atol=1e-6)
-    for number in (3, 11):
-        Image.fromarray(pixels[number]).save(paths[number])
-    again = embed(catalogue, tmp_path / "index")
-    assert (again.added, list(again.failed)) == (2, ["p019"])
-    paths[19].write_bytes(png(pixels[19]))
-    assert embed(catalogue, tmp_path / "index").added == 1
-    assert not (tmp_path / "index" / "failed.csv").exists()
-    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
-
-
-def test_only_broken_pictures(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
-    for path in catalogue.images.source.paths:
-        path.write_bytes(b"")
-    done = embed(catalogue, tmp_path / "index")
-    assert (done.added, len(done.failed), len(Index.open(tmp_path / "index"))) == (0, 3, 0)
-    assert nearest(np.zeros((1, 7), "f4"), done.index).rows.shape == (1, 0)
-
-
-def test_refuses_ids_given_twice(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
-    images = replace(catalogue.images, keys=("a", "b", "a"))
-    with pytest.raises(UsageError, match="noise: the id a is there twice"):
-        embed(Catalogue(images=images, attributes={}), tmp_path / "index")
-
-
-def test_refuses_embeddings_that_are_not_finite(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
-    with pytest.raises(UsageError, match="embedding of p000 is not finite"):
-        embed(catalogue, tmp_path / "index", model=embedder(gain=float("nan")))
-
-
 @pytest.fixture
 def index(tmp_path):
     return embed(files(tmp_path / "pictures", 5)[0], tmp_path / "index").index
@@ -413,25 +224,6 @@ def test_refuses_a_folder_of_other_things(tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == 3
 
 
-def test_refuses_damage_of_what_is_unfinished(tmp_path, monkeypatch):
-    catalogue, _ = files(tmp_path / "pictures", 24)
-    with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
-            embed(catalogue, tmp_path / "index")
-    segment = tmp_path / "index" / "segment-0001"
-    rows = (segment / "embeddings.npy").read_bytes()
-    (segment / "embeddings.npy").write_bytes(rows[:100])
-    with pytest.raises(UsageError, match=r"embeddings.npy is missing or cut short; remove .*0001"):
-        embed(catalogue, tmp_path / "index")
-    (segment / "progress.json").write_text("{")
-    with pytest.raises(UsageError, match=r"progress.json: damaged .*remove"):
-        embed(catalogue, tmp_path / "index")
-    (segment / "progress.json").unlink()
-    with pytest.raises(UsageError, match="no part of the index and not unfinished"):
-        embed(catalogue, tmp_path / "index")
-
-
 def test_attributes_of_segments_may_differ(tmp_path):
     index = Index.create(tmp_path / "index", fingerprint={}, features=2)
     for number, name in enumerate(("color", "size")):
@@ -441,3 +233,65 @@ def test_attributes_of_segments_may_differ(tmp_path):
             index, _ = making.commit({f"i{number}"})
     np.testing.assert_array_equal(index.where([("size", "1")]), [False, True])
     np.testing.assert_array_equal(index.where([("color", "1"), ("size", "")]), [True, False])
+
+
+def test_a_stop_in_the_first_write_leaves_a_folder_that_can_be_used(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            embed(catalogue, tmp_path / "index")
+    assert (tmp_path / "index" / "manifest.json.tmp").exists()
+    same_as(embed(catalogue, tmp_path / "index").index, catalogue, pixels)
+
+
+def test_the_manifest_is_on_the_disk_before_it_has_its_name(index, monkeypatch):
+    done = []
+    replace_, sync = os.replace, os.fsync
+
+    def synced(number):
+        done.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        sync(number)
+
+    monkeypatch.setattr(os, "replace", lambda *a: done.append("replace") or replace_(*a))
+    monkeypatch.setattr(os, "fsync", synced)
+    index.with_segments(index.segments)
+    assert done == ["manifest.json.tmp", "replace", "index"]
+
+
+def test_removing_asks_for_the_ids_once_and_tells_of_a_full_disk(index, monkeypatch):
+    class Counted(list):
+        asked = 0
+
+        def __iter__(self):
+            self.asked += 1
+            return super().__iter__()
+
+    ids = Counted(["p001", "p003"])
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(full))
+        with pytest.raises(UsageError, match=r"index: cannot be written \(No space left"):
+            index.remove(ids)
+    assert len(Index.open(index.folder)) == 5
+    assert len(index.remove(ids)) == 3
+    assert ids.asked == 2
+
+
+def test_a_commit_keeps_only_ids_in_memory(tmp_path):
+    index, rows = Index.create(tmp_path / "index", fingerprint={}, features=1), 4000
+    keys = [f"product-{n}" for n in range(rows)]
+    wanted = dict.fromkeys(keys[:-1])
+    with writing(index.folder):
+        making = Making(index, catalogue="c", attributes=("name", "color"))
+        attributes = {"name": "a shirt " * 20, "color": "blue"}
+        making.append([Item(k, k, "", "c", attributes) for k in keys], np.ones((rows, 1), "f4"))
+        making = Making(index, catalogue="c", attributes=("name", "color"))
+        tracemalloc.start()
+        assert sum(1 for _ in making.ids()) == rows
+        index, added = making.commit(wanted)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert added == rows - 1
+    assert index.segments[0].removed == (rows - 1,)
+    assert peak < 100 * rows

@@ -1,4 +1,6 @@
 import importlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -208,7 +210,7 @@ def test_damaged_rows_are_told(noise, tmp_path, factor):
     array = np.lib.format.open_memmap(path, "r+")
     array[100] = factor * queries[0]
     array.flush()
-    with pytest.raises(UsageError, match=r"embeddings.npy is damaged: rows"):
+    with pytest.raises(UsageError, match=r"embeddings.npy is damaged: of rows 100 to 100, 1 are"):
         nearest(queries, Index.open(index.folder), top=3)
 
 
@@ -252,9 +254,58 @@ def test_approximate_finds_most_and_tells_exact_distances(tmp_path, metric):
     assert (index.kept & where)[found.rows].all()
     same = found.rows == exact.rows
     np.testing.assert_array_equal(found.distances[same], exact.distances[same])
-    (file,) = (tmp_path / "index" / "approximate").iterdir()
+    (file,) = (tmp_path / "index" / "approximate").glob("*.faiss")
     written = file.stat().st_mtime_ns
     approximate(queries, index, metric=metric)
     assert file.stat().st_mtime_ns == written
     few = approximate(queries[:2], index, metric=metric, top=5000)
     assert few.rows.shape == (2, len(index))
+
+
+def test_approximate_refuses_what_exact_refuses(noise, tmp_path):
+    from siamjax.search.approximate import approximate
+
+    queries, rows = noise
+    index = index_of(tmp_path / "index", rows)
+    with pytest.raises(UsageError, match=r"queries of 32 features, .* has 33"):
+        approximate(queries[:, :32], index)
+    with pytest.raises(UsageError, match="query 1 is not finite"):
+        approximate(np.where(np.arange(7)[:, None] == 1, np.nan, queries), index)
+    with pytest.raises(UsageError, match="a bool for each of 205 rows"):
+        approximate(queries, index, where=np.ones(3, bool))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_approximate_tells_of_damaged_rows(noise, tmp_path, before):
+    """Before FAISS's file is made, and after."""
+    pytest.importorskip("faiss", exc_type=ImportError)
+    from siamjax.search.approximate import approximate
+
+    index = index_of(tmp_path / "index", noise[1], segments=2)
+    queries = noise[1][100:101] + np.float32(1e-3)
+    if not before:
+        approximate(queries, index)
+    path = tmp_path / "index" / "segment-0002" / "embeddings.npy"
+    array = np.lib.format.open_memmap(path, "r+")
+    array[100 - len(index.segments[0])] = np.nan
+    array.flush()
+    with pytest.raises(UsageError, match=r"segment-0002/embeddings.npy is damaged: of rows 49 to"):
+        approximate(queries, index)
+
+
+def test_first_approximate_searches_at_once(noise, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss", exc_type=ImportError)
+    from siamjax.search.approximate import approximate
+
+    index, written, write = index_of(tmp_path / "index", noise[1]), [], faiss.write_index
+
+    def slow(made, path):
+        written.append(path)
+        write(made, path)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(faiss, "write_index", slow)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: approximate(noise[0], index).rows, range(2)))
+    np.testing.assert_array_equal(*found)
+    assert len(written) == 1

@@ -112,7 +112,9 @@ def test_layers_by_their_path():
     params = {"deep": {"block1": {"kernel": jnp.ones(2)}, "block2": {"kernel": jnp.ones(2)}}}
     params["last"] = {"kernel": jnp.ones(2)}
     chosen = by_layer(
-        {"deep": optax.sgd(0.1), "deep/block1": optax.set_to_zero()}, default=optax.sgd(1.0)
+        {"deep": optax.sgd(0.1), "deep/block1/ke": optax.sgd(0.2)},
+        default=optax.sgd(1.0),
+        frozen=("deep/block1",),
     )
     updates, _ = chosen.update(params, chosen.init(params), params)
     np.testing.assert_allclose(updates["deep"]["block1"]["kernel"], 0.0)

@@ -103,6 +103,18 @@ def test_mined_negatives_against_loops(batch, params):
     assert float(metrics["active_fraction"].compute()) == np.mean(np.array(values) > 0)
 
 
+def test_padding_is_not_mined(batch, params):
+    """A padded triplet changes nothing, whatever its pictures show."""
+    loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=semi_hard_negative)
+    part = {name: values[:5] for name, values in batch.items()}
+    weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    expected, _ = loss_fn(params, {}, part, jax.random.key(0))
+    whole, _ = loss_fn(params, {}, batch, jax.random.key(0))
+    got, _ = loss_fn(params, {}, {**batch, "weight": weight}, jax.random.key(0))
+    assert float(got.compute()) == pytest.approx(float(expected.compute()), rel=1e-6)
+    assert float(got.compute()) != pytest.approx(float(whole.compute()), rel=1e-3)
+
+
 def test_mined_without_any_negative_is_finite(batch, params):
     alike = {**batch, "identity": np.zeros(8, int), "negative_identity": np.zeros(8, int)}
     loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=semi_hard_negative)

@@ -35,8 +35,9 @@ def read_table(path: Path) -> Catalogue:
       or missing, the picture is an item of its own;
     * every other one is an attribute, called by its name in lower case.
 
-    A table of five columns without such a line has category, colour, id, gender and name.
-    Empty lines are skipped; row numbers, as triplets use them, do not count them.
+    A table of five columns without such a line has category, colour, id, gender and name; it is
+    taken for one if the picture of its first line is there. Empty lines are skipped; row
+    numbers, as triplets use them, do not count them.
 
     No picture is opened, and but for the first few none is looked for: what is missing or
     broken is named when it is read.
@@ -86,7 +87,9 @@ def _header(path: Path) -> tuple[list[str], bool]:
         raise UsageError(f"{path}: an empty table; expected is a line of names and one a picture")
     names = [cell.strip().lower() for cell in cells]
     known = {*PICTURE, *ITEM, *HEADLESS} & set(names)
-    if len(names) == len(HEADLESS) and len(known) < 2 and not known & {*PICTURE, "id"}:
+    nameless = len(names) == len(HEADLESS) and len(known) < 2 and not known & {*PICTURE, "id"}
+    first = cells[HEADLESS.index("id")].strip() if nameless else ""
+    if nameless and _found(path.parent, first):
         return list(HEADLESS), False
     names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
     where = f"{path}, line {line}"
@@ -94,6 +97,7 @@ def _header(path: Path) -> tuple[list[str], bool]:
         raise UsageError(
             f"{where}: no column for the picture ({', '.join(PICTURE)} or id); there are "
             f"{', '.join(names)[:200]}; name one in the first line"
+            + (f" (or, if these are no names, add the picture {first[:80]!r})" if first else "")
         )
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{where}: two columns are called {min(twice)}; rename one")
@@ -187,10 +191,17 @@ def _items(path: Path, ids: np.ndarray, items: np.ndarray | None, name: str | No
 
 def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:
     """The folder of all pictures and the suffix that their names lack, as the first few tell."""
-    suffixes = ("", ".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"}))
     for name in files[:_PROBED].tolist():
-        for below, suffix in itertools.product((folder, folder / "images"), suffixes):
-            if os.path.isfile(below / (name + suffix)):
-                return below, suffix
+        if found := _found(folder, name):
+            return found
     known = Path(str(files[0])).suffix.lower() in IMAGE_SUFFIXES
     return folder, "" if known else ".jpg"
+
+
+def _found(folder: Path, name: str) -> tuple[Path, str] | None:
+    """The folder of a picture and the suffix that its name lacks; None where there is none."""
+    suffixes = ("", ".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"}))
+    for below, suffix in itertools.product((folder, folder / "images"), suffixes):
+        if os.path.isfile(below / (name + suffix)):
+            return below, suffix
+    return None

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from siamjax.data.catalogue.examples import prepared_examples, quiet
 from siamjax.data.catalogue.table import Catalogue, files_below, strings
 from siamjax.data.images import ImageSet, ImageSource
-from siamjax.data.prepared import FORMAT
+from siamjax.data.prepared import FORMAT, prepared_examples, quiet
 from siamjax.errors import UsageError
 
 NAME = "stanford_online_products"
@@ -19,10 +18,15 @@ _CREDIT = "Stanford Online Products (Song et al. 2016), pictures of eBay"
 _COLUMNS = ("class_id", "super_class_id", "path")
 
 
+def is_unpacked(folder: Path) -> bool:
+    """Whether a folder is the unpacked set: its official lists lie in it."""
+    return any((folder / f"Ebay_{split}.txt").is_file() for split in SPLITS)
+
+
 def open_products(home: Path | None) -> Catalogue:
     """Its pictures; item is the class, attributes are ``category`` and ``split``.
 
-    ``home`` is the unpacked folder (with Ebay_train.txt), or the data folder of TFDS where the
+    ``home`` is the unpacked folder (:func:`is_unpacked`), or the data folder of TFDS where the
     set was prepared as array_record; None is TFDS's usual one. Nothing is downloaded: TFDS's
     own builder of this set needs TensorFlow to prepare it, but not to be read.
 
@@ -30,7 +34,7 @@ def open_products(home: Path | None) -> Catalogue:
     """
     if home is not None and not home.is_dir():
         raise UsageError(f"{home}: no such folder; give the home of {NAME}, or none")
-    if home is not None and (home / "Ebay_train.txt").is_file():
+    if home is not None and is_unpacked(home):
         return _unpacked(home)
     quiet()
     directory: dict[str, Any] = {} if home is None else {"data_dir": home}
@@ -38,8 +42,9 @@ def open_products(home: Path | None) -> Catalogue:
     if not builder.is_prepared():
         raise UsageError(
             f"{NAME} is neither prepared in {builder.data_path} nor unpacked in its home; unpack "
-            "Stanford_Online_Products.zip and give the folder with Ebay_train.txt as home, or "
-            f"prepare it by TFDS, where TensorFlow is, with file_format={FORMAT!r}"
+            "Stanford_Online_Products.zip and give the folder with Ebay_train.txt as home or in "
+            "place of this name, or prepare it by TFDS, where TensorFlow is, with file_format="
+            f"{FORMAT!r}"
         )
     try:
         source, columns = prepared_examples(builder, SPLITS, _COLUMNS[:2])

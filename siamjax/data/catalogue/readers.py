@@ -1,7 +1,8 @@
 """From a word or a path to a catalogue; triplets of its rows."""
 
 import os
-import warnings
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,10 @@ from jaxtyping import Int
 
 from siamjax.data.catalogue import online_products
 from siamjax.data.catalogue.delimited import read_table, undecodable_line
-from siamjax.data.catalogue.examples import prepared_examples, quiet
 from siamjax.data.catalogue.table import Catalogue, files_below, strings
 from siamjax.data.emoji import ATTRIBUTES, CREDIT, Emoji
 from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
-from siamjax.data.prepared import FORMAT
+from siamjax.data.prepared import FORMAT, prepare, prepared_examples
 from siamjax.errors import UsageError
 
 NAMES = ("emoji", online_products.NAME)
@@ -27,6 +27,7 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
     * ``stanford_online_products``: see :func:`siamjax.data.catalogue.online_products.
       open_products`, to which ``home`` goes; it applies to nothing else.
     * a table: see :func:`siamjax.data.catalogue.delimited.read_table`.
+    * the unpacked folder of ``stanford_online_products`` (with Ebay_train.txt): the same.
     * a folder with ``items.csv``, or with one other .csv or .tsv: that table.
     * another folder: the pictures in it. Those in a sub-folder show one item, the sub-folder's;
       those in the folder itself show an item each. Hidden files are left alone.
@@ -41,6 +42,8 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
         return online_products.open_products(home)
     path = Path(source)
     if path.is_dir():
+        if online_products.is_unpacked(path):
+            return online_products.open_products(path)
         table = _table_in(path)
         return _folder(path) if table is None else read_table(table)
     if not path.exists():
@@ -51,9 +54,8 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
 
 
 def _emoji() -> Catalogue:
-    quiet()
     builder = Emoji(file_format=FORMAT)
-    builder.download_and_prepare(file_format=FORMAT)
+    prepare(builder)
     source, read = prepared_examples(builder, ["pictures"], ["file", "identity", *ATTRIBUTES])
     columns = {name: [value.decode() for value in values] for name, values in read.items()}
     images = ImageSet(
@@ -113,8 +115,9 @@ def read_triplets(
 ) -> Int[np.ndarray, "triplets 3"]:
     """Triplets of a catalogue's rows: query, positive and negative of each line.
 
-    The three row numbers are separated by commas, tabs or blanks. A first line of words is
-    skipped; so are empty lines and what follows a ``#``.
+    The three row numbers are separated by commas, semicolons, tabs or blanks, as in the first of
+    these lines. A line of words above them is skipped; so are empty lines and what follows a
+    ``#``.
 
     Args:
         path: of the file.
@@ -127,72 +130,63 @@ def read_triplets(
     path = Path(path)
     if first_row not in (0, 1):
         raise UsageError(f"first_row {first_row} must be 0 or 1")
+    numbers = array("q")
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            first = stream.readline()
-            comma = "," in first or "," in stream.readline()
-        titled = bool(first.strip()) and not any(map(_is_number, _words(first)))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-            warnings.simplefilter("error", DeprecationWarning)  # NumPy 2.0 takes 1.5 for 1
-            triplets = np.loadtxt(
-                path,
-                np.int64,
-                delimiter="," if comma else None,
-                skiprows=int(titled),
-                ndmin=2,
-                encoding="utf-8-sig",
-            )
+        for line, words in _triplet_lines(path):
+            try:
+                numbers.extend(_triplet(words, rows, first_row))
+            except ValueError as error:
+                text = " ".join(words)[:80]
+                raise UsageError(f"{path}, line {line}: {text!r}: {error}") from None
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file of triplets; check the path") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}, line {undecodable_line(path)}: not UTF-8 text") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, DeprecationWarning) as error:
-        for number, words in _triplet_lines(path, titled):
-            if len(words) != 3 or not all(map(_is_number, words)):
-                raise _malformed(path, number, words) from None
-        raise UsageError(f"{path}: cannot be read as triplets ({error})") from None
-    if not triplets.size:
+    if not numbers:
         raise UsageError(f"{path}: no triplet in it; expected are lines 'query positive negative'")
-    if triplets.shape[1] != 3:
-        raise _malformed(path, *next(_triplet_lines(path, titled)))
-    triplets -= first_row
-    outside = (triplets.min(axis=1) < 0) | (triplets.max(axis=1) >= rows)
-    query, positive, negative = triplets.T
-    wrong = outside | (query == positive) | (query == negative) | (positive == negative)
-    if wrong.any():
-        row = int(wrong.argmax())
-        line, words = next(x for i, x in enumerate(_triplet_lines(path, titled)) if i == row)
-        remedy = (
+    return np.array(numbers, np.int64).reshape(-1, 3)
+
+
+def _triplet(words: list[str], rows: int, first_row: int) -> list[int]:
+    """Three rows from 0; ``ValueError`` says what is wrong."""
+    try:
+        query, positive, negative = triplet = [int(word) - first_row for word in words]
+    except ValueError:
+        raise ValueError(
+            "expected are three row numbers, query positive negative, separated as in the first"
+        ) from None
+    if min(triplet) < 0 or max(triplet) >= rows:
+        raise ValueError(
             f"rows are {first_row} to {rows - 1 + first_row}; is first_row {first_row} right?"
-            if outside[row]
-            else "query, positive and negative must differ; remove the line"
         )
-        raise UsageError(f"{path}, line {line}: {' '.join(words)}: {remedy}")
-    return triplets
+    if query in (positive, negative) or positive == negative:
+        raise ValueError("query, positive and negative must differ; remove the line")
+    return triplet
 
 
-def _malformed(path: Path, line: int, words: list[str]) -> UsageError:
-    return UsageError(
-        f"{path}, line {line}: expected are three row numbers, query positive negative "
-        f"({' '.join(words)[:80]!r})"
-    )
-
-
-def _triplet_lines(path: Path, titled: bool):
-    """(line, words) of every triplet; slow, for messages."""
+def _triplet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, words) of every line but the title, empty ones and comments."""
+    titled = begun = False
+    separator = None  # blanks and tabs
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
-            words = _words(line.split("#")[0])
-            if words and not (titled and number == 1):
-                yield number, words
-
-
-def _words(line: str) -> list[str]:
-    return [w.strip() for w in line.split(",")] if "," in line else line.split()
+            text = line.partition("#")[0].strip()
+            if not text:
+                continue
+            if not begun:
+                separator = next((mark for mark in ",;" if mark in text), None)
+                if not titled and not any(map(_is_number, text.split(separator))):
+                    titled = True
+                    continue
+                begun = True
+            yield number, text.split(separator)
 
 
 def _is_number(word: str) -> bool:
-    return word.removeprefix("-").isdecimal()
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -1,15 +1,18 @@
 """Which items are trained on, which choose the checkpoint and which are searched for."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from siamjax.data.catalogue import online_products
-from siamjax.data.catalogue.readers import open_catalogue
+from siamjax.data.catalogue.readers import open_catalogue, read_triplets
 from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
@@ -55,6 +58,9 @@ class CatalogueSplits:
         test: what the result is about. No item is in two of the three.
         protocol: one line for every number: how the items were divided, and counts.
         request: what :func:`load_splits` was asked for; asking again gives the same splits.
+        listed: query, positive and negative of each triplet of the file that was given, without
+            those that show a validation or test item; for
+            :class:`~siamjax.data.triplets.ListedTriplets`. None without a file.
     """
 
     catalogue: Catalogue
@@ -63,6 +69,7 @@ class CatalogueSplits:
     test: Retrieval
     protocol: str
     request: dict[str, Any]
+    listed: Int[np.ndarray, "triplets 3"] | None = None
 
     @property
     def images(self) -> ImageSet:
@@ -70,7 +77,7 @@ class CatalogueSplits:
         return self.catalogue.images
 
     def fingerprint(self) -> str:
-        """sha256 over ids, items, attributes and all indices, but not over pixels.
+        """sha256 over ids, items, attributes, all indices and triplets, but not over pixels.
 
         A run that goes on checks it, so that no item that was trained on comes to be tested on.
         """
@@ -82,6 +89,8 @@ class CatalogueSplits:
         for retrieval in (self.validation, self.test):
             digest.update(f"\1{retrieval.leave_one_out}".encode())
             indices += [retrieval.query, retrieval.gallery]
+        if self.listed is not None:
+            indices.append(self.listed)
         for column in indices:
             digest.update(f"\1{len(column)}\1".encode())  # else [1][2] would equal [1, 2][]
             digest.update(np.ascontiguousarray(column, np.int64).tobytes())
@@ -91,64 +100,66 @@ class CatalogueSplits:
 def load_splits(
     data: str,
     *,
-    home: Path | None = None,
+    home: str | Path | None = None,
     seed: int = 0,
     test_items: int | None = None,
     validation_items: int | None = None,
+    triplets: str | Path | None = None,
+    first_row: int = 0,
 ) -> CatalogueSplits:
     """Splits that share no item, drawn from ``seed``.
 
     * ``emoji``: Google's pictures ask, Twitter's are the gallery; 200 items test and 100 validate
       unless told.
-    * ``stanford_online_products``: the official split; every test picture asks all others.
-      Validation is drawn from the training items, a tenth of them unless told.
+    * ``stanford_online_products``, or its unpacked folder: the official split; every test picture
+      asks all others. Validation is drawn from the training items, a tenth unless told.
     * any other catalogue that :func:`~siamjax.data.catalogue.readers.open_catalogue` opens: of the
       items with two pictures or more, a fifth tests and a tenth validates unless told (2 at
       least); every picture of these asks all others. Items of one picture are trained on.
 
-    Raises ``UsageError`` for a catalogue that cannot be opened or has too few such items, and
-    for ``test_items`` of a set with an official split.
+    ``triplets`` is a file that :func:`~siamjax.data.catalogue.readers.read_triplets` reads, whose
+    rows count from ``first_row``: the triplets to train on. Where no two pictures of the
+    catalogue are of one item, query and positive of every triplet are (and so are pictures that
+    a chain of these connects). Triplets that show an item held out, or whose negative is of the
+    query's item, are left out; ``protocol`` counts them.
+
+    Raises ``UsageError`` for a catalogue or a file that cannot be read or has too few such items,
+    where no triplet is left, and for ``test_items`` of a set with an official split.
     """
     if seed < 0:
         raise UsageError(f"seed {seed} must be 0 or greater")
+    if first_row and triplets is None:
+        raise UsageError(f"first_row {first_row} applies to a file of triplets; give that too")
     request: dict[str, Any] = {
         "data": data,
         "home": None if home is None else str(home),
         "seed": seed,
         "test_items": test_items,
         "validation_items": validation_items,
+        "triplets": None if triplets is None else str(triplets),
+        "first_row": first_row,
     }
-    catalogue = open_catalogue(data, home=home)
+    catalogue = open_catalogue(data, home=None if home is None else Path(home))
+    rows, origin = None, ""
+    if triplets is not None:
+        rows = read_triplets(triplets, rows=len(catalogue), first_row=first_row)
+        catalogue, origin = _with_items(catalogue, rows)
     number, counts = _numbered(catalogue)
-    repeated = np.flatnonzero(counts >= 2)
-    official = data == online_products.NAME
-    if official:
-        if test_items is not None:
-            raise UsageError(f"test_items {test_items} does not apply to {data}; leave it out")
-        tested = np.unique(number[catalogue.attributes["split"] == "test"])
-        drawn = repeated[~np.isin(repeated, tested)]
-        tenth = max(2, len(drawn) // 10)
-        asked = [tenth if validation_items is None else validation_items]
-        (validated,) = _draw(catalogue, drawn, asked, seed=seed)
-        how = "official split"
-    else:
-        if data == "emoji":
-            usual = (EMOJI_TEST, EMOJI_VALIDATION)
-        else:
-            usual = (max(2, len(repeated) // 5), max(2, len(repeated) // 10))
-        asked = [usual[0] if test_items is None else test_items]
-        asked.append(usual[1] if validation_items is None else validation_items)
-        tested, validated = _draw(catalogue, repeated, asked, seed=seed)
-        how = f"items divided at random (seed {seed})"
+    tested, validated, how = _held_out(
+        catalogue, number, counts, test_items, validation_items, seed=seed
+    )
     parts = [np.isin(number, items) for items in (tested, validated)]
     training = np.flatnonzero(~parts[0] & ~parts[1])
+    listed, left_out = None, ""
+    if rows is not None:
+        listed, left_out = _trainable(rows, parts[0] | parts[1], number, source=str(triplets))
     make = _between_vendors if data == "emoji" else _leave_one_out
     test = make(catalogue, np.flatnonzero(parts[0]), "test items")
     validation = make(catalogue, np.flatnonzero(parts[1]), "validation items")
     asking = (
         "google pictures ask, twitter's are the gallery"
         if data == "emoji"
-        else ("every picture asks all others")
+        else "every picture asks all others"
     )
     return CatalogueSplits(
         catalogue=catalogue,
@@ -156,14 +167,82 @@ def load_splits(
         validation=validation,
         test=test,
         protocol=(
-            f"{catalogue.images.name}: {how}: {len(np.unique(number[training])):,} trained on "
-            f"({len(training):,} pictures), {len(tested):,} tested ({len(test.query):,} queries, "
-            f"gallery {len(test.gallery):,}), {len(validated):,} others choose the checkpoint; no "
-            f"item is in two of these; {asking}"
+            f"{catalogue.images.name}: {origin}{how}: {len(np.unique(number[training])):,} trained "
+            f"on ({len(training):,} pictures), {len(tested):,} tested ({len(test.query):,} "
+            f"queries, gallery {len(test.gallery):,}), {len(validated):,} others choose the "
+            f"checkpoint; no item is in two of these; {asking}{left_out}"
             + ("; artwork, no photographs" if data == "emoji" else "")
         ),
         request=request,
+        listed=listed,
     )
+
+
+def _with_items(catalogue: Catalogue, rows: Int[np.ndarray, "triplets 3"]) -> tuple[Catalogue, str]:
+    """The catalogue with items, if need be those that the triplets tell, and a word on it."""
+    images = catalogue.images
+    if len(np.unique(images.identities)) < len(images):
+        return catalogue, ""
+    links = coo_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(len(images),) * 2)
+    _, item = connected_components(links, directed=False)
+    _, first, item = np.unique(item, return_index=True, return_inverse=True)
+    images = dataclasses.replace(images, identities=images.identities[first][item])
+    joined = "items are pictures that triplets join as query and positive, "
+    return dataclasses.replace(catalogue, images=images), joined
+
+
+def _held_out(
+    catalogue: Catalogue,
+    number: Int[np.ndarray, " n"],
+    counts: Int[np.ndarray, " items"],
+    test_items: int | None,
+    validation_items: int | None,
+    *,
+    seed: int,
+) -> tuple[Int[np.ndarray, " test"], Int[np.ndarray, " validation"], str]:
+    """The numbers of the items to test and to validate on, and in words how they were chosen."""
+    name = catalogue.images.name
+    repeated = np.flatnonzero(counts >= 2)
+    if name == online_products.NAME:
+        if test_items is not None:
+            raise UsageError(f"test_items {test_items} does not apply to {name}; leave it out")
+        tested = np.unique(number[catalogue.attributes["split"] == "test"])
+        drawn = repeated[~np.isin(repeated, tested)]
+        tenth = max(2, len(drawn) // 10)
+        asked = [tenth if validation_items is None else validation_items]
+        (validated,) = _draw(catalogue, drawn, asked, seed=seed)
+        return tested, validated, "official split"
+    if name == "emoji":
+        usual = (EMOJI_TEST, EMOJI_VALIDATION)
+    else:
+        usual = (max(2, len(repeated) // 5), max(2, len(repeated) // 10))
+    asked = [usual[0] if test_items is None else test_items]
+    asked.append(usual[1] if validation_items is None else validation_items)
+    tested, validated = _draw(catalogue, repeated, asked, seed=seed)
+    return tested, validated, f"items divided at random (seed {seed})"
+
+
+def _trainable(
+    rows: Int[np.ndarray, "triplets 3"],
+    held_out: Bool[np.ndarray, " n"],
+    number: Int[np.ndarray, " n"],
+    *,
+    source: str,
+) -> tuple[Int[np.ndarray, "triplets 3"], str]:
+    """The triplets that can be trained on, and in words how many cannot."""
+    held = held_out[rows].any(axis=1)
+    wrong = ~held & (number[rows[:, 0]] == number[rows[:, 2]])
+    listed = rows[~held & ~wrong]
+    said = (
+        f"{held.sum():,} show a validation or test item, {wrong.sum():,} have a negative of the "
+        "query's item"
+    )
+    if not len(listed):
+        raise UsageError(
+            f"{source}: none of {len(rows):,} triplets is left to train on ({said}); give more, or "
+            "hold out fewer items"
+        )
+    return listed, f"; {len(listed):,} of {len(rows):,} listed triplets are trained on: {said}"
 
 
 def _numbered(
@@ -189,7 +268,8 @@ def _draw(
         raise UsageError(
             f"{catalogue.images.name}: {' + '.join(map(str, counts))} items to hold out of "
             f"{len(items)} that have two pictures or more; at least 2 for each split and 2 to "
-            "train on are needed: ask for others, or add pictures"
+            "train on are needed: ask for others, add pictures, or, where triplets join pictures "
+            "to too few items, give the table a column item"
         )
     shuffled = np.random.default_rng(seed).permutation(items)
     return [np.sort(part) for part in np.split(shuffled, np.cumsum(counts))[: len(counts)]]

@@ -68,4 +68,4 @@ class PathsBelow(Sequence[Path]):
 
 def files_below(folder: Path, names: tuple[str, ...]) -> Files:
     """Pictures as files below a folder, which are looked at when they are read."""
-    return Files(cast(tuple[Path, ...], PathsBelow(folder, names)))
+    return Files(PathsBelow(folder, names))

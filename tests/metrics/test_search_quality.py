@@ -43,6 +43,9 @@ def test_against_loops(rng, leave_one_out):
     assert summary["queries"] == (~np.isnan(expected[:, 0])).sum()
     groups = np.where(np.arange(20) < 9, "a", "b")
     assert got.by(groups)["a"]["map_at_r"] == pytest.approx(np.nanmean(expected[:9, 5]))
+    groups[3:] = ""  # not known
+    assert list(got.by(groups)) == ["a"]
+    assert got.by(groups)["a"]["map_at_r"] == pytest.approx(np.nanmean(expected[:3, 5]))
 
 
 def test_a_constant_network_scores_chance():

@@ -1,0 +1,327 @@
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_in import png
+from test_index import contents, embed, embedder, files, plain, same_as
+
+from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.images import ImageSet
+from siamjax.errors import UsageError
+from siamjax.search import index_making
+from siamjax.search.embedding import Embedder
+from siamjax.search.index import Index
+from siamjax.search.nearest import nearest
+
+
+class _Stopped(BaseException):
+    pass
+
+
+def stop_after(monkeypatch, name, calls):
+    """Raise in place of a call of ``index_making`` after so many."""
+    function, count = getattr(index_making, name), 0
+
+    def counted(*args, **options):
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise _Stopped
+        return function(*args, **options)
+
+    monkeypatch.setattr(index_making, name, counted)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3, 4, 8, 9, 10, 11, 12])
+def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
+    """Three chunks of three writes, and three more at the end."""
+    first, _ = files(tmp_path / "pictures", 4)
+    both, pixels = files(tmp_path / "pictures", 28)
+    embed(first, tmp_path / "index")
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", writes)
+        if writes < 12:
+            with pytest.raises(_Stopped):
+                embed(both, tmp_path / "index")
+            assert set(contents(Index.open(tmp_path / "index"))) == set(first.images.keys)
+        else:
+            embed(both, tmp_path / "index")
+    seen = []
+    image = ImageSet.image
+    monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
+    assert embed(both, tmp_path / "index").added == (24 if writes < 12 else 0)
+    # As a set: threads of what was stopped may read ahead a little yet.
+    assert len(set(seen)) == 24 - 8 * min(3, writes // 3)
+    same_as(Index.open(tmp_path / "index"), both, pixels)
+
+
+def test_goes_on_when_stopped_at_the_manifest(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "with_segments", lambda *a: (_ for _ in ()).throw(_Stopped))
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    assert len(Index.open(tmp_path / "index")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSet, "image", None)  # all is embedded
+        embed(catalogue, tmp_path / "index")
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from siamjax.search import index_making
+from test_index import embed, files
+write = index_making.Making.append
+def slow(*args):
+    write(*args)
+    time.sleep(0.2)
+index_making.Making.append = slow
+embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
+"""
+
+
+def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    folder = tmp_path / "index"
+    first, _ = files(tmp_path / "pictures", 4)
+    embed(first, folder)
+    manifest = (folder / "manifest.json").read_bytes()
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "pictures"), str(folder)]
+    process = subprocess.Popen(command, env=environment)
+    progress, deadline = folder / "segment-0002" / "progress.json", time.monotonic() + 60
+    while not progress.exists() or json.loads(progress.read_text())["rows"] < 16:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(UsageError, match="is being written by another process"):
+        embed(first, folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / "manifest.json").read_bytes() == manifest
+    assert set(contents(Index.open(folder))) == set(first.images.keys)
+    both, pixels = files(tmp_path / "pictures", 60)
+    seen = []
+    image = ImageSet.image
+    monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
+    assert embed(both, folder).added == 56
+    assert len(seen) <= 40
+    same_as(Index.open(folder), both, pixels)
+
+
+def test_goes_on_without_pictures_that_are_gone_since(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 24)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    fewer, _ = files(tmp_path / "pictures", 21, first=3)
+    with pytest.raises(UsageError, match="unfinished embedding with catalogue noise, and not ot"):
+        embed(fewer, tmp_path / "index", source="other")
+    assert embed(fewer, tmp_path / "index").added == 21
+    same_as(Index.open(tmp_path / "index"), fewer, pixels[3:])
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 24)
+    write, calls = index_making.write_at, []
+
+    def full(*args, **options):
+        calls.append(args)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_making, "write_at", full)
+        with pytest.raises(UsageError, match=r"No space left on device.*same command again"):
+            embed(catalogue, tmp_path / "index")
+    assert embed(catalogue, tmp_path / "index").added == 24
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
+    catalogue, pixels = files(tmp_path / "pictures", 20)
+    paths = catalogue.images.source.paths
+    paths[3].write_bytes(b"nothing")
+    paths[11].write_bytes(paths[11].read_bytes()[:50])
+    paths[19].unlink()
+    with pytest.raises(UsageError, match=r"p003.png: not a picture"):
+        embed(catalogue, tmp_path / "stopped", on_error="stop")
+    done = embed(catalogue, tmp_path / "index")
+    assert list(done.failed) == ["p003", "p011", "p019"]
+    assert done.added == len(done.index) == 17
+    with (tmp_path / "index" / "failed.csv").open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines[0] == ["id", "picture", "why", "catalogue"]
+    assert [line[:2] for line in lines[1:]] == [
+        [p.stem, str(p)] for p in (paths[3], paths[11], paths[19])
+    ]
+    assert "not a picture" in lines[1][2]
+    good = [n for n in range(20) if n not in (3, 11, 19)]
+    found = contents(Index.open(tmp_path / "index"))
+    assert set(found) == {paths[n].stem for n in good}
+    for number in good:
+        np.testing.assert_allclose(found[f"p{number:03d}"], plain(pixels)[number], atol=1e-6)
+    for number in (3, 11):
+        Image.fromarray(pixels[number]).save(paths[number])
+    again = embed(catalogue, tmp_path / "index")
+    assert (again.added, list(again.failed)) == (2, ["p019"])
+    paths[19].write_bytes(png(pixels[19]))
+    assert embed(catalogue, tmp_path / "index").added == 1
+    assert not (tmp_path / "index" / "failed.csv").exists()
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+def test_only_broken_pictures(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    for path in catalogue.images.source.paths:
+        path.write_bytes(b"")
+    done = embed(catalogue, tmp_path / "index")
+    assert (done.added, len(done.failed), len(Index.open(tmp_path / "index"))) == (0, 3, 0)
+    assert nearest(np.zeros((1, 7), "f4"), done.index).rows.shape == (1, 0)
+
+
+def test_refuses_ids_given_twice(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    images = replace(catalogue.images, keys=("a", "b", "a"))
+    with pytest.raises(UsageError, match="noise: the id a is there twice"):
+        embed(Catalogue(images=images, attributes={}), tmp_path / "index")
+
+
+def test_refuses_embeddings_that_are_not_finite(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    with pytest.raises(UsageError, match="embedding of p000 is not finite"):
+        embed(catalogue, tmp_path / "index", model=embedder(gain=float("nan")))
+
+
+def test_refuses_damage_of_what_is_unfinished(tmp_path, monkeypatch):
+    catalogue, _ = files(tmp_path / "pictures", 24)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    segment = tmp_path / "index" / "segment-0001"
+    rows = (segment / "embeddings.npy").read_bytes()
+    (segment / "embeddings.npy").write_bytes(rows[:100])
+    with pytest.raises(UsageError, match=r"embeddings.npy is missing or cut short; remove .*0001"):
+        embed(catalogue, tmp_path / "index")
+    (segment / "progress.json").write_text("{")
+    with pytest.raises(UsageError, match=r"progress.json: damaged .*remove"):
+        embed(catalogue, tmp_path / "index")
+    (segment / "progress.json").unlink()
+    with pytest.raises(UsageError, match="no part of the index and not unfinished"):
+        embed(catalogue, tmp_path / "index")
+
+
+def listing(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_stopped_embedding_that_removes_goes_on(tmp_path, monkeypatch):
+    """Nothing is removed before the end; then the picture that went with its item is missed."""
+    folder = tmp_path / "index"
+    embed(files(tmp_path / "pictures", 4)[0], folder)
+    both, pixels = files(tmp_path / "pictures", 28, first=1)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(both, folder, without=("p000", "p002"))
+    assert len(Index.open(folder)) == 4
+    done = embed(both, folder, without=("p000", "p002"))
+    assert (done.removed, done.added, done.present) == (2, 25, 2)
+    right = [number for number, key in enumerate(both.images.keys) if key != "p002"]
+    found = contents(Index.open(folder))
+    assert set(found) == {both.images.keys[number] for number in right}
+    np.testing.assert_allclose(found["p020"], plain(pixels)[19], atol=1e-6)
+    again = embed(both, folder, without=("p000", "p002"))
+    assert (again.removed, again.added, again.present) == (0, 0, 27)
+    assert len(again.index) == 27
+
+
+def test_removes_nothing_before_all_is_checked(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 6)
+    more, _ = files(tmp_path / "pictures", 9)
+    folder = tmp_path / "index"
+    embed(catalogue, folder)
+    before = listing(folder)
+    with pytest.raises(UsageError, match="another model"):
+        embed(catalogue, folder, model=embedder(seed=1), without=("p001",))
+    for opened in (catalogue, more):
+        with pytest.raises(UsageError, match=r"^q1, q2: to be removed, but neither in .*index nor"):
+            embed(opened, folder, without=("p001", "q2", "q1"))
+    assert listing(folder) == before
+    with pytest.raises(UsageError, match="q1: to be removed"):
+        embed(catalogue, tmp_path / "new", without=("q1",))
+    assert not (tmp_path / "new" / "manifest.json").exists()
+    assert embed(catalogue, folder, without=("p001",)).removed == 1
+
+
+def test_removes_what_only_an_unfinished_segment_has(tmp_path, monkeypatch):
+    catalogue, _ = files(tmp_path / "pictures", 24)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    fewer, pixels = files(tmp_path / "pictures", 21, first=3)
+    assert embed(fewer, tmp_path / "index", without=("p001",)).removed == 0
+    same_as(Index.open(tmp_path / "index"), fewer, pixels)
+
+
+def test_an_error_before_the_first_chunk_leaves_no_segment(tmp_path, monkeypatch):
+    """Or another catalogue could not be embedded."""
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "batches", lambda *a: (_ for _ in ()).throw(_Stopped))
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    assert embed(catalogue, tmp_path / "index", source="other").added == 3
+
+
+def test_what_a_kill_left_behind_the_table_is_not_read(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "pictures", 24)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "write_at", 6)
+        with pytest.raises(_Stopped):
+            embed(catalogue, tmp_path / "index")
+    with (tmp_path / "index" / "segment-0001" / "items.csv").open("ab") as file:
+        file.write(b'"\xff,\n')
+    assert embed(catalogue, tmp_path / "index").added == 24
+    same_as(Index.open(tmp_path / "index"), catalogue, pixels)
+
+
+def test_failed_pictures_of_a_catalogue_are_those_of_its_last_embedding(tmp_path):
+    first, _ = files(tmp_path / "first", 3)
+    other, _ = files(tmp_path / "other", 3, first=3)
+    for catalogue in (first, other):
+        catalogue.images.source.paths[1].write_bytes(b"")
+    embed(first, tmp_path / "index", source="first")
+    embed(other, tmp_path / "index", source="other")
+
+    def failed():
+        with (tmp_path / "index" / "failed.csv").open(newline="") as file:
+            return [(line["id"], line["catalogue"]) for line in csv.DictReader(file)]
+
+    assert failed() == [("p001", "first"), ("p004", "other")]
+    embed(files(tmp_path / "first", 1)[0], tmp_path / "index", source="first")  # p001 is gone
+    assert failed() == [("p004", "other")]
+
+
+def test_refuses_batches_and_chunks_of_nothing(tmp_path):
+    catalogue, _ = files(tmp_path / "pictures", 3)
+    with pytest.raises(UsageError, match="batch size 0, chunk 8: each must be 1 or more"):
+        embed(catalogue, tmp_path / "index", model=replace(embedder(), batch_size=0))
+    with pytest.raises(UsageError, match="batch size 8, chunk 0: each must be 1 or more"):
+        embed(catalogue, tmp_path / "index", chunk=0)
+    assert not (tmp_path / "index").exists()
