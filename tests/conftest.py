@@ -17,7 +17,8 @@ CACHE = Path(__file__).parent.parent / ".pytest_cache"
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-TFDS = CACHE / "tfds"
+# A folder for each worker of pytest-xdist: two cannot prepare one data set at once.
+TFDS = CACHE / f"tfds-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 os.environ["TFDS_DATA_DIR"] = str(TFDS)  # read when TFDS is imported
 
 import numpy as np  # noqa: E402

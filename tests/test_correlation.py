@@ -101,7 +101,7 @@ def test_large_means_do_not_cancel(rng, ratio):
     np.testing.assert_allclose(found[inner], expected[inner], atol=2e-5)
 
 
-@pytest.mark.parametrize("activation", [None, jax.nn.relu, jnp.tanh], ids=str)
+@pytest.mark.parametrize("activation", [None, jax.nn.relu, jnp.tanh], ids=["none", "relu", "tanh"])
 @pytest.mark.parametrize("options", [{}, {"column_search": 2}, GUIDE], ids=["", "band", "guide"])
 def test_fused_form_equals_two_steps(rng, activation, options):
     """Values and all four gradients, in chunks and with a rest."""

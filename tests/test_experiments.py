@@ -251,7 +251,7 @@ class TestUse:
         with pytest.raises(UsageError, match=r"gone.png: no such picture"):
             commands.verify(picture, tmp_path / "gone.png", run=folder)
         (tmp_path / "manifest.json").write_text("{}")
-        with pytest.raises(UsageError, match=r"manifest.json lacks 'network'"):
+        with pytest.raises(UsageError, match=r"manifest.json lacks 'kind'"):
             commands.verify(picture, picture, run=tmp_path)
 
 
