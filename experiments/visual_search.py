@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from siamjax.models.preprocessing import Preprocessing
 from siamjax.models.visual_search import Output, Variant
 from siamjax.training.optimizers import OptimizerName, ScheduleName
 
@@ -40,6 +41,9 @@ class Config:
     """Features of fc1 and fc2; published: 4096."""
     embedding: int = 256
     """Features of the embedding; published: 4096."""
+    preprocessing: Preprocessing = "torchvision"
+    """Of the deep network's pictures: about 0 on average, or unit, as in the recipe; with weights
+    it is theirs."""
     weights: Path | None = None
     """ImageNet's VGG-16 (.npz): its convolutions are where training starts."""
     freeze: tuple[str, ...] = ()
@@ -70,7 +74,7 @@ class Config:
     """constant or cosine."""
     batch_size: int = 64
     """Triplets a step, over all devices; recipe: 2."""
-    steps: int = 600
+    steps: int = 500
     """Batches to train on."""
     augment: bool = True
     """Turn by up to 5 degrees, shift and scale by up to 5 and 10 %, at random."""

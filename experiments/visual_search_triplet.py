@@ -10,8 +10,9 @@ Wang et al. 2014, and VisNet, Shankar et al. 2017).
         --width 1 --depth 4 --size 64 --freeze deep/block1 deep/block2 --learning-rate 1e-4 \\
         --batch-size 32 --steps 100 --evaluate-every 25
     python -m experiments.visual_search_triplet --data items.csv --size 224 --width 1 --depth 5 \\
-        --hidden 4096 --embedding 4096 --output sigmoid --distance euclidean --margin 20 --cap 5 \\
-        --no-semi-hard --hard 0 --no-augment --l2 --optimizer sgd --learning-rate 0.008 \\
+        --hidden 4096 --embedding 4096 --output sigmoid --preprocessing unit \\
+        --distance euclidean --margin 20 --cap 5 --no-semi-hard --hard 0 --no-augment --l2 \\
+        --optimizer sgd --learning-rate 0.008 \\
         --schedule constant --batch-size 2
 
 The defaults train a small network on the embedded emoji (one vendor's picture of an item asks, the
@@ -59,7 +60,7 @@ def main(config: Config) -> Any:
     deep: dict[str, Any] = {
         "width": config.width,
         "depth": config.depth,
-        "preprocessing": "unit" if weights is None else weights.preprocessing,
+        "preprocessing": config.preprocessing if weights is None else weights.preprocessing,
         "dtype": jnp.bfloat16 if config.bfloat16 else jnp.float32,
     }
     if config.pooled:
