@@ -38,5 +38,6 @@ def test_a_matching_network_ranks_new_people_better_than_their_colours(tmp_path)
     network, colours, pixels = (
         results[name] for name in ("network", "HSV histograms of stripes", "raw pixels 64x24")
     )
-    assert network["rank1"] > colours["rank1"] > pixels["rank1"]
-    assert network["map"] > pixels["map"] + 0.1  # and above the colours' in every run so far
+    # Rank-1 varies by 0.1 between runs, about the colours'; what holds in all of them is mAP.
+    assert network["map"] > colours["map"] > pixels["map"]
+    assert network["rank1"] > pixels["rank1"] + 0.05
