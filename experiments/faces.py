@@ -13,6 +13,7 @@ from siamjax.data.transforms import Augmentation
 from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
 from siamjax.runs.folder import folder_for
+from siamjax.runs.train import Training
 from siamjax.runs.verification import train_verifier
 from siamjax.training.optimizers import OptimizerName, ScheduleName, make_optimizer
 from siamjax.training.parallel import AXIS
@@ -152,26 +153,28 @@ def train(config: Any, *, name: str, network: Siamese, loss_fn: LossFunction) ->
         weight_decay=config.weight_decay,
         accumulate=config.accumulate,
     )
-    augmentation = Augmentation(
-        mirror=config.mirror,
-        rotation=config.rotation,
-        translation=config.translation,
-        scale=config.scale,
-    )
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OPERATIONAL}
+    training = Training(
+        size=config.size,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        seed=config.seed,
+        augmentation=Augmentation(
+            mirror=config.mirror,
+            rotation=config.rotation,
+            translation=config.translation,
+            scale=config.scale,
+        ),
+        evaluate_every=config.evaluate_every,
+        log_every=config.log_every,
+        workers=config.workers,
+    )
     return train_verifier(
         network,
         loss_fn,
         optimizer,
         splits,
+        training,
         run=config.run or folder_for(name, splits.images.name),
         config={"experiment": name, **options},
-        size=config.size,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        seed=config.seed,
-        augmentation=augmentation,
-        evaluate_every=config.evaluate_every,
-        log_every=config.log_every,
-        workers=config.workers,
     )

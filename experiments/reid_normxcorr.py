@@ -32,6 +32,7 @@ from siamjax.losses import binary_cross_entropy
 from siamjax.models.normxcorr_net import NormXCorrNet, Variant
 from siamjax.runs.folder import folder_for
 from siamjax.runs.ranking import train_matcher
+from siamjax.runs.train import Training
 from siamjax.training.optimizers import dampened_sgd, make_optimizer
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS
@@ -147,25 +148,28 @@ def main(config: Config) -> Any:
     name = "reid_normxcorr" if config.fused else "reid_normxcorr_plain"
     operational = ("run", "workers", "home", "trials")
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in operational}
+    training = Training(
+        size=(160, 60),
+        batch_size=config.batch_size,
+        steps=config.steps,
+        seed=config.seed,
+        augmentation=augmentation,
+        evaluate_every=config.evaluate_every,
+        log_every=config.log_every,
+        workers=config.workers,
+    )
     return train_matcher(
         network,
         loss_fn,
         optimizer,
         splits,
         pairs,
+        training,
         run=config.run or folder_for(name, splits.images.name),
         config={"experiment": name, **options},
-        size=(160, 60),
-        batch_size=config.batch_size,
-        steps=config.steps,
-        seed=config.seed,
-        augmentation=augmentation,
         symmetric=config.symmetric,
         trials=config.trials,
         validation_queries=config.validation_queries,
-        evaluate_every=config.evaluate_every,
-        log_every=config.log_every,
-        workers=config.workers,
     )
 
 

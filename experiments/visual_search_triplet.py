@@ -39,6 +39,7 @@ from siamjax.models.vgg16 import Vgg16Features
 from siamjax.models.visual_search import VisualSearchNet
 from siamjax.pretrained import read_vgg16
 from siamjax.runs.folder import folder_for
+from siamjax.runs.train import Training
 from siamjax.runs.visual_search import train_embedder
 from siamjax.training.optimizers import by_layer, make_optimizer
 from siamjax.training.parallel import AXIS
@@ -95,14 +96,7 @@ def main(config: Config) -> Any:
             batch_size=config.batch_size,
         )
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("run", "workers")}
-    return train_embedder(
-        network,
-        loss_fn,
-        optimizer(config),
-        splits,
-        triplets,
-        run=config.run or folder_for("visual_search", splits.images.name),
-        config={"experiment": "visual_search_triplet", **options},
+    training = Training(
         size=config.size,
         batch_size=config.batch_size,
         steps=config.steps,
@@ -111,6 +105,16 @@ def main(config: Config) -> Any:
         evaluate_every=config.evaluate_every,
         log_every=config.log_every,
         workers=config.workers,
+    )
+    return train_embedder(
+        network,
+        loss_fn,
+        optimizer(config),
+        splits,
+        triplets,
+        training,
+        run=config.run or folder_for("visual_search", splits.images.name),
+        config={"experiment": "visual_search_triplet", **options},
         weights=weights,
     )
 

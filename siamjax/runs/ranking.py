@@ -12,7 +12,7 @@ from siamjax.baselines import hsv_stripe_features, pixel_features
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream
 from siamjax.data.reid.rankings import Ranking, ReidSplits
-from siamjax.data.transforms import Augmentation, resize
+from siamjax.data.transforms import resize, sides
 from siamjax.errors import UsageError
 from siamjax.metrics import retrieval
 from siamjax.metrics.monitors import collapse_message
@@ -22,7 +22,7 @@ from siamjax.report.page import ranking_table
 from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
 from siamjax.runs.finished import KINDS, Results, conclude
-from siamjax.runs.train import pair_examples, train
+from siamjax.runs.train import Training, pair_examples, train
 from siamjax.search.pair_scores import score_pairs
 from siamjax.training.step import LossFunction
 
@@ -97,20 +97,13 @@ def train_matcher(
     optimizer: optax.GradientTransformation,
     splits: ReidSplits,
     pairs: PairStream,
+    training: Training,
     *,
     run: Path,
     config: dict[str, Any],
-    size: tuple[int, int],
-    batch_size: int,
-    steps: int,
-    seed: int,
-    augmentation: Augmentation | None,
     symmetric: bool,
     trials: int,
     validation_queries: int,
-    evaluate_every: int,
-    log_every: int,
-    workers: int = 0,
 ) -> Results:
     """Train (or go on with) the run in folder ``run``; returns the test results by name.
 
@@ -131,7 +124,7 @@ def train_matcher(
             splits.images,
             ranking.query,
             ranking.gallery,
-            size=size,
+            size=training.size,
             output=output,
             symmetric=symmetric,
             progress=output is not None,
@@ -152,26 +145,12 @@ def train_matcher(
         loss_fn,
         optimizer,
         splits.images,
-        pair_examples(
-            splits.images,
-            pairs,
-            batch_size=batch_size,
-            steps=steps,
-            size=size,
-            augmentation=augmentation,
-            seed=seed,
-            workers=workers,
-        ),
+        pair_examples(splits.images, pairs, training),
+        training,
         run=run,
         config=config,
         kind="matcher",
         evaluate=evaluate,
-        size=size,
-        batch_size=batch_size,
-        steps=steps,
-        seed=seed,
-        evaluate_every=evaluate_every,
-        log_every=log_every,
         diagnose=_diagnose,
     )
     scores = score(variables, splits.test, run / f"test_scores_{best}.npy")
@@ -183,9 +162,9 @@ def train_matcher(
         splits,
         scores,
         config=config,
-        size=size,
+        size=sides(training.size),
         trials=trials,
-        seed=seed,
+        seed=training.seed,
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,48 @@ from siamjax.training.state import TrainState, create_state
 from siamjax.training.step import LossFunction, make_train_step
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained, whatever it learns from.
+
+    Attributes:
+        size: of the network's pictures.
+        batch_size: examples a step, over all devices.
+        steps: batches to train on.
+        seed: of augmentation and initial parameters.
+        augmentation: of the pictures, or None.
+        evaluate_every: steps between two validations; each saves a checkpoint.
+        log_every: steps between two rows of metrics.
+        workers: processes that read pictures; 0 = threads.
+    """
+
+    size: Size
+    batch_size: int
+    steps: int
+    seed: int
+    augmentation: Augmentation | None
+    evaluate_every: int
+    log_every: int
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (self.steps, self.batch_size, self.evaluate_every, self.log_every)
+        numbers = (*numbers, *sides(self.size))
+        if min(numbers) < 1:
+            raise UsageError(
+                "steps, batch_size, evaluate_every, log_every and size must be at least 1, not "
+                f"{', '.join(map(str, numbers))}"
+            )
+        if self.workers < 0:
+            raise UsageError(f"workers {self.workers} must be 0 (threads) or a number of processes")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What :mod:`siamjax.data.pipeline` has to know of it."""
+        names = ("size", "batch_size", "steps", "seed", "augmentation", "workers")
+        return {name: getattr(self, name) for name in names}
+
+
 class Examples(NamedTuple):
     """What a network is trained on.
 
@@ -41,57 +84,22 @@ class Examples(NamedTuple):
     unit: str
 
 
-def pair_examples(
-    images: ImageSet,
-    pairs: PairStream,
-    *,
-    batch_size: int,
-    steps: int,
-    size: Size,
-    augmentation: Augmentation | None,
-    seed: int,
-    workers: int = 0,
-) -> Examples:
+def pair_examples(images: ImageSet, pairs: PairStream, training: Training) -> Examples:
     """Pairs, by :func:`siamjax.data.pipeline.pair_batches`."""
-    options = _options(batch_size, steps, size, augmentation, seed, workers)
     return Examples(
-        lambda start: pair_batches(images, pairs, start=start, **options),
+        lambda start: pair_batches(images, pairs, start=start, **training.reading),
         lambda at: pairs[at][:2],
         "pairs",
     )
 
 
-def triplet_examples(
-    images: ImageSet,
-    triplets: TripletStream,
-    *,
-    batch_size: int,
-    steps: int,
-    size: Size,
-    augmentation: Augmentation | None,
-    seed: int,
-    workers: int = 0,
-) -> Examples:
+def triplet_examples(images: ImageSet, triplets: TripletStream, training: Training) -> Examples:
     """Triplets, by :func:`siamjax.data.pipeline.triplet_batches`."""
-    options = _options(batch_size, steps, size, augmentation, seed, workers)
     return Examples(
-        lambda start: triplet_batches(images, triplets, start=start, **options),
+        lambda start: triplet_batches(images, triplets, start=start, **training.reading),
         lambda at: triplets[at],
         "triplets",
     )
-
-
-def _options(batch_size, steps, size, augmentation, seed, workers) -> dict[str, Any]:
-    if workers < 0:
-        raise UsageError(f"workers {workers} must be 0 (threads) or a number of processes")
-    return {
-        "batch_size": batch_size,
-        "steps": steps,
-        "size": size,
-        "augmentation": augmentation,
-        "seed": seed,
-        "workers": workers,
-    }
 
 
 def train(
@@ -100,17 +108,12 @@ def train(
     optimizer: optax.GradientTransformation,
     images: ImageSet,
     examples: Examples,
+    training: Training,
     *,
     run: Path,
     config: dict[str, Any],
     kind: str,
     evaluate: Callable[[Any, int], dict[str, float]],
-    size: Size,
-    batch_size: int,
-    steps: int,
-    seed: int,
-    evaluate_every: int,
-    log_every: int,
     start_from: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     diagnose: Callable[[dict[str, float]], str | None] = collapse_message,
 ) -> tuple[int, Any]:
@@ -122,12 +125,7 @@ def train(
     into a warning. ``config`` is what a run that goes on must agree with.
     """
     started = time.time()
-    numbers = (steps, batch_size, evaluate_every, log_every, *sides(size))
-    if min(numbers) < 1:
-        raise UsageError(
-            "steps, batch_size, evaluate_every, log_every and size must be at least 1, not "
-            f"{', '.join(map(str, numbers))}"
-        )
+    batch_size, steps = training.batch_size, training.steps
     if jax.process_count() > 1:
         raise UsageError("several hosts would write one run folder; train on the devices of one")
     if batch_size % jax.device_count():
@@ -138,7 +136,12 @@ def train(
     # First all that can refuse the options, so that a refused run leaves no folder behind.
     inputs = KINDS[kind].pictures
     state = _initial_state(
-        network, optimizer, inputs=inputs, size=size, seed=seed, start_from=start_from
+        network,
+        optimizer,
+        inputs=inputs,
+        size=training.size,
+        seed=training.seed,
+        start_from=start_from,
     )
     checkpoints, state = _open(run, config, state, steps=steps, best=KINDS[kind].best)
     begin = int(state.step)
@@ -154,8 +157,8 @@ def train(
                 checkpoints=checkpoints,
                 writer=writer,
                 evaluate=lambda state: evaluate(state.variables, int(state.step)),
-                evaluate_every=evaluate_every,
-                log_every=log_every,
+                evaluate_every=training.evaluate_every,
+                log_every=training.log_every,
                 describe_batch=_batch_describer(images, examples, batch_size),
                 diagnose=diagnose,
                 unit=examples.unit,

@@ -8,7 +8,6 @@ import optax
 from matplotlib.figure import Figure
 
 from siamjax.data.faces import FaceSplits
-from siamjax.data.transforms import Augmentation
 from siamjax.metrics import verification
 from siamjax.models.siamese import Siamese
 from siamjax.report import figures
@@ -16,7 +15,7 @@ from siamjax.report.page import result_table
 from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
 from siamjax.runs.finished import KINDS, Results, conclude
-from siamjax.runs.train import pair_examples, train
+from siamjax.runs.train import Training, pair_examples, train
 from siamjax.scoring import PairScorer, pixel_scores
 from siamjax.training.step import LossFunction
 
@@ -28,17 +27,10 @@ def train_verifier(
     loss_fn: LossFunction,
     optimizer: optax.GradientTransformation,
     splits: FaceSplits,
+    training: Training,
     *,
     run: Path,
     config: dict[str, Any],
-    size: int,
-    batch_size: int,
-    steps: int,
-    seed: int,
-    augmentation: Augmentation | None,
-    evaluate_every: int,
-    log_every: int,
-    workers: int = 0,
 ) -> Results:
     """Train (or go on with) the run in folder ``run``; returns the test results by name.
 
@@ -47,7 +39,7 @@ def train_verifier(
     gets ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``,
     ``manifest.json`` and ``report.html``.
     """
-    scorer = PairScorer(network, size=size)
+    scorer = PairScorer(network, size=training.size)
 
     def evaluate(variables: Any, step: int) -> dict[str, float]:
         values = scorer.values(variables, splits.images, splits.validation)
@@ -62,26 +54,12 @@ def train_verifier(
         loss_fn,
         optimizer,
         splits.images,
-        pair_examples(
-            splits.images,
-            splits.training,
-            batch_size=batch_size,
-            steps=steps,
-            size=size,
-            augmentation=augmentation,
-            seed=seed,
-            workers=workers,
-        ),
+        pair_examples(splits.images, splits.training, training),
+        training,
         run=run,
         config=(config := runs.as_json({**config, "data_fingerprint": splits.fingerprint()})),
         kind="verifier",
         evaluate=evaluate,
-        size=size,
-        batch_size=batch_size,
-        steps=steps,
-        seed=seed,
-        evaluate_every=evaluate_every,
-        log_every=log_every,
     )
     return _conclude(run, scorer, best, variables, splits, config)
 

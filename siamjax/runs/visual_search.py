@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from siamjax.baselines import pixel_features
 from siamjax.data.catalogue.splits import CatalogueSplits, Retrieval
 from siamjax.data.images import ImageSet
-from siamjax.data.transforms import Augmentation, Size, sides
+from siamjax.data.transforms import Size, sides
 from siamjax.data.triplets import MinedTriplets, TripletStream
 from siamjax.metrics import retrieval
 from siamjax.metrics.catalogue import Found, search_quality
@@ -27,7 +27,7 @@ from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
 from siamjax.runs.finished import KINDS, Results, conclude
 from siamjax.runs.mining import Miner
-from siamjax.runs.train import train, triplet_examples
+from siamjax.runs.train import Training, train, triplet_examples
 from siamjax.search.embedding import Embedder
 from siamjax.training.step import LossFunction
 
@@ -45,17 +45,10 @@ def train_embedder(
     optimizer: optax.GradientTransformation,
     splits: CatalogueSplits,
     triplets: TripletStream,
+    training: Training,
     *,
     run: Path,
     config: dict[str, Any],
-    size: Size,
-    batch_size: int,
-    steps: int,
-    seed: int,
-    augmentation: Augmentation | None,
-    evaluate_every: int,
-    log_every: int,
-    workers: int = 0,
     weights: Weights | None = None,
 ) -> Results:
     """Train (or go on with) the run in folder ``run``; returns the test results by name.
@@ -69,17 +62,24 @@ def train_embedder(
     images = splits.images
     miner = None
     if isinstance(triplets, MinedTriplets) and triplets.hard:
-        miner = Miner(triplets, images, splits.training, folder=run / "mined", workers=workers)
+        miner = Miner(
+            triplets,
+            images,
+            splits.training,
+            folder=run / "mined",
+            workers=training.workers,
+        )
         miner.take_up()
 
     def embedder(variables: Any) -> Embedder:
-        return Embedder(network=network, variables=variables, size=size)
+        return Embedder(network=network, variables=variables, size=training.size)
 
     def evaluate(variables: Any, step: int) -> dict[str, float]:
         embed = embedder(variables)
-        if miner is not None and step < steps:
+        if miner is not None and step < training.steps:
             miner.mine(step, embed)
-        found = _search(embed.embeddings, images, splits.validation).summary()
+        asked = splits.validation
+        found = _quality(*_embedded(embed.embeddings, images, asked), images, asked).summary()
         return {
             BEST: float(found["recall_at_1"] or 0.0),
             "validation_map_at_r": float(found["map_at_r"] or 0.0),
@@ -91,34 +91,20 @@ def train_embedder(
         loss_fn,
         optimizer,
         images,
-        triplet_examples(
-            images,
-            triplets,
-            batch_size=batch_size,
-            steps=steps,
-            size=size,
-            augmentation=augmentation,
-            seed=seed,
-            workers=workers,
-        ),
+        triplet_examples(images, triplets, training),
+        training,
         run=run,
         config=config,
         kind="embedder",
         evaluate=evaluate,
-        size=size,
-        batch_size=batch_size,
-        steps=steps,
-        seed=seed,
-        evaluate_every=evaluate_every,
-        log_every=log_every,
         start_from=None if weights is None else partial(_with_weights, weights),
     )
-    ways: dict[str, Features] = {
-        "network": embedder(variables).embeddings,
-        **({} if weights is None else {PRETRAINED: _plain_features(weights, size)}),
-        PIXELS: lambda images, indices: pixel_features(images, indices, size=16),
+    baselines: dict[str, Features] = {
+        PIXELS: lambda images, indices: pixel_features(images, indices, size=16)
     }
-    return _conclude(run, network, best, variables, splits, ways, config=config, size=size)
+    if weights is not None:
+        baselines = {PRETRAINED: _plain_features(weights, training.size), **baselines}
+    return _conclude(run, embedder(variables), best, splits, baselines, config=config)
 
 
 def _with_weights(weights: Weights, variables: dict[str, Any]) -> dict[str, Any]:
@@ -138,9 +124,14 @@ def _plain_features(weights: Weights, size: Size) -> Features:
     return Embedder(network=network, variables={"params": params}, size=size).embeddings
 
 
-def _search(features: Features, images: ImageSet, asked: Retrieval) -> Found:
-    parts = features(images, asked.query), features(images, asked.gallery)
-    return _quality(*parts, images, asked)
+def _embedded(
+    features: Features, images: ImageSet, asked: Retrieval
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the queries and of the gallery; a picture that is in both is embedded once."""
+    both = np.concatenate([asked.query, asked.gallery])
+    shown, place = np.unique(both, return_inverse=True)
+    rows = features(images, shown)
+    return rows[place[: len(asked.query)]], rows[place[len(asked.query) :]]
 
 
 def _quality(query: np.ndarray, gallery: np.ndarray, images: ImageSet, asked: Retrieval) -> Found:
@@ -152,55 +143,49 @@ def _quality(query: np.ndarray, gallery: np.ndarray, images: ImageSet, asked: Re
 
 def _conclude(
     run: Path,
-    network: nn.Module,
+    embedder: Embedder,
     best: int,
-    variables: Any,
     splits: CatalogueSplits,
-    ways: dict[str, Features],
+    baselines: dict[str, Features],
     *,
     config: dict[str, Any],
-    size: Size,
 ) -> Results:
     """Judge a checkpoint and write manifest and report."""
     images, test = splits.images, splits.test
+    query, gallery = _embedded(embedder.embeddings, images, test)
+    found = {"network": _quality(query, gallery, images, test)}
+    for name, features in baselines.items():
+        found[name] = _quality(*_embedded(features, images, test), images, test)
+    results: Results = {name: one.summary() for name, one in found.items()}
     category = splits.catalogue.attributes.get("category")
-    results: Results = {}
     by_category: dict[str, Results] = {}
-    network_s: dict[str, np.ndarray] = {}
-    for name, features in ways.items():
-        parts = features(images, test.query), features(images, test.gallery)
-        if not network_s:
-            network_s = dict(zip(("query", "gallery"), parts, strict=True))
-        found = _quality(*parts, images, test)
-        results[name] = found.summary()
-        if category is not None:
-            by_category[name] = dict(found.by(category[test.query]))
-    where = f"{test.name} of {images.name}"
-    found = results["network"]
+    if category is not None:
+        by_category = {name: dict(one.by(category[test.query])) for name, one in found.items()}
+    own = results["network"]
     return conclude(
         run,
         kind="embedder",
-        network=network,
-        variables=variables,
+        network=embedder.network,
+        variables=embedder.variables,
         step=best,
-        size=size,
+        size=embedder.size,
         splits=splits,
         trained_on=sorted(set(images.identities[splits.training].tolist())),
         config=config,
         results=results,
         table=search_table(results, by_category),
         remark=(
-            f"{test.name}: {found['queries']:,} queries, {found['gallery']:,} pictures in the "
+            f"{test.name}: {own['queries']:,} queries, {own['gallery']:,} pictures in the "
             f"catalogue{', the query itself left out' if test.leave_one_out else ''}. The "
             f"checkpoint of step {best} was chosen by recall@1 on {splits.validation.name}."
         ),
-        pictures=_pictures(run, splits, **network_s, where=where),
+        pictures=_pictures(run, splits, query, gallery, where=f"{test.name} of {images.name}"),
         facts={"by_category": by_category},
     )
 
 
 def _pictures(
-    run: Path, splits: CatalogueSplits, *, query: np.ndarray, gallery: np.ndarray, where: str
+    run: Path, splits: CatalogueSplits, query: np.ndarray, gallery: np.ndarray, *, where: str
 ) -> list[tuple[str, Figure]]:
     """Of a few embedded queries and the whole embedded gallery of the test."""
     images, test = splits.images, splits.test

@@ -81,3 +81,21 @@ def pair_by_pair(network, variables, pixels, queries, gallery, *, backward=False
             value = apply(variables, *(picture[None] for picture in pair))
             rows.append(np.asarray(value[0] if isinstance(value, tuple) else value)[0])
     return np.asarray(rows).reshape(len(queries), len(gallery))
+
+
+class Stopped(BaseException):
+    """What no code catches."""
+
+
+def stop_after(monkeypatch, owner, name, calls):
+    """Raise in place of the call after so many."""
+    function, count = getattr(owner, name), 0
+
+    def counted(*args, **options):
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise Stopped
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, counted)

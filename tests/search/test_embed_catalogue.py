@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from stand_in import png
+from stand_in import Stopped, png, stop_after
 from test_index import contents, embed, embedder, files, plain, same_as
 
 from siamjax.data.catalogue.table import Catalogue
@@ -24,24 +24,6 @@ from siamjax.search.index import Index
 from siamjax.search.nearest import nearest
 
 
-class _Stopped(BaseException):
-    pass
-
-
-def stop_after(monkeypatch, name, calls):
-    """Raise in place of a call of ``index_making`` after so many."""
-    function, count = getattr(index_making, name), 0
-
-    def counted(*args, **options):
-        nonlocal count
-        count += 1
-        if count > calls:
-            raise _Stopped
-        return function(*args, **options)
-
-    monkeypatch.setattr(index_making, name, counted)
-
-
 @pytest.mark.parametrize("writes", [0, 1, 2, 3, 4, 8, 9, 10, 11, 12])
 def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
     """Three chunks of three writes, and three more at the end."""
@@ -49,9 +31,9 @@ def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
     both, pixels = files(tmp_path / "pictures", 28)
     embed(first, tmp_path / "index")
     with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", writes)
+        stop_after(patch, index_making, "write_at", writes)
         if writes < 12:
-            with pytest.raises(_Stopped):
+            with pytest.raises(Stopped):
                 embed(both, tmp_path / "index")
             assert set(contents(Index.open(tmp_path / "index"))) == set(first.images.keys)
         else:
@@ -68,8 +50,8 @@ def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
 def test_goes_on_when_stopped_at_the_manifest(tmp_path, monkeypatch):
     catalogue, pixels = files(tmp_path / "pictures", 20)
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "with_segments", lambda *a: (_ for _ in ()).throw(_Stopped))
-        with pytest.raises(_Stopped):
+        patch.setattr(Index, "with_segments", lambda *a: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
     assert len(Index.open(tmp_path / "index")) == 0
     with monkeypatch.context() as patch:
@@ -123,8 +105,8 @@ def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monk
 def test_goes_on_without_pictures_that_are_gone_since(tmp_path, monkeypatch):
     catalogue, pixels = files(tmp_path / "pictures", 24)
     with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
+        stop_after(patch, index_making, "write_at", 6)
+        with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
     fewer, _ = files(tmp_path / "pictures", 21, first=3)
     with pytest.raises(UsageError, match="unfinished embedding with catalogue noise, and not ot"):
@@ -209,8 +191,8 @@ def test_refuses_embeddings_that_are_not_finite(tmp_path):
 def test_refuses_damage_of_what_is_unfinished(tmp_path, monkeypatch):
     catalogue, _ = files(tmp_path / "pictures", 24)
     with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
+        stop_after(patch, index_making, "write_at", 6)
+        with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
     segment = tmp_path / "index" / "segment-0001"
     rows = (segment / "embeddings.npy").read_bytes()
@@ -235,8 +217,8 @@ def test_a_stopped_embedding_that_removes_goes_on(tmp_path, monkeypatch):
     embed(files(tmp_path / "pictures", 4)[0], folder)
     both, pixels = files(tmp_path / "pictures", 28, first=1)
     with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
+        stop_after(patch, index_making, "write_at", 6)
+        with pytest.raises(Stopped):
             embed(both, folder, without=("p000", "p002"))
     assert len(Index.open(folder)) == 4
     done = embed(both, folder, without=("p000", "p002"))
@@ -271,8 +253,8 @@ def test_removes_nothing_before_all_is_checked(tmp_path):
 def test_removes_what_only_an_unfinished_segment_has(tmp_path, monkeypatch):
     catalogue, _ = files(tmp_path / "pictures", 24)
     with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
+        stop_after(patch, index_making, "write_at", 6)
+        with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
     fewer, pixels = files(tmp_path / "pictures", 21, first=3)
     assert embed(fewer, tmp_path / "index", without=("p001",)).removed == 0
@@ -283,8 +265,8 @@ def test_an_error_before_the_first_chunk_leaves_no_segment(tmp_path, monkeypatch
     """Or another catalogue could not be embedded."""
     catalogue, _ = files(tmp_path / "pictures", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "batches", lambda *a: (_ for _ in ()).throw(_Stopped))
-        with pytest.raises(_Stopped):
+        patch.setattr(Embedder, "batches", lambda *a: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
     assert embed(catalogue, tmp_path / "index", source="other").added == 3
 
@@ -292,8 +274,8 @@ def test_an_error_before_the_first_chunk_leaves_no_segment(tmp_path, monkeypatch
 def test_what_a_kill_left_behind_the_table_is_not_read(tmp_path, monkeypatch):
     catalogue, pixels = files(tmp_path / "pictures", 24)
     with monkeypatch.context() as patch:
-        stop_after(patch, "write_at", 6)
-        with pytest.raises(_Stopped):
+        stop_after(patch, index_making, "write_at", 6)
+        with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
     with (tmp_path / "index" / "segment-0001" / "items.csv").open("ab") as file:
         file.write(b'"\xff,\n')

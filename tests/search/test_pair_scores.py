@@ -19,9 +19,11 @@ from stand_in import (
     SIZE,
     TILE,
     Matcher,
+    Stopped,
     pair_by_pair,
     pictures,
     png,
+    stop_after,
     variables_of,
 )
 
@@ -172,24 +174,6 @@ def test_memory_is_that_of_a_tile(variables, noise, tmp_path, monkeypatch):
     assert max(taken) == 3
 
 
-class _Stopped(BaseException):
-    pass
-
-
-def stop_after(monkeypatch, owner, name, calls):
-    """Raise in place of the call after so many."""
-    function, count = getattr(owner, name), 0
-
-    def counted(*args, **options):
-        nonlocal count
-        count += 1
-        if count > calls:
-            raise _Stopped
-        return function(*args, **options)
-
-    monkeypatch.setattr(owner, name, counted)
-
-
 @pytest.mark.parametrize("tiles", [0, 1, 4, 8])
 def test_goes_on_from_the_tile_it_was_stopped_at(
     variables, noise, expected, tmp_path, monkeypatch, tiles
@@ -197,7 +181,7 @@ def test_goes_on_from_the_tile_it_was_stopped_at(
     output = tmp_path / "scores.npy"
     with monkeypatch.context() as patch:
         stop_after(patch, TileScorer, "__call__", tiles)
-        with pytest.raises(_Stopped):
+        with pytest.raises(Stopped):
             score(variables, noise[0], output=output)
     stopped = np.load(output)
     assert json.loads((tmp_path / "scores.npy.json").read_text())["tiles"] == tiles
@@ -217,7 +201,7 @@ def test_goes_on_wherever_it_was_stopped(variables, noise, expected, tmp_path, m
     output = tmp_path / "scores.npy"
     with monkeypatch.context() as patch:
         stop_after(patch, record_module, "write_json", writes)
-        with pytest.raises(_Stopped):
+        with pytest.raises(Stopped):
             score(variables, noise[0], output=output, batch_size=1)
     scores = score(variables, noise[0], output=output, batch_size=1)
     np.testing.assert_allclose(scores, expected, atol=2e-6)
@@ -256,7 +240,7 @@ def begun(variables, noise, tmp_path):
     output = tmp_path / "scores.npy"
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, TileScorer, "__call__", 4)
-        with pytest.raises(_Stopped):
+        with pytest.raises(Stopped):
             score(variables, noise[0], output=output)
     return output
 
