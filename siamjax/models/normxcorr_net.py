@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.correlation import cross_input_neighbourhood_conv, normxcorr_conv
 from siamjax.errors import UsageError
+from siamjax.models.first_layer import conv_relu_pool
 from siamjax.models.pooling import max_pool_2x2
 
 Variant = Literal["released", "guide"]
@@ -60,7 +61,7 @@ class NormXCorrNet(nn.Module):
         """Layers of the trunk, of both branches, and the last one."""
         if self.variant not in ("released", "guide"):
             raise UsageError(f"variant {self.variant!r}: known are released and guide")
-        self.conv1 = self._conv(20, 5, 3)
+        self.conv1 = _FirstLayer(dtype=self.dtype)
         self.conv2 = self._conv(25, 5, 20)
         self.correlation = _CorrelationConv(
             guide=self.variant == "guide", column_search=self.column_search
@@ -113,8 +114,7 @@ class NormXCorrNet(nn.Module):
             )
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0
-        x = max_pool_2x2(nn.relu(self.conv1(x.astype(self.dtype))))
-        return max_pool_2x2(nn.relu(self.conv2(x)))
+        return max_pool_2x2(nn.relu(self.conv2(self.conv1(x.astype(self.dtype)))))
 
     def compare(
         self,
@@ -137,6 +137,19 @@ class NormXCorrNet(nn.Module):
         x = conv(nn.relu(matched))
         even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]  # Torch pools 35 rows to 17
         return max_pool_2x2(even).reshape(x.shape[0], -1)
+
+
+class _FirstLayer(nn.Module):
+    """conv 5x5x20, ReLU, pool."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = torch_uniform(5 * 5 * 3)
+        kernel = self.param("kernel", init, (5, 5, 3, 20))
+        bias = self.param("bias", init, (20,))
+        return conv_relu_pool(x, kernel.astype(self.dtype), bias.astype(self.dtype))
 
 
 class _CorrelationConv(nn.Module):

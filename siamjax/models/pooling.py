@@ -1,5 +1,7 @@
 """Max pooling whose gradient is fast on a CPU too."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -12,13 +14,24 @@ def _max_pool(x: Float[Array, "batch height width channels"]) -> Array:
     return _largest(_corners(x))
 
 
+def first_of_equals(corners: Sequence[Array]) -> tuple[Array, UInt8[Array, "..."]]:
+    """The largest of four, elementwise, and which it was (0..3), the first of equal ones."""
+    largest = _largest(corners)
+    winner = jnp.where(
+        corners[0] == largest,
+        0,
+        jnp.where(corners[1] == largest, 1, jnp.where(corners[2] == largest, 2, 3)),
+    )
+    return largest, winner.astype(jnp.uint8)
+
+
 def _corners(x: Array) -> list[Array]:
     batch, height, width, channels = x.shape
     windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return [windows[:, :, row, :, column] for row in range(2) for column in range(2)]
 
 
-def _largest(corners: list[Array]) -> Array:
+def _largest(corners: Sequence[Array]) -> Array:
     # Three elementwise maxima and no reduce_window: with that XLA's CPU backend makes one fusion of
     # convolution, ReLU and pooling that runs many times slower than the three apart.
     return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
@@ -27,14 +40,7 @@ def _largest(corners: list[Array]) -> Array:
 def _forward(x: Array) -> tuple[Array, UInt8[Array, "..."]]:
     # All that the backward pass needs is which of the four won: one byte an output, where
     # reduce_window's own gradient keeps the input and searches it once more.
-    corners = _corners(x)
-    largest = _largest(corners)
-    winner = jnp.where(
-        corners[0] == largest,
-        0,
-        jnp.where(corners[1] == largest, 1, jnp.where(corners[2] == largest, 2, 3)),
-    )
-    return largest, winner.astype(jnp.uint8)
+    return first_of_equals(_corners(x))
 
 
 def _backward(winner: UInt8[Array, "..."], gradient: Array) -> tuple[Array]:
