@@ -33,7 +33,7 @@ from siamjax.models.normxcorr_net import NormXCorrNet, Variant
 from siamjax.runs.folder import folder_for
 from siamjax.runs.ranking import train_matcher
 from siamjax.runs.train import Training
-from siamjax.training.optimizers import dampened_sgd, make_optimizer
+from siamjax.training.optimizers import ScheduleName, dampened_sgd, make_optimizer
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS
 
@@ -73,6 +73,8 @@ class Config:
     """released: Torch7's dampened SGD, decay 1e-4 a step, weight decay 5e-4."""
     learning_rate: float | None = None
     """None: 1e-3 for adam, 0.05 as released."""
+    schedule: ScheduleName = "cosine"
+    """Of adam's rate: cosine to 0, or constant."""
     batch_size: int = 32
     """Pairs a step, over all devices; released: 128."""
     steps: int = 200
@@ -137,7 +139,9 @@ def main(config: Config) -> Any:
         optimizer = dampened_sgd(rate, learning_rate_decay=1e-4, weight_decay=5e-4)
     else:
         rate = 1e-3 if config.learning_rate is None else config.learning_rate
-        optimizer = make_optimizer("adam", learning_rate=rate, steps=config.steps)
+        optimizer = make_optimizer(
+            "adam", learning_rate=rate, steps=config.steps, schedule=config.schedule
+        )
     augmentation = Augmentation(
         mirror=config.mirror,
         rotation=0.0,
