@@ -95,7 +95,7 @@ class Config:
     """Random galleries of a single-shot protocol."""
     validation_queries: int = 24
     """Queries of a validation at most: a matcher has to look at every pair."""
-    evaluate_every: int = 50
+    evaluate_every: int = 100
     """Steps between two validations; each saves a checkpoint."""
     log_every: int = 20
     """Steps between two lines of metrics."""

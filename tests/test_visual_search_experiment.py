@@ -16,7 +16,7 @@ from siamjax import __main__ as program
 from siamjax.data.catalogue.splits import load_splits
 from siamjax.data.triplets import MinedTriplets
 from siamjax.errors import UsageError
-from siamjax.pretrained import read_vgg16
+from siamjax.pretrained import read_weights
 from siamjax.report.writers import read_metrics
 from siamjax.runs import mining, train
 from siamjax.runs.finished import Finished
@@ -124,7 +124,7 @@ def test_published_weights_are_the_start_and_a_baseline(tmp_path):
     assert set(results) == {"network", "VGG-16 (ImageNet), block 4", "raw pixels 16x16"}
     run = Finished.open(config.run, kind="embedder")
     assert run.network.preprocessing == "bgr_mean"
-    published = read_vgg16(VGG16).tensors
+    published = read_weights(VGG16).tensors
     for layer, stays in (("block1_conv1", True), ("block1_conv2", False)):
         kernel = np.asarray(run.variables["params"]["deep"][layer]["kernel"])
         change = np.abs(kernel - published[f"{layer}/kernel"].astype(np.float32)).max()

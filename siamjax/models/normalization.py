@@ -22,12 +22,14 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         axis_name: the pmapped axis to add the sums over; None on one device.
         scale_init: start of the learnt scale.
+        use_scale: learn a scale; False: 1, as in networks whose scale the next layer has.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    use_scale: bool = True
 
     @nn.compact
     def __call__(
@@ -44,7 +46,9 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_variance = self.variable("batch_stats", "var", jnp.ones, channels)
-        scale = self.param("scale", self.scale_init, channels)
+        scale = jnp.ones(channels)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         if not train:
             factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)

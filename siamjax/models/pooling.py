@@ -1,7 +1,8 @@
-"""Max pooling whose gradient is fast on a CPU too."""
+"""Pooling that is fast on a CPU, and a name for what no layer of its own gives."""
 
 from collections.abc import Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -69,3 +70,50 @@ def max_pool_2x2(
         raise UsageError(f"a map of {height}x{width} cannot be pooled 2x2: use even sides")
     pooled = _max_pool(x.reshape(-1, height, width, channels))
     return pooled.reshape(*batch, height // 2, width // 2, channels)
+
+
+def max_pool_3x3(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch (height-1)/2 (width-1)/2 channels"]:
+    """Max over windows of 3x3, stride 2, without a border; equal maxima share the gradient."""
+
+    def along(x: Array, axis: int) -> Array:
+        # Elementwise, as above. Three slices of every second row, then of every second column.
+        count = (x.shape[axis] - 1) // 2
+        parts = [
+            jax.lax.slice_in_dim(x, start, start + 2 * count - 1, stride=2, axis=axis)
+            for start in range(3)
+        ]
+        return jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
+
+    return along(along(x, 1), 2)
+
+
+def average_pool_3x3(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch height width channels"]:
+    """Mean over windows of 3x3, stride 1, of the places that lie inside the map."""
+
+    def along(x: Array, axis: int) -> Array:
+        border = [(0, 0)] * x.ndim
+        border[axis] = (1, 1)
+        padded = jnp.pad(x, border)
+        size = x.shape[axis]
+        before, after = (
+            jax.lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2)
+        )
+        places = jnp.arange(size)
+        inside = 1.0 + (places > 0) + (places < size - 1)
+        inside = inside.reshape(-1, *(1,) * (x.ndim - 1 - axis)).astype(x.dtype)
+        return (before + x + after) / inside
+
+    return along(along(x, 1), 2)
+
+
+class Named(nn.Module):
+    """Passes its input on, under the name that inspection of layers finds it by."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``x``."""
+        return x

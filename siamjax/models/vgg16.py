@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.errors import UsageError
-from siamjax.models.pooling import max_pool_2x2
+from siamjax.models.pooling import Named, max_pool_2x2
 from siamjax.models.preprocessing import Preprocessing, preprocess
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -21,6 +21,10 @@ class ConvRelu(nn.Conv):
         return nn.relu(super().__call__(inputs))
 
 
+def _even(x: Array) -> Array:
+    return x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+
+
 class Vgg16(nn.Module):
     """Picture -> features by VGG-16, configuration D of Simonyan and Zisserman 2014.
 
@@ -32,9 +36,12 @@ class Vgg16(nn.Module):
 
     Attributes:
         width: factor on the number of channels.
-        depth: blocks, 1 to 5; the picture's sides must be multiples of 2^depth.
+        depth: blocks, 1 to 5; the picture's sides are 2^depth at least, and a pool leaves out the
+            last row or column of an odd side.
         hidden: features of ``fc1`` and ``fc2`` (4096 as published), or None to end with the last
             pool's map.
+        classes: after ``fc2`` a dense layer ``predictions`` (1000 as published), whose *logits* are
+            returned: its softmax is left to the caller; None: no such layer.
         dropout: share of ``fc1``'s and ``fc2``'s results set to 0 while training.
         dtype: of the products; parameters are float32.
     """
@@ -42,6 +49,7 @@ class Vgg16(nn.Module):
     width: float = 1.0
     depth: int = 5
     hidden: int | None = None
+    classes: int | None = None
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
@@ -49,17 +57,20 @@ class Vgg16(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Float[Array, "batch ..."]:
-        """The last pool's map (batch, height / 2^depth, width / 2^depth, channels), or ``fc2``.
+        """The last pool's map (batch, height / 2^depth, width / 2^depth, channels), fc2, or logits.
 
-        Pictures are preprocessed already. Raises ``UsageError`` for sides that cannot be pooled.
+        Pictures are preprocessed already. Raises ``UsageError`` for sides that cannot be pooled,
+        and for ``classes`` without ``hidden``.
         """
+        if self.classes is not None and self.hidden is None:
+            raise UsageError("classes need the dense layers: give hidden (4096 as published)")
         if not 1 <= self.depth <= len(BLOCKS) or self.width <= 0:
             raise UsageError(f"depth {self.depth}, width {self.width}: 1 to 5, and positive")
         side = 2**self.depth
-        if x.ndim != 4 or 0 in x.shape or x.shape[1] % side or x.shape[2] % side:
+        if x.ndim != 4 or 0 in x.shape or min(x.shape[1:3]) < side:
             raise UsageError(
-                f"pictures of shape {x.shape}: (batch, height, width, channels) with sides that "
-                f"are multiples of {side} are needed ({self.depth} 2x2 pools)"
+                f"pictures of shape {x.shape}: (batch, height, width, channels) with sides of at "
+                f"least {side} are needed ({self.depth} 2x2 pools)"
             )
         init = nn.initializers.glorot_uniform()
         x = x.astype(self.dtype)
@@ -72,14 +83,16 @@ class Vgg16(nn.Module):
                     dtype=self.dtype,
                     name=f"block{block}_conv{number}",
                 )(x)
-            x = max_pool_2x2(x)
+            x = Named(name=f"block{block}_pool")(max_pool_2x2(_even(x)))
         if self.hidden is None:
             return x
         x = x.reshape(x.shape[0], -1)
         for name in ("fc1", "fc2"):
             x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return x
+        if self.classes is None:
+            return x
+        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="predictions")(x)
 
 
 class Vgg16Features(nn.Module):

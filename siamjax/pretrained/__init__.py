@@ -1,5 +1,7 @@
-"""Published weights: read, checked tensor by tensor, and put into a network's parameters."""
+"""Published weights: read, checked tensor by tensor, and put into a network's variables."""
 
-from siamjax.pretrained.weights import Weights, put, read_vgg16
+from siamjax.pretrained.architectures import HEADS
+from siamjax.pretrained.reading import read_weights
+from siamjax.pretrained.weights import Weights, put
 
-__all__ = ["Weights", "put", "read_vgg16"]
+__all__ = ["HEADS", "Weights", "put", "read_weights"]

@@ -1,83 +1,128 @@
 """Tensors of a published network, with the preprocessing that they were trained on."""
 
-import zipfile
-import zlib
+import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
 from siamjax.errors import UsageError
+from siamjax.files import write_bytes
 from siamjax.models.preprocessing import Preprocessing
+
+MANIFEST = "manifest"
+"""Of a file that :meth:`Weights.save` wrote: the array with its JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """What a file of weights holds.
+    """What a file of weights holds, in this project's names and layouts.
 
     Attributes:
         source: where they were read from.
-        tensors: by path, such as ``block1_conv1/kernel``; kernels are HWIO.
+        architecture: ``vgg16`` or ``inception_v3``.
+        tensors: by collection and path, such as ``params/block1_conv1/kernel`` (HWIO) and
+            ``batch_stats/batch_normalization_1/mean``.
         preprocessing: what the network's pictures must go through.
     """
 
     source: str
+    architecture: str
     tensors: Mapping[str, np.ndarray]
     preprocessing: Preprocessing
 
+    def save(self, path: Path) -> None:
+        """Write an .npz that :func:`siamjax.pretrained.read_weights` reads, at once or not at all.
 
-def read_vgg16(path: Path) -> Weights:
-    """ImageNet's VGG-16 from an .npz with Keras' names (``block1_conv1/kernel`` ...), any float.
+        Its array ``manifest`` is JSON: architecture, preprocessing and source.
+        """
+        manifest = {
+            "architecture": self.architecture,
+            "preprocessing": self.preprocessing,
+            "source": self.source,
+        }
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {**self.tensors, MANIFEST: np.array(json.dumps(manifest))}
+        np.savez(buffer, **arrays)
+        write_bytes(path, buffer.getbuffer())
 
-    Its pictures are BGR less the mean. ``UsageError`` if the file cannot be read.
-    """
-    try:
-        # Opened here, as NumPy leaves a file open that turns out to be none of its own.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            tensors = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file of weights; check the path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path}: not an .npz of weights, or damaged ({error})") from None
-    return Weights(source=str(path), tensors=tensors, preprocessing="bgr_mean")
+    def without(self, *layers: str) -> "Weights":
+        """These weights but for the layers that begin so, such as a head of another task."""
+        kept = {p: t for p, t in self.tensors.items() if not _inside(p).startswith(layers)}
+        return Weights(
+            source=self.source,
+            architecture=self.architecture,
+            tensors=kept,
+            preprocessing=self.preprocessing,
+        )
 
 
 def put(
-    params: Any,
+    network: nn.Module,
+    variables: Mapping[str, Any],
     weights: Weights,
     *,
     under: str = "",
     new: Sequence[str] = (),
     unused: Sequence[str] = (),
-) -> Any:
-    """``params`` with all of the weights in place, in the parameters' types.
+) -> dict[str, Any]:
+    """``variables`` of ``network`` with all of the weights in place, in the variables' types.
 
     Every tensor is accounted for. ``under`` is the path of the published network within
-    ``params``, such as ``deep``; of what lies under it ``new`` names (by the beginning of the
+    ``network``, such as ``deep``; of what lies under it ``new`` names (by the beginning of the
     path) what keeps its start, ``unused`` what of the file is left out. Raises ``UsageError``
-    naming every tensor that is missing, left over or of another shape.
+    naming every tensor that is missing, left over or of another shape, and if the field
+    ``preprocessing`` of ``network`` (or, where it has none, of the part that holds ``under``) is
+    not that of the weights.
     """
-    flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
-    prefix = f"{under}/" if under else ""
-    own = {path[len(prefix) :]: path for path in flat if path.startswith(prefix)}
-    wanted = {path for path in own if not path.startswith(tuple(new))}
-    given = {path for path in weights.tensors if not path.startswith(tuple(unused))}
-    wrong = [f"{path} is missing in the file" for path in sorted(wanted - given)]
-    wrong += [f"{path} has no place in the network" for path in sorted(given - wanted)]
+    _check_preprocessing(network, weights)
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    own: dict[str, str] = {}
+    for path in flat:
+        collection, _, rest = path.partition("/")
+        if not under or rest.startswith(f"{under}/"):
+            own[f"{collection}/{rest[len(under) :].lstrip('/')}"] = path
+    wanted = {path for path in own if not _inside(path).startswith(tuple(new))}
+    given = {path for path in weights.tensors if not _inside(path).startswith(tuple(unused))}
+    wrong = [f"{_inside(path)} is missing in the file" for path in sorted(wanted - given)]
+    wrong += [f"{_inside(path)} has no place in the network" for path in sorted(given - wanted)]
     for path in sorted(wanted & given):
         here, there = flat[own[path]].shape, weights.tensors[path].shape
         if here != there:
-            wrong.append(f"{path} is {there} in the file and {here} in the network")
+            wrong.append(f"{_inside(path)} is {there} in the file and {here} in the network")
     if wrong:
         shown = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
         raise UsageError(f"{weights.source} does not fit the network: {shown}")
     for path in wanted:
         flat[own[path]] = jnp.asarray(weights.tensors[path], flat[own[path]].dtype)
     return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _inside(path: str) -> str:
+    """Without the collection."""
+    return path.partition("/")[2]
+
+
+def _check_preprocessing(network: nn.Module, weights: Weights) -> None:
+    """Refuse a network that would feed the weights other pictures than they were trained on."""
+    stated = {
+        module.preprocessing
+        for module in (network, *vars(network).values())
+        if isinstance(module, nn.Module) and hasattr(module, "preprocessing")
+    }
+    if not stated:
+        raise UsageError(
+            f"{type(network).__name__} does not say how its pictures are preprocessed: give it a "
+            f"field preprocessing, {weights.preprocessing!r} for {weights.source}"
+        )
+    if stated != {weights.preprocessing}:
+        raise UsageError(
+            f"{weights.source} was trained on pictures preprocessed by {weights.preprocessing!r}, "
+            f"the network has {' and '.join(map(repr, sorted(stated)))}"
+        )

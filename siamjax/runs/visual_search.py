@@ -19,7 +19,7 @@ from siamjax.data.triplets import MinedTriplets, TripletStream
 from siamjax.metrics import retrieval
 from siamjax.metrics.catalogue import Found, search_quality
 from siamjax.models.vgg16 import BLOCKS, Vgg16Features
-from siamjax.pretrained import Weights, put
+from siamjax.pretrained import HEADS, Weights, put
 from siamjax.report import figures, ranking_figures
 from siamjax.report.embedding_map import embedding_map
 from siamjax.report.page import search_table
@@ -97,7 +97,7 @@ def train_embedder(
         config=config,
         kind="embedder",
         evaluate=evaluate,
-        start_from=None if weights is None else partial(_with_weights, weights),
+        start_from=None if weights is None else partial(_with_weights, network, weights),
     )
     baselines: dict[str, Features] = {
         PIXELS: lambda images, indices: pixel_features(images, indices, size=16)
@@ -107,21 +107,24 @@ def train_embedder(
     return _conclude(run, embedder(variables), best, splits, baselines, config=config)
 
 
-def _with_weights(weights: Weights, variables: dict[str, Any]) -> dict[str, Any]:
+def _with_weights(
+    network: nn.Module, weights: Weights, variables: dict[str, Any]
+) -> dict[str, Any]:
     """Initial variables with the published convolutions in ``deep``; the rest keeps its start."""
     blocks = {layer.partition("_")[0] for layer in variables["params"]["deep"]}
     beyond = [f"block{n}" for n in range(1, len(BLOCKS) + 1) if f"block{n}" not in blocks]
-    params = put(variables["params"], weights, under="deep", new=("fc",), unused=beyond)
-    return {**variables, "params": params}
+    convolutions = weights.without(*HEADS, *beyond)
+    deep = put(network, variables, convolutions, under="deep", new=HEADS)
+    return {**variables, **deep}
 
 
 def _plain_features(weights: Weights, size: Size) -> Features:
     """What the published network gives without any training of ours."""
     network = Vgg16Features(preprocessing=weights.preprocessing)
     picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
-    like = jax.eval_shape(network.init, jax.random.key(0), picture)["params"]
-    params = put(like, weights, under="deep", unused=("block5",))
-    return Embedder(network=network, variables={"params": params}, size=size).embeddings
+    like = jax.eval_shape(network.init, jax.random.key(0), picture)
+    variables = put(network, like, weights.without(*HEADS, "block5"), under="deep")
+    return Embedder(network=network, variables=variables, size=size).embeddings
 
 
 def _embedded(

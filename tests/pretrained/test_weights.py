@@ -1,29 +1,29 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.models.vgg16 import Vgg16
-from siamjax.pretrained import Weights, put, read_vgg16
-
-REAL = Path(__file__).parents[3] / "shared/weights/vgg16_imagenet_notop_fp16.npz"
+from siamjax.models.vgg16 import Vgg16Features
+from siamjax.models.visual_search import VisualSearchNet
+from siamjax.pretrained import Weights, put, read_weights
 
 
 @pytest.fixture(scope="module")
-def params():
-    picture = jnp.zeros((1, 16, 16, 3))
-    return {
-        "deep": Vgg16(width=0.0625, depth=1, hidden=4).init(jax.random.key(0), picture)["params"]
-    }
+def network():
+    return VisualSearchNet(width=0.0625, depth=1, hidden=4, embedding=4, preprocessing="bgr_mean")
+
+
+@pytest.fixture(scope="module")
+def variables(network):
+    return network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
 @pytest.fixture
-def tensors(params, rng):
+def tensors(variables, rng):
+    deep = variables["params"]["deep"]
     return {
-        f"block1_conv{k}/{name}": rng.random(params["deep"][f"block1_conv{k}"][name].shape).astype(
+        f"params/block1_conv{k}/{name}": rng.random(deep[f"block1_conv{k}"][name].shape).astype(
             np.float16
         )
         for k in (1, 2)
@@ -31,57 +31,61 @@ def tensors(params, rng):
     }
 
 
-def placed(params, tensors, **options):
-    weights = Weights(source="w.npz", tensors=tensors, preprocessing="bgr_mean")
-    return put(params, weights, under="deep", **options)
-
-
-def test_all_are_placed_and_the_rest_keeps_its_start(params, tensors):
-    got = placed(params, tensors, new=("fc",))["deep"]
-    for path, value in tensors.items():
-        layer, name = path.split("/")
-        assert got[layer][name].dtype == jnp.float32
-        np.testing.assert_array_equal(got[layer][name], value.astype(np.float32))
-    np.testing.assert_array_equal(got["fc1"]["kernel"], params["deep"]["fc1"]["kernel"])
-
-
-def test_every_tensor_is_accounted_for(params, tensors):
-    with pytest.raises(UsageError, match=r"w.npz .*fc1/bias is missing"):
-        placed(params, tensors)
-    extra = {**tensors, "block2_conv1/bias": np.zeros(3)}
-    with pytest.raises(UsageError, match="block2_conv1/bias has no place"):
-        placed(params, extra, new=("fc",))
-    placed(params, extra, new=("fc",), unused=("block2",))
-    tensors["block1_conv1/bias"] = np.zeros(7)
-    with pytest.raises(UsageError, match=r"block1_conv1/bias is \(7,\) in the file and \(4,\)"):
-        placed(params, tensors, new=("fc",))
-
-
-def test_files_that_are_none(tmp_path):
-    with pytest.raises(UsageError, match="no such file of weights"):
-        read_vgg16(tmp_path / "w.npz")
-    (tmp_path / "w.npz").write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(UsageError, match="damaged"):
-        read_vgg16(tmp_path / "w.npz")
-    np.save(tmp_path / "w.npy", np.zeros(3))
-    with pytest.raises(UsageError, match="a single array"):
-        read_vgg16(tmp_path / "w.npy")
-    np.savez_compressed(tmp_path / "w.npz", bias=np.arange(1000))
-    content = bytearray((tmp_path / "w.npz").read_bytes())
-    content[200] ^= 255
-    (tmp_path / "w.npz").write_bytes(content)
-    with pytest.raises(UsageError, match="damaged"):
-        read_vgg16(tmp_path / "w.npz")
-
-
-@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
-def test_the_real_ones_fit():
-    like = jax.eval_shape(
-        Vgg16().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    )["params"]
-    weights = read_vgg16(REAL)
-    got = put(like, weights)
-    assert weights.preprocessing == "bgr_mean"
-    np.testing.assert_array_equal(
-        got["block5_conv3"]["kernel"], weights.tensors["block5_conv3/kernel"].astype(np.float32)
+def weights_of(tensors, preprocessing="bgr_mean"):
+    return Weights(
+        source="w.npz", architecture="vgg16", tensors=tensors, preprocessing=preprocessing
     )
+
+
+def test_all_are_placed_and_the_rest_keeps_its_start(network, variables, tensors):
+    got = put(network, variables, weights_of(tensors), under="deep", new=("fc",))["params"]
+    for path, value in tensors.items():
+        _, layer, name = path.split("/")
+        assert got["deep"][layer][name].dtype == jnp.float32
+        np.testing.assert_array_equal(got["deep"][layer][name], value.astype(np.float32))
+    start = variables["params"]
+    np.testing.assert_array_equal(got["deep"]["fc1"]["kernel"], start["deep"]["fc1"]["kernel"])
+    np.testing.assert_array_equal(got["embedding"]["kernel"], start["embedding"]["kernel"])
+
+
+def test_every_tensor_is_accounted_for(network, variables, tensors):
+    with pytest.raises(UsageError, match=r"w.npz .*fc1/bias is missing"):
+        put(network, variables, weights_of(tensors), under="deep")
+    extra = {**tensors, "params/block2_conv1/bias": np.zeros(3)}
+    with pytest.raises(UsageError, match="block2_conv1/bias has no place"):
+        put(network, variables, weights_of(extra), under="deep", new=("fc",))
+    put(network, variables, weights_of(extra), under="deep", new=("fc",), unused=("block2",))
+    put(network, variables, weights_of(extra).without("block2"), under="deep", new=("fc",))
+    tensors["params/block1_conv1/bias"] = np.zeros(7)
+    with pytest.raises(UsageError, match=r"block1_conv1/bias is \(7,\) in the file and \(4,\)"):
+        put(network, variables, weights_of(tensors), under="deep", new=("fc",))
+
+
+def test_the_wrong_preprocessing_is_not_silent(network, variables, tensors):
+    with pytest.raises(UsageError, match=r"by 'unit', the network has 'bgr_mean'"):
+        put(network, variables, weights_of(tensors, "unit"), under="deep", new=("fc",))
+    without_any = network.clone(preprocessing="signed").bind(variables).deep
+    with pytest.raises(UsageError, match="does not say how its pictures are preprocessed"):
+        put(without_any, variables["params"], weights_of(tensors))
+
+
+def test_it_reaches_the_network(rng):
+    """The same tensors with another preprocessing stated give other features."""
+    network = Vgg16Features(depth=1, width=0.0625)
+    pictures = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    variables = network.init(jax.random.key(0), pictures)
+    features = network.apply(variables, pictures)
+    other = network.clone(preprocessing="unit").apply(variables, pictures)
+    assert np.abs(features - other).max() > 0.01
+
+
+def test_saved_and_read_again(tmp_path, tensors):
+    weights_of(tensors, "unit").save(tmp_path / "own.npz")
+    again = read_weights(tmp_path / "own.npz")
+    assert (again.architecture, again.preprocessing) == ("vgg16", "unit")
+    assert again.tensors.keys() == tensors.keys()
+    for path, tensor in tensors.items():
+        np.testing.assert_array_equal(again.tensors[path], tensor)
+    with pytest.raises(UsageError, match="preprocessed by 'unit'"):
+        read_weights(tmp_path / "own.npz", preprocessing="signed")
+    assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]

@@ -1,0 +1,189 @@
+"""InceptionV3 with the layers, and their order, of the published weights."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from siamjax.errors import UsageError
+from siamjax.models.normalization import BatchNorm
+from siamjax.models.pooling import Named, average_pool_3x3, max_pool_3x3
+
+ENDS = tuple(f"mixed{number}" for number in range(11))
+"""The blocks that can be the last: 256, 288, 288, 768 (5 times), 1280, 2048, 2048 channels."""
+
+
+class InceptionV3(nn.Module):
+    """Picture -> features: Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016.
+
+    As Keras publishes it: 94 convolutions without bias, each followed by batch normalisation
+    without a scale (epsilon 1e-3) and a ReLU, named ``conv2d_1`` ... ``conv2d_94``,
+    ``batch_normalization_1`` ... and ``activation_1`` ... in the order in which they are built;
+    blocks ``mixed0`` to ``mixed10``. 21,802,784 parameters and statistics without the top. Any
+    picture of at least 75x75; 299x299 as published. Glorot uniform.
+
+    Attributes:
+        end: the last block; none of the layers after it exist.
+        classes: add the top, ``avg_pool`` and a dense layer ``predictions``, whose *logits* are
+            returned (its published softmax is left to the caller); None: the last block's map.
+        freeze_statistics: normalise by the running statistics while training too, and leave them.
+        dtype: of the convolutions; parameters and statistics are float32.
+        axis_name: the pmapped axis that batch statistics span; None on one device.
+    """
+
+    end: str = "mixed10"
+    classes: int | None = None
+    freeze_statistics: bool = False
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch ..."]:
+        """The last block's map (batch, height, width, channels), or logits of the classes.
+
+        Pictures are preprocessed already. ``weight`` is that of each in the batch statistics.
+        Raises ``UsageError`` for pictures that are too small, and another ``end``.
+        """
+        if self.end not in ENDS:
+            raise UsageError(f"end {self.end!r}: known are {ENDS[0]} to {ENDS[-1]}")
+        if x.ndim != 4 or min(x.shape[1:3]) < 75:
+            raise UsageError(
+                f"pictures of shape {x.shape}: (batch, height, width, 3) of at least 75x75 needed"
+            )
+        conv = _Layers(self, train=train and not self.freeze_statistics, weight=weight)
+        x = conv.chain(x.astype(self.dtype), (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
+        x = Named(name="max_pooling2d_1")(max_pool_3x3(x))
+        x = conv.chain(x, (80, 1, 1), (192, 3, 3, "valid"))
+        x = Named(name="max_pooling2d_2")(max_pool_3x3(x))
+        for name, block in zip(ENDS, _BLOCKS, strict=True):
+            x = Named(name=name)(jnp.concatenate(block(conv, x), axis=-1))
+            if name == self.end:
+                break
+        if self.classes is None:
+            return x
+        x = Named(name="avg_pool")(x.astype(jnp.float32).mean(axis=(1, 2)))
+        init = nn.initializers.glorot_uniform()
+        return nn.Dense(self.classes, kernel_init=init, name="predictions")(x)
+
+
+class _Layers:
+    """Convolution, batch normalisation and ReLU as one, numbered as they are made."""
+
+    def __init__(self, network: InceptionV3, *, train: bool, weight: Any) -> None:
+        self.made = 0
+        self.conv = partial(
+            nn.Conv,
+            use_bias=False,
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=network.dtype,
+        )
+        self.norm = partial(
+            BatchNorm, momentum=0.99, epsilon=1e-3, use_scale=False, axis_name=network.axis_name
+        )
+        self.apply = {"train": train, "weight": weight}
+
+    def __call__(self, x: Array, channels: int, rows: int, columns: int, how: str = "same"):
+        """``same`` keeps the size, ``valid`` has no border, ``half`` none and stride 2."""
+        self.made += 1
+        x = self.conv(
+            channels,
+            (rows, columns),
+            strides=2 if how == "half" else 1,
+            padding="SAME" if how == "same" else "VALID",
+            name=f"conv2d_{self.made}",
+        )(x)
+        x = self.norm(name=f"batch_normalization_{self.made}")(x, **self.apply)
+        return Named(name=f"activation_{self.made}")(nn.relu(x))
+
+    def chain(self, x: Array, *layers: tuple) -> Array:
+        for layer in layers:
+            x = self(x, *layer)
+        return x
+
+
+Block = Callable[[_Layers, Array], list[Array]]
+
+
+def _grid35(pooled: int) -> Block:
+    """Figure 5 of the paper, with 5x5 left whole in one branch: mixed0, 1 and 2."""
+
+    def block(conv: _Layers, x: Array) -> list[Array]:
+        return [
+            conv(x, 64, 1, 1),
+            conv.chain(x, (48, 1, 1), (64, 5, 5)),
+            conv.chain(x, (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+            conv(average_pool_3x3(x), pooled, 1, 1),
+        ]
+
+    return block
+
+
+def _to_grid17(conv: _Layers, x: Array) -> list[Array]:
+    """Half the size: mixed3."""
+    return [
+        conv(x, 384, 3, 3, "half"),
+        conv.chain(x, (64, 1, 1), (96, 3, 3), (96, 3, 3, "half")),
+        max_pool_3x3(x),
+    ]
+
+
+def _grid17(inner: int) -> Block:
+    """Figure 6, n = 7: mixed4 to mixed7."""
+
+    def block(conv: _Layers, x: Array) -> list[Array]:
+        twice = ((inner, 7, 1), (inner, 1, 7))
+        return [
+            conv(x, 192, 1, 1),
+            conv.chain(x, (inner, 1, 1), (inner, 1, 7), (192, 7, 1)),
+            conv.chain(x, (inner, 1, 1), *twice, (inner, 7, 1), (192, 1, 7)),
+            conv(average_pool_3x3(x), 192, 1, 1),
+        ]
+
+    return block
+
+
+def _to_grid8(conv: _Layers, x: Array) -> list[Array]:
+    """Half the size: mixed8."""
+    return [
+        conv.chain(x, (192, 1, 1), (320, 3, 3, "half")),
+        conv.chain(x, (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, "half")),
+        max_pool_3x3(x),
+    ]
+
+
+def _grid8(conv: _Layers, x: Array) -> list[Array]:
+    """Figure 7, branches that fork at their ends: mixed9 and mixed10."""
+
+    def fork(x: Array) -> Array:
+        return jnp.concatenate([conv(x, 384, 1, 3), conv(x, 384, 3, 1)], axis=-1)
+
+    return [
+        conv(x, 320, 1, 1),
+        fork(conv(x, 384, 1, 1)),
+        fork(conv.chain(x, (448, 1, 1), (384, 3, 3))),
+        conv(average_pool_3x3(x), 192, 1, 1),
+    ]
+
+
+_BLOCKS: tuple[Block, ...] = (
+    _grid35(32),
+    _grid35(64),
+    _grid35(64),
+    _to_grid17,
+    _grid17(128),
+    _grid17(160),
+    _grid17(160),
+    _grid17(192),
+    _to_grid8,
+    _grid8,
+    _grid8,
+)

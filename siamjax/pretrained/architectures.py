@@ -1,0 +1,182 @@
+"""From the names and layouts that weights are published with to this project's own."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from siamjax.errors import UsageError
+from siamjax.models.preprocessing import Preprocessing
+from siamjax.models.vgg16 import BLOCKS
+
+Layers = Mapping[str, Mapping[str, np.ndarray]]
+"""Tensors by layer and name, such as ``{"block1_conv1": {"kernel": ..., "bias": ...}}``."""
+
+PREPROCESSING: Mapping[str, Preprocessing] = {"vgg16": "bgr_mean", "inception_v3": "signed"}
+"""Of the weights as Keras publishes them."""
+
+HEADS = ("fc", "predictions")
+"""Beginnings of the published classifiers' layers."""
+
+_VGG16 = tuple(
+    f"block{block}_conv{number}"
+    for block, (_, count) in enumerate(BLOCKS, start=1)
+    for number in range(1, count + 1)
+)
+_VGG16_DENSE = ("fc1", "fc2", "predictions")
+_INCEPTION = 94
+# Keras 3 stores layers without their names, in the order of their depth in the graph. This is that
+# order for InceptionV3, as numbers in the order of building: the convolutions' and, equal to it,
+# that of the normalisations. Branches of one shape would be exchanged silently otherwise.
+# fmt: off
+_BY_DEPTH = (
+    1, 2, 3, 4, 5, 9, 7, 10, 6, 8, 11, 12, 16, 14, 17, 13, 15, 18, 19, 23, 21, 24, 20, 22, 25, 26,
+    28, 29, 27, 30, 35, 36, 32, 37, 33, 38, 31, 34, 39, 40, 45, 46, 42, 47, 43, 48, 41, 44, 49, 50,
+    55, 56, 52, 57, 53, 58, 51, 54, 59, 60, 65, 66, 62, 67, 63, 68, 61, 64, 69, 70, 73, 74, 71, 75,
+    72, 76, 81, 78, 82, 79, 80, 83, 84, 77, 85, 90, 87, 91, 88, 89, 92, 93, 86, 94,
+)
+# fmt: on
+
+
+def of_keras(source: str, layers: Layers, *, by_depth: bool) -> tuple[str, dict[str, np.ndarray]]:
+    """Architecture, and tensors by collection and path, of layers named by Keras.
+
+    Keras numbers layers by process (the second network begins at ``conv2d_95``), so what counts is
+    the order of the numbers. ``by_depth``: the names only count layers of a class in the order of
+    their depth. Layers that the architecture lacks keep their names. Raises ``UsageError`` for
+    another network.
+    """
+    maps = [n for n, own in layers.items() if "kernel" in own and own["kernel"].ndim == 4]
+    norms = [n for n, own in layers.items() if "moving_mean" in own]
+    if len(maps) == len(_VGG16) and not norms:
+        names = {name: name for name in layers}
+        if set(maps) != set(_VGG16):
+            names |= dict(zip(sorted(maps, key=_number), _VGG16, strict=True))
+        if by_depth:
+            dense = sorted((name for name in layers if name not in maps), key=_number)
+            names |= dict(zip(dense, _VGG16_DENSE, strict=False))
+        return "vgg16", _tensors({names[layer]: own for layer, own in layers.items()})
+    if len(maps) == len(norms) == _INCEPTION:
+        names = {name: name for name in layers}
+        for own, kind in ((maps, "conv2d"), (norms, "batch_normalization")):
+            order = _BY_DEPTH if by_depth else range(1, _INCEPTION + 1)
+            in_order = zip(sorted(own, key=_number), order, strict=True)
+            names |= {name: f"{kind}_{number}" for name, number in in_order}
+        if by_depth:
+            names |= dict.fromkeys((name for name in layers if name == "dense"), "predictions")
+        return "inception_v3", _tensors({names[layer]: own for layer, own in layers.items()})
+    raise _another(source, f"{len(maps)} convolutions and {len(norms)} batch normalisations")
+
+
+def of_torch(
+    source: str, tensors: Mapping[str, np.ndarray]
+) -> tuple[str, dict[str, np.ndarray], Preprocessing]:
+    """Architecture, tensors by collection and path, and preprocessing of a torchvision state dict.
+
+    Kernels become HWIO; VGG-16's first dense layer takes rows, columns, channels in this order and
+    not channels first. InceptionV3's auxiliary classifier, which only training uses, is left out;
+    the scale of its batch normalisation goes into the kernels, exactly as far as the result is
+    concerned. torchvision's own network averages over the border's zeros too (``branch_pool``),
+    where the original of these weights, and ours, count only places inside the map.
+    Raises ``UsageError`` for another network.
+    """
+    if "features.0.weight" in tensors:
+        convs = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("features")})
+        if len(convs) != len(_VGG16):
+            raise _another(source, f"{len(convs)} layers of features")
+        layers = {f"features.{n}": own for n, own in zip(convs, _VGG16, strict=True)}
+        layers |= {f"classifier.{n}": own for n, own in zip((0, 3, 6), _VGG16_DENSE, strict=True)}
+        found = _rename(source, tensors, layers)
+        if "fc1" in found:
+            rows = found["fc1"]["kernel"]
+            by_channel = rows.reshape(512, 7, 7, rows.shape[-1])
+            found["fc1"]["kernel"] = by_channel.transpose(1, 2, 0, 3).reshape(rows.shape)
+        return "vgg16", _tensors(found), "torchvision"
+    if "Conv2d_1a_3x3.conv.weight" in tensors:
+        layers = {"fc": "predictions"}
+        for number, name in enumerate(_torch_inception(), start=1):
+            layers[f"{name}.conv"] = f"conv2d_{number}"
+            layers[f"{name}.bn"] = f"batch_normalization_{number}"
+        kept = {n: t for n, t in tensors.items() if not n.startswith("AuxLogits")}
+        # Trained on x / 127.5 - 1: torchvision's transform_input undoes its usual preprocessing.
+        return "inception_v3", _tensors(_rename(source, kept, layers)), "signed"
+    raise _another(source, f"tensors such as {', '.join(list(tensors)[:2]) or 'none'}")
+
+
+def _another(source: str, what: str) -> UsageError:
+    return UsageError(
+        f"{source} is a file of another network: {what}; known are VGG-16 (13 convolutions) and "
+        "InceptionV3 (94, each with a batch normalisation)"
+    )
+
+
+def _number(name: str) -> int:
+    end = re.search(r"_(\d+)$", name)
+    return int(end[1]) if end else 0
+
+
+def _tensors(layers: Layers) -> dict[str, np.ndarray]:
+    """By collection and path; the scale of a batch normalisation goes into the kernel before it."""
+    found: dict[str, np.ndarray] = {}
+    for layer, own in layers.items():
+        for name in ("kernel", "bias", "beta"):
+            if name in own:
+                found[f"params/{layer}/{'bias' if name == 'beta' else name}"] = own[name]
+        for name, short in (("moving_mean", "mean"), ("moving_variance", "var")):
+            if name in own:
+                found[f"batch_stats/{layer}/{short}"] = own[name]
+    for layer, own in layers.items():
+        gamma = own.get("gamma")
+        if gamma is not None and np.any(gamma != 1):
+            number = layer.rpartition("_")[2]
+            # gamma (x - mean) / s = (gamma x - gamma mean) / s, whatever its sign.
+            found[f"params/conv2d_{number}/kernel"] = (
+                found[f"params/conv2d_{number}/kernel"] * gamma
+            )
+            found[f"batch_stats/{layer}/mean"] = found[f"batch_stats/{layer}/mean"] * gamma
+    return found
+
+
+def _rename(
+    source: str, tensors: Mapping[str, np.ndarray], layers: Mapping[str, str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """PyTorch's tensors by our layers and Keras' names of what they are, in Keras' layout."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path, tensor in tensors.items():
+        layer, _, kind = path.rpartition(".")
+        if kind == "num_batches_tracked":
+            continue
+        if layer not in layers:
+            raise UsageError(f"{source}: {path} has no place in the network")
+        norm = layer.endswith(".bn")
+        name = {
+            "weight": "gamma" if norm else "kernel",
+            "bias": "beta" if norm else "bias",
+            "running_mean": "moving_mean",
+            "running_var": "moving_variance",
+        }.get(kind)
+        if name is None:
+            raise UsageError(f"{source}: {path} is no tensor that is known")
+        if name == "kernel":
+            tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
+        found.setdefault(layers[layer], {})[name] = tensor
+    return found
+
+
+def _torch_inception() -> Iterator[str]:
+    """torchvision's names of the 94 convolutions, in the order of building."""
+    yield from (f"Conv2d_{n}" for n in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"))
+    triple = [f"branch3x3dbl_{n}" for n in (1, 2, 3)]
+    seven = [f"branch7x7_{n}" for n in (1, 2, 3)] + [f"branch7x7dbl_{n}" for n in range(1, 6)]
+    forks = ["branch3x3_1", "branch3x3_2a", "branch3x3_2b"]
+    forks += [f"branch3x3dbl_{n}" for n in ("1", "2", "3a", "3b")]
+    inner = {
+        "5bcd": ["branch1x1", "branch5x5_1", "branch5x5_2", *triple, "branch_pool"],
+        "6a": ["branch3x3", *triple],
+        "6bcde": ["branch1x1", *seven, "branch_pool"],
+        "7a": ["branch3x3_1", "branch3x3_2", *(f"branch7x7x3_{n}" for n in range(1, 5))],
+        "7bc": ["branch1x1", *forks, "branch_pool"],
+    }
+    for blocks, names in inner.items():
+        for letter in blocks[1:]:
+            yield from (f"Mixed_{blocks[0]}{letter}.{name}" for name in names)

@@ -1,0 +1,276 @@
+"""Small files in every format, each tensor of another value; no library that writes them."""
+
+import json
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from siamjax.errors import UsageError
+from siamjax.models.inception_v3 import InceptionV3
+from siamjax.models.vgg16 import BLOCKS, Vgg16Features
+from siamjax.pretrained import put, read_weights
+from siamjax.pretrained.architectures import of_torch
+
+REAL = Path(__file__).parents[3] / "shared/weights"
+VGG, INCEPTION = REAL / "vgg16_imagenet_notop_fp16.npz", REAL / "inception_v3_tfjs"
+CONVS = [f"block{b}_conv{n}" for b, (_, c) in enumerate(BLOCKS, 1) for n in range(1, c + 1)]
+
+
+def vgg(names=CONVS):
+    """13 tiny layers, the k-th full of k."""
+    return {
+        name: {"kernel": np.full((3, 3, 2, 2), k, "f4"), "bias": np.full(2, -k, "f4")}
+        for k, name in enumerate(names, 1)
+    }
+
+
+def inception(first=1):
+    """94 convolutions and normalisations, the k-th full of k."""
+    layers = {}
+    for k in range(1, 95):
+        layers[f"conv2d_{k + first - 1}"] = {"kernel": np.full((1, 1, 1, 1), k, "f4")}
+        layers[f"batch_normalization_{k + first - 1}"] = {
+            name: np.full(1, k + offset, "f4")
+            for name, offset in (("beta", 0.1), ("moving_mean", 0.2), ("moving_variance", 0.3))
+        }
+    return layers
+
+
+def write_h5(path, layers, *, inside=None, encode=False):
+    """Keras' old layout: groups of layers, their names as attributes."""
+    with h5py.File(path, "w") as file:
+        group = file if inside is None else file.create_group(inside)
+        group.attrs["layer_names"] = [n.encode() if encode else n for n in layers]
+        for layer, own in layers.items():
+            names = [f"{layer}/{name}:0" for name in own]
+            group.create_group(layer).attrs["weight_names"] = [
+                n.encode() if encode else n for n in names
+            ]
+            for name, array in zip(names, own.values(), strict=True):
+                group[layer][name] = array
+
+
+def write_keras3(path, layers, *, named):
+    """Keras 3's layout: class and number in the order of the layers, ``vars/0`` ..."""
+    count: dict[str, int] = {}
+    with h5py.File(path, "w") as file:
+        for layer, own in layers.items():
+            norm = "moving_mean" in own
+            kind = "batch_normalization" if norm else "conv2d"
+            if not norm and own["kernel"].ndim == 2:
+                kind = "dense"
+            number = count.get(kind, 0)
+            count[kind] = number + 1
+            group = file.create_group(f"layers/{kind}_{number}" if number else f"layers/{kind}")
+            variables = group.create_group("vars")
+            if named:
+                variables.attrs["name"] = layer
+            for place, array in enumerate(own.values()):
+                variables[str(place)] = array
+        file.create_group("layers/input_layer/vars")
+
+
+def write_tfjs(folder, layers, *, shards=2, quantize=()):
+    """model.json and its shards; of quantised tensors value = 0.5 + 2 q."""
+    entries, content = [], b""
+    for layer, own in layers.items():
+        for name, array in own.items():
+            entry = {"name": f"{layer}/{name}", "shape": array.shape, "dtype": "float32"}
+            if layer in quantize:
+                entry["quantization"] = {"dtype": "uint8", "min": 0.5, "scale": 2.0}
+                array = array.astype(np.uint8)
+            content += array.tobytes()
+            entries.append(entry)
+    paths = [f"group1-shard{n + 1}of{shards}" for n in range(shards)]
+    folder.mkdir(exist_ok=True)
+    manifest = [{"paths": paths, "weights": entries}]
+    (folder / "model.json").write_text(json.dumps({"weightsManifest": manifest}))
+    cut = len(content) // shards + 1
+    for n, name in enumerate(paths):
+        (folder / name).write_bytes(content[n * cut : (n + 1) * cut])
+    return content
+
+
+def check_vgg(weights):
+    assert weights.architecture == "vgg16"
+    for k, name in enumerate(CONVS, 1):
+        assert (weights.tensors[f"params/{name}/kernel"] == k).all(), name
+        assert (weights.tensors[f"params/{name}/bias"] == -k).all(), name
+
+
+def check_inception(weights):
+    assert weights.architecture == "inception_v3"
+    for k in range(1, 95):
+        norm = f"batch_normalization_{k}"
+        assert weights.tensors[f"params/conv2d_{k}/kernel"].item() == k
+        for path, offset in ((f"params/{norm}/bias", 0.1), (f"batch_stats/{norm}/mean", 0.2)):
+            assert weights.tensors[path].item() == pytest.approx(k + offset)
+        assert weights.tensors[f"batch_stats/{norm}/var"].item() == pytest.approx(k + 0.3)
+
+
+def test_old_keras(tmp_path):
+    write_h5(tmp_path / "w.h5", vgg())
+    weights = read_weights(tmp_path / "w.h5")
+    check_vgg(weights)
+    assert weights.preprocessing == "bgr_mean"
+    # numbered by a process that had built another before, as a whole model, names as bytes
+    write_h5(tmp_path / "i.h5", inception(95), inside="model_weights", encode=True)
+    weights = read_weights(tmp_path / "i.h5")
+    check_inception(weights)
+    assert weights.preprocessing == "signed"
+    assert read_weights(tmp_path / "i.h5", preprocessing="unit").preprocessing == "unit"
+
+
+def test_keras_3(tmp_path):
+    for named in (True, False):
+        write_keras3(tmp_path / "w.weights.h5", vgg(), named=named)
+        check_vgg(read_weights(tmp_path / "w.weights.h5"))
+    write_keras3(tmp_path / "i.weights.h5", inception(7), named=True)
+    check_inception(read_weights(tmp_path / "i.weights.h5"))
+
+
+def test_unnamed_dense_layers_are_the_published_ones(tmp_path):
+    top = {f"dense_{n}": {"kernel": np.full((2, 2), n), "bias": np.zeros(2)} for n in range(3)}
+    write_keras3(tmp_path / "w.weights.h5", {**vgg(), **top}, named=False)
+    tensors = read_weights(tmp_path / "w.weights.h5").tensors
+    for n, name in enumerate(("fc1", "fc2", "predictions")):
+        assert (tensors[f"params/{name}/kernel"] == n).all()
+
+
+def test_tensorflow_js(tmp_path):
+    head = {"dense_1": {"kernel": np.zeros((2, 2), "f4")}}
+    content = write_tfjs(tmp_path / "m", {**inception(), **head}, shards=3)
+    with pytest.raises(UsageError, match="does not say how its pictures are preprocessed"):
+        read_weights(tmp_path / "m")
+    weights = read_weights(tmp_path / "m", preprocessing="unit")
+    check_inception(weights)
+    assert "params/dense_1/kernel" not in weights.without("dense_").tensors
+    assert "params/dense_1/kernel" in weights.tensors
+    for shard in tmp_path.glob("m/group1*"):
+        shard.unlink()
+    with pytest.raises(UsageError, match=r"group1-shard1of3: a shard of model.json is missing"):
+        read_weights(tmp_path / "m" / "model.json", preprocessing="unit")
+    (tmp_path / "m" / "weights.bin").write_bytes(content)
+    check_inception(read_weights(tmp_path / "m", preprocessing="unit"))
+    (tmp_path / "m" / "weights.bin").write_bytes(content[:-9])
+    with pytest.raises(UsageError, match=r"damaged.*cut short at"):
+        read_weights(tmp_path / "m", preprocessing="unit")
+    (tmp_path / "m" / "weights.bin").write_bytes(content + b"1234")
+    with pytest.raises(UsageError, match="bytes of weights"):
+        read_weights(tmp_path / "m", preprocessing="unit")
+
+
+def test_quantised(tmp_path):
+    write_tfjs(tmp_path / "m", inception(), quantize=("conv2d_3",))
+    tensors = read_weights(tmp_path / "m", preprocessing="unit").tensors
+    assert tensors["params/conv2d_3/kernel"].item() == 0.5 + 2.0 * 3
+    assert tensors["params/conv2d_4/kernel"].item() == 4.0
+
+
+def torch_vgg():
+    state = {}
+    for place, k in zip(
+        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), range(1, 14), strict=True
+    ):
+        state[f"features.{place}.weight"] = np.full((2, 2, 3, 3), k, "f4")
+        state[f"features.{place}.bias"] = np.full(2, -k, "f4")
+    return state
+
+
+def test_torchvision_vgg16(rng):
+    state = torch_vgg()
+    state["features.0.weight"] = rng.random((2, 4, 3, 5))
+    dense = rng.random((6, 512 * 7 * 7)).astype("f4")
+    state |= {"classifier.0.weight": dense, "classifier.0.bias": np.zeros(6)}
+    architecture, tensors, preprocessing = of_torch("f", state)
+    assert (architecture, preprocessing) == ("vgg16", "torchvision")
+    first = tensors["params/block1_conv1/kernel"]
+    assert first.shape == (3, 5, 4, 2)
+    assert first[1, 2, 3, 0] == state["features.0.weight"][0, 3, 1, 2]
+    assert (tensors["params/block5_conv3/kernel"] == 13).all()
+    # the same answer from a map, flattened channels first there and channels last here
+    features = rng.random((7, 7, 512)).astype("f4")
+    ours = features.reshape(-1) @ tensors["params/fc1/kernel"]
+    np.testing.assert_allclose(ours, dense @ features.transpose(2, 0, 1).reshape(-1), rtol=1e-4)
+    with pytest.raises(UsageError, match=r"extra\.weight has no place"):
+        of_torch("f", {**state, "extra.weight": np.zeros(1)})
+
+
+def test_safetensors(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    save_file(torch_vgg(), tmp_path / "w.safetensors")
+    weights = read_weights(tmp_path / "w.safetensors")
+    check_vgg(weights)
+    assert weights.preprocessing == "torchvision"
+    with pytest.raises(UsageError, match="leave the option out"):
+        read_weights(tmp_path / "w.safetensors", preprocessing="bgr_mean")
+    (tmp_path / "w.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:-5])
+    with pytest.raises(UsageError, match="damaged"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("writer", [write_h5, lambda p, x: write_keras3(p, x, named=True)])
+def test_files_of_another_network(tmp_path, writer):
+    writer(tmp_path / "w.h5", vgg(CONVS[:12]))
+    with pytest.raises(UsageError, match="another network: 12 convolutions"):
+        read_weights(tmp_path / "w.h5")
+
+
+def test_files_that_are_none(tmp_path):
+    path = tmp_path / "w.npz"
+    with pytest.raises(UsageError, match="no such file of weights"):
+        read_weights(path)
+    path.write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UsageError, match="damaged"):
+        read_weights(path)
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(UsageError, match="no file of weights that is known; read are Keras"):
+        read_weights(path)
+    write_h5(tmp_path / "w.h5", vgg())
+    content = (tmp_path / "w.h5").read_bytes()
+    (tmp_path / "w.h5").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UsageError, match="damaged"):
+        read_weights(tmp_path / "w.h5")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["something"] = 1
+    with pytest.raises(UsageError, match="not of Keras weights"):
+        read_weights(tmp_path / "w.h5")
+    with pytest.raises(UsageError, match="preprocessing 'caffe': known are unit"):
+        read_weights(tmp_path / "w.h5", preprocessing="caffe")
+
+
+@pytest.mark.skipif(not VGG.exists(), reason=f"{VGG} is not here")
+def test_the_real_vgg16_fits():
+    network = Vgg16Features(depth=5)
+    like = jax.eval_shape(
+        network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    )
+    params = put(network, like, read_weights(VGG), under="deep")["params"]["deep"]
+    # Small but for rounding to float16; the first layer sees edges: its kernels sum to about 0.
+    kernel = np.asarray(params["block1_conv1"]["kernel"])
+    assert kernel.shape == (3, 3, 3, 64)
+    assert 0.01 < kernel.std() < 1.0
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 14_714_688
+
+
+@pytest.mark.skipif(not INCEPTION.exists(), reason=f"{INCEPTION} is not here")
+def test_the_real_inception_v3_fits():
+    weights = read_weights(INCEPTION, preprocessing="unit").without("dense_")
+    network = InceptionV3()
+    like = jax.eval_shape(
+        network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
+    )
+    flat = {
+        f"{collection}/{layer}/{name}": leaf.shape
+        for collection, layers in like.items()
+        for layer, own in layers.items()
+        for name, leaf in own.items()
+    }
+    assert flat == {path: tensor.shape for path, tensor in weights.tensors.items()}
+    assert all(
+        (tensor > 0).all() for path, tensor in weights.tensors.items() if path.endswith("/var")
+    )
