@@ -127,7 +127,7 @@ def test_published_weights_are_the_start_and_a_baseline(tmp_path):
     published = read_weights(VGG16).tensors
     for layer, stays in (("block1_conv1", True), ("block1_conv2", False)):
         kernel = np.asarray(run.variables["params"]["deep"][layer]["kernel"])
-        change = np.abs(kernel - published[f"{layer}/kernel"].astype(np.float32)).max()
+        change = np.abs(kernel - published[f"params/{layer}/kernel"].astype(np.float32)).max()
         assert change == 0 if stays else 0 < change < 0.01
 
 

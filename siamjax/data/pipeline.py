@@ -70,11 +70,24 @@ class _Pictures:
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """What was computed of each picture once, in place of the picture."""
+
+    rows: np.ndarray
+
+    def __call__(
+        self, position: int, indices: Sequence[int], same: Sequence[bool]
+    ) -> list[np.ndarray]:
+        """A row for each picture of the example."""
+        return [self.rows[index] for index in indices]
+
+
+@dataclass(frozen=True)
 class _LoadPair:
     """Position -> the pair that the network sees."""
 
     pairs: PairStream
-    pictures: _Pictures
+    pictures: _Pictures | _Rows
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         first, second, same = self.pairs[position]
@@ -87,7 +100,7 @@ class _LoadTriplet:
     """Position -> the triplet that the network sees."""
 
     triplets: TripletStream
-    pictures: _Pictures
+    pictures: _Pictures | _Rows
     identity: np.ndarray  # a number for whom or what each picture of the set shows
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
@@ -113,6 +126,7 @@ def pair_batches(
     workers: int = 0,
     process: int = 0,
     processes: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Batches ``start`` to ``steps`` of ``x1, x2`` and ``same``.
 
@@ -120,9 +134,12 @@ def pair_batches(
     Every batch depends on (seed, its number) alone: starting at step s gives what a straight run
     has there. ``workers`` are processes; 0 reads in threads, which is enough while a step takes
     longer than decoding a batch. ``process`` of ``processes`` yields its part of each batch.
+
+    ``rows`` (one a picture of ``images``) take the pictures' place, such as the map of a frozen
+    trunk that was computed once; nothing is read then. ``UsageError`` with an augmentation.
     """
     positions = _positions("pairs", batch_size, steps, process, processes)
-    load = _LoadPair(pairs, _Pictures(images, size, augmentation, seed))
+    load = _LoadPair(pairs, _pictures(images, size, augmentation, seed, rows))
     return _batches(positions, load, start=start, workers=workers)
 
 
@@ -139,6 +156,7 @@ def triplet_batches(
     workers: int = 0,
     process: int = 0,
     processes: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Batches ``start`` to ``steps`` of ``anchor, positive`` and ``negative``.
 
@@ -149,8 +167,25 @@ def triplet_batches(
     """
     positions = _positions("triplets", batch_size, steps, process, processes)
     identity = np.unique(images.identities, return_inverse=True)[1]
-    load = _LoadTriplet(triplets, _Pictures(images, size, augmentation, seed), identity)
+    load = _LoadTriplet(triplets, _pictures(images, size, augmentation, seed, rows), identity)
     return _batches(positions, load, start=start, workers=workers)
+
+
+def _pictures(
+    images: ImageSet,
+    size: Size,
+    augmentation: Augmentation | None,
+    seed: int,
+    rows: np.ndarray | None,
+) -> _Pictures | _Rows:
+    if rows is None:
+        return _Pictures(images, size, augmentation, seed)
+    if augmentation is not None or len(rows) != len(images):
+        raise UsageError(
+            f"{len(rows)} rows stand for {len(images)} pictures and cannot be augmented: give one "
+            "a picture, and no augmentation"
+        )
+    return _Rows(rows)
 
 
 def _positions(what: str, batch_size: int, steps: int, process: int, processes: int) -> _Positions:

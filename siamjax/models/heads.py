@@ -66,3 +66,31 @@ class EuclideanHead(nn.Module):
     ) -> Float[Array, "*batch"]:
         """The distance."""
         return euclidean(first, second)
+
+
+class DistanceLogitHead(nn.Module):
+    """``b - a d`` of the Euclidean distance d: the logit of P(same), a and b learnt.
+
+    For the binary cross-entropy. Never squash a distance for the contrastive loss instead: one that
+    cannot exceed its margin learns nothing.
+
+    Attributes:
+        slope: start of a.
+        middle: distance that means P(same) = 1/2 at the start; b starts as ``slope * middle``.
+    """
+
+    rises_with_similarity: ClassVar[bool] = True
+    measure: ClassVar[str] = "logit"
+
+    slope: float = 10.0
+    middle: float = 0.8
+
+    @nn.compact
+    def __call__(
+        self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
+    ) -> Float[Array, "*batch"]:
+        """The logit; its sigmoid is P(same)."""
+        constant = nn.initializers.constant
+        slope = self.param("slope", constant(self.slope), ())
+        bias = self.param("bias", constant(self.slope * self.middle), ())
+        return bias - slope * euclidean(first, second)

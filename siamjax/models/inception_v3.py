@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -29,13 +30,17 @@ class InceptionV3(nn.Module):
         end: the last block; none of the layers after it exist.
         classes: add the top, ``avg_pool`` and a dense layer ``predictions``, whose *logits* are
             returned (its published softmax is left to the caller); None: the last block's map.
-        freeze_statistics: normalise by the running statistics while training too, and leave them.
+        frozen: the last block that training leaves alone: no gradient flows into it or what is
+            before it, and running statistics normalise there whatever; None: nothing is frozen.
+        freeze_statistics: normalise by the running statistics while training everywhere, and leave
+            them as they are.
         dtype: of the convolutions; parameters and statistics are float32.
         axis_name: the pmapped axis that batch statistics span; None on one device.
     """
 
     end: str = "mixed10"
     classes: int | None = None
+    frozen: str | None = None
     freeze_statistics: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -47,32 +52,59 @@ class InceptionV3(nn.Module):
         *,
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
+        after: str | None = None,
     ) -> Float[Array, "batch ..."]:
         """The last block's map (batch, height, width, channels), or logits of the classes.
 
         Pictures are preprocessed already. ``weight`` is that of each in the batch statistics.
-        Raises ``UsageError`` for pictures that are too small, and another ``end``.
+        With ``after`` x is the map of that block, and only the layers after it are applied.
+        Raises ``UsageError`` for pictures that are too small, and for blocks that are none.
         """
-        if self.end not in ENDS:
-            raise UsageError(f"end {self.end!r}: known are {ENDS[0]} to {ENDS[-1]}")
-        if x.ndim != 4 or min(x.shape[1:3]) < 75:
-            raise UsageError(
-                f"pictures of shape {x.shape}: (batch, height, width, 3) of at least 75x75 needed"
-            )
-        conv = _Layers(self, train=train and not self.freeze_statistics, weight=weight)
-        x = conv.chain(x.astype(self.dtype), (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
-        x = Named(name="max_pooling2d_1")(max_pool_3x3(x))
-        x = conv.chain(x, (80, 1, 1), (192, 3, 3, "valid"))
-        x = Named(name="max_pooling2d_2")(max_pool_3x3(x))
-        for name, block in zip(ENDS, _BLOCKS, strict=True):
-            x = Named(name=name)(jnp.concatenate(block(conv, x), axis=-1))
-            if name == self.end:
-                break
+        for block in (self.end, self.frozen, after):
+            if block is not None and block not in ENDS[: 1 + _place(self.end)]:
+                raise UsageError(f"no block {block!r} up to {self.end!r}: {ENDS[0]} to {ENDS[-1]}")
+        frozen, done = _place(self.frozen), _place(after)
+        batch_statistics = train and not self.freeze_statistics
+        conv = _Layers(self, train=batch_statistics and frozen < 0, weight=weight)
+        if done < 0:
+            x = self._stem(conv, x)
+        for place, block in enumerate(_BLOCKS[: 1 + _place(self.end)]):
+            if place <= done:
+                conv.made += _CONVOLUTIONS[place] + (_STEM if place == 0 else 0)
+                continue
+            conv.apply["train"] = batch_statistics and place > frozen
+            x = Named(name=ENDS[place])(jnp.concatenate(block(conv, x), axis=-1))
+            if place == frozen:
+                x = jax.lax.stop_gradient(x)
         if self.classes is None:
             return x
         x = Named(name="avg_pool")(x.astype(jnp.float32).mean(axis=(1, 2)))
         init = nn.initializers.glorot_uniform()
         return nn.Dense(self.classes, kernel_init=init, name="predictions")(x)
+
+    def _stem(self, conv: "_Layers", x: Array) -> Array:
+        if x.ndim != 4 or min(x.shape[1:3]) < 75:
+            raise UsageError(
+                f"pictures of shape {x.shape}: (batch, height, width, 3) of at least 75x75 needed"
+            )
+        x = conv.chain(x.astype(self.dtype), (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
+        x = Named(name="max_pooling2d_1")(max_pool_3x3(x))
+        x = conv.chain(x, (80, 1, 1), (192, 3, 3, "valid"))
+        return Named(name="max_pooling2d_2")(max_pool_3x3(x))
+
+
+def layers_of(block: str | None) -> tuple[str, ...]:
+    """Paths of a block's layers (None: those before the first), such as ``conv2d_61/``."""
+    place = _place(block)
+    first = 1 if place < 0 else 1 + _STEM + sum(_CONVOLUTIONS[:place])
+    numbers = range(first, first + (_STEM if place < 0 else _CONVOLUTIONS[place]))
+    kinds = ("conv2d", "batch_normalization")
+    return tuple(f"{kind}_{number}/" for number in numbers for kind in kinds)
+
+
+def _place(block: str | None) -> int:
+    """-1 for what is before the first block."""
+    return ENDS.index(block) if block in ENDS else -1
 
 
 class _Layers:
@@ -174,6 +206,7 @@ def _grid8(conv: _Layers, x: Array) -> list[Array]:
     ]
 
 
+_STEM, _CONVOLUTIONS = 5, (7, 7, 7, 4, 10, 10, 10, 10, 6, 9, 9)
 _BLOCKS: tuple[Block, ...] = (
     _grid35(32),
     _grid35(64),

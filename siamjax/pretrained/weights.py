@@ -1,8 +1,9 @@
 """Tensors of a published network, with the preprocessing that they were trained on."""
 
+import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,19 @@ def _inside(path: str) -> str:
     return path.partition("/")[2]
 
 
+def _stated(network: nn.Module) -> Iterator[str]:
+    """Of the network, or of the modules that are its fields."""
+    if hasattr(network, "preprocessing"):
+        yield network.preprocessing  # pyright: ignore[reportAttributeAccessIssue]
+    fields = (getattr(network, f.name) for f in dataclasses.fields(network) if f.name != "parent")
+    for field in fields:
+        if isinstance(field, nn.Module):
+            yield from _stated(field)
+
+
 def _check_preprocessing(network: nn.Module, weights: Weights) -> None:
     """Refuse a network that would feed the weights other pictures than they were trained on."""
-    stated = {
-        module.preprocessing
-        for module in (network, *vars(network).values())
-        if isinstance(module, nn.Module) and hasattr(module, "preprocessing")
-    }
+    stated = set(_stated(network))
     if not stated:
         raise UsageError(
             f"{type(network).__name__} does not say how its pictures are preprocessed: give it a "

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from siamjax.data.images import ImageSet
@@ -25,7 +26,7 @@ from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.loop import fit
 from siamjax.training.parallel import replicate
 from siamjax.training.state import TrainState, create_state
-from siamjax.training.step import LossFunction, make_train_step
+from siamjax.training.step import LossFunction, Stages, make_staged_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,19 +85,23 @@ class Examples(NamedTuple):
     unit: str
 
 
-def pair_examples(images: ImageSet, pairs: PairStream, training: Training) -> Examples:
-    """Pairs, by :func:`siamjax.data.pipeline.pair_batches`."""
+def pair_examples(
+    images: ImageSet, pairs: PairStream, training: Training, rows: np.ndarray | None = None
+) -> Examples:
+    """Pairs, by :func:`siamjax.data.pipeline.pair_batches`, which says what ``rows`` are."""
     return Examples(
-        lambda start: pair_batches(images, pairs, start=start, **training.reading),
+        lambda start: pair_batches(images, pairs, start=start, rows=rows, **training.reading),
         lambda at: pairs[at][:2],
         "pairs",
     )
 
 
-def triplet_examples(images: ImageSet, triplets: TripletStream, training: Training) -> Examples:
-    """Triplets, by :func:`siamjax.data.pipeline.triplet_batches`."""
+def triplet_examples(
+    images: ImageSet, triplets: TripletStream, training: Training, rows: np.ndarray | None = None
+) -> Examples:
+    """Triplets, by :func:`siamjax.data.pipeline.triplet_batches`, which says what ``rows`` are."""
     return Examples(
-        lambda start: triplet_batches(images, triplets, start=start, **training.reading),
+        lambda start: triplet_batches(images, triplets, start=start, rows=rows, **training.reading),
         lambda at: triplets[at],
         "triplets",
     )
@@ -104,7 +109,7 @@ def triplet_examples(images: ImageSet, triplets: TripletStream, training: Traini
 
 def train(
     network: nn.Module,
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | Stages,
     optimizer: optax.GradientTransformation,
     images: ImageSet,
     examples: Examples,
@@ -119,6 +124,7 @@ def train(
 ) -> tuple[int, Any]:
     """Train (or go on with) the run in folder ``run``; returns the best step and its variables.
 
+    ``loss_fn`` may be one from each of several steps on (see :data:`siamjax.training.step.Stages`).
     Best is by the metric of :data:`siamjax.runs.finished.KINDS` among what
     ``evaluate(variables, step)`` returns. ``start_from`` turns the network's initial variables into
     those that a new run starts with, such as published ones. ``diagnose`` turns a row of metrics
@@ -150,7 +156,7 @@ def train(
         try:
             state = fit(
                 state,
-                make_train_step(loss_fn, optimizer),
+                make_staged_step(loss_fn, optimizer, start=begin),
                 examples.batches(begin),
                 steps=steps,
                 batch_size=batch_size,

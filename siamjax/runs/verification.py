@@ -1,5 +1,6 @@
 """Train a network that verifies pairs, and say how good it is on people it has never seen."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import optax
 from matplotlib.figure import Figure
 
 from siamjax.data.faces import FaceSplits
+from siamjax.data.images import ImageSet
+from siamjax.data.pairs import PairList
 from siamjax.metrics import verification
 from siamjax.models.siamese import Siamese
 from siamjax.report import figures
@@ -15,22 +18,28 @@ from siamjax.report.page import result_table
 from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
 from siamjax.runs.finished import KINDS, Results, conclude
-from siamjax.runs.train import Training, pair_examples, train
+from siamjax.runs.train import Examples, Training, pair_examples, train
 from siamjax.scoring import PairScorer, pixel_scores
-from siamjax.training.step import LossFunction
+from siamjax.training.step import LossFunction, Stages
+
+Scores = Callable[[ImageSet, PairList], np.ndarray]
+"""Scores of pairs, rising with similarity."""
 
 BEST = KINDS["verifier"].best
 
 
 def train_verifier(
     network: Siamese,
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | Stages,
     optimizer: optax.GradientTransformation,
     splits: FaceSplits,
     training: Training,
     *,
     run: Path,
     config: dict[str, Any],
+    examples: Examples | None = None,
+    start_from: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    baselines: Mapping[str, Scores] | None = None,
 ) -> Results:
     """Train (or go on with) the run in folder ``run``; returns the test results by name.
 
@@ -38,6 +47,9 @@ def train_verifier(
     best one there; both are then asked about the test pairs once, beside raw pixels. The folder
     gets ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``,
     ``manifest.json`` and ``report.html``.
+
+    ``examples`` are what is trained on if not the pairs of ``splits``; ``start_from`` is that of
+    :func:`siamjax.runs.train.train`. ``baselines`` stand in the table beside raw pixels.
     """
     scorer = PairScorer(network, size=training.size)
 
@@ -54,14 +66,16 @@ def train_verifier(
         loss_fn,
         optimizer,
         splits.images,
-        pair_examples(splits.images, splits.training, training),
+        examples or pair_examples(splits.images, splits.training, training),
         training,
         run=run,
         config=(config := runs.as_json({**config, "data_fingerprint": splits.fingerprint()})),
         kind="verifier",
         evaluate=evaluate,
+        start_from=start_from,
     )
-    return _conclude(run, scorer, best, variables, splits, config)
+    ways = {**(baselines or {}), "raw pixels 32x32": pixel_scores}
+    return _conclude(run, scorer, best, variables, splits, config, ways)
 
 
 def _conclude(
@@ -71,9 +85,10 @@ def _conclude(
     variables: Any,
     splits: FaceSplits,
     config: dict[str, Any],
+    baselines: Mapping[str, Scores],
 ) -> Results:
     """Judge a checkpoint and write manifest and report."""
-    threshold, results, pictures = _judge(scorer, variables, splits, read_metrics(run))
+    threshold, results, pictures = _judge(scorer, variables, splits, baselines, read_metrics(run))
     measure = scorer.network.head.measure
     return conclude(
         run,
@@ -99,7 +114,11 @@ def _conclude(
 
 
 def _judge(
-    scorer: PairScorer, variables: Any, splits: FaceSplits, metrics: list[dict[str, float]]
+    scorer: PairScorer,
+    variables: Any,
+    splits: FaceSplits,
+    baselines: Mapping[str, Scores],
+    metrics: list[dict[str, float]],
 ) -> tuple[float, Results, list[tuple[str, Figure]]]:
     """Threshold in the head's own unit, results by name, and the report's pictures."""
     images, test = splits.images, splits.test
@@ -109,8 +128,9 @@ def _judge(
             scorer.scores(scorer.values(variables, images, splits.validation)),
             scorer.scores(values),
         ),
-        "raw pixels 32x32": (pixel_scores(images, splits.validation), pixel_scores(images, test)),
     }
+    for name, baseline in baselines.items():
+        ways[name] = (baseline(images, splits.validation), baseline(images, test))
     results, curves, thresholds = {}, {}, {}
     for name, (on_validation, on_test) in ways.items():
         thresholds[name], _ = verification.best_threshold(on_validation, splits.validation.same)

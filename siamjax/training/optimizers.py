@@ -69,32 +69,35 @@ def make_optimizer(
 
 
 def by_layer(
-    optimizers: Mapping[str, optax.GradientTransformation],
+    optimizers: Mapping[str | tuple[str, ...], optax.GradientTransformation],
     *,
     default: optax.GradientTransformation,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Another optimizer for some layers, such as a smaller rate for those that were pretrained.
 
-    ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``; the longest
-    that fits counts, and ``default`` where none does. Parameters that begin as one of ``frozen``
-    stay as they are, whatever else fits; their gradients are not even computed on one device.
+    ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``, or by several
+    of them for one optimizer; the longest that fits counts, and ``default`` where none does.
+    Parameters that begin as one of ``frozen`` stay as they are, whatever else fits; their
+    gradients are not even computed on one device.
     Raises ``UsageError`` at ``init`` for a beginning that no parameter has.
     """
+    groups = {own if isinstance(own, tuple) else (own,): one for own, one in optimizers.items()}
     named: dict[Hashable, optax.GradientTransformation] = {
-        **optimizers,
+        **{own[0]: one for own, one in groups.items()},
         "": default,
         _FROZEN: optax.set_to_zero(),
     }
+    group = {"": "", **{prefix: own[0] for own in groups for prefix in own}}
 
     def label(path: str) -> str:
         if path.startswith(tuple(frozen)):
             return _FROZEN
-        return max(filter(path.startswith, ("", *optimizers)), key=len)
+        return group[max(filter(path.startswith, group), key=len)]
 
     def labels(params: Any) -> Any:
         flat = flax.traverse_util.flatten_dict(params, sep="/")
-        for prefix in (*optimizers, *frozen):
+        for prefix in (*group, *frozen):
             if not any(path.startswith(prefix) for path in flat):
                 layers = sorted({path.rsplit("/", 1)[0] for path in flat})
                 raise UsageError(f"no layer begins with {prefix!r}; there are {', '.join(layers)}")
@@ -102,6 +105,18 @@ def by_layer(
         return flax.traverse_util.unflatten_dict(chosen, sep="/")
 
     return optax.partition(named, labels)
+
+
+def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.GradientTransformation:
+    """No change before this step (the first is 0); the optimizer and its schedule begin there."""
+    if step == 0:
+        return optimizer
+    begin = step
+
+    def begun(step: Any, **_: Any) -> Any:
+        return step >= begin
+
+    return optax.conditionally_mask(optimizer, begun)
 
 
 class DampenedSgdState(NamedTuple):

@@ -1,5 +1,7 @@
 """A loss function becomes a train step."""
 
+import bisect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from siamjax.errors import UsageError
 from siamjax.metrics.mean import Mean
 from siamjax.training.parallel import AXIS, data_parallel
 from siamjax.training.state import TrainState
@@ -16,6 +19,13 @@ Batch = dict[str, Array]
 Metrics = dict[str, Mean]
 LossFunction = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Mean, tuple[Any, Metrics]]]
 """``(params, model_state, batch, key) -> (loss, (model_state, metrics))``."""
+
+Stages = Sequence[tuple[int, LossFunction]]
+"""Loss functions with the number of the step that each begins at; the first begins at 0.
+
+So can a frozen part of a network be let go later, by a loss function whose network freezes less;
+until then no gradient of it is computed.
+"""
 
 
 def make_update(
@@ -71,3 +81,27 @@ def make_train_step(
     """The pmapped step; feed it a replicated state (which it consumes) and a sharded batch."""
     update = make_update(loss_fn, optimizer, axis_name=AXIS)
     return data_parallel(update, devices=devices, donate_state=True)
+
+
+def make_staged_step(
+    loss_fn: LossFunction | Stages, optimizer: optax.GradientTransformation, *, start: int = 0
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """:func:`make_train_step` whose loss function changes at given steps; each stage is compiled.
+
+    It counts its calls: the first is that of step ``start``. Raises ``UsageError`` for stages that
+    do not begin at 0 or do not ascend.
+    """
+    if callable(loss_fn):
+        return make_train_step(loss_fn, optimizer)
+    begins = [begin for begin, _ in loss_fn]
+    if not begins or begins[0] != 0 or any(b <= a for a, b in itertools.pairwise(begins)):
+        raise UsageError(
+            f"stages begin at {begins}: the first at 0, each later than the one before"
+        )
+    steps = [make_train_step(one, optimizer) for _, one in loss_fn]
+    numbers = itertools.count(start)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return steps[bisect.bisect_right(begins, next(numbers)) - 1](state, batch)
+
+    return step

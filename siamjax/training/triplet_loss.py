@@ -41,7 +41,7 @@ def triplet_loss(
 ) -> LossFunction:
     """Loss function for batches ``anchor, positive, negative`` and an optional ``weight``.
 
-    ``network(pictures, train=) -> embeddings`` sees all three in one apply. The loss is
+    ``network.embed(pictures, train=) -> embeddings`` sees all three in one apply. The loss is
     :func:`siamjax.losses.triplet` of ``distance`` (of :mod:`siamjax.distances`), plus
     ``penalty(params)``, once a batch. With ``mine`` (of :mod:`siamjax.mining`) an anchor's negative
     is chosen among all positives and negatives of the whole batch, over all devices, by
@@ -61,6 +61,7 @@ def triplet_loss(
             {"params": params, **model_state},
             pictures,
             train=True,
+            method="embed",
             mutable=list(model_state),
             rngs={"dropout": key},
         )

@@ -1,0 +1,103 @@
+"""Picture -> embedding by a pretrained InceptionV3."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from siamjax.models.inception_v3 import InceptionV3
+from siamjax.models.preprocessing import Preprocessing, preprocess
+
+
+class InceptionEmbedding(nn.Module):
+    """InceptionV3 up to a block, mean over all positions, norm 1; then a dense layer, norm 1.
+
+    Without training it is the plain distance of the published features: the dense layer starts
+    orthogonal and without bias. How deep to go depends on the weights: the last blocks know the
+    classes that they were trained on, blocks before them tell more of other things apart.
+
+    Attributes:
+        end: the last block; none of the layers after it exist.
+        embedding: features of the dense layer, or None for none.
+        preprocessing: as the weights need it.
+        frozen: the last block that training leaves alone.
+        given: the block whose map may be given in place of pictures, so that a frozen part runs
+            once a picture and not once an epoch.
+        freeze_statistics: keep the running statistics of batch normalisation, everywhere.
+        dtype: of the convolutions; parameters, statistics and the embedding are float32.
+        axis_name: the pmapped axis that batch statistics span; None on one device.
+    """
+
+    end: str = "mixed7"
+    embedding: int | None = 128
+    preprocessing: Preprocessing = "signed"
+    frozen: str | None = None
+    given: str | None = None
+    freeze_statistics: bool = True
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        """The network and the layer on top."""
+        self.trunk = InceptionV3(
+            end=self.end,
+            frozen=self.frozen,
+            freeze_statistics=self.freeze_statistics,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        if self.embedding is not None:
+            self.dense = nn.Dense(
+                self.embedding, use_bias=False, kernel_init=nn.initializers.orthogonal()
+            )
+
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
+        """Embed pictures (3 channels; uint8, or floats in [0, 1]), or maps of the block given."""
+        maps = self.maps(x, train=train, weight=weight)
+        features = _unit(maps.astype(jnp.float32).mean(axis=(1, 2)))
+        return features if self.embedding is None else _unit(self.dense(features))
+
+    def maps(
+        self,
+        x: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch rows columns channels"]:
+        """The map of block ``end``."""
+        if x.shape[-1] == 3:
+            return self.trunk(preprocess(x, self.preprocessing), train=train, weight=weight)
+        return self.trunk(x, train=train, weight=weight, after=self.given)
+
+    def embed(
+        self,
+        x: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
+        """The same as a call, by the name that embedding and search call."""
+        return self(x, train=train, weight=weight)
+
+
+class FlatMaps(nn.Module):
+    """The map of the last block as one row a picture, for what runs once a picture."""
+
+    network: InceptionEmbedding
+
+    def embed(
+        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch features"]:
+        """Rows, columns and channels of the map, in this order."""
+        maps = self.network.maps(x, train=train)
+        return maps.reshape(maps.shape[0], -1)
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
