@@ -14,11 +14,11 @@ What is frozen all the time runs once a picture and not once a step, unless --au
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optax
 
 from siamjax import cli
 from siamjax.data.catalogue.table import Catalogue
@@ -26,20 +26,18 @@ from siamjax.data.faces import FaceSplits, load_splits
 from siamjax.data.transforms import Augmentation
 from siamjax.data.triplets import SampledTriplets
 from siamjax.distances import squared_euclidean
-from siamjax.errors import UsageError
 from siamjax.losses import binary_cross_entropy
 from siamjax.mining import semi_hard_negative
 from siamjax.models.heads import DistanceLogitHead, EuclideanHead
 from siamjax.models.inception_embedding import InceptionEmbedding
-from siamjax.models.inception_v3 import ENDS, layers_of
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.models.siamese import Siamese
-from siamjax.pretrained import HEADS, Weights, read_weights
-from siamjax.runs.fine_tuning import from_weights, frozen_maps, untrained_scores
+from siamjax.pretrained import HEADS, read_weights
+from siamjax.runs import fine_tuning
 from siamjax.runs.folder import folder_for
-from siamjax.runs.train import Training, pair_examples, triplet_examples
+from siamjax.runs.train import Examples, Training, pair_examples, triplet_examples
 from siamjax.runs.verification import train_verifier
-from siamjax.training.optimizers import by_layer, from_step, make_optimizer
+from siamjax.training.optimizers import make_optimizer
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS
 from siamjax.training.step import LossFunction
@@ -104,20 +102,16 @@ class Config:
 
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
-    weights = read_weights(config.weights, preprocessing=config.preprocessing)
-    weights = weights.without(*config.leave_out)
-    splits = load_splits(
-        config.data,
-        seed=config.seed,
-        validation_people=config.validation_people,
-        test_people=config.test_people,
-    )
-    stages = frozen_until(config)
+    published = read_weights(config.weights, preprocessing=config.preprocessing)
+    weights = published.without(*config.leave_out)
+    people = {"validation_people": config.validation_people, "test_people": config.test_people}
+    splits = load_splits(config.data, seed=config.seed, **people)
+    stages = fine_tuning.stages_of(config.frozen, config.unfreeze)
     body = InceptionEmbedding(
         end=config.end,
         embedding=config.embedding,
         preprocessing=weights.preprocessing,
-        given=min(stages.values(), key=place) if not config.augment else None,
+        given=None if config.augment else stages[max(stages)],
         freeze_statistics=config.freeze_statistics,
         axis_name=AXIS,
     )
@@ -132,47 +126,35 @@ def main(config: Config) -> Any:
         augmentation=Augmentation() if config.augment else None,
         **{name: getattr(config, name) for name in names},
     )
+    untrained = fine_tuning.untrained_scores(body, weights, size=config.size)
+    rows = fine_tuning.frozen_maps(body, weights, splits.images, size=config.size)
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("run", "workers")}
     return train_verifier(
         network,
         losses,
-        optimizer(config, stages),
+        fine_tuning.block_by_block(
+            partial(make_optimizer, "adam", steps=config.steps, schedule="cosine"),
+            stages,
+            end=config.end,
+            learning_rate=config.learning_rate,
+            trunk_rate=config.trunk_rate,
+            block_decay=config.block_decay,
+        ),
         splits,
         training,
         run=config.run or folder_for("faces_inception", splits.images.name),
         config={"experiment": "faces_inception", **options},
-        examples=examples(config, splits, weights, body, training),
-        start_from=lambda variables: from_weights(network, weights, variables),
-        baselines={f"{config.end}, untrained": untrained_scores(body, weights, size=config.size)},
+        examples=examples(config, splits, training, rows),
+        start_from=lambda variables: fine_tuning.from_weights(network, weights, variables),
+        baselines={f"{config.end}, untrained": untrained},
     )
-
-
-def place(block: str | None) -> int:
-    """Of a block among all; -1 for none."""
-    return -1 if block is None else ENDS.index(block)
-
-
-def frozen_until(config: Config) -> dict[int, str | None]:
-    """The last frozen block by the step that it is frozen from."""
-    stages = {0: config.frozen}
-    for word in config.unfreeze:
-        block, _, step = word.partition(":")
-        if block not in ENDS or not step.isdecimal():
-            raise UsageError(f"--unfreeze {word}: BLOCK:STEP such as mixed4:100 is needed")
-        stages[int(step)] = None if block == ENDS[0] else ENDS[ENDS.index(block) - 1]
-    return dict(sorted(stages.items()))
 
 
 def loss(config: Config, network: Siamese) -> LossFunction:
     """Of a stage: its network freezes what the stage does not train."""
     if config.triplet:
-        return triplet_loss(
-            network,
-            squared_euclidean,
-            margin=config.margin,
-            mine=semi_hard_negative,
-            axis_name=AXIS,
-        )
+        options: Any = {"margin": config.margin, "mine": semi_hard_negative, "axis_name": AXIS}
+        return triplet_loss(network, squared_euclidean, **options)
     return pair_loss(
         network,
         binary_cross_entropy,
@@ -181,41 +163,14 @@ def loss(config: Config, network: Siamese) -> LossFunction:
     )
 
 
-def optimizer(config: Config, stages: dict[int, str | None]) -> optax.GradientTransformation:
-    """Adam: slower block by block from the last to the first, later for blocks let go later."""
-
-    def adam(rate: float) -> optax.GradientTransformation:
-        rate = rate * config.learning_rate
-        return make_optimizer("adam", learning_rate=rate, steps=config.steps, schedule="cosine")
-
-    trained, frozen = {}, []
-    for depth, block in enumerate((None, *ENDS[: 1 + place(config.end)])):  # None: before mixed0
-        layers = tuple(f"backbone/trunk/{layer}" for layer in layers_of(block))
-        begins = [step for step, last in stages.items() if last is None or place(last) < depth - 1]
-        if begins:
-            after = 1 + place(config.end) - depth
-            rate = config.trunk_rate * config.block_decay**after
-            trained[layers] = from_step(adam(rate), begins[0])
-        else:
-            frozen += layers
-    return by_layer(trained, default=adam(1.0), frozen=frozen)
-
-
-def examples(
-    config: Config,
-    splits: FaceSplits,
-    weights: Weights,
-    body: InceptionEmbedding,
-    training: Training,
-) -> Any:
-    """Pairs or triplets, of pictures or of the frozen part's maps."""
-    rows = frozen_maps(body, weights, splits.images, size=config.size)
+def examples(config: Config, splits: FaceSplits, training: Training, rows: Any) -> Examples:
+    """Pairs or triplets, of pictures or of the frozen part's maps (rows)."""
     if not config.triplet:
-        return pair_examples(splits.images, splits.training, training, rows)
+        return pair_examples(splits.images, splits.training, training, rows=rows)
     shown = np.flatnonzero(np.isin(splits.images.identities, splits.trained_on))
     faces = Catalogue(images=splits.images, attributes={})
     triplets = SampledTriplets(faces, shown, seed=config.seed, category=None)
-    return triplet_examples(splits.images, triplets, training, rows)
+    return triplet_examples(splits.images, triplets, training, rows=rows)
 
 
 if __name__ == "__main__":

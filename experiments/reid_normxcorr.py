@@ -139,9 +139,8 @@ def main(config: Config) -> Any:
         optimizer = dampened_sgd(rate, learning_rate_decay=1e-4, weight_decay=5e-4)
     else:
         rate = 1e-3 if config.learning_rate is None else config.learning_rate
-        optimizer = make_optimizer(
-            "adam", learning_rate=rate, steps=config.steps, schedule=config.schedule
-        )
+        options = {"steps": config.steps, "schedule": config.schedule}
+        optimizer = make_optimizer("adam", learning_rate=rate, **options)
     augmentation = Augmentation(
         mirror=config.mirror,
         rotation=0.0,

@@ -13,6 +13,7 @@ import numpy as np
 from siamjax.errors import UsageError
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained import architectures
+from siamjax.pretrained.torch_files import read_state_dict
 from siamjax.pretrained.weights import MANIFEST, Weights
 
 
@@ -37,20 +38,22 @@ FORMATS = (
 )
 
 
-def read_weights(path: Path, *, preprocessing: Preprocessing | None = None) -> Weights:
+def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None) -> Weights:
     """VGG-16 or InceptionV3 from a published file, each tensor under this project's name.
 
     Formats: %s; which one is seen from its content. A TensorFlow.js model is a folder's
     ``model.json`` beside its shards, or all of them joined as one ``weights.bin``; quantised
-    values are ``minimum + scale * q``. A ``.pth`` needs PyTorch and is read without running code
-    that it may hold. What each published file's pictures go through is known: as
-    ``keras.applications`` for Keras files and an .npz with their names, as torchvision for its own,
-    as stated in a file that :meth:`Weights.save` wrote; ``preprocessing`` overrides it for Keras'
-    layouts (weights that were trained anew), and must be given for TensorFlow.js, which does not
-    say it.
+    values are ``minimum + scale * q``. A ``.pth`` is read without PyTorch, and without running what
+    code it may hold.
+
+    What each published file's pictures go through is known: as ``keras.applications`` for Keras
+    files and an .npz with their names, as torchvision for its own, as stated in a file that
+    :meth:`Weights.save` wrote. ``preprocessing`` overrides it for Keras' layouts (weights that were
+    trained anew), and must be given for TensorFlow.js, which does not say it.
 
     Raises ``UsageError`` for a file that is missing, cut short or of another network.
     """
+    path = Path(path)
     path = path / "model.json" if path.is_dir() else path
     if preprocessing is not None and preprocessing not in get_args(Preprocessing):
         known = ", ".join(get_args(Preprocessing))
@@ -235,23 +238,4 @@ def _safetensors(path: Path) -> Stored:
 
 
 def _torch(path: Path) -> Stored:
-    try:
-        import pickle
-
-        import torch
-    except ImportError:
-        raise UsageError(f"{path} needs PyTorch: pip install torch") from None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split(".")[0]
-        raise UsageError(
-            f"{path} holds code, or is no state dict, and was not read ({reason}); save "
-            "model.state_dict() alone"
-        ) from None
-    except RuntimeError as error:  # of a damaged archive
-        raise ValueError(str(error).splitlines()[0]) from None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UsageError(f"{path}: not a state dict; save model.state_dict()")
-    tensors = {name: tensor.numpy() for name, tensor in state.items()}
-    return Stored(*architectures.of_torch(str(path), tensors), True)
+    return Stored(*architectures.of_torch(str(path), read_state_dict(path)), True)

@@ -1,15 +1,18 @@
 """Start from published weights: what is put where, and what a frozen part gives once."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from jaxtyping import Float
 
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size, sides
+from siamjax.errors import UsageError
 from siamjax.models.heads import EuclideanHead
 from siamjax.models.inception_embedding import FlatMaps, InceptionEmbedding
 from siamjax.models.inception_v3 import ENDS, layers_of
@@ -18,6 +21,64 @@ from siamjax.pretrained import Weights, put
 from siamjax.runs.verification import Scores
 from siamjax.scoring import PairScorer
 from siamjax.search.embedding import Embedder
+from siamjax.training.optimizers import by_layer, from_step
+
+
+def stages_of(frozen: str | None, unfreeze: Sequence[str]) -> dict[int, str | None]:
+    """The last frozen block (None: nothing is) by the step that it is frozen from, ascending.
+
+    ``frozen`` from step 0; each ``BLOCK:STEP`` of ``unfreeze`` lets the blocks from that one on go.
+    Raises ``UsageError`` for words that are none, and where a later stage would freeze again.
+    """
+    stages = {0: frozen}
+    for word in unfreeze:
+        block, _, step = word.partition(":")
+        if block not in ENDS or not step.isdecimal() or int(step) in stages:
+            raise UsageError(
+                f"unfreeze {word!r}: BLOCK:STEP is needed, such as mixed4:100, each step once and "
+                "after 0"
+            )
+        stages[int(step)] = None if block == ENDS[0] else ENDS[ENDS.index(block) - 1]
+    stages = dict(sorted(stages.items()))
+    depths = [_depth(last) for last in stages.values()]
+    if depths != sorted(depths, reverse=True):
+        raise UsageError(
+            f"frozen {frozen}, unfreeze {' '.join(unfreeze)}: a later one freezes again"
+        )
+    return stages
+
+
+def block_by_block(
+    make: Callable[..., optax.GradientTransformation],
+    stages: Mapping[int, str | None],
+    *,
+    end: str,
+    learning_rate: float,
+    trunk_rate: float,
+    block_decay: float,
+) -> optax.GradientTransformation:
+    """Discriminative rates: the smaller the further from the end; each block from its stage on.
+
+    ``make(learning_rate=)`` gives an optimizer. Block ``end`` learns at ``trunk_rate`` of
+    ``learning_rate``, each block before it at ``block_decay`` of the one after it (Howard and
+    Ruder, ACL 2018, section 3.2), all else at ``learning_rate``; what no stage trains stays.
+    """
+    trained, frozen = {}, []
+    for block in (None, *ENDS[: 1 + ENDS.index(end)]):  # None: the layers before the first
+        layers = tuple(f"backbone/trunk/{layer}" for layer in layers_of(block))
+        begins = [
+            step for step, last in stages.items() if last is None or _depth(last) < _depth(block)
+        ]
+        if begins:
+            share = trunk_rate * block_decay ** (_depth(end) - _depth(block))
+            trained[layers] = from_step(make(learning_rate=share * learning_rate), min(begins))
+        else:
+            frozen += layers
+    return by_layer(trained, default=make(learning_rate=learning_rate), frozen=frozen)
+
+
+def _depth(block: str | None) -> int:
+    return -1 if block is None else ENDS.index(block)
 
 
 def from_weights(network: Siamese, weights: Weights, variables: Any) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Examples(NamedTuple):
 
 
 def pair_examples(
-    images: ImageSet, pairs: PairStream, training: Training, rows: np.ndarray | None = None
+    images: ImageSet, pairs: PairStream, training: Training, *, rows: np.ndarray | None = None
 ) -> Examples:
     """Pairs, by :func:`siamjax.data.pipeline.pair_batches`, which says what ``rows`` are."""
     return Examples(
@@ -97,7 +97,7 @@ def pair_examples(
 
 
 def triplet_examples(
-    images: ImageSet, triplets: TripletStream, training: Training, rows: np.ndarray | None = None
+    images: ImageSet, triplets: TripletStream, training: Training, *, rows: np.ndarray | None = None
 ) -> Examples:
     """Triplets, by :func:`siamjax.data.pipeline.triplet_batches`, which says what ``rows`` are."""
     return Examples(

@@ -1,0 +1,145 @@
+"""State dicts that PyTorch saved, read without PyTorch and without running what a pickle says.
+
+``torch.save`` writes a pickle that names storages, and their bytes beside it: as members of a zip
+archive (since 1.6) or one after the other behind it (before; torchvision's VGG-16 is such a file).
+A pickle may name any function to be called; here only those that a state dict is made of are known.
+"""
+
+import collections
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from siamjax.errors import UsageError
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old format
+_TYPES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
+
+
+class _Type(NamedTuple):
+    dtype: str
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """Tensors by name.
+
+    Raises ``UsageError`` for a pickle that names anything but tensors, and ``ValueError`` for a
+    file that is damaged.
+    """
+    try:
+        state = _archive(path) if zipfile.is_zipfile(path) else _before_archives(path)
+    except _Forbidden as error:
+        raise UsageError(
+            f"{path} holds code ({error}) and was not read; save model.state_dict() alone"
+        ) from None
+    except (pickle.UnpicklingError, IndexError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+    arrays = isinstance(state, dict) and all(isinstance(t, np.ndarray) for t in state.values())
+    if not arrays or not all(isinstance(name, str) for name in state):
+        raise UsageError(f"{path}: not a state dict; save model.state_dict()")
+    return dict(state)
+
+
+class _Forbidden(Exception):
+    """A pickle asks for what no state dict needs."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows ordered dicts, tensors and storages, and nothing else."""
+
+    def __init__(self, file: Any, storage: Any) -> None:
+        super().__init__(file, encoding="utf-8")
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse all but what tensors are made of."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda data, *_: data
+        if module == "torch" and name in _TYPES:
+            return _Type(_TYPES[name])
+        raise _Forbidden(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        """The storage that a tensor looks into."""
+        kind, storage_type, key, _, count = pid[:5]
+        if kind != "storage" or not isinstance(storage_type, _Type):
+            raise ValueError(f"unknown storage {kind!r}")
+        return self._storage(str(key), np.dtype(storage_type.dtype), int(count))
+
+
+def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+    """A view of a storage, which must hold it."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
+        raise ValueError(f"a tensor of {size} reaches beyond its {len(storage)} values")
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+
+
+def _archive(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("an archive without data.pkl")
+        top = pickles[0].removesuffix("data.pkl")
+        if f"{top}byteorder" in archive.namelist() and archive.read(f"{top}byteorder") != b"little":
+            raise ValueError("big-endian tensors")
+
+        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            content = archive.read(f"{top}data/{key}")
+            if len(content) != count * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(content)} bytes")
+            return np.frombuffer(content, dtype)
+
+        with archive.open(pickles[0]) as file:
+            return _Unpickler(file, storage).load()
+
+
+def _before_archives(path: Path) -> Any:
+    with path.open("rb") as file:
+
+        def refuse(*_: Any) -> np.ndarray:
+            raise ValueError("a storage in the header")
+
+        if _Unpickler(file, refuse).load() != _MAGIC:
+            raise ValueError("not saved by torch.save")
+        for _ in range(2):  # protocol, and the machine's integer sizes
+            _Unpickler(file, refuse).load()
+        storages: dict[str, np.ndarray] = {}
+        most = path.stat().st_size
+
+        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            """Still empty; tensors are views of it. The bytes come after the pickle."""
+            if not 0 <= count * dtype.itemsize <= most:
+                raise ValueError(f"storage {key} of {count} values is larger than the file")
+            return storages.setdefault(key, np.empty(count, dtype))
+
+        state = _Unpickler(file, storage).load()
+        for key in _Unpickler(file, refuse).load():
+            _fill(storages[str(key)], file)
+    return state
+
+
+def _fill(storage: np.ndarray, file: BinaryIO) -> None:
+    count = int.from_bytes(file.read(8), "little")
+    content = file.read(storage.nbytes)
+    if count != len(storage) or len(content) != storage.nbytes:
+        raise ValueError("cut short")
+    storage[:] = np.frombuffer(content, storage.dtype)
