@@ -32,7 +32,7 @@ from siamjax.models.heads import DistanceLogitHead, EuclideanHead
 from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.models.siamese import Siamese
-from siamjax.pretrained import HEADS, read_weights
+from siamjax.pretrained import HEADS, open_weights
 from siamjax.runs import fine_tuning
 from siamjax.runs.folder import folder_for
 from siamjax.runs.train import Examples, Training, pair_examples, triplet_examples
@@ -49,7 +49,7 @@ class Config:
     """Options; the defaults suit the embedded faces on two CPU cores."""
 
     weights: Path
-    """InceptionV3 in any published format, or as converted."""
+    """InceptionV3: a file in any published format, or a name of `siamjax weights list`."""
     preprocessing: Preprocessing | None = None
     """Of the weights' pictures, where the file does not say it."""
     leave_out: tuple[str, ...] = (*HEADS, "dense_")
@@ -102,9 +102,12 @@ class Config:
 
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
-    published = read_weights(config.weights, preprocessing=config.preprocessing)
+    published = open_weights(config.weights, preprocessing=config.preprocessing)
     weights = published.without(*config.leave_out)
-    people = {"validation_people": config.validation_people, "test_people": config.test_people}
+    people: dict[str, Any] = {
+        "validation_people": config.validation_people,
+        "test_people": config.test_people,
+    }
     splits = load_splits(config.data, seed=config.seed, **people)
     stages = fine_tuning.stages_of(config.frozen, config.unfreeze)
     body = InceptionEmbedding(

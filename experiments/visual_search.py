@@ -45,7 +45,7 @@ class Config:
     """Of the deep network's pictures: about 0 on average, or unit, as in the recipe; with weights
     it is theirs."""
     weights: Path | None = None
-    """ImageNet's VGG-16 (.npz): its convolutions are where training starts."""
+    """VGG-16 to start from: a file in any published format, or a name of `siamjax weights list`."""
     freeze: tuple[str, ...] = ()
     """Layers that stay as they are, by the beginning of their path, such as deep/block1."""
     deep_rate: float = 1.0

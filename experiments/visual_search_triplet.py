@@ -37,7 +37,7 @@ from siamjax.distances import euclidean, squared_euclidean
 from siamjax.mining import semi_hard_negative
 from siamjax.models.vgg16 import Vgg16Features
 from siamjax.models.visual_search import VisualSearchNet
-from siamjax.pretrained import read_weights
+from siamjax.pretrained import open_weights
 from siamjax.runs.folder import folder_for
 from siamjax.runs.train import Training
 from siamjax.runs.visual_search import train_embedder
@@ -57,7 +57,7 @@ def main(config: Config) -> Any:
         validation_items=config.validation_items,
         triplets=config.triplets,
     )
-    weights = None if config.weights is None else read_weights(config.weights)
+    weights = None if config.weights is None else open_weights(config.weights)
     deep: dict[str, Any] = {
         "width": config.width,
         "depth": config.depth,

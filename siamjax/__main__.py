@@ -1,22 +1,34 @@
-"""Use a trained run from the command line: ``python -m siamjax COMMAND --help``."""
+"""Use a trained run from the command line: ``python -m siamjax COMMAND --help``.
+
+Published weights: ``python -m siamjax weights --help``.
+"""
+
+import sys
 
 import tyro
 
 from siamjax import cli
 from siamjax.commands.catalogue import embed, search
+from siamjax.commands.export import export
 from siamjax.commands.inspect import inspect
 from siamjax.commands.ranking import rank
 from siamjax.commands.verification import evaluate, folds, verify
+from siamjax.commands.weights import convert, get, list_weights
 
-COMMANDS = (verify, evaluate, folds, rank, embed, search, inspect)
+COMMANDS = (verify, evaluate, folds, rank, embed, search, inspect, export)
+WEIGHTS = {"list": list_weights, "get": get, "convert": convert}
 
 
 def main() -> None:
     """Parse the command line and run the command."""
     commands = {command.__name__: command for command in COMMANDS}
+    words, program, description = sys.argv[1:], "python -m siamjax", __doc__
+    if words[:1] == ["weights"]:
+        commands, words, program = WEIGHTS, words[1:], f"{program} weights"
+        description = "Published weights: what there is, fetch them, read any format once for all."
     cli.guard(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m siamjax", description=__doc__
+            commands, prog=program, description=description, args=words
         )
     )
 

@@ -33,8 +33,9 @@ def inspect(
         out: folder for the PNGs; None: RUN/activations.
     """
     from siamjax.report.inside import find_layer, layers
+    from siamjax.runs.finished import Finished
 
-    finished = _open(run)
+    finished = Finished.open(run)
     known = layers(finished.network, finished.variables, finished.size)
     if layer is not None:
         chosen = [find_layer(known, layer)]
@@ -59,17 +60,6 @@ def ranges(numbers: Sequence[int]) -> str:
         return ""
     parts = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
-
-
-def _open(folder: Path) -> "Finished":
-    """A run of any kind."""
-    from siamjax.runs.finished import KINDS, Finished
-    from siamjax.runs.folder import read_json
-
-    kind = read_json(folder / "manifest.json").get("kind")
-    if kind not in KINDS:
-        raise UsageError(f"{folder / 'manifest.json'}: a run of {kind!r}, known are {list(KINDS)}")
-    return Finished.open(folder, kind=kind)
 
 
 def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:

@@ -87,26 +87,28 @@ class Finished:
     size: tuple[int, int]
 
     @classmethod
-    def open(cls, folder: Path, *, kind: str) -> "Finished":
+    def open(cls, folder: Path, *, kind: str | None = None) -> "Finished":
         """Load a finished run's best checkpoint, the one that its manifest was written for.
 
-        Raises ``UsageError`` for a run of another kind, and if that checkpoint cannot be read:
-        no other would fit the manifest's results.
+        ``kind`` None takes a run of any. Raises ``UsageError`` for a run of another kind, and if
+        that checkpoint cannot be read: no other would fit the manifest's results.
         """
         manifest = runs.read_json(folder / "manifest.json")
         try:
             own, description, size = (manifest[name] for name in ("kind", "network", "size"))
         except KeyError as error:
             raise UsageError(f"{folder / 'manifest.json'} lacks {error}") from None
-        if own != kind:
-            use = f"; use it with {KINDS[own].commands}" if own in KINDS else ""
+        if own not in KINDS:
+            raise UsageError(f"{folder} is a run of kind {own!r}, known are {', '.join(KINDS)}")
+        if kind not in (None, own):
+            use = f"; use it with {KINDS[own].commands}"
             raise UsageError(f"{folder} is a run of kind {own}, one of kind {kind} is needed{use}")
         network = runs.build_module(description)
         size = sides(size if isinstance(size, int) else tuple(size))
         picture = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
-        pictures = [picture] * KINDS[kind].pictures
+        pictures = [picture] * KINDS[own].pictures
         like = jax.eval_shape(network.init, jax.random.key(0), *pictures)
-        checkpoints = Checkpoints(folder / "checkpoints", best=KINDS[kind].best)
+        checkpoints = Checkpoints(folder / "checkpoints", best=KINDS[own].best)
         try:
             step, variables, messages = checkpoints.load_best(like)
         finally:

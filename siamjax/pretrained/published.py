@@ -1,0 +1,189 @@
+"""Weights that others publish: where they are, and how they come here whole or not at all."""
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from siamjax.errors import UsageError
+from siamjax.models.preprocessing import Preprocessing
+from siamjax.pretrained.reading import read_weights
+from siamjax.pretrained.weights import Weights
+
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+_TORCHVISION = "https://download.pytorch.org/models"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A file of weights on its publisher's server.
+
+    Attributes:
+        address: where it is fetched from.
+        digest: ``algorithm:hexadecimal`` as the publisher states it; of sha256 the first digits do.
+        architecture: which network's.
+        preprocessing: of its pictures.
+        licence: and whose work it is.
+    """
+
+    address: str
+    digest: str
+    architecture: str
+    preprocessing: Preprocessing
+    licence: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return self.address.rpartition("/")[2]
+
+
+def _vgg16(address: str, digest: str, preprocessing: Preprocessing) -> Published:
+    return Published(
+        address=address,
+        digest=digest,
+        architecture="vgg16",
+        preprocessing=preprocessing,
+        licence="CC-BY-4.0, Simonyan and Zisserman, Visual Geometry Group, Oxford",
+    )
+
+
+def _inception_v3(address: str, digest: str) -> Published:
+    return Published(
+        address=address,
+        digest=digest,
+        architecture="inception_v3",
+        preprocessing="signed",
+        licence="Apache-2.0, Google",
+    )
+
+
+_VGG16 = f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels"
+_INCEPTION_V3 = f"{_KERAS}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels"
+
+# Keras states md5 sums, torchvision the first eight digits of the sha256 in the file's name.
+PUBLISHED: Mapping[str, Published] = {
+    "vgg16-imagenet": _vgg16(
+        f"{_VGG16}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc", "bgr_mean"
+    ),
+    "vgg16-imagenet-top": _vgg16(
+        f"{_VGG16}.h5", "md5:64373286793e3c8b2b4e3219cbf3544b", "bgr_mean"
+    ),
+    "vgg16-torchvision": _vgg16(
+        f"{_TORCHVISION}/vgg16-397923af.pth", "sha256:397923af", "torchvision"
+    ),
+    "inception-v3-imagenet": _inception_v3(
+        f"{_INCEPTION_V3}_notop.h5", "md5:bcbd6486424b2319ff4ef7d526e38f63"
+    ),
+    "inception-v3-imagenet-top": _inception_v3(
+        f"{_INCEPTION_V3}.h5", "md5:9a0d58056eeedaa3f26cb7ebd46da564"
+    ),
+    "inception-v3-torchvision": _inception_v3(
+        f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth", "sha256:0cc3c7bd"
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """``$SIAMJAX_WEIGHTS``, or ``siamjax/weights`` in the user's cache folder."""
+    if "SIAMJAX_WEIGHTS" in os.environ:
+        return Path(os.environ["SIAMJAX_WEIGHTS"])
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "siamjax" / "weights"
+
+
+def open_weights(which: Path | str, *, preprocessing: Preprocessing | None = None) -> Weights:
+    """A file of weights, or by a name of :data:`PUBLISHED`: fetched at the first time.
+
+    See :func:`siamjax.pretrained.read_weights` and :func:`fetch` for the errors.
+    """
+    name = str(which)
+    if name in PUBLISHED and not Path(which).exists():
+        return read_weights(fetch(name), preprocessing=preprocessing)
+    return read_weights(which, preprocessing=preprocessing)
+
+
+def fetch(name: str) -> Path:
+    """The file of a name of :data:`PUBLISHED` in :func:`cache_folder`, fetched if it is not there.
+
+    It is checked by its digest, each time anew. A broken connection keeps what came in NAME.part,
+    and the next call goes on from there; under its own name the file is whole or not there at all.
+    Raises ``UsageError`` for an unknown name, if it cannot be fetched (with its address, and where
+    to put it), and for a file of another digest.
+    """
+    if name not in PUBLISHED:
+        raise UsageError(f"no published weights {name!r}; there are {', '.join(PUBLISHED)}")
+    wanted, folder = PUBLISHED[name], cache_folder()
+    path = folder / wanted.file
+    if path.exists():
+        _check(path, wanted, "remove it, so that it is fetched again")
+        return path
+    part = path.with_name(path.name + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _download(wanted.address, part)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UsageError(
+            f"{wanted.file} could not be fetched from {wanted.address} ({reason}); the same "
+            f"command goes on with what came, or get it by other means ({wanted.digest}) and put it "
+            f"into {folder}"
+        ) from None
+    try:
+        _check(part, wanted, "it was removed; try again, or get it by other means")
+    except UsageError:
+        part.unlink()
+        raise
+    os.replace(part, path)
+    return path
+
+
+def _check(path: Path, wanted: Published, remedy: str) -> None:
+    algorithm, _, digits = wanted.digest.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if not digest.hexdigest().startswith(digits):
+        raise UsageError(
+            f"{path}: {algorithm} is {digest.hexdigest()}, the publisher states {digits}: not the "
+            f"file of {wanted.address}; {remedy}"
+        )
+
+
+def _download(address: str, part: Path) -> None:
+    """Append to ``part`` what it lacks; ``OSError`` if the server stops before the end."""
+    had = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={had}-"} if had else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # all of it came already
+            return
+        raise
+    with response:
+        if had and response.status != 206:  # a server that cannot go on begins anew
+            had = 0
+        left = response.headers.get("Content-Length")
+        total = None if left is None else had + int(left)
+        with part.open("ab" if had else "wb") as file:
+            for block in _shown(response, part.name, had=had, total=total):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and part.stat().st_size != total:
+        raise OSError(f"{part.stat().st_size:,} of {total:,} bytes came")
+
+
+def _shown(response: Any, name: str, *, had: int, total: int | None) -> Iterator[bytes]:
+    with tqdm(total=total, initial=had, unit="B", unit_scale=True, desc=name) as bar:
+        while block := response.read(_BLOCK):
+            bar.update(len(block))
+            yield block
