@@ -123,6 +123,8 @@ def _on_this_platform(
 def _examples(x: Array, options: Options, budget: float) -> int:
     """Examples a chunk: the largest divisor of the batch within the budget, or 1."""
     batch, height, width, channels = x.shape
+    if not isinstance(batch, int):  # exported for any batch: its divisors are not known
+        return 1
     rows = height + options.patch - 1
     each = channels * options.searched(width) * width * rows * x.dtype.itemsize
     most = max(1, int(budget / each))

@@ -80,7 +80,7 @@ def _pooled_forward(blocks: Array, kernel: Array, bias: Array) -> tuple[Array, t
 
     pooled, winner = lax.map(one, blocks)
     high, wide = (blocks.shape[i] - kernel.shape[i - 1] + 1 for i in (1, 2))
-    return pooled.reshape(len(blocks), high, wide, -1), (blocks, kernel, winner)
+    return pooled.reshape(blocks.shape[0], high, wide, -1), (blocks, kernel, winner)
 
 
 def _pooled_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
@@ -103,7 +103,7 @@ def _pooled_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Arra
     of_bias = jnp.where(winner < 4, cotangent, 0.0).sum((0, 1))
     # Unused where the pictures are data, and then never computed.
     high, wide = (blocks.shape[i] - kernel.shape[i - 1] + 1 for i in (1, 2))
-    outputs = routed(winner, cotangent).reshape(len(blocks), high, wide, -1)
+    outputs = routed(winner, cotangent).reshape(blocks.shape[0], high, wide, -1)
     (of_blocks,) = jax.vjp(lambda blocks: _conv(blocks, kernel), blocks)[1](outputs)
     return of_blocks, of_kernel.reshape(kernel.shape), of_bias
 

@@ -133,8 +133,8 @@ def fetch(name: str) -> Path:
         reason = getattr(error, "reason", None) or error
         raise UsageError(
             f"{wanted.file} could not be fetched from {wanted.address} ({reason}); the same "
-            f"command goes on with what came, or get it by other means ({wanted.digest}) and put it "
-            f"into {folder}"
+            "command goes on with what came, or get it by other means and put it into "
+            f"{folder} ({wanted.digest})"
         ) from None
     try:
         _check(part, wanted, "it was removed; try again, or get it by other means")

@@ -26,9 +26,10 @@ _README = """\
 # {name}
 
 `embed.stablehlo`: pictures -> embeddings. `score.stablehlo`: two lists of pictures -> {measure} of
-each pair{meaning}. Pictures are uint8 RGB of shape
-(n, {height}, {width}, 3), n is free, resized by whoever calls; all other preprocessing is inside. Platforms: {platforms}. To load it, jax
-{version} or a later one of the six months after it, and flatbuffers, which jax.export uses:
+each pair{meaning}.
+Pictures are uint8 RGB of shape (n, {height}, {width}, 3), n is free, resized by whoever calls; all
+other preprocessing is inside. Platforms: {platforms}. To load it, jax {version} or a later one of
+the six months after it, and flatbuffers, which jax.export uses:
 
 ```python
 import jax.export, numpy as np

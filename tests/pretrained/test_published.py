@@ -1,0 +1,116 @@
+"""Downloads from a server of our own, which stops early, knows ranges or not, or lies."""
+
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from siamjax.errors import UsageError
+from siamjax.pretrained import open_weights, published
+from siamjax.pretrained.published import Published, fetch
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    ranges, stop_at, content, asked = True, None, CONTENT, []
+
+    def do_GET(self):
+        begin = 0
+        if self.ranges and "Range" in self.headers:
+            begin = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.asked.append(begin)
+        if begin >= len(self.content):
+            self.send_error(416)
+            return
+        body = self.content[begin:]
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.stop_at is None else body[: self.stop_at])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def handler():
+    return type("Handler", (Server,), {"asked": []})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("SIAMJAX_WEIGHTS", str(tmp_path / "cache"))
+    own = Published(
+        address=f"http://127.0.0.1:{server.server_port}/w.npz",
+        digest=f"sha256:{hashlib.sha256(CONTENT).hexdigest()[:16]}",
+        architecture="vgg16",
+        preprocessing="bgr_mean",
+        licence="none",
+    )
+    monkeypatch.setitem(published.PUBLISHED, "own", own)
+    yield tmp_path / "cache"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_fetched_once_and_whole(folder, handler):
+    assert fetch("own").read_bytes() == CONTENT
+    assert fetch("own") == folder / "w.npz"
+    assert handler.asked == [0]
+    assert [path.name for path in folder.iterdir()] == ["w.npz"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_connection_is_gone_on_with(folder, handler, ranges):
+    handler.ranges, handler.stop_at = ranges, 3000
+    with pytest.raises(UsageError, match=r"w.npz could not be fetched from http.*put it into"):
+        fetch("own")
+    assert not (folder / "w.npz").exists()
+    handler.stop_at = None
+    assert fetch("own").read_bytes() == CONTENT
+    assert handler.asked == [0, 3000 if ranges else 0]
+
+
+def test_all_came_but_the_end_was_not_seen(folder):
+    folder.mkdir()
+    (folder / "w.npz.part").write_bytes(CONTENT)
+    assert fetch("own").read_bytes() == CONTENT
+
+
+def test_another_digest_leaves_nothing(folder, handler):
+    handler.content = CONTENT[::-1]
+    with pytest.raises(UsageError, match=r"sha256 is .* the publisher states .* was removed"):
+        fetch("own")
+    assert list(folder.iterdir()) == []
+    (folder / "w.npz").write_bytes(b"changed since")
+    with pytest.raises(UsageError, match="remove it, so that it is fetched again"):
+        fetch("own")
+
+
+def test_names(folder, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="no published weights 'vgg19'; there are vgg16-imagenet"):
+        fetch("vgg19")
+    with pytest.raises(UsageError, match="no such file of weights"):
+        open_weights(tmp_path / "vgg19")
+    with pytest.raises(UsageError, match="no file of weights that is known"):  # fetched
+        open_weights("own")
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "own", x=np.zeros(3))  # a file of that name counts more
+    (tmp_path / "own.npz").rename(tmp_path / "own")
+    with pytest.raises(UsageError, match="own: no file"):
+        open_weights("own")
+
+
+def test_what_is_stated_of_each():
+    for name, one in published.PUBLISHED.items():
+        algorithm, _, digits = one.digest.partition(":")
+        assert len(digits) == {"md5": 32, "sha256": 8}[algorithm], name
+        assert one.address.startswith("https://"), name
+        assert one.file.endswith((".h5", ".pth")), name
