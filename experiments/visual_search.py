@@ -8,6 +8,8 @@ from siamjax.models.preprocessing import Preprocessing
 from siamjax.models.visual_search import Output, Variant
 from siamjax.training.optimizers import OptimizerName, ScheduleName
 
+Mining = Literal["own", "semi_hard", "soft"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -29,11 +31,11 @@ class Config:
     """VGG-16's last map, averaged over its positions, instead of all three networks."""
     variant: Variant = "recipe"
     """recipe, or visnet: its shallow networks and dropout 0.4."""
-    output: Output = "ball"
-    """sigmoid, as in the recipe, or ball: x / sqrt(1 + |x|^2), as in VisNet."""
+    output: Output = "sphere"
+    """sigmoid, as in the recipe, ball: x / sqrt(1 + |x|^2), as in VisNet, or sphere: x / |x|."""
     size: int = 32
     """Side of the pictures in pixels; published: 224."""
-    width: float = 0.5
+    width: float = 0.25
     """Factor on the channels of the convolutions; published: 1."""
     depth: int = 2
     """Blocks of VGG-16; published: 5."""
@@ -52,7 +54,7 @@ class Config:
     """Factor on the learning rate of the deep network's convolutions."""
     distance: Literal["euclidean", "squared"] = "squared"
     """Of the loss; the recipe's is euclidean, VisNet's squared."""
-    margin: float = 0.4
+    margin: float = 0.2
     """How much further than the positive the negative should be; recipe: 20, VisNet: 9e-4."""
     cap: float | None = None
     """Most that a triplet can lose; recipe: 5."""
@@ -62,10 +64,11 @@ class Config:
     """Column of the table that says what kind of thing it is; None: there is none."""
     in_class: float = 0.5
     """Share of the negatives that are of the anchor's category."""
-    hard: float = 0.5
+    hard: float = 0.0
     """Share of the negatives that are among the nearest by the last evaluation's embeddings."""
-    semi_hard: bool = True
-    """Take each anchor's negative from the whole batch: the nearest beyond its positive."""
+    mining: Mining = "soft"
+    """Each anchor's negative: the triplet's own, or of the whole batch the nearest beyond its
+    positive (semi_hard) or a smooth minimum (soft)."""
     optimizer: OptimizerName = "adam"
     """sgd (momentum 0), adam or adamw."""
     learning_rate: float = 1e-3
@@ -74,10 +77,12 @@ class Config:
     """constant or cosine."""
     batch_size: int = 64
     """Triplets a step, over all devices; recipe: 2."""
-    steps: int = 500
+    steps: int = 1000
     """Batches to train on."""
     augment: bool = True
     """Turn by up to 5 degrees, shift and scale by up to 5 and 10 %, at random."""
+    symmetries: bool = True
+    """And mirror, turn by quarters and exchange colours, the whole triplet alike; for artwork."""
     evaluate_every: int = 100
     """Steps between two validations; each saves a checkpoint."""
     log_every: int = 50

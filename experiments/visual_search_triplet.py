@@ -8,10 +8,11 @@ Wang et al. 2014, and VisNet, Shankar et al. 2017).
     python -m experiments.visual_search_triplet
     python -m experiments.visual_search_triplet --weights vgg16_imagenet_notop_fp16.npz --pooled \\
         --width 1 --depth 4 --size 64 --freeze deep/block1 deep/block2 --learning-rate 1e-4 \\
+        --mining semi_hard --margin 0.4 --hard 0.5 --no-symmetries \\
         --batch-size 32 --steps 100 --evaluate-every 25
     python -m experiments.visual_search_triplet --data items.csv --size 224 --width 1 --depth 5 \\
         --hidden 4096 --embedding 4096 --output sigmoid --preprocessing unit \\
-        --distance euclidean --margin 20 --cap 5 --no-semi-hard --hard 0 --no-augment --l2 \\
+        --distance euclidean --margin 20 --cap 5 --mining own --no-augment --l2 \\
         --optimizer sgd --learning-rate 0.008 \\
         --schedule constant --batch-size 2
 
@@ -34,7 +35,7 @@ from siamjax.data.catalogue.splits import load_splits
 from siamjax.data.transforms import Augmentation
 from siamjax.data.triplets import ListedTriplets, MinedTriplets
 from siamjax.distances import euclidean, squared_euclidean
-from siamjax.mining import semi_hard_negative
+from siamjax.mining import semi_hard_negative, soft_negative
 from siamjax.models.vgg16 import Vgg16Features
 from siamjax.models.visual_search import VisualSearchNet
 from siamjax.pretrained import open_weights
@@ -45,6 +46,7 @@ from siamjax.training.optimizers import by_layer, make_optimizer
 from siamjax.training.parallel import AXIS
 from siamjax.training.triplet_loss import l2_penalty, triplet_loss
 
+MINERS = {"own": None, "semi_hard": semi_hard_negative, "soft": soft_negative}
 RECIPE_L2 = {"deep/fc1": 0.005, "deep/fc2": 0.005, "embedding": 0.01}
 
 
@@ -79,7 +81,7 @@ def main(config: Config) -> Any:
         euclidean if config.distance == "euclidean" else squared_euclidean,
         margin=config.margin,
         cap=config.cap,
-        mine=semi_hard_negative if config.semi_hard else None,
+        mine=MINERS[config.mining],
         penalty=l2_penalty(RECIPE_L2) if config.l2 else None,
         axis_name=AXIS,
     )
@@ -101,7 +103,11 @@ def main(config: Config) -> Any:
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
-        augmentation=Augmentation(mirror=False, rotation=5.0) if config.augment else None,
+        augmentation=(
+            Augmentation(mirror=False, rotation=5.0, symmetries=config.symmetries)
+            if config.augment
+            else None
+        ),
         evaluate_every=config.evaluate_every,
         log_every=config.log_every,
         workers=config.workers,

@@ -5,6 +5,7 @@ True = the candidate shows another thing than the anchor. Shapes are fixed, so t
 jitted; memory is that of the distances.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -26,3 +27,24 @@ def semi_hard_negative(
     furthest = jnp.max(jnp.where(other, distance, -jnp.inf), axis=1)
     fallback = jnp.where(other.any(axis=1), furthest, jnp.inf)
     return jnp.where(further.any(axis=1), nearest, fallback)
+
+
+def soft_negative(
+    distance: Float[Array, "anchors candidates"],
+    positive: Float[Array, " anchors"],
+    other: Bool[Array, "anchors candidates"],
+    *,
+    temperature: float = 0.05,
+) -> Float[Array, " anchors"]:
+    """For each anchor a smooth minimum of its negatives' distances, so that all near ones teach.
+
+    ``-temperature * log(sum(exp(-distance / temperature)))``: the gradient is shared among the
+    negatives that are within a few ``temperature`` (in the distance's unit) of the nearest, where
+    :func:`semi_hard_negative` gives it to one. At most the least distance. Whether the positive is
+    nearer makes no difference. Infinite, without a gradient, for an anchor without any negative.
+    """
+    some = other.any(axis=1)
+    scaled = jnp.where(other, -distance / temperature, -jnp.inf)
+    # Safe where all are left out: the gradient of the sum of nothing would be nan.
+    least = -temperature * jax.nn.logsumexp(jnp.where(some[:, None], scaled, 0.0), axis=1)
+    return jnp.where(some, least, jnp.inf)

@@ -11,7 +11,15 @@ from absl import flags
 
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream, generator
-from siamjax.data.transforms import Augmentation, Size, augment, color_table, recolored, resize
+from siamjax.data.transforms import (
+    Augmentation,
+    Size,
+    Symmetry,
+    augment,
+    color_table,
+    recolored,
+    resize,
+)
 from siamjax.data.triplets import TripletStream
 from siamjax.errors import UsageError
 
@@ -50,11 +58,16 @@ class _Pictures:
     ) -> list[np.ndarray]:
         """The pictures; ``same``: does each after the first show what the first shows?"""
         rng = generator(self.seed, position, stream=1)
+        symmetry = None
+        if self.augmentation is not None and self.augmentation.symmetries:
+            symmetry = Symmetry.draw(generator(self.seed, position, stream=6))
         pictures = []
         for index, table in zip(indices, self._tables(position, same), strict=True):
             picture = resize(self.images.image(index), self.size)
             if self.augmentation is not None:
                 picture = augment(picture, self.augmentation, rng)
+            if symmetry is not None:
+                picture = symmetry(picture)
             if table is not None:
                 picture = recolored(picture, table)
             pictures.append(picture)

@@ -29,6 +29,8 @@ class Augmentation:
         recolor: give both pictures of a pair the same random colours (:func:`color_table`), and
             those of half of the different pairs two of their own. So a few people stand for many,
             and a network learns to compare colours instead of knowing people's by heart.
+        symmetries: give all pictures of an example the same :class:`Symmetry`. So a few things
+            stand for many, and a network learns to compare them; for artwork and patterns.
     """
 
     mirror: bool = True
@@ -36,6 +38,7 @@ class Augmentation:
     translation: float = 0.05
     scale: float = 0.1
     recolor: bool = False
+    symmetries: bool = False
 
     def __post_init__(self) -> None:
         limits = {"rotation": 180.0, "translation": 0.5, "scale": 0.9}
@@ -58,6 +61,37 @@ class Augmentation:
         centre = np.array([width, height]) / 2
         shift = np.array([across * width, down * height]) * self.translation
         return np.column_stack([linear, centre - linear @ (centre + shift)])
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """One of the 8 symmetries of the square, and an order of the colour channels.
+
+    Attributes:
+        mirror: mirror left-right, first.
+        quarters: quarter turns, counterclockwise; a picture that is no square is turned by an even
+            number, the next lower one, so that it keeps its shape.
+        channels: which channel becomes red, green and blue.
+    """
+
+    mirror: bool
+    quarters: int
+    channels: tuple[int, ...]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Symmetry":
+        """Any of the 8 alike; the colours stay as they are half the time, else any order."""
+        mirror, quarters = bool(rng.random() < 0.5), int(rng.integers(4))
+        channels = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
+        return cls(mirror, quarters, tuple(channels.tolist()))
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "height width 3"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The picture, mirrored, turned and recoloured."""
+        quarters = self.quarters if image.shape[0] == image.shape[1] else self.quarters // 2 * 2
+        mirrored = image[:, ::-1] if self.mirror else image
+        return np.ascontiguousarray(np.rot90(mirrored, quarters)[..., list(self.channels)])
 
 
 def resize(image: UInt8[np.ndarray, "height width 3"], size: Size) -> UInt8[np.ndarray, "h w 3"]:

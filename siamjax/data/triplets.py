@@ -9,7 +9,7 @@ from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.pairs import EpochOrder, generator
 from siamjax.errors import UsageError
 
-# Streams of random numbers beside those of pairs (0, 2) and of the pipeline (1, 3).
+# Streams of random numbers beside those of pairs (0, 2) and of the pipeline (1, 3, 6).
 _DRAWN, _LISTED = 4, 5
 
 

@@ -12,7 +12,7 @@ from siamjax.models.preprocessing import Preprocessing, preprocess
 from siamjax.models.vgg16 import Vgg16
 
 Variant = Literal["recipe", "visnet"]
-Output = Literal["sigmoid", "ball"]
+Output = Literal["sigmoid", "ball", "sphere"]
 
 
 def local_response_normalization(
@@ -111,7 +111,8 @@ class VisualSearchNet(nn.Module):
         depth: blocks of VGG-16.
         hidden: features of ``fc1`` and ``fc2``.
         embedding: features of the embedding.
-        output: ``sigmoid``, or ``ball``: ``x / sqrt(1 + |x|^2)``, embeddings inside the unit ball.
+        output: ``sigmoid``, or ``ball``: ``x / sqrt(1 + |x|^2)``, embeddings inside the unit ball,
+            or ``sphere``: ``x / |x|``, where distances rest on the direction alone.
             None: ``ball`` for ``visnet``, else ``sigmoid``, which saturates and collapses easily.
         dropout: after ``fc1`` and ``fc2`` while training; None: 0.4 for ``visnet``, else 0.
         preprocessing: of the deep network's pictures, as its weights need it; the shallow ones
@@ -160,9 +161,13 @@ class VisualSearchNet(nn.Module):
         parts = [deep, self.shallow1(unit), self.shallow2(unit)]
         joined = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
         x = self.last(joined)
-        if (self.output or {"recipe": "sigmoid"}.get(self.variant)) == "sigmoid":
+        output = self.output or {"recipe": "sigmoid"}.get(self.variant)
+        if output == "sigmoid":
             return nn.sigmoid(x)
-        return x * jax.lax.rsqrt(1.0 + jnp.sum(x * x, axis=-1, keepdims=True))
+        squares = jnp.sum(x * x, axis=-1, keepdims=True)
+        if output == "sphere":  # safe where x is 0: that stays at the origin
+            return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+        return x * jax.lax.rsqrt(1.0 + squares)
 
     def embed(
         self, x: UInt8[Array, "batch height width 3"], *, train: bool = False

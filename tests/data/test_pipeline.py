@@ -4,7 +4,14 @@ import pytest
 from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.pairs import SampledPairs, generator
 from siamjax.data.pipeline import image_batches, pair_batches, triplet_batches
-from siamjax.data.transforms import Augmentation, augment, color_table, recolored, resize
+from siamjax.data.transforms import (
+    Augmentation,
+    Symmetry,
+    augment,
+    color_table,
+    recolored,
+    resize,
+)
 from siamjax.data.triplets import SampledTriplets
 from siamjax.errors import UsageError
 
@@ -125,6 +132,16 @@ class TestTriplets:
             numbers = batch["identity"][place], batch["negative_identity"][place]
             assert [sorted(set(faces.identities))[number] for number in numbers] == shown[::2]
 
+    def test_one_symmetry_for_all_three(self, faces, stream):
+        plain = self.batches(faces, stream, augmentation=Augmentation(), size=16)
+        got = self.batches(faces, stream, augmentation=Augmentation(symmetries=True), size=16)
+        for position in range(20):
+            symmetry = Symmetry.draw(generator(7, position, stream=6))
+            for word in ("anchor", "positive", "negative"):
+                step, place = divmod(position, 4)
+                expected = symmetry(plain[step][word][place])
+                np.testing.assert_array_equal(got[step][word][place], expected)
+
     def test_resumed_and_shared(self, faces, stream):
         straight = self.batches(faces, stream)
         assert_same(self.batches(faces, stream, start=2), straight[2:])
@@ -184,3 +201,16 @@ class TestAugment:
             source_of_centre = matrix @ [50, 50, 1]
             shift = np.linalg.inv(matrix[:, :2]) @ (source_of_centre - 50)
             assert np.abs(shift).max() <= 10 + 1e-9
+
+
+def test_symmetries(rng):
+    """48 of them, each of which keeps the shape, and turns pictures that are no square by half."""
+    square, oblong = (rng.integers(0, 256, shape, np.uint8) for shape in ((4, 4, 3), (4, 6, 3)))
+    drawn = [Symmetry.draw(rng) for _ in range(2000)]
+    assert len({one(square).tobytes() for one in drawn}) == 48
+    assert len({one(oblong).tobytes() for one in drawn}) == 24
+    assert {one(oblong).shape for one in drawn} == {(4, 6, 3)}
+    same = Symmetry(mirror=False, quarters=0, channels=(0, 1, 2))
+    np.testing.assert_array_equal(same(oblong), oblong)
+    turned = Symmetry(mirror=True, quarters=1, channels=(2, 0, 1))(square)
+    np.testing.assert_array_equal(turned, np.rot90(square[:, ::-1], 1)[..., [2, 0, 1]])

@@ -10,7 +10,7 @@ import pytest
 from siamjax.distances import euclidean, squared_euclidean
 from siamjax.errors import UsageError
 from siamjax.metrics.monitors import collapse_message
-from siamjax.mining import semi_hard_negative
+from siamjax.mining import semi_hard_negative, soft_negative
 from siamjax.training.parallel import AXIS, replicate, shard
 from siamjax.training.state import create_state
 from siamjax.training.step import make_train_step, make_update
@@ -115,14 +115,27 @@ def test_padding_is_not_mined(batch, params):
     assert float(got.compute()) != pytest.approx(float(whole.compute()), rel=1e-3)
 
 
-def test_mined_without_any_negative_is_finite(batch, params):
+def test_soft_negative_is_a_smooth_minimum(rng):
+    distance = rng.uniform(0, 2, (5, 7))
+    other = rng.random((5, 7)) < 0.6
+    other[0], other[1:, 0] = False, True
+    expected = [
+        -0.1 * np.log(np.exp(-row[mask] / 0.1).sum()) if mask.any() else np.inf
+        for row, mask in zip(distance, other, strict=True)
+    ]
+    got = soft_negative(jnp.array(distance), jnp.zeros(5), jnp.array(other), temperature=0.1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mine", [semi_hard_negative, soft_negative])
+def test_mined_without_any_negative_is_finite(batch, params, mine):
     alike = {**batch, "identity": np.zeros(8, int), "negative_identity": np.zeros(8, int)}
-    loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=semi_hard_negative)
+    loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=mine)
     gradient = jax.grad(lambda p: loss_fn(p, {}, alike, jax.random.key(0))[0].total)(params)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("mine", [None, semi_hard_negative])
+@pytest.mark.parametrize("mine", [None, semi_hard_negative, soft_negative])
 @pytest.mark.parametrize("devices", [2, 8])
 def test_one_device_is_many(batch, params, devices, mine):
     optimizer = optax.sgd(0.1)
