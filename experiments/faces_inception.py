@@ -80,7 +80,7 @@ class Config:
     """Train on triplets; the distance itself is then the score."""
     margin: float = 0.2
     """Of the triplets, in squared distance."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Of the dense layer, and of a and b; cosine to 0."""
     trunk_rate: float = 0.1
     """Learning rate of the last block, as a share of the above."""
@@ -88,7 +88,7 @@ class Config:
     """The rate of a block, as a share of that of the block after it."""
     batch_size: int = 32
     """Pairs (or triplets) a step, over all devices."""
-    steps: int = 300
+    steps: int = 200
     """Batches to train on."""
     augment: bool = False
     """Mirror, shift and turn pictures at random; every step then runs the whole network."""

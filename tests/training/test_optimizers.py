@@ -1,10 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.training.optimizers import by_layer, dampened_sgd, make_optimizer
+from siamjax.training.optimizers import by_layer, dampened_sgd, from_step, make_optimizer
 
 
 def walk(optimizer, gradients, start=1.0):
@@ -122,3 +123,25 @@ def test_layers_by_their_path():
     np.testing.assert_allclose(updates["last"]["kernel"], -1.0)
     with pytest.raises(UsageError, match=r"no layer begins with 'depe'; there are deep/block1"):
         by_layer({"depe": optax.sgd(1.0)}, default=optax.sgd(1.0)).init(params)
+
+
+def test_from_step():
+    """No change and no count before; then as a fresh optimizer."""
+    optimizer, fresh = from_step(optax.adam(0.1), 3), optax.adam(0.1)
+    params = jnp.ones(2)
+    state, fresh_state = optimizer.init(params), fresh.init(params)
+    for step in range(6):
+        gradient = jnp.array([1.0 + step, -2.0])
+        update, state = optimizer.update(gradient, state, params)
+        expected = jnp.zeros(2)
+        if step >= 3:
+            expected, fresh_state = fresh.update(gradient, fresh_state, params)
+        np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+
+def test_one_optimizer_for_several_beginnings():
+    params = {"a": {"kernel": jnp.ones(1)}, "b": {"kernel": jnp.ones(1)}, "c": jnp.ones(1)}
+    optimizer = by_layer({("a/", "b/"): optax.sgd(1.0)}, default=optax.sgd(0.5))
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    assert [float(x.item()) for x in jax.tree.leaves(updates)] == [-1.0, -1.0, -0.5]

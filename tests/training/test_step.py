@@ -15,7 +15,7 @@ from siamjax.models.siamese import Siamese
 from siamjax.training.pair_loss import pair_loss
 from siamjax.training.parallel import AXIS, replicate, shard
 from siamjax.training.state import create_state
-from siamjax.training.step import make_train_step, make_update
+from siamjax.training.step import make_staged_step, make_train_step, make_update
 
 
 def network(axis_name):
@@ -164,3 +164,30 @@ def test_three_steps_compile_once(rng, start):
     finally:
         jax.monitoring.clear_event_listeners()
     assert len(compiled) == 1
+
+
+def test_stages():
+    """From step 2 on another loss; a run that goes on there begins with it."""
+    optimizer = optax.sgd(0.1)
+    constants = {0: 1.0, 2: 3.0}
+
+    def loss_of(constant):
+        def loss_fn(params, model_state, batch, key):
+            return Mean.of(jnp.full(8, constant)), (model_state, {})
+
+        return loss_fn
+
+    stages = [(begin, loss_of(constant)) for begin, constant in constants.items()]
+    batch = {"x1": np.zeros((8, 1), np.float32)}
+    for begin, expected in ((0, [1.0, 1.0, 3.0]), (2, [3.0])):
+        step = make_staged_step(stages, optimizer, start=begin)
+        variables = {"params": {"w": jnp.zeros(1)}}
+        running = replicate(create_state(variables, optimizer, key=jax.random.key(0)))
+        seen = []
+        for _ in expected:
+            running, metrics = step(running, shard(batch))
+            seen.append(float(jax.device_get(metrics["loss"]).compute()))
+        assert seen == expected
+    for begins in ([], [1], [0, 0]):
+        with pytest.raises(UsageError, match="stages begin at"):
+            make_staged_step([(begin, loss_of(1.0)) for begin in begins], optimizer)
