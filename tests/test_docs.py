@@ -27,3 +27,9 @@ def test_normxcorr_page(capsys):
     assert namespace["mapped"].shape == (4, 37, 12, 1500)
     assert namespace["near"].shape == (4, 37, 12, 25 * 5 * 7)
     assert float(capsys.readouterr().out.split()[0]) < 1e-5
+
+
+def test_pretrained_page():
+    namespace = run("pretrained.md")
+    assert namespace["distance"].shape == (2,)
+    assert namespace["embeddings"].shape == (4, 64)

@@ -67,6 +67,7 @@ def parameters(run, weights):
     }
 
 
+@pytest.mark.slow
 def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     read = []
     image = pipeline._Pictures.__call__
@@ -85,6 +86,7 @@ def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     assert experiment.main(config(weights, tmp_path / "run")) == results
 
 
+@pytest.mark.slow
 def test_triplets_and_a_stage_that_lets_go(weights, tmp_path):
     results = experiment.main(
         config(weights, tmp_path / "run", triplet=True, frozen="mixed1", unfreeze=("mixed1:1",))
