@@ -130,7 +130,7 @@ def main(config: Config) -> Any:
         **{name: getattr(config, name) for name in names},
     )
     untrained = fine_tuning.untrained_scores(body, weights, size=config.size)
-    rows = fine_tuning.frozen_maps(body, weights, splits.images, size=config.size)
+    rows = fine_tuning.frozen_inception_maps(body, weights, splits.images, size=config.size)
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("run", "workers")}
     return train_verifier(
         network,

@@ -48,6 +48,9 @@ class Config:
     it is theirs."""
     weights: Path | None = None
     """VGG-16 to start from: a file in any published format, or a name of `siamjax weights list`."""
+    unfreeze: tuple[str, ...] = ()
+    """LAYERS:STEP each: layers that begin so are trained from that step on, such as
+    deep/block3:50."""
     freeze: tuple[str, ...] = ()
     """Layers that stay as they are, by the beginning of their path, such as deep/block1."""
     deep_rate: float = 1.0

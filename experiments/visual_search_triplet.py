@@ -39,10 +39,11 @@ from siamjax.mining import semi_hard_negative, soft_negative
 from siamjax.models.vgg16 import Vgg16Features
 from siamjax.models.visual_search import VisualSearchNet
 from siamjax.pretrained import open_weights
+from siamjax.runs.fine_tuning import begins_of
 from siamjax.runs.folder import folder_for
 from siamjax.runs.train import Training
 from siamjax.runs.visual_search import train_embedder
-from siamjax.training.optimizers import by_layer, make_optimizer
+from siamjax.training.optimizers import by_layer, from_step, make_optimizer
 from siamjax.training.parallel import AXIS
 from siamjax.training.triplet_loss import l2_penalty, triplet_loss
 
@@ -66,8 +67,10 @@ def main(config: Config) -> Any:
         "preprocessing": config.preprocessing if weights is None else weights.preprocessing,
         "dtype": jnp.bfloat16 if config.bfloat16 else jnp.float32,
     }
+    given = 0
     if config.pooled:
-        network = Vgg16Features(**deep)
+        given = 0 if config.augment else frozen_blocks(config)
+        network = Vgg16Features(given=given, **deep)
     else:
         network = VisualSearchNet(
             variant=config.variant,
@@ -122,7 +125,14 @@ def main(config: Config) -> Any:
         run=config.run or folder_for("visual_search", splits.images.name),
         config={"experiment": "visual_search_triplet", **options},
         weights=weights,
+        given=given,
     )
+
+
+def frozen_blocks(config: Config) -> int:
+    """How many of the first blocks are never trained, and so need to run once a picture only."""
+    frozen = [f"deep/block{n}_".startswith(config.freeze) for n in range(1, config.depth + 1)]
+    return ([*frozen, False].index(False)) if config.freeze and config.weights else 0
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -136,8 +146,9 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         momentum=0.0,
     )
     deep = make(learning_rate=config.deep_rate * config.learning_rate)
+    later = {name: from_step(deep, step) for name, step in begins_of(config.unfreeze).items()}
     return by_layer(
-        {"deep/block": deep},
+        {"deep/block": deep, **later},
         default=make(learning_rate=config.learning_rate),
         frozen=config.freeze,
     )

@@ -104,7 +104,7 @@ def test_stages():
         100: None,
     }
     for words in (["mixed4"], ["mixed12:3"], ["mixed4:x"], ["mixed4:0"], ["mixed4:1", "mixed5:1"]):
-        with pytest.raises(UsageError, match="BLOCK:STEP is needed"):
+        with pytest.raises(UsageError, match=r"NAME:STEP is needed|are needed, each step once"):
             stages_of("mixed6", words)
     with pytest.raises(UsageError, match="freezes again"):
         stages_of("mixed2", ["mixed4:50"])

@@ -1,5 +1,6 @@
 """visual_search_triplet end to end on the embedded emoji, with a tiny network; then its use."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -129,6 +130,43 @@ def test_published_weights_are_the_start_and_a_baseline(tmp_path):
         kernel = np.asarray(run.variables["params"]["deep"][layer]["kernel"])
         change = np.abs(kernel - published[f"params/{layer}/kernel"].astype(np.float32)).max()
         assert change == 0 if stays else 0 < change < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VGG16.exists(), reason=f"{VGG16} is not here")
+def test_frozen_blocks_run_once_and_change_nothing(tmp_path):
+    """Trained on the maps of the frozen block: the parameters of training on pictures."""
+    options = {**TINY, "steps": 2, "width": 1.0, "depth": 2, "hard": 0.0, "augment": False}
+    config = experiment.Config(
+        **{**options, "pooled": True}, weights=VGG16, freeze=("deep/block1",), run=tmp_path / "once"
+    )
+    assert experiment.frozen_blocks(config) == 1
+    experiment.main(config)
+    other = dataclasses.replace(config, run=tmp_path / "each")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "frozen_blocks", lambda config: 0)
+        experiment.main(other)
+    ours, theirs = (
+        Finished.open(one.run, kind="embedder").variables["params"] for one in (config, other)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+
+
+def test_layers_that_are_let_go_later(tmp_path):
+    config = experiment.Config(
+        **{**TINY, "steps": 2, "evaluate_every": 1},
+        unfreeze=("deep/block1:1",),
+        run=tmp_path / "run",
+    )
+    optimizer = experiment.optimizer(config)
+    params = {"deep": {"block1_conv1": {"bias": np.ones(1)}}, "embedding": {"bias": np.ones(1)}}
+    state = optimizer.init(params)
+    changes = []
+    for _ in range(2):
+        update, state = optimizer.update(params, state, params)
+        changes.append([float(x.item()) for x in jax.tree.leaves(update)])
+    assert changes[0][0] == 0 != changes[0][1]
+    assert changes[1][0] != 0
 
 
 def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from siamjax.models.inception_v3 import InceptionV3
 from siamjax.models.preprocessing import Preprocessing, preprocess
@@ -84,19 +84,6 @@ class InceptionEmbedding(nn.Module):
     ) -> Float[Array, "batch features"]:
         """The same as a call, by the name that embedding and search call."""
         return self(x, train=train, weight=weight)
-
-
-class FlatMaps(nn.Module):
-    """The map of the last block as one row a picture, for what runs once a picture."""
-
-    network: InceptionEmbedding
-
-    def embed(
-        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch features"]:
-        """Rows, columns and channels of the map, in this order."""
-        maps = self.network.maps(x, train=train)
-        return maps.reshape(maps.shape[0], -1)
 
 
 def _unit(x: Array) -> Array:

@@ -55,18 +55,23 @@ class Vgg16(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width 3"], *, train: bool = False
+        self,
+        x: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        after: int = 0,
     ) -> Float[Array, "batch ..."]:
         """The last pool's map (batch, height / 2^depth, width / 2^depth, channels), fc2, or logits.
 
-        Pictures are preprocessed already. Raises ``UsageError`` for sides that cannot be pooled,
+        Pictures are preprocessed already. With ``after`` x is the map of that block's pool, and
+        only the layers after it are applied. Raises ``UsageError`` for sides that cannot be pooled,
         and for ``classes`` without ``hidden``.
         """
         if self.classes is not None and self.hidden is None:
             raise UsageError("classes need the dense layers: give hidden (4096 as published)")
         if not 1 <= self.depth <= len(BLOCKS) or self.width <= 0:
             raise UsageError(f"depth {self.depth}, width {self.width}: 1 to 5, and positive")
-        side = 2**self.depth
+        side = 2 ** (self.depth - after)
         if x.ndim != 4 or 0 in x.shape or min(x.shape[1:3]) < side:
             raise UsageError(
                 f"pictures of shape {x.shape}: (batch, height, width, channels) with sides of at "
@@ -75,6 +80,8 @@ class Vgg16(nn.Module):
         init = nn.initializers.glorot_uniform()
         x = x.astype(self.dtype)
         for block, (channels, count) in enumerate(BLOCKS[: self.depth], start=1):
+            if block <= after:
+                continue
             for number in range(1, count + 1):
                 x = ConvRelu(
                     max(1, round(channels * self.width)),
@@ -102,12 +109,15 @@ class Vgg16Features(nn.Module):
         depth: blocks; the last pool of 4 (512 features) tells things apart better than that of 5.
         width: factor on the number of channels.
         preprocessing: as the weights need it.
+        given: the block whose map may be given in place of pictures, so that frozen blocks run once
+            a picture and not once an epoch; 0: none.
         dtype: of the products; parameters and the features are float32.
     """
 
     depth: int = 4
     width: float = 1.0
     preprocessing: Preprocessing = "bgr_mean"
+    given: int = 0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -117,12 +127,19 @@ class Vgg16Features(nn.Module):
     def __call__(
         self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
     ) -> Float[Array, "batch features"]:
-        """Features of pictures: uint8 0..255, or float in [0, 1]."""
-        features = self.deep(preprocess(x, self.preprocessing), train=train)
-        mean = features.astype(jnp.float32).mean(axis=(1, 2))
+        """Features of pictures (uint8 0..255, or float in [0, 1]), or of the given block's maps."""
+        mean = self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2))
         # Safe where all features are 0: a picture of nothing is at the origin.
         squares = jnp.sum(mean * mean, axis=-1, keepdims=True)
         return mean * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+    def maps(
+        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch rows columns channels"]:
+        """The last pool's map."""
+        if x.shape[-1] == 3:
+            return self.deep(preprocess(x, self.preprocessing), train=train)
+        return self.deep(x, train=train, after=self.given)
 
     def embed(
         self, x: UInt8[Array, "batch height width 3"], *, train: bool = False

@@ -7,14 +7,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.models.heads import EuclideanHead
-from siamjax.models.inception_embedding import FlatMaps, InceptionEmbedding
+from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import ENDS, layers_of
 from siamjax.models.siamese import Siamese
 from siamjax.pretrained import Weights, put
@@ -24,6 +24,17 @@ from siamjax.search.embedding import Embedder
 from siamjax.training.optimizers import by_layer, from_step
 
 
+def begins_of(words: Sequence[str]) -> dict[str, int]:
+    """``NAME:STEP`` each; ``UsageError`` for another word."""
+    begins = {}
+    for word in words:
+        name, _, step = word.rpartition(":")
+        if not name or not step.isdecimal():
+            raise UsageError(f"{word!r}: NAME:STEP is needed, such as mixed4:100")
+        begins[name] = int(step)
+    return begins
+
+
 def stages_of(frozen: str | None, unfreeze: Sequence[str]) -> dict[int, str | None]:
     """The last frozen block (None: nothing is) by the step that it is frozen from, ascending.
 
@@ -31,14 +42,13 @@ def stages_of(frozen: str | None, unfreeze: Sequence[str]) -> dict[int, str | No
     Raises ``UsageError`` for words that are none, and where a later stage would freeze again.
     """
     stages = {0: frozen}
-    for word in unfreeze:
-        block, _, step = word.partition(":")
-        if block not in ENDS or not step.isdecimal() or int(step) in stages:
+    for block, step in begins_of(unfreeze).items():
+        if block not in ENDS or step in stages:
             raise UsageError(
-                f"unfreeze {word!r}: BLOCK:STEP is needed, such as mixed4:100, each step once and "
-                "after 0"
+                f"unfreeze {block}:{step}: a block of {ENDS[0]} to {ENDS[-1]} and a step after 0 "
+                "are needed, each step once"
             )
-        stages[int(step)] = None if block == ENDS[0] else ENDS[ENDS.index(block) - 1]
+        stages[step] = None if block == ENDS[0] else ENDS[ENDS.index(block) - 1]
     stages = dict(sorted(stages.items()))
     depths = [_depth(last) for last in stages.values()]
     if depths != sorted(depths, reverse=True):
@@ -89,25 +99,40 @@ def from_weights(network: Siamese, weights: Weights, variables: Any) -> dict[str
 
 
 def frozen_maps(
+    part: nn.Module, variables: Any, images: ImageSet, *, size: Size
+) -> Float[np.ndarray, "images rows columns channels"]:
+    """``part.maps`` of all pictures, in memory: what a frozen part of a network gives, once.
+
+    13 MB a hundred pictures for InceptionV3's ``mixed6`` at 128x128.
+    """
+    picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
+    shape = jax.eval_shape(lambda v, x: part.apply(v, x, method="maps"), variables, picture).shape
+    inside = {collection: {"network": tree} for collection, tree in variables.items()}
+    embedder = Embedder(network=_FlatMaps(network=part), variables=inside, size=size)
+    rows = embedder.embeddings(images, np.arange(len(images)))
+    return rows.reshape(-1, *shape[1:])
+
+
+def frozen_inception_maps(
     body: InceptionEmbedding, weights: Weights, images: ImageSet, *, size: Size
 ) -> Float[np.ndarray, "images rows columns channels"] | None:
-    """The maps of block ``body.given`` of all pictures, in memory, or None if none is given.
-
-    9 MB a hundred pictures for ``mixed6`` of 128x128.
-    """
+    """:func:`frozen_maps` of block ``body.given`` with these weights, or None if none is given."""
     if body.given is None:
         return None
     part = body.clone(end=body.given, embedding=None, frozen=None, given=None)
-    network = FlatMaps(network=part)
     picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
     like = jax.eval_shape(part.init, jax.random.key(0), picture)
-    variables = _put(part, "trunk", part.end, weights, like)
-    shape = jax.eval_shape(lambda v, x: part.apply(v, x, method="maps"), variables, picture).shape
-    inside = {collection: {"network": tree} for collection, tree in variables.items()}
-    rows = Embedder(network=network, variables=inside, size=size).embeddings(
-        images, np.arange(len(images))
-    )
-    return rows.reshape(-1, *shape[1:])
+    return frozen_maps(part, _put(part, "trunk", part.end, weights, like), images, size=size)
+
+
+class _FlatMaps(nn.Module):
+    """``network.maps`` as one row a picture, by the name that an :class:`Embedder` calls."""
+
+    network: nn.Module
+
+    def embed(self, x: Array, *, train: bool = False) -> Array:
+        maps = self.network.maps(x, train=train)  # pyright: ignore[reportAttributeAccessIssue]
+        return maps.reshape(maps.shape[0], -1)
 
 
 def untrained_scores(body: InceptionEmbedding, weights: Weights, *, size: Size) -> Scores:

@@ -25,6 +25,7 @@ from siamjax.report.embedding_map import embedding_map
 from siamjax.report.page import search_table
 from siamjax.report.writers import read_metrics
 from siamjax.runs import folder as runs
+from siamjax.runs.fine_tuning import frozen_maps
 from siamjax.runs.finished import KINDS, Results, conclude
 from siamjax.runs.mining import Miner
 from siamjax.runs.train import Training, train, triplet_examples
@@ -50,14 +51,16 @@ def train_embedder(
     run: Path,
     config: dict[str, Any],
     weights: Weights | None = None,
+    given: int = 0,
 ) -> Results:
     """Train (or go on with) the run in folder ``run``; returns the test results by name.
 
     The checkpoint with the best recall@1 on the validation items is the result. It then searches
     the test catalogue once, beside raw pixels. With ``weights`` the convolutions of ``deep``, a
-    VGG-16, start as published, and their plain features are a baseline too. With
-    :class:`MinedTriplets` the training items are embedded at every evaluation and their nearest
-    others become negatives.
+    VGG-16, start as published, and their plain features are a baseline too. With ``given`` a
+    :class:`Vgg16Features` is trained on the maps of that block: the blocks up to it are frozen as
+    published and run once a picture. With :class:`MinedTriplets` the training items are embedded
+    at every evaluation and their nearest others become negatives.
     """
     images = splits.images
     miner = None
@@ -85,13 +88,17 @@ def train_embedder(
             "validation_map_at_r": float(found["map_at_r"] or 0.0),
         }
 
+    rows = None
+    if given and weights is not None:
+        part = Vgg16Features(depth=given, preprocessing=weights.preprocessing)
+        rows = frozen_maps(part, _plain(part, weights, training.size), images, size=training.size)
     config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
     best, variables = train(
         network,
         loss_fn,
         optimizer,
         images,
-        triplet_examples(images, triplets, training),
+        triplet_examples(images, triplets, training, rows=rows),
         training,
         run=run,
         config=config,
@@ -121,10 +128,15 @@ def _with_weights(
 def _plain_features(weights: Weights, size: Size) -> Features:
     """What the published network gives without any training of ours."""
     network = Vgg16Features(preprocessing=weights.preprocessing)
+    variables = _plain(network, weights, size)
+    return Embedder(network=network, variables=variables, size=size).embeddings
+
+
+def _plain(network: Vgg16Features, weights: Weights, size: Size) -> dict[str, Any]:
+    """Its variables as published."""
     picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
     like = jax.eval_shape(network.init, jax.random.key(0), picture)
-    variables = put(network, like, weights.without(*HEADS, "block5"), under="deep")
-    return Embedder(network=network, variables=variables, size=size).embeddings
+    return _with_weights(network, weights, like)
 
 
 def _embedded(

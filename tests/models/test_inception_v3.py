@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.models.inception_embedding import FlatMaps, InceptionEmbedding
+from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_of
 from siamjax.models.pooling import average_pool_3x3, max_pool_3x3
 
@@ -48,10 +48,9 @@ def embedding():
 
 def test_maps_in_place_of_pictures(embedding):
     network, variables, pictures = embedding
-    part = FlatMaps(network=network.clone(end="mixed0", embedding=None, frozen=None, given=None))
-    inside = {collection: {"network": tree} for collection, tree in variables.items()}
-    flat = jax.jit(lambda v, x: part.apply(v, x, method="embed"))(inside, pictures)
-    maps = flat.reshape(2, 7, 7, 256)
+    part = network.clone(end="mixed0", embedding=None, frozen=None, given=None)
+    maps = jax.jit(lambda v, x: part.apply(v, x, method="maps"))(variables, pictures)
+    assert maps.shape == (2, 7, 7, 256)
     apply = jax.jit(network.apply)
     np.testing.assert_allclose(apply(variables, maps), apply(variables, pictures), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(apply(variables, pictures), axis=1), 1.0, rtol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.models.preprocessing import preprocess
-from siamjax.models.vgg16 import BLOCKS, Vgg16
+from siamjax.models.vgg16 import BLOCKS, Vgg16, Vgg16Features
 from siamjax.models.visual_search import (
     ShallowNet,
     VisualSearchNet,
@@ -163,8 +163,8 @@ def test_preprocessing_by_hand():
 
 
 def test_refusals():
-    picture = jnp.zeros((1, 36, 32, 3), jnp.uint8)
-    with pytest.raises(UsageError, match="multiples of 8"):
+    picture = jnp.zeros((1, 36, 7, 3), jnp.uint8)
+    with pytest.raises(UsageError, match="sides of at least 8"):
         Vgg16(depth=3).init(jax.random.key(0), picture)
     with pytest.raises(UsageError, match="depth 6"):
         Vgg16(depth=6).init(jax.random.key(0), picture)
@@ -172,3 +172,13 @@ def test_refusals():
         VisualSearchNet(variant="x").init(jax.random.key(0), picture)
     with pytest.raises(UsageError, match="stride 5"):
         ShallowNet(5).init(jax.random.key(0), picture)
+
+
+def test_vgg16_goes_on_from_a_map(rng):
+    network = Vgg16Features(depth=3, width=0.0625, given=2)
+    pictures = rng.integers(0, 256, (2, 17, 16, 3), np.uint8)
+    variables = network.init(jax.random.key(0), pictures)
+    maps = network.clone(depth=2, given=0).apply(variables, pictures, method="maps")
+    np.testing.assert_allclose(
+        network.apply(variables, maps), network.apply(variables, pictures), atol=1e-6
+    )
