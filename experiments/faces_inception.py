@@ -69,9 +69,9 @@ class Config:
     end: str = "mixed7"
     """Last block of the network."""
     embedding: int | None = 256
-    """Features of the dense layer; none: the mean of the last block."""
+    """Features of the dense layer; None: the mean of the last block."""
     frozen: str | None = "mixed6"
-    """Last block that is never trained; none: all are."""
+    """Last block that is never trained; None: all are."""
     unfreeze: tuple[str, ...] = ()
     """BLOCK:STEP each: the blocks from this one on are trained from that step on."""
     freeze_statistics: bool = True
@@ -102,14 +102,16 @@ class Config:
 
 def main(config: Config) -> Any:
     """Train, evaluate and report."""
-    published = open_weights(config.weights, preprocessing=config.preprocessing)
-    weights = published.without(*config.leave_out)
+    options = {"architecture": "inception_v3", "preprocessing": config.preprocessing}
+    weights = open_weights(config.weights, **options).without(*config.leave_out)
     people: dict[str, Any] = {
         "validation_people": config.validation_people,
         "test_people": config.test_people,
     }
     splits = load_splits(config.data, seed=config.seed, **people)
-    stages = fine_tuning.stages_of(config.frozen, config.unfreeze)
+    stages = fine_tuning.stages_of(
+        config.frozen, config.unfreeze, end=config.end, steps=config.steps
+    )
     body = InceptionEmbedding(
         end=config.end,
         embedding=config.embedding,
@@ -125,12 +127,10 @@ def main(config: Config) -> Any:
         for step, block in stages.items()
     ]
     names = ("size", "batch_size", "steps", "seed", "evaluate_every", "log_every", "workers")
-    training = Training(
-        augmentation=Augmentation() if config.augment else None,
-        **{name: getattr(config, name) for name in names},
-    )
+    own = {name: getattr(config, name) for name in names}
+    training = Training(augmentation=Augmentation() if config.augment else None, **own)
     untrained = fine_tuning.untrained_scores(body, weights, size=config.size)
-    rows = fine_tuning.frozen_inception_maps(body, weights, splits.images, size=config.size)
+    rows = fine_tuning.frozen_inception_maps(body, weights, splits, size=config.size)
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("run", "workers")}
     return train_verifier(
         network,
@@ -146,7 +146,7 @@ def main(config: Config) -> Any:
         splits,
         training,
         run=config.run or folder_for("faces_inception", splits.images.name),
-        config={"experiment": "faces_inception", **options},
+        config={"experiment": "faces_inception", "weights_sha256": weights.digest, **options},
         examples=examples(config, splits, training, rows),
         start_from=lambda variables: fine_tuning.from_weights(network, weights, variables),
         baselines={f"{config.end}, untrained": untrained},

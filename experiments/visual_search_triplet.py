@@ -35,6 +35,7 @@ from siamjax.data.catalogue.splits import load_splits
 from siamjax.data.transforms import Augmentation
 from siamjax.data.triplets import ListedTriplets, MinedTriplets
 from siamjax.distances import euclidean, squared_euclidean
+from siamjax.errors import UsageError
 from siamjax.mining import semi_hard_negative, soft_negative
 from siamjax.models.vgg16 import Vgg16Features
 from siamjax.models.visual_search import VisualSearchNet
@@ -43,7 +44,7 @@ from siamjax.runs.fine_tuning import begins_of
 from siamjax.runs.folder import folder_for
 from siamjax.runs.train import Training
 from siamjax.runs.visual_search import train_embedder
-from siamjax.training.optimizers import by_layer, from_step, make_optimizer
+from siamjax.training.optimizers import by_layer, make_optimizer
 from siamjax.training.parallel import AXIS
 from siamjax.training.triplet_loss import l2_penalty, triplet_loss
 
@@ -60,7 +61,7 @@ def main(config: Config) -> Any:
         validation_items=config.validation_items,
         triplets=config.triplets,
     )
-    weights = None if config.weights is None else open_weights(config.weights)
+    weights = None if config.weights is None else open_weights(config.weights, architecture="vgg16")
     deep: dict[str, Any] = {
         "width": config.width,
         "depth": config.depth,
@@ -123,7 +124,11 @@ def main(config: Config) -> Any:
         triplets,
         training,
         run=config.run or folder_for("visual_search", splits.images.name),
-        config={"experiment": "visual_search_triplet", **options},
+        config={
+            "experiment": "visual_search_triplet",
+            "weights_sha256": None if weights is None else weights.digest,
+            **options,
+        },
         weights=weights,
         given=given,
     )
@@ -146,7 +151,12 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         momentum=0.0,
     )
     deep = make(learning_rate=config.deep_rate * config.learning_rate)
-    later = {name: from_step(deep, step) for name, step in begins_of(config.unfreeze).items()}
+    later = {}
+    for name, step in begins_of(config.unfreeze, steps=config.steps).items():
+        if name.startswith(config.freeze) and config.freeze:
+            raise UsageError(f"unfreeze {name}: --freeze keeps it as it is for good; leave it out")
+        share = config.deep_rate if name.startswith("deep/block") else 1.0
+        later[name] = make(learning_rate=share * config.learning_rate, begin=step)
     return by_layer(
         {"deep/block": deep, **later},
         default=make(learning_rate=config.learning_rate),

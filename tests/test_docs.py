@@ -33,3 +33,8 @@ def test_pretrained_page():
     namespace = run("pretrained.md")
     assert namespace["distance"].shape == (2,)
     assert namespace["embeddings"].shape == (4, 64)
+
+
+def test_no_placeholder_is_left():
+    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        assert not re.findall(r"@[A-Z]+@", page.read_text()), page

@@ -1,5 +1,8 @@
 """The experiment on weights that are random, saved and read as published ones are."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +11,12 @@ import pytest
 from experiments import faces_inception as experiment
 from siamjax.data import pipeline
 from siamjax.errors import UsageError
-from siamjax.models.inception_v3 import InceptionV3, layers_of
+from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_of
 from siamjax.pretrained import Weights, open_weights
-from siamjax.runs.fine_tuning import stages_of
+from siamjax.runs.fine_tuning import block_by_block, stages_of
 from siamjax.runs.finished import Finished
 from siamjax.runs.verifier import Verifier
+from siamjax.training.optimizers import make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +102,57 @@ def test_triplets_and_a_stage_that_lets_go(weights, tmp_path):
 
 
 def test_stages():
-    assert stages_of("mixed6", ["mixed4:50", "mixed0:100"]) == {
-        0: "mixed6",
-        50: "mixed3",
-        100: None,
-    }
-    for words in (["mixed4"], ["mixed12:3"], ["mixed4:x"], ["mixed4:0"], ["mixed4:1", "mixed5:1"]):
-        with pytest.raises(UsageError, match=r"NAME:STEP is needed|are needed, each step once"):
-            stages_of("mixed6", words)
+    def stages(words, frozen="mixed6", end="mixed7"):
+        return stages_of(frozen, words, end=end, steps=200)
+
+    assert stages(["mixed4:50", "mixed0:100"]) == {0: "mixed6", 50: "mixed3", 100: None}
+    for words in (["mixed4"], ["mixed4:x"], ["mixed4:0"], ["mixed4:200"], ["mixed4:1", "mixed4:2"]):
+        with pytest.raises(UsageError, match="NAME:STEP is needed"):
+            stages(words)
+    for options in ({"words": ["mixed12:3"]}, {"frozen": "none"}, {"frozen": "mixed8"}):
+        with pytest.raises(UsageError, match="no block"):
+            stages(**{"words": [], **options})
+    with pytest.raises(UsageError, match="no block 'mixed99'"):
+        stages([], end="mixed99")
+    with pytest.raises(UsageError, match="two blocks at step 1"):
+        stages(["mixed4:1", "mixed5:1"])
     with pytest.raises(UsageError, match="freezes again"):
-        stages_of("mixed2", ["mixed4:50"])
+        stages(["mixed4:50"], frozen="mixed2")
+
+
+def test_rates_keep_their_order_after_a_stage():
+    """A block that begins late ends with the others: the further from the end, the slower."""
+    optimizer = block_by_block(
+        partial(make_optimizer, "adam", steps=20, schedule="cosine"),
+        {0: "mixed6", 10: "mixed5"},
+        end="mixed7",
+        learning_rate=1e-3,
+        trunk_rate=0.1,
+        block_decay=0.7,
+    )
+    own = {layers_of(block)[0].rstrip("/"): jnp.ones(1) for block in ENDS[:8]}
+    layers = {layer.rstrip("/"): jnp.ones(1) for b in (None, *ENDS[:8]) for layer in layers_of(b)}
+    params = {"backbone": {"trunk": {k: {"kernel": v} for k, v in layers.items()}}, "head": own}
+    state = optimizer.init(params)
+    for step in range(20):
+        update, state = optimizer.update(params, state, params)
+        trunk = update["backbone"]["trunk"]
+        sizes = [abs(trunk[layers_of(f"mixed{n}")[0][:-1]]["kernel"].item()) for n in (5, 6, 7)]
+        head = abs(jax.tree.leaves(update["head"])[0].item())
+        assert sizes[0] == 0
+        assert (sizes[1] > 0) == (step >= 10)
+        assert sizes[1] <= 0.7001 * sizes[2]
+        assert sizes[2] == pytest.approx(0.1 * head, rel=1e-4)
+
+
+def test_other_weights_are_refused_on_going_on(weights):
+    changed = open_weights(weights)
+    digest = changed.digest
+    first = next(iter(changed.tensors))
+    tensors = {**changed.tensors, first: changed.tensors[first] + 1e-3}
+    assert dataclasses.replace(changed, tensors=tensors).digest != digest
+    assert dataclasses.replace(changed, preprocessing="signed").digest != digest
+    assert dataclasses.replace(changed, source="moved").digest == digest
 
 
 def test_the_wrong_preprocessing_is_refused(weights, tmp_path):

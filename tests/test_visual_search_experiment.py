@@ -167,6 +167,9 @@ def test_layers_that_are_let_go_later(tmp_path):
         changes.append([float(x.item()) for x in jax.tree.leaves(update)])
     assert changes[0][0] == 0 != changes[0][1]
     assert changes[1][0] != 0
+    for options in ({"freeze": ("deep/block1",)}, {"steps": 1}):
+        with pytest.raises(UsageError, match="unfreeze"):
+            experiment.optimizer(dataclasses.replace(config, **options))
 
 
 def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
 from siamjax.models.preprocessing import Preprocessing, preprocess
 
@@ -12,9 +13,9 @@ from siamjax.models.preprocessing import Preprocessing, preprocess
 class InceptionEmbedding(nn.Module):
     """InceptionV3 up to a block, mean over all positions, norm 1; then a dense layer, norm 1.
 
-    Without training it is the plain distance of the published features: the dense layer starts
-    orthogonal and without bias. How deep to go depends on the weights: the last blocks know the
-    classes that they were trained on, blocks before them tell more of other things apart.
+    The dense layer starts orthogonal and without bias: a projection of the published features. How
+    deep to go depends on the weights: the last blocks know the classes that they were trained on,
+    blocks before them tell more of other things apart.
 
     Attributes:
         end: the last block; none of the layers after it exist.
@@ -46,6 +47,8 @@ class InceptionEmbedding(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+        if self.embedding is not None and self.embedding < 1:
+            raise UsageError(f"embedding {self.embedding}: at least 1, or None for no dense layer")
         if self.embedding is not None:
             self.dense = nn.Dense(
                 self.embedding, use_bias=False, kernel_init=nn.initializers.orthogonal()

@@ -25,6 +25,7 @@ _VGG16 = tuple(
 )
 _VGG16_DENSE = ("fc1", "fc2", "predictions")
 _INCEPTION = 94
+_KINDS = {"kernel", "bias", "beta", "gamma", "moving_mean", "moving_variance"}
 # Keras 3 stores layers without their names, in the order of their depth in the graph. This is that
 # order for InceptionV3, as numbers in the order of building: the convolutions' and, equal to it,
 # that of the normalisations. Branches of one shape would be exchanged silently otherwise.
@@ -125,6 +126,8 @@ def _tensors(layers: Layers) -> dict[str, np.ndarray]:
         for name, short in (("moving_mean", "mean"), ("moving_variance", "var")):
             if name in own:
                 found[f"batch_stats/{layer}/{short}"] = own[name]
+        for name in own.keys() - _KINDS:  # of no layer that is known: whoever puts them must say
+            found[f"params/{layer}/{name}"] = own[name]
     for layer, own in layers.items():
         gamma = own.get("gamma")
         if gamma is not None and np.any(gamma != 1):

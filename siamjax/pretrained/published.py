@@ -1,6 +1,9 @@
 """Weights that others publish: where they are, and how they come here whole or not at all."""
 
+import contextlib
+import fcntl
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -99,15 +102,28 @@ def cache_folder() -> Path:
     return Path(cache) / "siamjax" / "weights"
 
 
-def open_weights(which: Path | str, *, preprocessing: Preprocessing | None = None) -> Weights:
+def open_weights(
+    which: Path | str,
+    *,
+    architecture: str | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Weights:
     """A file of weights, or by a name of :data:`PUBLISHED`: fetched at the first time.
 
-    See :func:`siamjax.pretrained.read_weights` and :func:`fetch` for the errors.
+    See :func:`siamjax.pretrained.read_weights` and :func:`fetch` for the errors; ``UsageError``
+    also for another ``architecture``, and another ``preprocessing`` than the published one.
     """
     name = str(which)
     if name in PUBLISHED and not Path(which).exists():
-        return read_weights(fetch(name), preprocessing=preprocessing)
-    return read_weights(which, preprocessing=preprocessing)
+        stated = PUBLISHED[name].preprocessing
+        if preprocessing not in (None, stated):
+            raise UsageError(f"the pictures of {name} are preprocessed by {stated!r}, no other way")
+        weights = read_weights(fetch(name), preprocessing=stated)
+    else:
+        weights = read_weights(which, preprocessing=preprocessing)
+    if architecture not in (None, weights.architecture):
+        raise UsageError(f"{which} holds {weights.architecture}; {architecture} is needed")
+    return weights
 
 
 def fetch(name: str) -> Path:
@@ -122,27 +138,39 @@ def fetch(name: str) -> Path:
         raise UsageError(f"no published weights {name!r}; there are {', '.join(PUBLISHED)}")
     wanted, folder = PUBLISHED[name], cache_folder()
     path = folder / wanted.file
-    if path.exists():
-        _check(path, wanted, "remove it, so that it is fetched again")
-        return path
     part = path.with_name(path.name + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _download(wanted.address, part)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+        with _alone(folder):
+            if path.exists():
+                _check(path, wanted, "remove it, so that it is fetched again")
+                return path
+            _download(wanted.address, part)
+            try:
+                _check(part, wanted, "it was removed; try again, or get it by other means")
+            except UsageError:
+                part.unlink()
+                raise
+            os.replace(part, path)
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise UsageError(
             f"{wanted.file} could not be fetched from {wanted.address} ({reason}); the same "
             "command goes on with what came, or get it by other means and put it into "
             f"{folder} ({wanted.digest})"
         ) from None
-    try:
-        _check(part, wanted, "it was removed; try again, or get it by other means")
-    except UsageError:
-        part.unlink()
-        raise
-    os.replace(part, path)
     return path
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time write into the folder; the others wait for it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and let go
 
 
 def _check(path: Path, wanted: Published, remedy: str) -> None:

@@ -1,8 +1,6 @@
 """Readers of published files of weights, whatever their format."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -68,16 +66,12 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     reader = _reader(path, head)
     try:
         found = reader(path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as e:
-        raise UsageError(f"{path}: damaged, or not what it seems to be ({e})") from None
+    except UsageError:
+        raise
+    except Exception as error:  # h5py, NumPy, pickle and zipfile have no common type for damage
+        raise UsageError(
+            f"{path}: damaged, or not what it seems to be ({type(error).__name__}: {error})"
+        ) from None
     if found.certain and preprocessing not in (None, found.preprocessing):
         raise UsageError(
             f"{path}: its pictures are preprocessed by {found.preprocessing!r}, not "
@@ -121,7 +115,12 @@ def _npz(path: Path) -> Stored:
     manifest = arrays.pop(MANIFEST, None)
     if manifest is not None:
         stated = json.loads(str(manifest))
-        return Stored(stated["architecture"], arrays, stated["preprocessing"], True)
+        architecture, preprocessing = stated["architecture"], stated["preprocessing"]
+        if architecture not in architectures.PREPROCESSING:
+            raise ValueError(f"architecture {architecture!r}")
+        if preprocessing not in get_args(Preprocessing):
+            raise ValueError(f"preprocessing {preprocessing!r}")
+        return Stored(architecture, arrays, preprocessing, True)
     layers: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         layer, _, kind = name.rpartition("/")
@@ -234,6 +233,11 @@ def _safetensors(path: Path) -> Stored:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+    # NumPy cannot store bfloat16 and float8, which are others' types.
+    tensors = {
+        name: tensor if tensor.dtype.kind in "fiub" else tensor.astype(np.float32)
+        for name, tensor in tensors.items()
+    }
     return Stored(*architectures.of_torch(str(path), tensors), True)
 
 

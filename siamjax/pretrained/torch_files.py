@@ -74,6 +74,8 @@ class _Unpickler(pickle.Unpickler):
             return lambda data, *_: data
         if module == "torch" and name in _TYPES:
             return _Type(_TYPES[name])
+        if module == "torch" and name.endswith("Storage"):
+            raise UsageError(f"tensors of torch.{name} are not read: save them as float32")
         raise _Forbidden(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
@@ -132,8 +134,11 @@ def _before_archives(path: Path) -> Any:
             return storages.setdefault(key, np.empty(count, dtype))
 
         state = _Unpickler(file, storage).load()
-        for key in _Unpickler(file, refuse).load():
-            _fill(storages[str(key)], file)
+        keys = [str(key) for key in _Unpickler(file, refuse).load()]
+        if set(keys) != set(storages):
+            raise ValueError("storages without content")
+        for key in keys:
+            _fill(storages[key], file)
     return state
 
 

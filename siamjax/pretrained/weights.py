@@ -1,6 +1,7 @@
 """Tensors of a published network, with the preprocessing that they were trained on."""
 
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,15 @@ class Weights:
         arrays: dict[str, Any] = {**self.tensors, MANIFEST: np.array(json.dumps(manifest))}
         np.savez(buffer, **arrays)
         write_bytes(path, buffer.getbuffer())
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all of it but the source: what a run that goes on must agree with."""
+        digest = hashlib.sha256(repr((self.architecture, self.preprocessing)).encode())
+        for path, tensor in sorted(self.tensors.items()):
+            digest.update(repr((path, tensor.shape, tensor.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return digest.hexdigest()
 
     def without(self, *layers: str) -> "Weights":
         """These weights but for the layers that begin so, such as a head of another task."""

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from siamjax.data.faces import FaceSplits
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size, sides
@@ -18,43 +19,51 @@ from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import ENDS, layers_of
 from siamjax.models.siamese import Siamese
 from siamjax.pretrained import Weights, put
+from siamjax.runs.train import Rows
 from siamjax.runs.verification import Scores
 from siamjax.scoring import PairScorer
 from siamjax.search.embedding import Embedder
-from siamjax.training.optimizers import by_layer, from_step
+from siamjax.training.optimizers import by_layer
 
 
-def begins_of(words: Sequence[str]) -> dict[str, int]:
-    """``NAME:STEP`` each; ``UsageError`` for another word."""
-    begins = {}
+def begins_of(words: Sequence[str], *, steps: int) -> dict[str, int]:
+    """``NAME:STEP`` each; ``UsageError`` for other words, a name twice, a step not in the run."""
+    begins: dict[str, int] = {}
     for word in words:
         name, _, step = word.rpartition(":")
-        if not name or not step.isdecimal():
-            raise UsageError(f"{word!r}: NAME:STEP is needed, such as mixed4:100")
+        if not name or not step.isdecimal() or name in begins or not 0 < int(step) < steps:
+            raise UsageError(
+                f"unfreeze {word!r}: NAME:STEP is needed, such as mixed4:100, each name once and a "
+                f"step after 0 and before {steps}"
+            )
         begins[name] = int(step)
     return begins
 
 
-def stages_of(frozen: str | None, unfreeze: Sequence[str]) -> dict[int, str | None]:
+def stages_of(
+    frozen: str | None, unfreeze: Sequence[str], *, end: str, steps: int
+) -> dict[int, str | None]:
     """The last frozen block (None: nothing is) by the step that it is frozen from, ascending.
 
     ``frozen`` from step 0; each ``BLOCK:STEP`` of ``unfreeze`` lets the blocks from that one on go.
-    Raises ``UsageError`` for words that are none, and where a later stage would freeze again.
+    Raises ``UsageError`` for blocks that are none up to ``end``, for other words, and where a later
+    stage would freeze again.
     """
-    stages = {0: frozen}
-    for block, step in begins_of(unfreeze).items():
-        if block not in ENDS or step in stages:
+    begins = begins_of(unfreeze, steps=steps)
+    for block in (end, *([frozen] if frozen else []), *begins):
+        if end not in ENDS or block not in ENDS[: 1 + ENDS.index(end)]:
             raise UsageError(
-                f"unfreeze {block}:{step}: a block of {ENDS[0]} to {ENDS[-1]} and a step after 0 "
-                "are needed, each step once"
+                f"no block {block!r} up to {end!r}: {ENDS[0]} to {ENDS[-1]}, or None to freeze none"
             )
+    stages = {0: frozen}
+    for block, step in begins.items():
+        if step in stages:
+            raise UsageError(f"unfreeze {' '.join(unfreeze)}: two blocks at step {step}")
         stages[step] = None if block == ENDS[0] else ENDS[ENDS.index(block) - 1]
     stages = dict(sorted(stages.items()))
     depths = [_depth(last) for last in stages.values()]
     if depths != sorted(depths, reverse=True):
-        raise UsageError(
-            f"frozen {frozen}, unfreeze {' '.join(unfreeze)}: a later one freezes again"
-        )
+        raise UsageError(f"unfreeze {' '.join(unfreeze)}: a later one freezes again")
     return stages
 
 
@@ -69,7 +78,7 @@ def block_by_block(
 ) -> optax.GradientTransformation:
     """Discriminative rates: the smaller the further from the end; each block from its stage on.
 
-    ``make(learning_rate=)`` gives an optimizer. Block ``end`` learns at ``trunk_rate`` of
+    ``make(learning_rate=, begin=)`` gives an optimizer. Block ``end`` learns at ``trunk_rate`` of
     ``learning_rate``, each block before it at ``block_decay`` of the one after it (Howard and
     Ruder, ACL 2018, section 3.2), all else at ``learning_rate``; what no stage trains stays.
     """
@@ -81,7 +90,7 @@ def block_by_block(
         ]
         if begins:
             share = trunk_rate * block_decay ** (_depth(end) - _depth(block))
-            trained[layers] = from_step(make(learning_rate=share * learning_rate), min(begins))
+            trained[layers] = make(learning_rate=share * learning_rate, begin=min(begins))
         else:
             frozen += layers
     return by_layer(trained, default=make(learning_rate=learning_rate), frozen=frozen)
@@ -99,30 +108,47 @@ def from_weights(network: Siamese, weights: Weights, variables: Any) -> dict[str
 
 
 def frozen_maps(
-    part: nn.Module, variables: Any, images: ImageSet, *, size: Size
+    part: nn.Module,
+    variables: Any,
+    images: ImageSet,
+    shown: Int[np.ndarray, " n"],
+    *,
+    size: Size,
 ) -> Float[np.ndarray, "images rows columns channels"]:
-    """``part.maps`` of all pictures, in memory: what a frozen part of a network gives, once.
+    """``part.maps`` of the pictures ``shown``, in memory: what a frozen part gives, once.
 
-    13 MB a hundred pictures for InceptionV3's ``mixed6`` at 128x128.
+    A row for every picture of ``images``, 0 (and no memory touched) for those not shown.
+    11 MB a hundred pictures for InceptionV3's ``mixed6`` at 128x128, 89 MB at 299x299.
     """
     picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
     shape = jax.eval_shape(lambda v, x: part.apply(v, x, method="maps"), variables, picture).shape
     inside = {collection: {"network": tree} for collection, tree in variables.items()}
     embedder = Embedder(network=_FlatMaps(network=part), variables=inside, size=size)
-    rows = embedder.embeddings(images, np.arange(len(images)))
-    return rows.reshape(-1, *shape[1:])
+    rows = np.zeros((len(images), *shape[1:]), np.float32)
+    done = 0
+    for batch in embedder.batches(images, shown):
+        rows[shown[done : done + len(batch)]] = batch.reshape(-1, *shape[1:])
+        done += len(batch)
+    return rows
 
 
 def frozen_inception_maps(
-    body: InceptionEmbedding, weights: Weights, images: ImageSet, *, size: Size
-) -> Float[np.ndarray, "images rows columns channels"] | None:
-    """:func:`frozen_maps` of block ``body.given`` with these weights, or None if none is given."""
+    body: InceptionEmbedding, weights: Weights, splits: FaceSplits, *, size: Size
+) -> Rows | None:
+    """:func:`frozen_maps` of block ``body.given`` of those trained on, or None if none is given."""
     if body.given is None:
         return None
     part = body.clone(end=body.given, embedding=None, frozen=None, given=None)
-    picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
-    like = jax.eval_shape(part.init, jax.random.key(0), picture)
-    return frozen_maps(part, _put(part, "trunk", part.end, weights, like), images, size=size)
+    images = splits.images
+    trained = np.isin(images.identities, splits.trained_on) | (not splits.trained_on)
+
+    def rows() -> np.ndarray:
+        picture = jax.ShapeDtypeStruct((1, *sides(size), 3), np.uint8)
+        like = jax.eval_shape(part.init, jax.random.key(0), picture)
+        variables = _put(part, "trunk", part.end, weights, like)
+        return frozen_maps(part, variables, images, np.flatnonzero(trained), size=size)
+
+    return rows
 
 
 class _FlatMaps(nn.Module):

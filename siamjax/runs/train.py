@@ -71,6 +71,10 @@ class Training:
         return {name: getattr(self, name) for name in names}
 
 
+Rows = Callable[[], np.ndarray]
+"""What stands for the pictures, computed when training begins and not before."""
+
+
 class Examples(NamedTuple):
     """What a network is trained on.
 
@@ -86,22 +90,26 @@ class Examples(NamedTuple):
 
 
 def pair_examples(
-    images: ImageSet, pairs: PairStream, training: Training, *, rows: np.ndarray | None = None
+    images: ImageSet, pairs: PairStream, training: Training, *, rows: Rows | None = None
 ) -> Examples:
     """Pairs, by :func:`siamjax.data.pipeline.pair_batches`, which says what ``rows`` are."""
     return Examples(
-        lambda start: pair_batches(images, pairs, start=start, rows=rows, **training.reading),
+        lambda start: pair_batches(
+            images, pairs, start=start, rows=rows and rows(), **training.reading
+        ),
         lambda at: pairs[at][:2],
         "pairs",
     )
 
 
 def triplet_examples(
-    images: ImageSet, triplets: TripletStream, training: Training, *, rows: np.ndarray | None = None
+    images: ImageSet, triplets: TripletStream, training: Training, *, rows: Rows | None = None
 ) -> Examples:
     """Triplets, by :func:`siamjax.data.pipeline.triplet_batches`, which says what ``rows`` are."""
     return Examples(
-        lambda start: triplet_batches(images, triplets, start=start, rows=rows, **training.reading),
+        lambda start: triplet_batches(
+            images, triplets, start=start, rows=rows and rows(), **training.reading
+        ),
         lambda at: triplets[at],
         "triplets",
     )

@@ -90,8 +90,8 @@ def train_embedder(
 
     rows = None
     if given and weights is not None:
-        part = Vgg16Features(depth=given, preprocessing=weights.preprocessing)
-        rows = frozen_maps(part, _plain(part, weights, training.size), images, size=training.size)
+        part = network.clone(depth=given, given=0)
+        rows = partial(_maps, part, weights, images, splits.training, training.size)
     config = runs.as_json({**config, "data_fingerprint": splits.fingerprint()})
     best, variables = train(
         network,
@@ -130,6 +130,12 @@ def _plain_features(weights: Weights, size: Size) -> Features:
     network = Vgg16Features(preprocessing=weights.preprocessing)
     variables = _plain(network, weights, size)
     return Embedder(network=network, variables=variables, size=size).embeddings
+
+
+def _maps(
+    part: Any, weights: Weights, images: ImageSet, shown: np.ndarray, size: Size
+) -> np.ndarray:
+    return frozen_maps(part, _plain(part, weights, size), images, shown, size=size)
 
 
 def _plain(network: Vgg16Features, weights: Weights, size: Size) -> dict[str, Any]:

@@ -26,13 +26,15 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     accumulate: int = 1,
+    begin: int = 0,
 ) -> optax.GradientTransformation:
     """An Optax optimizer from a command line's words; a program composes Optax itself.
 
     ``weight_decay`` is added to the gradient before momentum for sgd and adam (L2), and decoupled
     for adamw. ``accumulate`` averages that many batches (of one size and without padding, as
     training batches are) before an update; warm-up and schedule then count updates. ``steps``
-    counts batches, the whole run's.
+    counts batches, the whole run's. Before batch ``begin`` nothing changes; the schedule counts
+    those batches too, so that all parts of a network end together.
     """
     if accumulate < 1 or warmup_steps < 0 or learning_rate <= 0:
         raise UsageError(
@@ -56,13 +58,16 @@ def make_optimizer(
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     else:
         rate = learning_rate
-    if name == "adamw":
-        optimizer = optax.adamw(rate, weight_decay=weight_decay)
+    if name == "sgd":
+        core = optax.trace(momentum) if momentum else optax.identity()
     else:
-        base = optax.sgd(rate, momentum=momentum or None) if name == "sgd" else optax.adam(rate)
-        optimizer = (
-            optax.chain(optax.add_decayed_weights(weight_decay), base) if weight_decay else base
-        )
+        core = optax.scale_by_adam()
+    if weight_decay:
+        decay = optax.add_decayed_weights(weight_decay)
+        core = optax.chain(core, decay) if name == "adamw" else optax.chain(decay, core)
+    optimizer = optax.chain(
+        from_step(core, begin // accumulate), optax.scale_by_learning_rate(rate)
+    )
     if accumulate > 1:
         optimizer = optax.MultiSteps(optimizer, accumulate).gradient_transformation()
     return optimizer
@@ -108,7 +113,7 @@ def by_layer(
 
 
 def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.GradientTransformation:
-    """No change before this step (the first is 0); the optimizer and its schedule begin there."""
+    """Nothing before this step (the first is 0): what it is told of begins there, as if new."""
     if step == 0:
         return optimizer
     begin = step

@@ -1,5 +1,6 @@
 """Downloads from a server of our own, which stops early, knows ranges or not, or lies."""
 
+import concurrent.futures
 import hashlib
 import http.server
 import threading
@@ -92,6 +93,18 @@ def test_another_digest_leaves_nothing(folder, handler):
     (folder / "w.npz").write_bytes(b"changed since")
     with pytest.raises(UsageError, match="remove it, so that it is fetched again"):
         fetch("own")
+
+
+def test_two_at_a_time(folder, handler):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(fetch, ["own"] * 4))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+    assert handler.asked == [0]
+
+
+def test_a_published_preprocessing_is_not_changed(folder):
+    with pytest.raises(UsageError, match="the pictures of own are preprocessed by 'bgr_mean'"):
+        open_weights("own", preprocessing="unit")
 
 
 def test_names(folder, tmp_path, monkeypatch):

@@ -200,6 +200,25 @@ def test_torchvision_vgg16(rng):
         of_torch("f", {**state, "extra.weight": np.zeros(1)})
 
 
+def test_what_is_of_no_known_layer_is_not_dropped(tmp_path):
+    arrays = {f"{layer}/{name}": a for layer, own in vgg().items() for name, a in own.items()}
+    np.savez(tmp_path / "w.npz", **arrays, **{"normalization/mean": np.zeros(3)})
+    weights = read_weights(tmp_path / "w.npz")
+    check_vgg(weights)
+    assert "params/normalization/mean" in weights.tensors
+    assert len(weights.tensors) == 2 * 13 + 1
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    state = {name: tensor.astype(jnp.bfloat16) for name, tensor in torch_vgg().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    read_weights(tmp_path / "w.safetensors").save(tmp_path / "own.npz")
+    weights = read_weights(tmp_path / "own.npz")
+    check_vgg(weights)
+    assert {tensor.dtype for tensor in weights.tensors.values()} == {np.dtype(np.float32)}
+
+
 def test_safetensors(tmp_path):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file(torch_vgg(), tmp_path / "w.safetensors")
