@@ -61,7 +61,7 @@ class NormXCorrNet(nn.Module):
         """Layers of the trunk, of both branches, and the last one."""
         if self.variant not in ("released", "guide"):
             raise UsageError(f"variant {self.variant!r}: known are released and guide")
-        self.conv1 = _FirstLayer(dtype=self.dtype)
+        self.conv1 = _ConvReluPool(dtype=self.dtype)
         self.conv2 = self._conv(25, 5, 20)
         self.correlation = _CorrelationConv(
             guide=self.variant == "guide", column_search=self.column_search
@@ -139,7 +139,7 @@ class NormXCorrNet(nn.Module):
         return max_pool_2x2(even).reshape(x.shape[0], -1)
 
 
-class _FirstLayer(nn.Module):
+class _ConvReluPool(nn.Module):
     """conv 5x5x20, ReLU, pool."""
 
     dtype: jnp.dtype

@@ -230,17 +230,23 @@ def _layers(network: nn.Module, variables: Any, picture: tuple[int, ...]) -> lis
     for name, module in modules.items():
         shape = getattr(results[name], "shape", ())
         if len(shape) in (2, 4):
-            convolution = isinstance(module, nn.Conv) and len(shape) == 4
+            kernel = _inside(variables, name).get("kernel")
+            convolution = len(shape) == 4 and getattr(kernel, "ndim", 0) == 4
             kind, count = type(module).__name__, _count(variables, name)
             found.append(Layer(name, kind, shape[1:], count, convolution))
     return found
 
 
 def _count(variables: Any, path: str) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(_inside(variables, path)))
+
+
+def _inside(variables: Any, path: str) -> Any:
+    """The parameters of a layer and of those within it."""
     inside = variables.get("params", {})
     for part in path.split("/") if path != OUTPUT else ():
         inside = inside.get(part, {})
-    return sum(leaf.size for leaf in jax.tree.leaves(inside))
+    return inside
 
 
 def _captured(

@@ -140,7 +140,7 @@ def test_layers_of_the_matching_network():
     network = NormXCorrNet()
     found = layers(network, shapes_of(network, True, (160, 60)), (160, 60))
     assert [one[:4] for one in found[:2]] == [
-        ("conv1", "Conv", (156, 56, 20), 5 * 5 * 3 * 20 + 20),
+        ("conv1", "_ConvReluPool", (78, 28, 20), 5 * 5 * 3 * 20 + 20),
         ("conv2", "Conv", (74, 24, 25), 5 * 5 * 20 * 25 + 25),
     ]
     assert (found[2].name, found[2].shape) == ("output", (37, 12, 25))
@@ -322,7 +322,7 @@ def run(monkeypatch, tmp_path):
     finished = Finished(
         folder=tmp_path, manifest={}, network=NETWORK, variables=by_hand(), size=(4, 5)
     )
-    monkeypatch.setattr(command, "_open", lambda folder: finished)
+    monkeypatch.setattr(Finished, "open", lambda folder: finished)
     return tmp_path
 
 
@@ -371,8 +371,8 @@ def test_command_tells_mistakes(run):
 def test_command_takes_no_other_folder(tmp_path):
     with pytest.raises(UsageError, match="is no finished run"):
         command.inspect(run=tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "thing"}))
-    with pytest.raises(UsageError, match="a run of 'thing'"):
+    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "thing", "network": {}, "size": 4}))
+    with pytest.raises(UsageError, match="a run of kind 'thing'"):
         command.inspect(run=tmp_path)
 
 

@@ -23,9 +23,12 @@ class Linear(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x, *, train=False):
+    def embed(self, x, *, train=False):
         x = nn.Dense(3, name="last")(x.reshape(x.shape[0], -1).astype(jnp.float32) / 255)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+    def __call__(self, x, *, train=False):
+        return self.embed(x, train=train)
 
 
 @pytest.fixture
