@@ -56,7 +56,7 @@ def _candidate(name: str) -> Callable[[], object]:
     import jax
     import numpy as np
 
-    from siamjax.search.matcher import TileScorer
+    from siamjax.inference.tiles import TileScorer
 
     def apply(method: Any) -> Any:
         return jax.jit(lambda *inputs: network.apply(variables, *inputs, method=method))
@@ -97,8 +97,8 @@ def _whole(side: int) -> dict[str, float]:
     import numpy as np
 
     from siamjax.data.reid.splits import load_splits
-    from siamjax.search.pair_scores import TILE as TILE_SIDES
-    from siamjax.search.pair_scores import score_pairs
+    from siamjax.inference.cross_input import TILE as TILE_SIDES
+    from siamjax.inference.cross_input import score_pairs
 
     images = load_splits("pedestrians").images
     queries, gallery = np.arange(side), np.arange(side, 2 * side)

@@ -29,7 +29,7 @@ def siamjax_step(*, tuned: bool) -> Callable[[], object]:
     from siamjax.models.lfw import LfwNet
     from siamjax.models.siamese import Siamese
     from siamjax.training.pair_loss import pair_loss
-    from siamjax.training.parallel import AXIS, replicate, shard
+    from siamjax.parallel import AXIS, replicate, shard
     from siamjax.training.state import create_state
     from siamjax.training.step import make_train_step
 

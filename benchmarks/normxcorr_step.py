@@ -53,7 +53,7 @@ def siamjax_steps(*, monitored: bool) -> Prepared:
     from siamjax.models.normxcorr_net import NormXCorrNet
     from siamjax.training.optimizers import dampened_sgd
     from siamjax.training.pair_loss import pair_loss
-    from siamjax.training.parallel import AXIS, replicate, shard
+    from siamjax.parallel import AXIS, replicate, shard
     from siamjax.training.state import create_state
     from siamjax.training.step import make_train_step
 

@@ -47,7 +47,7 @@ def siamjax_step() -> Prepared:
     from siamjax import use_fast_cpu_kernels
     from siamjax.distances import euclidean
     from siamjax.models.visual_search import VisualSearchNet
-    from siamjax.training.parallel import AXIS, replicate, shard
+    from siamjax.parallel import AXIS, replicate, shard
     from siamjax.training.state import create_state
     from siamjax.training.step import make_train_step
     from siamjax.training.triplet_loss import l2_penalty, triplet_loss

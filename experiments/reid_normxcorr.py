@@ -1,179 +1,119 @@
-"""Person re-identification by inexact matching: patches of one picture searched in the other.
+"""Person re-identification by inexact matching (Subramaniam, Chatterjee, Mittal, NIPS 2016).
 
-Both pictures go through the same two convolutions; every patch of the first map is correlated
-with the patches of the second in the rows around it (normxcorr), and a small network on the 1500
-correlations says whether the two show the same walker. With --fused a cross-input neighbourhood
-layer works beside it (Subramaniam, Chatterjee, Mittal, NIPS 2016).
+Both images go through the same two convolutions; every patch of the first map is correlated with
+the patches of the second in the five rows around it and over the whole width (normxcorr):
 
-    python -m experiments.reid_normxcorr
-    python -m experiments.reid_normxcorr --no-fused     # normxcorr alone
+    c(p, q) = sum (p - mean p) (q - mean q) / (24 (s_p + 0.01) (s_q + 0.01)),    patches of 5x5
+
+A small network on these 1500 correlations gives the logit of P(same), for the binary
+cross-entropy. In the fused network (default) a cross-input neighbourhood layer (Ahmed, Jones,
+Marks, CVPR 2015) works beside it and sees what normxcorr takes away: the colour of plain clothes.
+
+    python -m experiments.reid_normxcorr              # pedestrians, two CPU cores: 7 min, 0.8 GB
+    python -m experiments.reid_normxcorr --no-fused   # normxcorr alone
     python -m experiments.reid_normxcorr --data cuhk03/labeled --home cuhk-03.mat \\
-        --optimizer released --batch-size 128 --steps 20000 --no-recolor --no-across-cameras
+        --batch-size 128 --steps 20000                # not measured yet
 
-Sampling as released: an epoch has every pair of one person (by default of two cameras) as a
-positive, and two random negatives to each.
-The fused network is the default: normxcorr takes each patch's mean away, and with it the colour of
-plain clothes, which the neighbourhood layer sees. The embedded pedestrians (9 walkers, of whom 5
-are trained on) show that it works; no claim about re-identification rests on them.
+Measured on four walkers who were never seen: rank-1 0.967, mAP 0.783 (colour histograms 0.830,
+0.629). The embedded set is tiny: it shows that the code works, no claim about re-identification
+rests on it. As released: the optimizer named in `build`, positives of all pairs (cameras=None),
+and no random colours (recolor=False).
 """
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
+import optax
 
-from siamjax import cli
-from siamjax.data.pairs import PositivesOfAnEpoch
-from siamjax.data.reid.splits import Disjoint, Protocol, load_splits
-from siamjax.data.transforms import Augmentation
-from siamjax.losses import binary_cross_entropy
-from siamjax.models.normxcorr_net import NormXCorrNet, Variant
-from siamjax.runs.folder import folder_for
-from siamjax.runs.ranking import train_matcher
-from siamjax.runs.train import Training
-from siamjax.training.optimizers import ScheduleName, dampened_sgd, make_optimizer
-from siamjax.training.pair_loss import pair_loss
-from siamjax.training.parallel import AXIS
+from siamjax import cli, losses
+from siamjax.data import Augmentation, PositivesOfAnEpoch, ReidOptions, load_reid, pair_batches
+from siamjax.inference import ReidEvaluation, hsv_stripe_features, pixel_features, score_pairs
+from siamjax.metrics import Mean
+from siamjax.models import NormXCorrNet
+from siamjax.parallel import data_parallel
+from siamjax.report import reid_report
+from siamjax.training import Run, RunConfig, fit, forward_pairs, make_train_step
+from siamjax.training.state import create_state, initialize
+
+SIZE = (160, 60)  # as published
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Options; the defaults suit the embedded set on two CPU cores."""
+class Config(ReidOptions, RunConfig):
+    """The Normalized X-Corr network on people."""
 
-    data: str = "pedestrians"
-    """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or a folder in
-    Market-1501's naming."""
-    home: Path | None = None
-    """Folder, archive or .mat file with the raw files; None: $SIAMJAX_REID, or TFDS's folder."""
-    protocol: Protocol = "classic"
-    """Of CUHK03: classic (20 splits, single-shot) or new (767/700)."""
-    split: int = 0
-    """Number of the official split (CUHK03 classic, GRID)."""
-    test_people: int | None = None
-    """Of CUHK01 (100 or 486) and pedestrians (4)."""
-    validation_people: int | None = None
-    """People who choose the checkpoint; None: as docs/reid.md says."""
-    disjoint: Disjoint = "person"
-    """Of pedestrians: what training and test do not share."""
-    run: Path | None = None
-    """Folder of the run; one that exists is gone on with. None: runs/EXPERIMENT-DATA."""
-    seed: int = 0
-    """Seed of splits, pairs, augmentation, initial parameters and trials."""
     fused: bool = True
     """Add the cross-input neighbourhood layer."""
-    variant: Variant = "released"
-    """released, or guide: without two ReLUs, population deviation, plain sum."""
     column_search: int | None = None
     """Columns searched on either side; None: the whole width, as published."""
-    bfloat16: bool = False
-    """Compute convolutions and dense products in bfloat16."""
-    optimizer: Literal["adam", "released"] = "adam"
-    """released: Torch7's dampened SGD, decay 1e-4 a step, weight decay 5e-4."""
-    learning_rate: float | None = None
-    """None: 1e-3 for adam, 0.05 as released."""
-    schedule: ScheduleName = "cosine"
-    """Of adam's rate: cosine to 0, or constant."""
-    batch_size: int = 32
-    """Pairs a step, over all devices; released: 128."""
-    steps: int = 200
-    """Batches to train on."""
-    negatives: int = 2
-    """Random pairs of two people to each pair of one."""
-    across_cameras: bool = True
-    """Take positives of two cameras (tracklets) only; released: all pairs."""
-    translation: float = 0.05
-    """Greatest random shift, as a share of height and width."""
-    mirror: bool = True
-    """Mirror pictures at random."""
-    recolor: bool = True
-    """Same random colours for both pictures of a pair, so that few people stand for many."""
     symmetric: bool = False
-    """Score by (P(A, B) + P(B, A)) / 2 at twice the cost."""
-    trials: int = 10
-    """Random galleries of a single-shot protocol."""
-    validation_queries: int = 24
-    """Queries of a validation at most: a matcher has to look at every pair."""
-    evaluate_every: int = 100
-    """Steps between two validations; each saves a checkpoint."""
-    log_every: int = 20
-    """Steps between two lines of metrics."""
-    workers: int = 0
-    """Processes that read pictures; 0 = threads."""
+    """Score the test by (P(A, B) + P(B, A)) / 2, at twice the time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the products; parameters, statistics and logits are float32."""
+    learning_rate: float = 1e-3
+    """Peak learning rate; cosine decay to 0."""
+    steps: int = 200
 
 
-def main(config: Config) -> Any:
-    """Train, rank and report."""
-    splits = load_splits(
-        config.data,
-        home=config.home,
-        seed=config.seed,
-        split=config.split,
-        protocol=config.protocol,
-        test_people=config.test_people,
-        validation_people=config.validation_people,
-        disjoint=config.disjoint,
-    )
+def build(config: Config):
+    """Network, loss function and optimizer: what needs no data."""
     network = NormXCorrNet(
-        fused=config.fused,
-        variant=config.variant,
-        column_search=config.column_search,
-        dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
+        fused=config.fused, column_search=config.column_search, dtype=jnp.dtype(config.dtype)
     )
-    loss_fn = pair_loss(
-        network,
-        binary_cross_entropy,
-        active=lambda logit, same: (logit > 0) != same,
-        axis_name=AXIS,
-    )
+
+    # One value a pair; the step averages over the pairs of all devices.
+    def loss_fn(params, model_state, batch, key):
+        same, weight = batch["same"], batch.get("weight")
+        logit, _, model_state = forward_pairs(network, params, model_state, batch, key)
+        accuracy = Mean.of((logit > 0) == same, weight)
+        loss = Mean.of(losses.binary_cross_entropy(logit, same), weight)
+        return loss, (model_state, {"accuracy": accuracy})
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    # As released: siamjax.training.dampened_sgd(0.05, learning_rate_decay=1e-4, weight_decay=5e-4)
+    return network, loss_fn, optimizer
+
+
+def main(config: Config):
+    """Train, choose the checkpoint, rank the test gallery once."""
+    # Data: an epoch has every pair of one person on two cameras, and two random negatives to each.
+    people = load_reid(config, seed=config.seed)
     pairs = PositivesOfAnEpoch(
-        splits.images,
-        splits.training,
-        seed=config.seed,
-        negatives=config.negatives,
-        cameras=splits.cameras if config.across_cameras else None,
+        people.images, people.training, seed=config.seed, negatives=2, cameras=people.cameras
     )
-    if config.optimizer == "released":
-        rate = 0.05 if config.learning_rate is None else config.learning_rate
-        optimizer = dampened_sgd(rate, learning_rate_decay=1e-4, weight_decay=5e-4)
-    else:
-        rate = 1e-3 if config.learning_rate is None else config.learning_rate
-        options = {"steps": config.steps, "schedule": config.schedule}
-        optimizer = make_optimizer("adam", learning_rate=rate, **options)
-    augmentation = Augmentation(
-        mirror=config.mirror,
-        rotation=0.0,
-        translation=config.translation,
-        scale=0.0,
-        recolor=config.recolor,
-    )
-    name = "reid_normxcorr" if config.fused else "reid_normxcorr_plain"
-    operational = ("run", "workers", "home", "trials")
-    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in operational}
-    training = Training(
-        size=(160, 60),
-        batch_size=config.batch_size,
-        steps=config.steps,
-        seed=config.seed,
-        augmentation=augmentation,
-        evaluate_every=config.evaluate_every,
-        log_every=config.log_every,
-        workers=config.workers,
-    )
-    return train_matcher(
-        network,
-        loss_fn,
-        optimizer,
-        splits,
-        pairs,
-        training,
-        run=config.run or folder_for(name, splits.images.name),
-        config={"experiment": name, **options},
-        symmetric=config.symmetric,
-        trials=config.trials,
-        validation_queries=config.validation_queries,
-    )
+    # Random colours, the same for both images of a pair, let few people stand for many.
+    augmentation = Augmentation(mirror=True, rotation=0, translation=0.05, scale=0, recolor=True)
+    batches = pair_batches(people.images, pairs, config, size=SIZE, augmentation=augmentation)
+
+    # The train step: a pure function, pmapped over all devices.
+    network, loss_fn, optimizer = build(config)
+    step = data_parallel(make_train_step(loss_fn, optimizer))
+
+    # Validation: the mAP of a few queries chooses the checkpoint, as every pair has to be scored.
+    validation = ReidEvaluation.of(people, people.validation, most_queries=24)
+
+    def evaluate(variables):
+        queries, gallery = validation.ranking.query, validation.ranking.gallery
+        scores = score_pairs(
+            network, variables, people.images, queries, gallery, size=SIZE, progress=False
+        )
+        measured = validation.summary(scores)
+        return {"validation_map": measured["map"], "validation_rank1": measured["rank1"]}
+
+    # Train, or resume: Orbax keeps the two latest checkpoints and the best.
+    run = Run.open(config, network, people, best="validation_map")
+    variables, key = initialize(network, size=SIZE, seed=config.seed)
+    fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
+
+    # Rank once, by the rule of the data set, beside what needs no learning.
+    baselines = {
+        "HSV histograms of stripes": hsv_stripe_features,
+        "raw pixels 64x24": partial(pixel_features, size=(64, 24)),
+    }
+    options = {"size": SIZE, "baselines": baselines, "symmetric": config.symmetric}
+    return reid_report(run, network, run.best_variables(), people, **options)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-import tyro
-
-from siamjax.errors import UsageError
+from siamjax.errors import Interrupted, UsageError
 from siamjax.platform import use_fast_cpu_kernels
-from siamjax.training.loop import Interrupted
 
 Config = TypeVar("Config")
 
@@ -21,6 +18,8 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
     signal after an interruption that saved everything. Anything else is a bug and keeps its
     traceback.
     """
+    import tyro  # here, so that an experiment can be imported without it
+
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name}" if spec else None
     parsed = tyro.cli(config, prog=program, description=description)

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""The exceptions of the project: a mistake that a user can mend, and a stop that was asked for."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,11 @@ class UsageError(ValueError):
     ``siamjax.cli.run`` prints the message alone and exits with status 1; in a notebook it is an
     ordinary ``ValueError``.
     """
+
+
+class Interrupted(SystemExit):
+    """Ctrl-C or SIGTERM after which everything was saved; the status is 128 + the signal."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(128 + signum)
+        self.message = message

@@ -3,9 +3,15 @@
 Contract: ``same`` is bool, True = the two pictures show the same identity.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
+
+from siamjax.errors import UsageError
 
 
 def contrastive(
@@ -48,3 +54,21 @@ def triplet(
     """
     loss = jnp.maximum(margin + positive - negative, 0.0)
     return loss if cap is None else jnp.minimum(loss, cap)
+
+
+def l2_penalty(params: Any, weights: Mapping[str, float]) -> Float[Array, ""]:
+    """Sum over layers of ``weight * sum(kernel^2)``, as Keras' ``l2(weight)`` adds it.
+
+    ``weights`` by the layer's path in ``params``, such as ``{"deep/fc1": 0.005}``; biases are
+    left alone. Raises ``UsageError`` for a layer that the parameters lack.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    total = jnp.zeros(())
+    for layer, weight in weights.items():
+        kernel = flat.get(f"{layer}/kernel")
+        if kernel is None:
+            layers = sorted(name[: -len("/kernel")] for name in flat if name.endswith("/kernel"))
+            raise UsageError(f"no layer {layer} for an L2 penalty; there are {layers}")
+        total += weight * jnp.sum(jnp.square(kernel.astype(jnp.float32)))
+    return total

@@ -1,13 +1,61 @@
-"""Negatives chosen among the pictures of a batch, from their current embeddings.
+"""Negatives chosen among the images of a batch, from their current embeddings.
 
-Contract: ``distance`` (anchors, candidates) of any kind, ``other`` of the same shape is bool,
-True = the candidate shows another thing than the anchor. Shapes are fixed, so that it can be
+Contract of a miner: ``distance`` (anchors, candidates) of any kind, ``other`` of the same shape is
+bool, True = the candidate shows another thing than the anchor. Shapes are fixed, so that it can be
 jitted; memory is that of the distances.
 """
+
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from siamjax.parallel import gather_over_devices
+
+Distance = Callable[
+    [Float[Array, "batch features"], Float[Array, "batch features"]], Float[Array, " batch"]
+]
+Miner = Callable[
+    [
+        Float[Array, "anchors candidates"],
+        Float[Array, " anchors"],
+        Bool[Array, "anchors candidates"],
+    ],
+    Float[Array, " anchors"],
+]
+
+
+def negatives_of_batch(
+    mine: Miner,
+    distance: Distance,
+    embeddings: Sequence[Float[Array, "batch features"]],
+    batch: Mapping[str, Array],
+) -> Float[Array, " batch"]:
+    """For each anchor the distance of its negative, which ``mine`` chooses in the whole batch.
+
+    ``embeddings`` are those of ``batch["anchor"]``, ``["positive"]`` and ``["negative"]``. The
+    candidates are all positives and negatives of the batch, over all devices (gradients flow back
+    to each), but for those of ``batch["weight"]`` 0. ``batch["identity"]`` is that of anchor and
+    positive, ``batch["negative_identity"]`` the negative's. ``distance`` is one of
+    :mod:`siamjax.distances`.
+    """
+    anchor, positive, negative = embeddings
+    identity, weight = batch["identity"], batch.get("weight")
+    counted = jnp.ones(len(anchor), bool) if weight is None else weight > 0
+    candidates, shown, counted = gather_over_devices(
+        (
+            jnp.concatenate([positive, negative]),
+            jnp.concatenate([identity, batch["negative_identity"]]),
+            jnp.tile(counted, 2),
+        )
+    )
+
+    def to_all(one: Array) -> Array:
+        return distance(jnp.broadcast_to(one, candidates.shape), candidates)
+
+    other = (identity[:, None] != shown) & counted
+    return mine(jax.vmap(to_all)(anchor), distance(anchor, positive), other)
 
 
 def semi_hard_negative(

@@ -17,7 +17,7 @@ import pytest
 from experiments import lfw_bce, lfw_contrastive
 from siamjax import __main__ as commands
 from siamjax.errors import UsageError
-from siamjax.report.writers import read_metrics
+from siamjax.training.writers import read_metrics
 from siamjax.runs import train
 from siamjax.runs.verifier import Verifier
 from siamjax.training.checkpoints import Checkpoints

@@ -11,7 +11,7 @@ from PIL import Image
 from experiments import reid_normxcorr
 from siamjax.data.reid.splits import load_splits
 from siamjax.errors import UsageError
-from siamjax.report.writers import read_metrics
+from siamjax.training.writers import read_metrics
 from siamjax.runs import train
 from siamjax.runs.finished import Finished
 from siamjax.runs.verifier import Verifier

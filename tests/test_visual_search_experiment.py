@@ -18,11 +18,11 @@ from siamjax.data.catalogue.splits import load_splits
 from siamjax.data.triplets import MinedTriplets
 from siamjax.errors import UsageError
 from siamjax.pretrained import read_weights
-from siamjax.report.writers import read_metrics
+from siamjax.training.writers import read_metrics
 from siamjax.runs import mining, train
 from siamjax.runs.finished import Finished
 from siamjax.runs.verifier import Verifier
-from siamjax.search.embedding import Embedder
+from siamjax.inference.embedder import Embedder
 from siamjax.training.loop import Interrupted
 
 TINY = {

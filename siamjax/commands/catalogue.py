@@ -49,12 +49,12 @@ def embed(
     """
     from siamjax.data.catalogue.readers import NAMES, open_catalogue
     from siamjax.errors import UsageError
-    from siamjax.runs.finished import Finished
+    from siamjax.inference.embedder import Embedder
     from siamjax.search.embed_catalogue import FAILED, embed_catalogue
-    from siamjax.search.embedding import Embedder
+    from siamjax.training.finished import Finished
 
     opened = open_catalogue(catalogue)
-    finished = Finished.open(run, kind="embedder")
+    finished = Finished.open(run)
     done = embed_catalogue(
         opened,
         Embedder(
@@ -165,12 +165,12 @@ def _embedded(index: "Index", queries: Sequence[Path], run: Path | None) -> "np.
 
     from siamjax.data.images import of_files
     from siamjax.errors import UsageError
-    from siamjax.runs.finished import Finished
-    from siamjax.search.embedding import Embedder
+    from siamjax.inference.embedder import Embedder
+    from siamjax.training.finished import Finished
 
     if run is None and not index.run:
         raise UsageError(f"{index.folder} does not name the run that made it; give --run")
-    finished = Finished.open(run or Path(index.run), kind="embedder")
+    finished = Finished.open(run or Path(index.run))
     embedder = Embedder(
         network=finished.network,
         variables=finished.variables,

@@ -11,8 +11,8 @@ def export(*, run: Path, out: Path, platforms: tuple[str, ...] = ("cpu", "cuda",
         out: folder to make: two .stablehlo files, weights.npz, manifest.json and README.md.
         platforms: what it can run on, of cpu, cuda and tpu.
     """
-    from siamjax.runs.export import export_run
-    from siamjax.runs.finished import Finished
+    from siamjax.inference.export import export_run
+    from siamjax.training.finished import Finished
 
     finished = Finished.open(run)
     embed, score = export_run(finished, out, platforms=platforms)

@@ -10,7 +10,7 @@ from siamjax.errors import UsageError
 
 if TYPE_CHECKING:
     from siamjax.report.inside import DeadFilters, Layer
-    from siamjax.runs.finished import Finished
+    from siamjax.training.finished import Finished
 
 _BATCH = 16  # pictures; VGG-16 at 224x224 needs about 25 MB for one
 
@@ -33,7 +33,7 @@ def inspect(
         out: folder for the PNGs; None: RUN/activations.
     """
     from siamjax.report.inside import find_layer, layers
-    from siamjax.runs.finished import Finished
+    from siamjax.training.finished import Finished
 
     finished = Finished.open(run)
     known = layers(finished.network, finished.variables, finished.size)

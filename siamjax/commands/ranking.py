@@ -1,4 +1,4 @@
-"""The command that ranks a folder of pictures by a matching network."""
+"""The command that ranks a folder of images by a cross-input network."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def rank(
     symmetric: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Rank a folder of pictures by a matching network (a run of reid_normxcorr).
+    """Rank a folder of images by a cross-input network, such as that of reid_normxcorr.
 
     Args:
         queries: pictures to look for.
@@ -25,14 +25,12 @@ def rank(
         symmetric: rank by the mean of both orders of a pair, at twice the time.
         out: HTML page to write, with pictures.
     """
+    from siamjax.inference.reid import rank_gallery
     from siamjax.report.results import Shown, check_page, write_results
-    from siamjax.runs.finished import Finished
-    from siamjax.runs.matcher import rank_gallery
+    from siamjax.training.finished import Finished
 
     check_page(out)
-    ranked = rank_gallery(
-        Finished.open(run, kind="matcher"), queries, gallery, top=top, symmetric=symmetric
-    )
+    ranked = rank_gallery(Finished.open(run), queries, gallery, top=top, symmetric=symmetric)
     images, lists = ranked.images, []
     for query, found, probability in zip(
         ranked.query, ranked.found, ranked.probability, strict=True

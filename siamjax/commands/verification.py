@@ -15,7 +15,7 @@ def verify(
         second: another picture.
         run: folder of a finished run.
     """
-    from siamjax.runs.verifier import Verifier
+    from siamjax.inference.verification import Verifier
 
     verifier = Verifier.open(run)
     value, same = verifier.compare(first, second)
@@ -33,12 +33,13 @@ def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> N
         limit: of a set without a pair list at most this many pairs, drawn with seed 0.
     """
     from siamjax.data.faces import evaluation_pairs, load_splits
-    from siamjax.report.page import result_table, text_table
-    from siamjax.runs.verifier import Verifier
+    from siamjax.inference.verification import Verifier
+    from siamjax.report.page import text_table
+    from siamjax.report.verification import result_table
 
     verifier = Verifier.open(run)
     if data is None:
-        splits = load_splits(**verifier.manifest["splits"])
+        splits = load_splits(**verifier.run.manifest["splits"])
         images, pairs = splits.images, splits.test
     else:
         images, pairs = evaluation_pairs(data, limit=limit)
@@ -53,6 +54,6 @@ def folds(runs: tyro.conf.Positional[list[Path]], /) -> None:
     Args:
         runs: folders of finished runs of different folds.
     """
-    from siamjax.runs.verifier import across_folds
+    from siamjax.inference.verification import across_folds
 
     print(across_folds(runs))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+from jaxtyping import Int
 
 from siamjax.data import lfw
 from siamjax.data.images import ImageSet, images_of
@@ -50,6 +51,13 @@ class FaceSplits:
     protocol: str
     request: dict[str, Any]
 
+    @property
+    def training_images(self) -> Int[np.ndarray, " n"]:
+        """Indices of the images of the identities that training may show; all, if none is told."""
+        if not self.trained_on:
+            return np.arange(len(self.images))
+        return images_of(self.images, self.trained_on)
+
     def fingerprint(self) -> str:
         """sha256 over names, identities and the pairs of all splits, but not over pixels.
 
@@ -63,24 +71,6 @@ class FaceSplits:
             for column in (pairs.first, pairs.second, pairs.same):
                 digest.update(np.ascontiguousarray(column, np.int64).tobytes())
         return digest.hexdigest()
-
-
-def choose_data(data: str) -> tuple[str, str]:
-    """Resolve ``auto`` to a set that is on this machine, with a sentence on what was taken.
-
-    Any other word is taken as it is. Returns (data, sentence).
-    """
-    if data != "auto":
-        return data, f"data: {data}"
-    local = next(
-        (found for a in ("funneled", "deepfunneled", "original") if (found := lfw.find(a))), None
-    )
-    if local is not None:
-        return f"lfw/{local.alignment}", f"data: LFW ({local.alignment}), found in {local.home}"
-    return "orl_faces", (
-        "data: the embedded ORL faces, as LFW is not on this machine; for LFW set SIAMJAX_LFW to "
-        "its folder, or ask for --data lfw to fetch it"
-    )
 
 
 def load_images(data: str) -> ImageSet:

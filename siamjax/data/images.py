@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 )
 
+_ARRAY = b"\x93NUMPY"  # how an .npy file begins
+
 
 class ImageSource(Protocol):
     """Random access to encoded pictures."""
@@ -40,6 +42,21 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Arrays:
+    """Images in memory, each uint8 (height, width, 3) or grey (height, width)."""
+
+    images: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> bytes:
+        content = io.BytesIO()
+        np.save(content, self.images[index], allow_pickle=False)
+        return content.getvalue()
+
+
+@dataclass(frozen=True)
 class _Part:
     """Some pictures of a source."""
 
@@ -51,6 +68,21 @@ class _Part:
 
     def __getitem__(self, index: int) -> bytes:
         return self.source[int(self.indices[index])]
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The images of two sources, one after the other."""
+
+    first: ImageSource
+    second: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> bytes:
+        count = len(self.first)
+        return self.first[index] if index < count else self.second[index - count]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +129,19 @@ class ImageSet:
             source=_Part(self.source, indices),
         )
 
+    def joined(self, others: "ImageSet", *, name: str) -> "ImageSet":
+        """These images and then the others, each called as it was."""
+        source: ImageSource = _Joined(self.source, others.source)
+        if isinstance(self.source, Files) and isinstance(others.source, Files):
+            source = Files((*self.source.paths, *others.source.paths))
+        return ImageSet(
+            name=name,
+            credit=self.credit,
+            keys=self.keys + others.keys,
+            identities=np.concatenate([self.identities, others.identities]),
+            source=source,
+        )
+
     def checksum(self) -> str:
         """sha256 over names, identities and the pictures' bytes: the set that was really used."""
         digest = hashlib.sha256()
@@ -121,6 +166,9 @@ def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
 
     A file that is cut short is an error, never a half-grey picture.
     """
+    if content.startswith(_ARRAY):  # of Arrays, which has checked it
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        return np.repeat(array[..., None], 3, axis=-1) if array.ndim == 2 else array
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
@@ -173,6 +221,50 @@ def of_files(paths: Sequence[Path], *, name: str) -> ImageSet:
         keys=tuple(map(str, paths)),
         identities=np.full(len(paths), ""),
         source=Files(tuple(paths)),
+    )
+
+
+def of_arrays(
+    images: Sequence[np.ndarray],
+    identities: Sequence[object] | np.ndarray | None = None,
+    *,
+    name: str = "arrays",
+) -> ImageSet:
+    """Images in memory: an array (n, height, width[, 3]) or a list of (height, width[, 3]).
+
+    uint8, RGB or grey; sizes may differ within a list. ``identities`` says whom or what each
+    shows, as strings or whole numbers (1 and "1" are the same); None: not known. The images are
+    called by their number, and are not copied. Raises ``UsageError`` naming the first image that
+    is of another type or shape, and if the numbers of images and identities differ.
+    """
+    checked = []
+    for number, image in enumerate(images):
+        array = np.asarray(image)
+        if array.ndim == 3 and array.shape[-1] == 1:
+            array = array[..., 0]
+        if array.dtype != np.uint8:
+            raise UsageError(
+                f"image {number} of {name} is {array.dtype}; uint8 is needed, 0 to 255 (of floats "
+                "in [0, 1]: (255 * images).round().astype(np.uint8))"
+            )
+        if 0 in array.shape or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+            raise UsageError(
+                f"image {number} of {name} has shape {array.shape}; (height, width, 3) or (height, "
+                "width) is needed"
+            )
+        checked.append(array)
+    labels = np.full(len(checked), "") if identities is None else np.asarray(identities)
+    if labels.shape != (len(checked),) or labels.dtype.kind not in "iuUS":
+        raise UsageError(
+            f"identities of {name}: {labels.dtype} of shape {labels.shape} for {len(checked)} "
+            "images; one string or whole number for each is needed"
+        )
+    return ImageSet(
+        name=name,
+        credit="arrays in memory",
+        keys=tuple(map(str, range(len(checked)))),
+        identities=labels.astype(np.str_),
+        source=Arrays(checked),
     )
 
 

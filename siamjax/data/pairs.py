@@ -115,13 +115,16 @@ class SampledPairs:
     def __init__(
         self,
         images: ImageSet,
-        people: Sequence[str],
+        people: Sequence[str] | None = None,
         *,
         seed: int,
         positive_share: float | None = 0.5,
     ) -> None:
-        """``positive_share`` None draws two different pictures uniformly, whatever they show."""
-        self._pool = images_of(images, people)
+        """``people`` None: all of the set.
+
+        ``positive_share`` None draws two different pictures uniformly, whatever they show.
+        """
+        self._pool = np.arange(len(images)) if people is None else images_of(images, people)
         self._groups = _groups(images, self._pool)
         self._repeated = [group for group in self._groups if len(group) >= 2]
         self._labels = images.identities

@@ -4,10 +4,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import grain
 import numpy as np
-from absl import flags
 
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream, generator
@@ -19,6 +18,7 @@ from siamjax.data.transforms import (
     color_table,
     recolored,
     resize,
+    sides,
 )
 from siamjax.data.triplets import TripletStream
 from siamjax.errors import UsageError
@@ -126,62 +126,131 @@ class _LoadTriplet:
         }
 
 
+class Reading(Protocol):
+    """How many batches of what size are read, and by whom; every ``RunConfig`` says it."""
+
+    @property
+    def seed(self) -> int:
+        """Of the augmentation."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a batch, over all devices."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Batches."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Processes that read; 0 reads in threads, which is enough while a step takes longer
+        than decoding a batch."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Batches of training examples; called with a step, they begin there.
+
+    Every batch depends on (seed, its number) alone: beginning at step s gives what a straight run
+    has there.
+
+    Attributes:
+        unit: what an example is called, such as ``pairs``.
+        reading: number and size of the batches.
+        indices: indices of the images of the example at a position.
+        load: a function that makes the example at a position, called when a first batch is asked
+            for and not before.
+        names: of the images.
+        process, processes: which part of each batch is made here, of how many.
+    """
+
+    unit: str
+    reading: Reading
+    indices: Callable[[int], Sequence[int]]
+    load: Callable[[], Callable[[int], dict[str, np.ndarray]]]
+    names: Sequence[str]
+    process: int = 0
+    processes: int = 1
+
+    def __call__(self, start: int = 0) -> Iterator[Batch]:
+        """The batches from step ``start`` to the last."""
+        return _batches(self, start)
+
+    def describe(self, step: int, *, shown: int = 4) -> str:
+        """The names of the first images of a batch, for a message."""
+        size = self.reading.batch_size
+        batch = [self.indices(step * size + place) for place in range(size)]
+        named = ", ".join(
+            " + ".join(self.names[index] for index in example) for example in batch[:shown]
+        )
+        return f"{named}, ... ({size} {self.unit})" if size > shown else named
+
+
 def pair_batches(
     images: ImageSet,
     pairs: PairStream,
+    reading: Reading,
     *,
-    batch_size: int,
-    steps: int,
     size: Size,
-    augmentation: Augmentation | None,
-    seed: int,
-    start: int = 0,
-    workers: int = 0,
+    augmentation: Augmentation | None = None,
+    rows: Callable[[], np.ndarray] | None = None,
     process: int = 0,
     processes: int = 1,
-    rows: np.ndarray | None = None,
-) -> Iterator[Batch]:
-    """Batches ``start`` to ``steps`` of ``x1, x2`` and ``same``.
+) -> Batches:
+    """Batches of ``x1, x2`` and ``same``.
 
-    Pictures are uint8 (batch, height, width, 3), ``same`` is bool (batch,).
-    Every batch depends on (seed, its number) alone: starting at step s gives what a straight run
-    has there. ``workers`` are processes; 0 reads in threads, which is enough while a step takes
-    longer than decoding a batch. ``process`` of ``processes`` yields its part of each batch.
+    Images are uint8 (batch, height, width, 3), ``same`` is bool (batch,).
+    ``process`` of ``processes`` makes its part of each batch.
 
-    ``rows`` (one a picture of ``images``) take the pictures' place, such as the map of a frozen
-    trunk that was computed once; nothing is read then. ``UsageError`` with an augmentation.
+    ``rows`` gives one row for each of ``images``, which takes the image's place, such as the map
+    of a frozen trunk that was computed once; it is called when training begins, and no image is
+    read. ``UsageError`` with an augmentation.
     """
-    positions = _positions("pairs", batch_size, steps, process, processes)
-    load = _LoadPair(pairs, _pictures(images, size, augmentation, seed, rows))
-    return _batches(positions, load, start=start, workers=workers)
+    pictures = _pictures(images, size, augmentation, reading.seed, rows)
+    return Batches(
+        unit="pairs",
+        reading=reading,
+        indices=lambda position: pairs[position][:2],
+        load=lambda: _LoadPair(pairs, pictures()),
+        names=images.keys,
+        process=process,
+        processes=processes,
+    )
 
 
 def triplet_batches(
     images: ImageSet,
     triplets: TripletStream,
+    reading: Reading,
     *,
-    batch_size: int,
-    steps: int,
     size: Size,
-    augmentation: Augmentation | None,
-    seed: int,
-    start: int = 0,
-    workers: int = 0,
+    augmentation: Augmentation | None = None,
+    rows: Callable[[], np.ndarray] | None = None,
     process: int = 0,
     processes: int = 1,
-    rows: np.ndarray | None = None,
-) -> Iterator[Batch]:
-    """Batches ``start`` to ``steps`` of ``anchor, positive`` and ``negative``.
+) -> Batches:
+    """Batches of ``anchor, positive`` and ``negative``.
 
     Each is uint8 (batch, height, width, 3). ``identity`` and ``negative_identity``, int (batch,),
     are equal numbers for equal identities: for mining within the batch. Options and promises are
     those of :func:`pair_batches`; of an augmentation that recolors, anchor and positive get the
     same colours, and half of the negatives their own.
     """
-    positions = _positions("triplets", batch_size, steps, process, processes)
+    pictures = _pictures(images, size, augmentation, reading.seed, rows)
     identity = np.unique(images.identities, return_inverse=True)[1]
-    load = _LoadTriplet(triplets, _pictures(images, size, augmentation, seed, rows), identity)
-    return _batches(positions, load, start=start, workers=workers)
+    return Batches(
+        unit="triplets",
+        reading=reading,
+        indices=lambda position: triplets[position],
+        load=lambda: _LoadTriplet(triplets, pictures(), identity),
+        names=images.keys,
+        process=process,
+        processes=processes,
+    )
 
 
 def _pictures(
@@ -189,47 +258,49 @@ def _pictures(
     size: Size,
     augmentation: Augmentation | None,
     seed: int,
-    rows: np.ndarray | None,
-) -> _Pictures | _Rows:
+    rows: Callable[[], np.ndarray] | None,
+) -> Callable[[], _Pictures | _Rows]:
+    if min(sides(size)) < 1:
+        raise UsageError(f"size {size} must be at least 1")
     if rows is None:
-        return _Pictures(images, size, augmentation, seed)
-    if augmentation is not None or len(rows) != len(images):
-        raise UsageError(
-            f"{len(rows)} rows stand for {len(images)} pictures and cannot be augmented: give one "
-            "a picture, and no augmentation"
-        )
-    return _Rows(rows)
+        return lambda: _Pictures(images, size, augmentation, seed)
+    if augmentation is not None:
+        raise UsageError("rows stand for images and cannot be augmented; leave one of them out")
+
+    def computed() -> _Rows:
+        found = rows()
+        if len(found) != len(images):
+            raise UsageError(f"{len(found)} rows for {len(images)} images; give one for each")
+        return _Rows(found)
+
+    return computed
 
 
-def _positions(what: str, batch_size: int, steps: int, process: int, processes: int) -> _Positions:
-    if batch_size % processes:
-        raise UsageError(
-            f"batch of {batch_size} {what} cannot be split over {processes} processes; "
-            f"use a multiple of {processes}"
-        )
-    return _Positions(steps * batch_size, batch_size, process, processes)
-
-
-def _batches(
-    positions: _Positions,
-    load: Callable[[int], dict[str, np.ndarray]],
-    *,
-    start: int,
-    workers: int,
-) -> Iterator[Batch]:
+def _batches(batches: Batches, start: int) -> Iterator[Batch]:
     """What ``load`` makes of the positions from step ``start`` on, batch by batch."""
-    if workers < 0:
-        raise UsageError(f"workers {workers} must be 0 (threads) or a number of processes")
-    local = positions.batch_size // positions.processes
-    dataset = grain.MapDataset.source(positions)[start * local :].map(load).batch(local)
+    import grain
+    from absl import flags
+
+    reading, processes = batches.reading, batches.processes
+    if reading.workers < 0:
+        raise UsageError(f"workers {reading.workers} must be 0 (threads) or a number of processes")
+    if reading.batch_size % processes:
+        raise UsageError(
+            f"batch of {reading.batch_size} {batches.unit} cannot be split over {processes} "
+            f"processes; use a multiple of {processes}"
+        )
+    local = reading.batch_size // processes
+    total = reading.steps * reading.batch_size
+    positions = _Positions(total, reading.batch_size, batches.process, processes)
+    dataset = grain.MapDataset.source(positions)[start * local :].map(batches.load()).batch(local)
     threads = min(4, os.cpu_count() or 1)
     iterable = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=4)
+        grain.ReadOptions(num_threads=0 if reading.workers else threads, prefetch_buffer_size=4)
     )
-    if workers:
+    if reading.workers:
         if not flags.FLAGS.is_parsed():  # grain's worker processes read flags of absl
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers)
+        options = grain.MultiprocessingOptions(num_workers=reading.workers)
         iterable = iterable.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_the_parent)
     return iter(iterable)
 
@@ -248,6 +319,8 @@ def image_batches(
     The last batch is filled up with pictures of weight 0, so that its shape stays the same and
     nothing is dropped.
     """
+
+    import grain
 
     def load(index: int) -> np.ndarray:
         return resize(images.image(index), size)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.images import ImageSet
 from siamjax.data.pairs import EpochOrder, generator
 from siamjax.errors import UsageError
 
@@ -55,7 +56,7 @@ class SampledTriplets:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: Catalogue | ImageSet,
         indices: Int[np.ndarray, " n"],
         *,
         seed: int,
@@ -64,12 +65,15 @@ class SampledTriplets:
     ) -> None:
         """``indices`` are the training pictures; ``category`` names an attribute.
 
+        A set of images has no attributes, and so no categories.
         With ``category`` None there are no categories: the negative is of any other item.
         Raises ``UsageError`` unless both an item with two pictures and what the negatives need
         are there.
         """
         if not 0 <= in_class <= 1:
             raise UsageError(f"in_class {in_class} must lie in [0, 1]: a share of the triplets")
+        if isinstance(catalogue, ImageSet):
+            catalogue, category = Catalogue(images=catalogue, attributes={}), None
         name = catalogue.images.name
         if category is not None and category not in catalogue.attributes:
             known = ", ".join(catalogue.attributes) or "none"

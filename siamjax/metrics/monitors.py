@@ -1,70 +1,87 @@
 """What shows that a Siamese network learns, or that it has collapsed."""
 
-import jax
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from siamjax.distances import euclidean, safe_sqrt
 from siamjax.metrics.mean import Mean
+from siamjax.parallel import sum_over_devices
 
 
 def pair_monitors(
     embeddings: Float[Array, "2*batch features"],
     same: Bool[Array, " batch"],
-    *,
     weight: Float[Array, " batch"] | None = None,
-    axis_name: str | None = None,
+    *,
+    margin: float | None = None,
+    logit: Float[Array, " batch"] | None = None,
 ) -> dict[str, Mean]:
     """Means to watch: distances of both kinds, norm and spread of the embeddings.
 
-    ``embeddings`` holds the first pictures' and then the second ones'. ``embedding_spread`` is
-    the mean distance to the batch's mean embedding, over all devices of ``axis_name``: 0 = all
-    pictures look alike to the network.
+    ``embeddings`` holds the first images' and then the second ones'. ``embedding_spread`` is
+    the mean distance to the batch's mean embedding, over all devices: 0 = all images look alike
+    to the network. With the ``margin`` of a loss that pushes different pairs apart up to it,
+    ``active_fraction`` is the share of the different pairs that are nearer. With the ``logit`` of
+    P(same) ``accuracy`` is the share of pairs on the right side of 0.
     """
     first, second = jnp.split(embeddings.astype(jnp.float32), 2)
     weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
     distance = euclidean(first, second)
-    return {
+    metrics = {
         "distance_same": Mean.of(distance, weight * same),
         "distance_different": Mean.of(distance, weight * ~same),
-        **_cloud(jnp.concatenate([first, second]), jnp.tile(weight, 2), axis_name),
+        **_cloud(jnp.concatenate([first, second]), jnp.tile(weight, 2)),
     }
+    if margin is not None:
+        metrics["active_fraction"] = Mean.of(distance < margin, weight * ~same)
+    if logit is not None:
+        metrics["accuracy"] = Mean.of((logit > 0) == same, weight)
+    return metrics
 
 
 def triplet_monitors(
-    embeddings: Float[Array, "3*batch features"],
+    embeddings: Sequence[Float[Array, "batch features"]],
     positive: Float[Array, " batch"],
     negative: Float[Array, " batch"],
+    weight: Float[Array, " batch"] | None = None,
     *,
-    weight: Float[Array, " batch"],
-    axis_name: str | None = None,
+    margin: float,
+    cap: float | None = None,
 ) -> dict[str, Mean]:
     """Means to watch while triplets are trained on.
 
-    ``embeddings`` holds the anchors', the positives' and the negatives'; ``positive`` and
-    ``negative`` are the distances that the loss sees. Besides those of :func:`pair_monitors` (as
-    ``distance_same`` and ``distance_different``) the sum of an embedding and the number of its
-    entries that are not 0: what the visual search recipe watches.
+    ``embeddings`` are the anchors', the positives' and the negatives'; ``positive`` and
+    ``negative`` are the distances that the loss sees, ``margin`` and ``cap`` its own
+    (:func:`siamjax.losses.triplet`). Besides those of :func:`pair_monitors` (the distances as
+    ``distance_same`` and ``distance_different``): ``active_fraction``, the share of triplets that
+    the loss still pushes, ``capped_fraction``, that of triplets at the cap, and the sum of an
+    embedding and the number of its entries that are not 0.
     """
-    embeddings, thrice = embeddings.astype(jnp.float32), jnp.tile(weight, 3)
-    return {
+    rows = jnp.concatenate(embeddings).astype(jnp.float32)
+    weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
+    thrice = jnp.tile(weight, 3)
+    hinge = margin + positive - negative
+    active = (hinge > 0) if cap is None else (hinge > 0) & (hinge < cap)
+    metrics = {
         "distance_same": Mean.of(positive, weight),
         "distance_different": Mean.of(negative, weight),
-        **_cloud(embeddings, thrice, axis_name),
-        "embedding_sum": Mean.of(jnp.sum(embeddings, axis=-1), thrice),
-        "embedding_nonzero": Mean.of(jnp.sum(embeddings != 0, axis=-1), thrice),
+        **_cloud(rows, thrice),
+        "embedding_sum": Mean.of(jnp.sum(rows, axis=-1), thrice),
+        "embedding_nonzero": Mean.of(jnp.sum(rows != 0, axis=-1), thrice),
+        "active_fraction": Mean.of(active, weight),
     }
+    if cap is not None:
+        metrics["capped_fraction"] = Mean.of(hinge >= cap, weight)
+    return metrics
 
 
-def _cloud(
-    embeddings: Float[Array, "n features"], weight: Float[Array, " n"], axis_name: str | None
-) -> dict[str, Mean]:
+def _cloud(embeddings: Float[Array, "n features"], weight: Float[Array, " n"]) -> dict[str, Mean]:
     """Norm and spread of embeddings."""
     norm = safe_sqrt(jnp.sum(embeddings * embeddings, axis=-1))
     counted = jnp.where(weight[:, None] > 0, embeddings * weight[:, None], 0.0)
-    total, count = jnp.sum(counted, axis=0), jnp.sum(weight)
-    if axis_name is not None:
-        total, count = jax.lax.psum((total, count), axis_name)
+    total, count = sum_over_devices((jnp.sum(counted, axis=0), jnp.sum(weight)))
     centre = total / jnp.where(count > 0, count, 1.0)
     return {
         "embedding_norm": Mean.of(norm, weight),
@@ -73,12 +90,13 @@ def _cloud(
 
 
 def collapse_message(values: dict[str, float]) -> str | None:
-    """A collapse in words; None = healthy.
+    """A collapse in words; None = healthy, or nothing can be said.
 
-    ``values`` are the computed means of :func:`pair_monitors` or :func:`triplet_monitors` and
-    ``active_fraction``, the share of pairs (of the different ones, for a margin loss) or triplets
-    that the loss still pushes; with ``capped_fraction``, the share of triplets beyond the cap.
+    ``values`` are the computed means of :func:`pair_monitors` or :func:`triplet_monitors`; of
+    metrics without ``embedding_norm`` and ``embedding_spread`` nothing is known here.
     """
+    if not {"embedding_norm", "embedding_spread"} <= values.keys():
+        return None
     if values.get("capped_fraction") == 1.0:
         return (
             "every triplet is beyond the cap, where the gradient is 0: nothing is learnt; lower "
@@ -88,7 +106,7 @@ def collapse_message(values: dict[str, float]) -> str | None:
     norm, spread = values["embedding_norm"], values["embedding_spread"]
     if spread < 1e-3 * max(norm, 1e-3):
         return (
-            "the network has collapsed: all pictures have nearly the same embedding (spread "
+            "the network has collapsed: all images have nearly the same embedding (spread "
             f"{spread:.2g} at a norm of {norm:.2g}); lower the learning rate or the margin"
         )
     if same is not None and different is not None and abs(same - different) < 0.02 * different:
@@ -100,8 +118,13 @@ def collapse_message(values: dict[str, float]) -> str | None:
     active = values.get("active_fraction")
     if active == 0.0:
         return (
-            "active fraction 0: none of the pairs that could teach does any more (no different one "
-            "is within the margin, or none is on the wrong side); harder pairs are needed"
+            "active fraction 0: none of the pairs or triplets that could teach does any more: "
+            "the negatives are all beyond the margin; harder ones are needed"
+        )
+    if values.get("accuracy") == 1.0:
+        return (
+            "accuracy 1: every pair of these steps is on the right side; if this lasts, harder "
+            "pairs are needed"
         )
     if active == 1.0:
         return (

@@ -1,1 +1,35 @@
-"""Flax linen modules, one network a file."""
+"""Flax linen modules, one network a file; ``protocols`` says what a network must answer to."""
+
+from siamjax.models.heads import (
+    ConcatenationHead,
+    DifferenceHead,
+    DistanceLogitHead,
+    EuclideanHead,
+)
+from siamjax.models.inception_embedding import InceptionEmbedding
+from siamjax.models.inception_v3 import InceptionV3
+from siamjax.models.lfw import LfwNet
+from siamjax.models.normalization import BatchNorm
+from siamjax.models.normxcorr_net import NormXCorrNet
+from siamjax.models.protocols import Compares, Embeds
+from siamjax.models.siamese import Siamese
+from siamjax.models.vgg16 import Vgg16, Vgg16Features
+from siamjax.models.visual_search import VisualSearchNet
+
+__all__ = [
+    "BatchNorm",
+    "Compares",
+    "ConcatenationHead",
+    "DifferenceHead",
+    "DistanceLogitHead",
+    "Embeds",
+    "EuclideanHead",
+    "InceptionEmbedding",
+    "InceptionV3",
+    "LfwNet",
+    "NormXCorrNet",
+    "Siamese",
+    "Vgg16",
+    "Vgg16Features",
+    "VisualSearchNet",
+]

@@ -26,17 +26,15 @@ class InceptionEmbedding(nn.Module):
             once a picture and not once an epoch.
         freeze_statistics: keep the running statistics of batch normalisation, everywhere.
         dtype: of the convolutions; parameters, statistics and the embedding are float32.
-        axis_name: the pmapped axis that batch statistics span; None on one device.
     """
 
     end: str = "mixed7"
-    embedding: int | None = 128
+    embedding: int | None = 256
     preprocessing: Preprocessing = "signed"
     frozen: str | None = None
     given: str | None = None
     freeze_statistics: bool = True
     dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
     def setup(self) -> None:
         """The network and the layer on top."""
@@ -45,7 +43,6 @@ class InceptionEmbedding(nn.Module):
             frozen=self.frozen,
             freeze_statistics=self.freeze_statistics,
             dtype=self.dtype,
-            axis_name=self.axis_name,
         )
         if self.embedding is not None and self.embedding < 1:
             raise UsageError(f"embedding {self.embedding}: at least 1, or None for no dense layer")

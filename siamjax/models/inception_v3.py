@@ -35,7 +35,6 @@ class InceptionV3(nn.Module):
         freeze_statistics: normalise by the running statistics while training everywhere, and leave
             them as they are.
         dtype: of the convolutions; parameters and statistics are float32.
-        axis_name: the pmapped axis that batch statistics span; None on one device.
     """
 
     end: str = "mixed10"
@@ -43,7 +42,6 @@ class InceptionV3(nn.Module):
     frozen: str | None = None
     freeze_statistics: bool = False
     dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -102,6 +100,15 @@ def layers_of(block: str | None) -> tuple[str, ...]:
     return tuple(f"{kind}_{number}/" for number in numbers for kind in kinds)
 
 
+def layers_between(after: str, end: str) -> tuple[str, ...]:
+    """Paths of the layers of the blocks after ``after``, up to ``end`` and with it."""
+    for block in (after, end):
+        if block not in ENDS:
+            raise UsageError(f"no block {block!r}: {ENDS[0]} to {ENDS[-1]}")
+    blocks = ENDS[1 + ENDS.index(after) : 1 + ENDS.index(end)]
+    return tuple(layer for block in blocks for layer in layers_of(block))
+
+
 def _place(block: str | None) -> int:
     """-1 for what is before the first block."""
     return ENDS.index(block) if block in ENDS else -1
@@ -118,9 +125,7 @@ class _Layers:
             kernel_init=nn.initializers.glorot_uniform(),
             dtype=network.dtype,
         )
-        self.norm = partial(
-            BatchNorm, momentum=0.99, epsilon=1e-3, use_scale=False, axis_name=network.axis_name
-        )
+        self.norm = partial(BatchNorm, momentum=0.99, epsilon=1e-3, use_scale=False)
         self.apply = {"train": train, "weight": weight}
 
     def __call__(self, x: Array, channels: int, rows: int, columns: int, how: str = "same"):

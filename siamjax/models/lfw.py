@@ -22,7 +22,6 @@ class LfwNet(nn.Module):
         standardize: first take each picture's mean away and divide by sqrt(variance + 0.05^2),
             so that light and contrast of the whole picture cannot tell people apart.
         dtype: of the convolutions and the dense product; parameters and statistics are float32.
-        axis_name: pmapped axis of batch normalisation; None on one device.
         embedding_scale: start of the last batch norm's scale. At 1 two random embeddings lie
             ``sqrt(2 * 1024) = 45`` apart: no negative pair is within a margin of 1 and the
             contrastive loss has nothing to push. ``None`` starts them 1 apart.
@@ -31,7 +30,6 @@ class LfwNet(nn.Module):
     width: float = 1.0
     standardize: bool = False
     dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     embedding_scale: float | None = 1.0
 
     @nn.compact
@@ -52,9 +50,7 @@ class LfwNet(nn.Module):
             )
 
         def normalized(x: Array, name: str, scale: float = 1.0) -> Array:
-            norm = BatchNorm(
-                axis_name=self.axis_name, scale_init=nn.initializers.constant(scale), name=name
-            )
+            norm = BatchNorm(scale_init=nn.initializers.constant(scale), name=name)
             return norm(nn.relu(x), train=train, weight=weight)
 
         if self.standardize:

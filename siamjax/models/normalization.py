@@ -9,25 +9,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from siamjax.parallel import sum_over_devices
+
 
 class BatchNorm(nn.Module):
     """Ioffe and Szegedy 2015, with statistics that are exact for padded and sharded batches.
 
     ``flax.linen.BatchNorm`` averages the devices' means, which is wrong when they hold different
-    numbers of counted examples; here sums and counts travel, as everywhere in this project.
+    numbers of counted examples; here sums and counts travel, as everywhere in this project: the
+    result on many devices is that on one. The devices are found, not passed
+    (:func:`siamjax.parallel.bound_axis`).
     Statistics are float32, the result has the dtype of the input.
 
     Attributes:
         momentum: share of the old running statistics that an update keeps.
         epsilon: added to the variance.
-        axis_name: the pmapped axis to add the sums over; None on one device.
         scale_init: start of the learnt scale.
         use_scale: learn a scale; False: 1, as in networks whose scale the next layer has.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    axis_name: str | None = None
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     use_scale: bool = True
 
@@ -54,10 +56,8 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
             shifted = x.astype(jnp.float32) - running_mean.value
             return (shifted * factor + bias).astype(x.dtype)
-        # An axis name is bound only inside pmap: initialisation runs outside.
-        axis_name = None if self.is_initializing() else self.axis_name
         running = (running_mean.value, running_variance.value)
-        normalized: Any = _normalize(x, scale, bias, weight, running, self.epsilon, axis_name)
+        normalized: Any = _normalize(x, scale, bias, weight, running, self.epsilon)
         y, mean, variance = normalized
         if not self.is_initializing():
             keep = self.momentum
@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
         return y
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _normalize(
     x: Array,
     scale: Array,
@@ -74,13 +74,12 @@ def _normalize(
     weight: Array | None,
     running: tuple[Array, Array],
     epsilon: float,
-    axis_name: str | None,
 ) -> tuple[Array, Array, Array]:
     """Normalised x, and the batch's mean and variance, through which no gradient flows."""
-    return _forward(x, scale, bias, weight, running, epsilon, axis_name)[0]
+    return _forward(x, scale, bias, weight, running, epsilon)[0]
 
 
-def _forward(x, scale, bias, weight, running, epsilon, axis_name):
+def _forward(x, scale, bias, weight, running, epsilon):
     # One pass over the data. E[x^2] - E[x]^2 cancels when the mean is large against the
     # deviation; taken about the running mean (any constant is exact) it does not.
     shift = running[0]
@@ -89,8 +88,7 @@ def _forward(x, scale, bias, weight, running, epsilon, axis_name):
     square = _channel_sums(jnp.square(centred), weight)
     positions = math.prod(x.shape[1:-1])
     count = positions * (jnp.float32(x.shape[0]) if weight is None else jnp.sum(weight))
-    if axis_name is not None:
-        total, square, count = jax.lax.psum((total, square, count), axis_name)
+    total, square, count = sum_over_devices((total, square, count))
     counted = count > 0
     divisor = jnp.where(counted, count, 1.0)
     mean = total / divisor
@@ -102,7 +100,7 @@ def _forward(x, scale, bias, weight, running, epsilon, axis_name):
     return (y, mean, variance), (x, mean, inverse, scale, weight, divisor)
 
 
-def _backward(epsilon, axis_name, residuals, gradients):
+def _backward(epsilon, residuals, gradients):
     # Ioffe and Szegedy 2015, section 3, with the sums over all devices and the mean taken with
     # the examples' weights. Written out, since autodiff of the sums makes the whole LFW step
     # 2 to 4 % slower on a CPU.
@@ -111,9 +109,7 @@ def _backward(epsilon, axis_name, residuals, gradients):
     normal = (x.astype(jnp.float32) - mean) * inverse
     bias_gradient = _channel_sums(gradient, None)
     scale_gradient = _channel_sums(gradient * normal, None)
-    sums = (bias_gradient, scale_gradient)
-    if axis_name is not None:
-        sums = jax.lax.psum(sums, axis_name)
+    sums = sum_over_devices((bias_gradient, scale_gradient))
     share = 1.0 / divisor
     if weight is not None:
         share = (weight / divisor).reshape(-1, *(1,) * (x.ndim - 1))

@@ -1,4 +1,6 @@
-"""Two pictures, one network."""
+"""Two images, one network."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,12 +11,24 @@ class Siamese(nn.Module):
     """The same backbone on both pictures of a pair, then a head that compares the embeddings.
 
     Attributes:
-        backbone: ``(pictures, train=, weight=) -> embeddings``.
-        head: ``(embeddings, embeddings) -> one value a pair``, a distance or a logit.
+        backbone: ``(images, train=, weight=) -> embeddings``; ``weight`` is passed on only where
+            it is given, so that a backbone that needs none may lack it.
+        head: ``(embeddings, embeddings) -> one value a pair``, a distance or a logit; it says
+            which by ``measure`` and ``rises_with_similarity``.
     """
 
     backbone: nn.Module
     head: nn.Module
+
+    @property
+    def measure(self) -> str:
+        """What the head's value is: ``distance`` or ``logit``."""
+        return self.head.measure  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def rises_with_similarity(self) -> bool:
+        """Whether the head's value is greater for images that are more alike."""
+        return self.head.rises_with_similarity  # pyright: ignore[reportAttributeAccessIssue]
 
     def __call__(
         self,
@@ -45,7 +59,14 @@ class Siamese(nn.Module):
         """Embeddings of pictures: uint8 0..255, or float that is in [0, 1] already."""
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0
-        return self.backbone(x, train=train, weight=weight)
+        options: dict[str, Any] = {} if weight is None else {"weight": weight}
+        return self.backbone(x, train=train, **options)
+
+    def maps(
+        self, x: UInt8[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch rows columns channels"]:
+        """``backbone.maps`` of images, for a backbone that has it: what a frozen part gives."""
+        return self.backbone.maps(x, train=train)  # pyright: ignore[reportAttributeAccessIssue]
 
     def compare(
         self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]

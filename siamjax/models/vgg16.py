@@ -125,9 +125,14 @@ class Vgg16Features(nn.Module):
         self.deep = Vgg16(depth=self.depth, width=self.width, dtype=self.dtype)
 
     def __call__(
-        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+        self,
+        x: UInt8[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features of pictures (uint8 0..255, or float in [0, 1]), or of the given block's maps."""
+        del weight  # nothing here is normalised over the batch
         mean = self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2))
         # Safe where all features are 0: a picture of nothing is at the origin.
         squares = jnp.sum(mean * mean, axis=-1, keepdims=True)
@@ -142,7 +147,11 @@ class Vgg16Features(nn.Module):
         return self.deep(x, train=train, after=self.given)
 
     def embed(
-        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+        self,
+        x: UInt8[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
         """The same, by the name that embedding and search call."""
-        return self(x, train=train)
+        return self(x, train=train, weight=weight)

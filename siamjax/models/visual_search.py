@@ -153,9 +153,14 @@ class VisualSearchNet(nn.Module):
         )
 
     def __call__(
-        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+        self,
+        x: UInt8[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch embedding"]:
         """Embed pictures: uint8 0..255, or float that is in [0, 1] already."""
+        del weight  # nothing here is normalised over the batch
         unit = preprocess(x, "unit")
         deep = self.deep(preprocess(x, self.preprocessing), train=train)
         parts = [deep, self.shallow1(unit), self.shallow2(unit)]
@@ -170,7 +175,11 @@ class VisualSearchNet(nn.Module):
         return x * jax.lax.rsqrt(1.0 + squares)
 
     def embed(
-        self, x: UInt8[Array, "batch height width 3"], *, train: bool = False
+        self,
+        x: UInt8[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch embedding"]:
         """The same, by the name that embedding and search call."""
-        return self(x, train=train)
+        return self(x, train=train, weight=weight)

@@ -1,8 +1,9 @@
 """Published weights: read, checked tensor by tensor, and put into a network's variables."""
 
+from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained.architectures import HEADS
 from siamjax.pretrained.published import open_weights
 from siamjax.pretrained.reading import read_weights
 from siamjax.pretrained.weights import Weights, put
 
-__all__ = ["HEADS", "Weights", "open_weights", "put", "read_weights"]
+__all__ = ["HEADS", "Preprocessing", "Weights", "open_weights", "put", "read_weights"]

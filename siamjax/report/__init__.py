@@ -1,5 +1,17 @@
-"""Metric files, figures and the page of a run."""
+"""The report of a run: tables, figures, one page; and a look inside a network."""
 
 from siamjax.report.inside import activations, dead_filters, layers
+from siamjax.report.page import write_report
+from siamjax.report.reid import reid_report
+from siamjax.report.retrieval import retrieval_report
+from siamjax.report.verification import verification_report
 
-__all__ = ["activations", "dead_filters", "layers"]
+__all__ = [
+    "activations",
+    "dead_filters",
+    "layers",
+    "reid_report",
+    "retrieval_report",
+    "verification_report",
+    "write_report",
+]

@@ -26,7 +26,7 @@ def as_png(figure: Figure) -> str:
 Panels = Sequence[tuple[str, dict[str, str]]]
 """Title of each panel, and colours of the metrics in it."""
 
-VERIFIER_PANELS: Panels = (
+VERIFICATION_PANELS: Panels = (
     ("loss (training)", {"loss": NETWORK}),
     ("AUC (validation people)", {"validation_auc": NETWORK}),
     (
@@ -34,12 +34,12 @@ VERIFIER_PANELS: Panels = (
         {"distance_same": SAME, "distance_different": DIFFERENT},
     ),
 )
-MATCHER_PANELS: Panels = (
+REID_PANELS: Panels = (
     ("loss (training)", {"loss": NETWORK}),
     ("mAP and rank-1 (validation)", {"validation_map": NETWORK, "validation_rank1": SAME}),
-    ("share of pairs on the wrong side (training)", {"active_fraction": DIFFERENT}),
+    ("accuracy (training pairs)", {"accuracy": DIFFERENT}),
 )
-EMBEDDER_PANELS: Panels = (
+RETRIEVAL_PANELS: Panels = (
     ("loss (training)", {"loss": NETWORK}),
     (
         "recall@1 and MAP@R (validation items)",

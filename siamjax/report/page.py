@@ -1,104 +1,80 @@
 """The page of a run: one HTML file with everything in it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from siamjax.data.transforms import Size
 from siamjax.files import write_text
+from siamjax.training.run import Results, Run
 
-_COLUMNS = {
-    "auc": "AUC",
-    "eer": "EER",
-    "accuracy": "accuracy at threshold",
-    "tar_at_far_0.1": "TAR at FAR 0.1",
-    "tar_at_far_0.01": "0.01",
-    "tar_at_far_0.001": "0.001",
-    "tar_at_far_0.0001": "0.0001",
-}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+Table = tuple[list[str], list[tuple[str, list[str]]]]
+"""Columns, and for each row its name and its cells."""
 
-def result_table(
-    results: dict[str, dict[str, float | None]],
-) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Columns and rows, as text, of summaries by name; what cannot be measured says so."""
-    columns = dict(_COLUMNS)
-    if any("fold_accuracy" in values for values in results.values()):
-        columns["fold_accuracy"] = "k-fold accuracy (± standard error; standard deviation)"
-    rows = []
-    for name, values in results.items():
-        cells = []
-        for key in columns:
-            value = values.get(key)
-            cells.append("not measurable" if value is None else f"{value:.4f}")
-            if key == "fold_accuracy" and value is not None:
-                error, deviation = (
-                    values["fold_standard_error"],
-                    values["fold_standard_deviation"],
-                )
-                cells[-1] += f" ± {error:.4f}; {deviation:.4f}"
-        rows.append((name, cells))
-    return list(columns.values()), rows
+# What the page's table shows already, or what is too long for it.
+_NOT_LISTED = ("results", "by_category", "network", "trained_on")
 
 
-_RANKING_COLUMNS = {
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "rank20": "rank-20",
-    "map": "mAP",
-    "map_trapezoid": "mAP (trapezoid)",
-    "minp": "mINP",
-    "rank1_deviation": "rank-1, deviation over trials",
-}
+def write_report(
+    run: Run,
+    results: Results,
+    *,
+    size: Size,
+    table: Table | None = None,
+    remark: str = "",
+    figures: Sequence[tuple[str, "Figure"]] = (),
+    facts: dict[str, Any] | None = None,
+) -> Results:
+    """End a run: write its manifest and its page, and print its table. Returns ``results``.
+
+    ``results`` are measures by name, of the network and of the baselines; ``table`` is how they
+    are shown (None: a column a measure). ``remark`` says what they are about, ``figures`` have
+    headings, and ``facts`` go into the manifest: what only this experiment has, such as a
+    threshold. ``size`` is that of the network's images.
+    """
+    from siamjax.report.figures import as_png
+
+    table = plain_table(results) if table is None else table
+    manifest = run.write_manifest(size=size, results=results, facts=facts)
+    listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
+    write_page(
+        run.folder / "report.html",
+        title=f"{run.folder.name} on {manifest['data']}",
+        protocol=manifest["protocol"],
+        table=table,
+        remark=remark,
+        pictures=[(name, as_png(figure)) for name, figure in figures],
+        manifest={
+            **listed,
+            "network": manifest["network"],
+            "trained_on": f"{len(manifest['trained_on'])} identities",
+        },
+    )
+    print(manifest["protocol"])
+    print(text_table(*table))
+    if remark:
+        print(remark)
+    print(f"report: {run.folder / 'report.html'}")
+    return results
 
 
-def ranking_table(
-    results: dict[str, dict[str, float | None]],
-) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Columns and rows, as text, of rankings by name; what the protocol lacks is left out."""
-    columns = {
-        key: name
-        for key, name in _RANKING_COLUMNS.items()
-        if any(key in values for values in results.values())
-    }
-    rows = []
-    for name, values in results.items():
-        shown = [values.get(key) for key in columns]
-        rows.append((name, ["gallery too small" if v is None else f"{v:.4f}" for v in shown]))
-    return list(columns.values()), rows
+def plain_table(results: Results) -> Table:
+    """Every measure that has a value somewhere, by its own name."""
+    columns = list(dict.fromkeys(name for values in results.values() for name in values))
+    rows = [(name, [_cell(values.get(key)) for key in columns]) for name, values in results.items()]
+    return columns, rows
 
 
-_SEARCH_COLUMNS = {
-    "queries": "queries",
-    **{f"recall_at_{k}": f"recall@{k}" for k in (1, 3, 5, 10, 20)},
-    "map_at_r": "MAP@R",
-}
-
-
-def search_table(
-    results: dict[str, dict[str, float | None]],
-    by_category: Mapping[str, dict[str, dict[str, float | None]]],
-) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Columns and rows, as text, of searches by name: all queries, then category by category."""
-    rows = [(name, _search_cells(values)) for name, values in results.items()]
-    categories = sorted({category for found in by_category.values() for category in found})
-    for category in categories:
-        rows += [
-            (f"{category}: {name}", _search_cells(found[category]))
-            for name, found in by_category.items()
-        ]
-    return list(_SEARCH_COLUMNS.values()), rows
-
-
-def _search_cells(values: dict[str, float | None]) -> list[str]:
-    shown = [values[key] for key in _SEARCH_COLUMNS]
-    return [
-        "gallery too small" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}"
-        for v in shown
-    ]
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "not measurable"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -116,7 +92,7 @@ def write_page(
     *,
     title: str,
     protocol: str,
-    table: tuple[list[str], list[tuple[str, list[str]]]],
+    table: Table,
     remark: str,
     pictures: Sequence[tuple[str, str]],
     manifest: dict[str, Any],

@@ -4,7 +4,7 @@ Contract: pictures are indices into one ``ImageSet``; scores are (queries, galle
 rise with similarity, as ``siamjax.metrics.retrieval`` takes them.
 """
 
-from siamjax.search.pair_scores import score_candidates, score_pairs
+from siamjax.inference.cross_input import score_candidates, score_pairs
 from siamjax.search.two_stage import two_stage
 
 __all__ = ["score_candidates", "score_pairs", "two_stage"]

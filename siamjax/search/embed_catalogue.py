@@ -17,7 +17,7 @@ from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import Files, ImageSet
 from siamjax.errors import UsageError
 from siamjax.files import write_text
-from siamjax.search.embedding import Embedder
+from siamjax.inference.embedder import Embedder, check_finite
 from siamjax.search.index import MANIFEST, Index, listed, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_segment import Dtype, Item
@@ -200,12 +200,7 @@ def _chunks(
         seen += len(rows)
         broken = images.failed if isinstance(images, _Lenient) else {}
         good = [number for number, place in enumerate(now) if place not in broken]
-        for number in good:
-            if not np.isfinite(rows[number]).all():
-                raise UsageError(
-                    f"the embedding of {images.keys[now[number]]} is not finite: the network has "
-                    "diverged (or this picture makes it so); take another run, or look at it"
-                )
+        check_finite(rows[good], images, np.array(now)[good])
         places += [now[number] for number in good]
         kept.append(rows[good])
         if places and (len(places) >= chunk or seen == len(left)):

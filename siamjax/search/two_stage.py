@@ -12,7 +12,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size
 from siamjax.distances import pairwise_squared_euclidean
 from siamjax.errors import UsageError
-from siamjax.search.pair_scores import CANDIDATE_TILE, score_candidates
+from siamjax.inference.cross_input import CANDIDATE_TILE, score_candidates
 
 _BLOCK = 128  # queries whose distances to the whole gallery are there at a time
 _distances = jax.jit(pairwise_squared_euclidean)

@@ -1,1 +1,27 @@
-"""State, steps, checkpoints and the loop of every experiment."""
+"""State, steps, checkpoints, the loop of every experiment, and its run folder."""
+
+from siamjax.training.finished import Finished
+from siamjax.training.forward import forward, forward_pairs, forward_triplets
+from siamjax.training.loop import fit
+from siamjax.training.optimizers import by_layer, dampened_sgd, from_step
+from siamjax.training.run import Run, RunConfig
+from siamjax.training.state import TrainState, create_state, initialize
+from siamjax.training.step import LossFunction, make_train_step
+
+__all__ = [
+    "Finished",
+    "LossFunction",
+    "Run",
+    "RunConfig",
+    "TrainState",
+    "by_layer",
+    "create_state",
+    "dampened_sgd",
+    "fit",
+    "forward",
+    "forward_pairs",
+    "forward_triplets",
+    "from_step",
+    "initialize",
+    "make_train_step",
+]

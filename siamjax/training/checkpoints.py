@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from siamjax.errors import UsageError
-from siamjax.training.parallel import replicated_sharding
+from siamjax.parallel import replicated_sharding
 from siamjax.training.state import TrainState
 
 
@@ -118,23 +117,25 @@ class Checkpoints:
             )
         return None, []
 
-    def load_best(self, like: Any) -> tuple[int, Any, list[str]]:
-        """The best step whose variables can be read, those (replicated), and what could not be.
+    def load(self, step: int) -> Any:
+        """The variables of a step, replicated; ``UsageError`` if they cannot be read."""
+        try:
+            saved = self._orbax.checkpointables_metadata(step).metadata["variables"]
+            wanted = {"variables": _abstract(saved)}
+            return self._orbax.load_checkpointables(step, wanted)["variables"]
+        except Exception as error:  # Orbax has no one type for what a damaged file raises
+            raise UsageError(
+                f"checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)})"
+            ) from None
 
-        ``like`` has the shapes of the variables.
-        """
+    def load_best(self) -> tuple[int, Any, list[str]]:
+        """The best step whose variables can be read, those (replicated), and what could not be."""
         messages = []
         for step in self.best_steps():
             try:
-                wanted = {"variables": _abstract(like)}
-                variables = self._orbax.load_checkpointables(step, wanted)["variables"]
-            except Exception as error:
-                messages.append(
-                    f"checkpoint {self._folder / str(step)} cannot be read "
-                    f"({_first_line(error)}); taking the next best"
-                )
-                continue
-            return step, variables, messages
+                return step, self.load(step), messages
+            except UsageError as error:
+                messages.append(f"{error}; taking the next best")
         raise UsageError(
             f"{self._folder} holds no checkpoint that can be read"
             + "".join(f"; {message}" for message in messages)
@@ -174,9 +175,7 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 def _abstract(tree: Any) -> Any:
     sharding = replicated_sharding()
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _first_line(error: Exception) -> str:

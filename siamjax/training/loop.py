@@ -2,119 +2,195 @@
 
 import collections
 import contextlib
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from siamjax.errors import UsageError
-from siamjax.report.writers import MetricWriter
-from siamjax.training.checkpoints import Checkpoints
-from siamjax.training.parallel import shard
+from siamjax.errors import Interrupted, UsageError
+from siamjax.metrics.monitors import collapse_message
+from siamjax.parallel import replicate, shard
+from siamjax.training.run import Run
 from siamjax.training.state import TrainState
-
-
-class Interrupted(SystemExit):
-    """Ctrl-C or SIGTERM after which everything was saved; the status is 128 + the signal."""
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(128 + signum)
-        self.message = message
+from siamjax.training.step import TrainStep
+from siamjax.training.writers import MetricWriter
 
 
 def fit(
+    run: Run,
     state: TrainState,
-    step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]],
-    batches: Any,
+    step: TrainStep,
+    batches: Callable[[int], Iterator[dict[str, Any]]],
     *,
-    steps: int,
-    batch_size: int,
-    checkpoints: Checkpoints,
-    writer: MetricWriter,
-    evaluate: Callable[[TrainState], dict[str, float]],
-    evaluate_every: int,
-    log_every: int,
-    describe_batch: Callable[[int], str],
-    diagnose: Callable[[dict[str, float]], str | None],
-    unit: str = "pairs",
+    evaluate: Callable[[dict[str, Any]], Mapping[str, float | None]],
+    until: int | None = None,
 ) -> TrainState:
-    """Train from ``state.step`` to ``steps``; returns the last state.
+    """Train a run up to step ``until`` (None: to its last); returns the state there.
 
-    ``batches`` begins at ``state.step``. Every ``log_every`` steps the metrics (exact means over
-    the steps since the last row), the rate and the share of time that the step waited for data
-    are written; every ``evaluate_every`` steps and at the end ``evaluate`` runs and the state is
-    saved with its result. Ctrl-C and SIGTERM finish the step, save, and raise
-    :class:`Interrupted`. A loss that is not finite raises ``UsageError`` with the step,
-    ``describe_batch(step)`` and the last good checkpoint. ``diagnose`` turns a collapse into
-    words, said once each.
+    A run that was stopped is taken up at its last checkpoint, and ``state`` is then only its
+    form; otherwise training begins with ``state``, whose memory the steps take over. What is done
+    already is skipped, so that frozen layers can be let go by two calls, each with its own
+    ``step``: the first with ``until``, the second with the state that the first returned.
+
+    Args:
+        run: says how many steps there are, and how often to log, validate and save.
+        state: of step 0, or what an earlier call returned.
+        step: a pmapped train step, as ``data_parallel(make_train_step(loss_fn, optimizer))``.
+        batches: ``start -> iterator`` over the batches from that step on, as
+            :func:`siamjax.data.pipeline.pair_batches` gives it. Its ``unit`` and ``describe``, if
+            it has them, name the examples of a batch.
+        evaluate: validation, ``variables -> {name: value}``, ``run.best`` among the names; None
+            is a value that cannot be measured.
+        until: the step to end at.
+
+    Every ``log_every`` steps the metrics (exact means over the steps since the last row), the
+    rate and the share of time that the step waited for data are written; every
+    ``evaluate_every`` steps and after the last ``evaluate`` runs and the state is saved with its
+    result. Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`. A loss that
+    is not finite raises ``UsageError`` with the step, the batch and the last good checkpoint. A
+    collapse is said in words, once each.
     """
-    begin = int(state.step)
-    # Queueing one step ahead hides the dispatch on an accelerator. On a CPU there is nothing to
-    # hide, and collectives of two queued steps can block one another there.
-    queued: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
-    ahead = 0 if jax.default_backend() == "cpu" else 1
-    meter = _Meter(batch_size, unit)
-    said: set[str] = set()
+    steps = run.config.steps
+    if until is not None and not 0 < until <= steps:
+        raise UsageError(f"until {until}: must be after step 0 and at most the {steps} of the run")
+    state = _taken_up(run, state)
+    begin, end = int(state.step), steps if until is None else until
+    if begin >= end:
+        return state
+    started = time.time()
+    writer = MetricWriter(run.folder, start=begin)
+    try:
+        return _Loop(run, step, batches, evaluate, writer).train(replicate(state), end)
+    finally:
+        writer.close()
+        run.note_session(start=begin, seconds=time.time() - started)
 
-    def settle(left: int) -> None:
-        """Take in the metrics of queued steps until so many are left."""
-        while len(queued) > left:
-            meter.add(_checked(*queued.popleft(), checkpoints, describe_batch))
 
-    bar = tqdm(
-        total=steps * batch_size,
-        initial=begin * batch_size,
-        unit=f" {unit}",
-        desc="training",
-        mininterval=0.5 if sys.stderr.isatty() else 20.0,
-        dynamic_ncols=True,
-    )
-    with _signals() as received, contextlib.ExitStack() as stack, bar:
-        if hasattr(batches, "close"):  # grain: stop its threads and processes
-            stack.callback(batches.close)
-        for number in range(begin, steps):
-            batch = meter.wait_for(batches)
-            state, metrics = step(state, shard(batch))
-            queued.append((number, metrics))
-            settle(ahead)
-            bar.update(batch_size)
-            done = number + 1
-            if done % log_every == 0 or done == steps:
-                settle(0)
-                values = meter.take()
-                writer.write(done, values)
-                bar.set_postfix_str(
-                    f"loss {values['loss']:.4f}, data wait {values['data_wait_percent']:.1f} %"
-                )
-                problem = diagnose(values)
-                if problem and problem not in said:
-                    said.add(problem)
-                    bar.write(f"warning, step {done}: {problem}", file=sys.stderr)
-            if done % evaluate_every == 0 or done == steps:
-                settle(0)
-                with meter.paused():
-                    result = evaluate(state)
-                    writer.write(done, result)
-                    checkpoints.save(state, result)
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-                bar.write(f"step {done}: {shown}", file=sys.stderr)
-            if received:
-                settle(0)
-                if meter.steps:
-                    writer.write(done, meter.take())
-                checkpoints.save(state)
-                name = signal.Signals(received[0]).name
-                raise Interrupted(
-                    received[0],
-                    f"{name}: saved after step {done} of {steps}; the same command goes on from "
-                    "there",
-                )
+def _taken_up(run: Run, state: TrainState) -> TrainState:
+    """The latest state of a run that exists, or ``state`` in a new one."""
+    if run.begun:  # by an earlier call, which returned this state
+        return state
+    if run.begin():
+        restored, messages = run.checkpoints.restore(state)
+        for message in messages:
+            print(f"warning: {message}")
+        if restored is not None:
+            state = restored
+            print(f"{run.folder}: resumed at step {int(state.step)} of {run.config.steps}")
+    run.step = int(state.step)
     return state
+
+
+class _Loop:
+    """One call of :func:`fit`."""
+
+    def __init__(
+        self, run: Run, step: TrainStep, batches: Any, evaluate: Any, writer: MetricWriter
+    ) -> None:
+        self._run, self._step, self._batches = run, step, batches
+        self._evaluate, self._writer = evaluate, writer
+        self._unit: str = getattr(batches, "unit", "examples")
+        self._meter = _Meter(run.config.batch_size, self._unit)
+        # Queueing one step ahead hides the dispatch on an accelerator. On a CPU there is nothing
+        # to hide, and collectives of two queued steps can block one another there.
+        self._queued: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self._ahead = 0 if jax.default_backend() == "cpu" else 1
+        self._said: set[str] = set()
+
+    def train(self, state: TrainState, end: int) -> TrainState:
+        """From the state's step to ``end``."""
+        config, begin = self._run.config, int(state.step)
+        batches = self._batches(begin)
+        self._bar = tqdm(
+            total=config.steps * config.batch_size,
+            initial=begin * config.batch_size,
+            unit=f" {self._unit}",
+            desc="training",
+            mininterval=0.5 if sys.stderr.isatty() else 20.0,
+            dynamic_ncols=True,
+        )
+        with _signals() as received, contextlib.ExitStack() as stack, self._bar:
+            if hasattr(batches, "close"):  # grain: stop its threads and processes
+                stack.callback(batches.close)
+            for number in range(begin, end):
+                batch = self._meter.wait_for(batches)
+                state, metrics = self._step(state, shard(batch))
+                self._queued.append((number, metrics))
+                self._settle(self._ahead)
+                self._bar.update(config.batch_size)
+                done = self._run.step = number + 1
+                if done % config.log_every == 0 or done == end:
+                    self._log(done)
+                if done % config.evaluate_every == 0 or done == config.steps:
+                    self._validate(state, done)
+                if received:
+                    self._stop(state, done, received[0])
+        return state
+
+    def _settle(self, left: int) -> None:
+        """Take in the metrics of queued steps until so many are left."""
+        while len(self._queued) > left:
+            number, metrics = self._queued.popleft()
+            self._meter.add(self._checked(number, jax.device_get(metrics)))
+
+    def _log(self, done: int) -> None:
+        self._settle(0)
+        values = self._meter.take()
+        self._writer.write(done, values)
+        self._bar.set_postfix_str(
+            f"loss {values.get('loss', math.nan):.4f}, "
+            f"data wait {values['data_wait_percent']:.1f} %"
+        )
+        problem = collapse_message(values)
+        if problem and problem not in self._said:
+            self._said.add(problem)
+            self._bar.write(f"warning, step {done}: {problem}", file=sys.stderr)
+
+    def _validate(self, state: TrainState, done: int) -> None:
+        self._settle(0)
+        with self._meter.paused():
+            found = self._evaluate(state.variables)
+            result = {name: float(value) for name, value in found.items() if value is not None}
+            self._writer.write(done, result)
+            if math.isnan(result.get(self._run.best, math.nan)):
+                self._run.checkpoints.save(state)  # nothing that was trained is lost
+                raise UsageError(
+                    f"evaluate gives {dict(found)}, and no number {self._run.best}, which is to "
+                    f"choose the checkpoint; the state of step {done} was saved"
+                )
+            self._run.checkpoints.save(state, result)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+        self._bar.write(f"step {done}: {shown}", file=sys.stderr)
+
+    def _stop(self, state: TrainState, done: int, signum: int) -> None:
+        self._settle(0)
+        if self._meter.steps:
+            self._writer.write(done, self._meter.take())
+        self._run.checkpoints.save(state)
+        raise Interrupted(
+            signum,
+            f"{signal.Signals(signum).name}: saved after step {done} of {self._run.config.steps}; "
+            "the same command resumes there",
+        )
+
+    def _checked(self, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
+        loss = metrics["loss"]
+        if not np.isfinite(loss.total):
+            last = max(self._run.checkpoints.steps(), default=None)
+            saved = "none was saved yet" if last is None else f"the last good one is of step {last}"
+            describe = getattr(self._batches, "describe", None)
+            shown = "" if describe is None else f"; its batch was {describe(number)}"
+            raise UsageError(
+                f"the loss of step {number + 1} is {float(loss.total)}{shown}; of the checkpoints "
+                f"{saved}; lower the learning rate, or look at these images"
+            )
+        return metrics
 
 
 class _Meter:
@@ -155,27 +231,6 @@ class _Meter:
         values["data_wait_percent"] = 100.0 * self._waited / elapsed
         self._restart()
         return values
-
-
-def _checked(
-    number: int,
-    metrics: dict[str, Any],
-    checkpoints: Checkpoints,
-    describe_batch: Callable[[int], str],
-) -> dict[str, Any]:
-    metrics = jax.device_get(metrics)
-    loss = metrics["loss"]
-    if not np.isfinite(loss.total):
-        last = max(checkpoints.steps(), default=None)
-        saved = (
-            "none was saved yet" if last is None else f"the last good one is that of step {last}"
-        )
-        raise UsageError(
-            f"the loss of step {number + 1} is {float(loss.total)}; its batch was "
-            f"{describe_batch(number)}; of the checkpoints {saved}; lower the learning rate, or "
-            "look at these pictures"
-        )
-    return metrics
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Optimizers and schedules that flags can name, and the one that Torch7's recipes need."""
+"""What Optax lacks: rates by layer, layers that begin later, and Torch7's own SGD."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -11,83 +11,25 @@ from jaxtyping import Array, Int
 
 from siamjax.errors import UsageError
 
-OptimizerName = Literal["sgd", "adam", "adamw"]
-ScheduleName = Literal["constant", "cosine"]
 _FROZEN = "/frozen"  # no path begins so
 
 
-def make_optimizer(
-    name: OptimizerName,
-    *,
-    learning_rate: float,
-    steps: int,
-    schedule: ScheduleName = "constant",
-    warmup_steps: int = 0,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    accumulate: int = 1,
-    begin: int = 0,
-) -> optax.GradientTransformation:
-    """An Optax optimizer from a command line's words; a program composes Optax itself.
-
-    ``weight_decay`` is added to the gradient before momentum for sgd and adam (L2), and decoupled
-    for adamw. ``accumulate`` averages that many batches (of one size and without padding, as
-    training batches are) before an update; warm-up and schedule then count updates. ``steps``
-    counts batches, the whole run's. Before batch ``begin`` nothing changes; the schedule counts
-    those batches too, so that all parts of a network end together.
-    """
-    if accumulate < 1 or warmup_steps < 0 or learning_rate <= 0:
-        raise UsageError(
-            f"accumulate={accumulate}, warmup_steps={warmup_steps}, learning_rate={learning_rate}: "
-            "must be at least 1, at least 0 and positive"
-        )
-    if steps % accumulate:
-        raise UsageError(
-            f"{steps} steps cannot be accumulated by {accumulate}: the last {steps % accumulate} "
-            f"would be lost; use a multiple of {accumulate}"
-        )
-    updates = max(steps // accumulate, 1)
-    if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0 if warmup_steps else learning_rate,
-            learning_rate,
-            warmup_steps,
-            max(updates, warmup_steps + 1),
-        )
-    elif warmup_steps:
-        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    else:
-        rate = learning_rate
-    if name == "sgd":
-        core = optax.trace(momentum) if momentum else optax.identity()
-    else:
-        core = optax.scale_by_adam()
-    if weight_decay:
-        decay = optax.add_decayed_weights(weight_decay)
-        core = optax.chain(core, decay) if name == "adamw" else optax.chain(decay, core)
-    optimizer = optax.chain(
-        from_step(core, begin // accumulate), optax.scale_by_learning_rate(rate)
-    )
-    if accumulate > 1:
-        optimizer = optax.MultiSteps(optimizer, accumulate).gradient_transformation()
-    return optimizer
-
-
 def by_layer(
-    optimizers: Mapping[str | tuple[str, ...], optax.GradientTransformation],
+    optimizers: Mapping[Any, optax.GradientTransformation],
     *,
     default: optax.GradientTransformation,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Another optimizer for some layers, such as a smaller rate for those that were pretrained.
 
-    ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``, or by several
-    of them for one optimizer; the longest that fits counts, and ``default`` where none does.
+    ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``, or by a tuple
+    of several for one optimizer; the longest that fits counts, and ``default`` where none does.
     Parameters that begin as one of ``frozen`` stay as they are, whatever else fits; their
     gradients are not even computed on one device.
     Raises ``UsageError`` at ``init`` for a beginning that no parameter has.
     """
     groups = {own if isinstance(own, tuple) else (own,): one for own, one in optimizers.items()}
+    groups.pop((), None)  # none is left to train
     named: dict[Hashable, optax.GradientTransformation] = {
         **{own[0]: one for own, one in groups.items()},
         "": default,

@@ -2,10 +2,15 @@
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
+
+from siamjax.data.transforms import Size, sides
+from siamjax.models.protocols import Compares
 
 
 @flax.struct.dataclass
@@ -28,15 +33,31 @@ class TrainState:
         return {"params": self.params, **self.model_state}
 
 
+def initialize(
+    network: nn.Module, *, size: Size, seed: int
+) -> tuple[dict[str, Any], Key[Array, ""]]:
+    """Initial variables of a network on images of ``size``, and a key for its training.
+
+    A network that compares is called with two images, another one with one.
+    """
+    init_key, key = jax.random.split(jax.random.key(seed))
+    image = jnp.zeros((1, *sides(size), 3), jnp.uint8)
+    images = (image, image) if isinstance(network, Compares) else (image,)
+    return jax.jit(network.init)(init_key, *images), key
+
+
 def create_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation, *, key: Key[Array, ""]
 ) -> TrainState:
-    """Step 0 from a module's variables: ``params``, and the rest as ``model_state``."""
+    """Step 0 from a module's variables: ``params``, and the rest as ``model_state``.
+
+    A step that donates its state deletes the variables' arrays; the caller's ``key`` stays.
+    """
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state={name: value for name, value in variables.items() if name != "params"},
         opt_state=optimizer.init(params),
-        key=key,
+        key=jax.random.clone(key),
     )

@@ -19,7 +19,7 @@ from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
 from siamjax.search import index_making
-from siamjax.search.embedding import Embedder
+from siamjax.inference.embedder import Embedder
 from siamjax.search.index import Index
 from siamjax.search.nearest import nearest
 

@@ -16,7 +16,7 @@ from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import of_files
 from siamjax.errors import UsageError
 from siamjax.search.embed_catalogue import embed_catalogue
-from siamjax.search.embedding import Embedder
+from siamjax.inference.embedder import Embedder
 from siamjax.search.index import Index, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_segment import Item

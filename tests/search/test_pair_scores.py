@@ -32,10 +32,10 @@ from siamjax.errors import UsageError
 from siamjax.models.heads import EuclideanHead
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
-from siamjax.search import record as record_module
+from siamjax.inference import record as record_module
 from siamjax.search import score_candidates, score_pairs
-from siamjax.search.matcher import TileScorer, symmetric_logit
-from siamjax.search.record import DiskRecord
+from siamjax.inference.tiles import TileScorer, symmetric_logit
+from siamjax.inference.record import DiskRecord
 
 NETWORK = Matcher()
 
@@ -211,7 +211,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from siamjax.search import score_pairs
-from siamjax.search.matcher import TileScorer
+from siamjax.inference.tiles import TileScorer
 from stand_in import GALLERY, QUERIES, SIZE, TILE, Matcher, pictures, variables_of
 call = TileScorer.__call__
 TileScorer.__call__ = lambda *a: time.sleep(0.1) or call(*a)

@@ -8,7 +8,7 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.training.checkpoints import Checkpoints
-from siamjax.training.parallel import replicate
+from siamjax.parallel import replicate
 from siamjax.training.state import create_state
 
 # Orbax leaves the errors of its other reads of a damaged checkpoint to the garbage collector.

@@ -13,7 +13,7 @@ from siamjax.models.heads import EuclideanHead
 from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
 from siamjax.training.pair_loss import pair_loss
-from siamjax.training.parallel import AXIS, replicate, shard
+from siamjax.parallel import AXIS, replicate, shard
 from siamjax.training.state import create_state
 from siamjax.training.step import make_staged_step, make_train_step, make_update
 

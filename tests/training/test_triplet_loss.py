@@ -11,7 +11,7 @@ from siamjax.distances import euclidean, squared_euclidean
 from siamjax.errors import UsageError
 from siamjax.metrics.monitors import collapse_message
 from siamjax.mining import semi_hard_negative, soft_negative
-from siamjax.training.parallel import AXIS, replicate, shard
+from siamjax.parallel import AXIS, replicate, shard
 from siamjax.training.state import create_state
 from siamjax.training.step import make_train_step, make_update
 from siamjax.training.triplet_loss import l2_penalty, triplet_loss

@@ -13,38 +13,13 @@ from scipy.sparse.csgraph import connected_components
 
 from siamjax.data.catalogue import online_products
 from siamjax.data.catalogue.readers import open_catalogue, read_triplets
+from siamjax.data.catalogue.retrieval import Retrieval
 from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import ImageSet
+from siamjax.data.triplets import ListedTriplets, SampledTriplets, TripletStream
 from siamjax.errors import UsageError
 
 EMOJI_TEST, EMOJI_VALIDATION = 200, 100  # items, unless told
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Retrieval:
-    """Queries and the gallery in which each one's item is looked for.
-
-    A query's matches are the gallery's pictures of the same identity; it has one at least.
-
-    Attributes:
-        name: such as ``test items``; what a figure calls it.
-        query: (queries,) indices into the catalogue.
-        gallery: (gallery,) indices into the catalogue.
-        leave_one_out: the queries are in the gallery too; each is left out of its own ranking.
-    """
-
-    name: str
-    query: Int[np.ndarray, " queries"]
-    gallery: Int[np.ndarray, " gallery"]
-    leave_one_out: bool
-
-    @property
-    def own_places(self) -> Int[np.ndarray, " queries"] | None:
-        """Where each query stands in the gallery; None where it does not."""
-        if not self.leave_one_out:
-            return None
-        order = np.argsort(self.gallery)
-        return order[np.searchsorted(self.gallery[order], self.query)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +50,21 @@ class CatalogueSplits:
     def images(self) -> ImageSet:
         """The catalogue's pictures."""
         return self.catalogue.images
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Items that the training images show."""
+        return tuple(sorted(set(self.images.identities[self.training].tolist())))
+
+    def triplets(self, *, seed: int, category: str | None = "category") -> TripletStream:
+        """Triplets to train on: those listed in a file if there was one, else drawn from ``seed``.
+
+        Drawn ones are :class:`~siamjax.data.triplets.SampledTriplets`, half of whose negatives are
+        of the anchor's ``category``, a column of the catalogue; None: there is none.
+        """
+        if self.listed is not None:
+            return ListedTriplets(self.listed, seed=seed)
+        return SampledTriplets(self.catalogue, self.training, seed=seed, category=category)
 
     def fingerprint(self) -> str:
         """sha256 over ids, items, attributes, all indices and triplets, but not over pixels.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import pooch
@@ -98,7 +98,7 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
         for name in _ARCHIVES[alignment]:
             if (home / name).is_file():
                 return LocalLfw(alignment=alignment, images=home / name, home=home)
-    if "SIAMJAX_LFW" in os.environ and folders is None and not _any_alignment(search_path()):
+    if "SIAMJAX_LFW" in os.environ and folders is None and find_any() is None:
         raise UsageError(
             f"SIAMJAX_LFW is {os.environ['SIAMJAX_LFW']}, but LFW is not there; expected is "
             f"{expected_tree(alignment)}, with DIR that folder"
@@ -106,8 +106,10 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
     return None
 
 
-def _any_alignment(folders: list[Path]) -> bool:
-    return any(find(alignment, folders) for alignment in get_args(Alignment))
+def find_any() -> LocalLfw | None:
+    """LFW of any alignment where it is looked for, the funneled first; None: not here."""
+    order: tuple[Alignment, ...] = ("funneled", "deepfunneled", "original")
+    return next((found for a in order if (found := find(a, search_path())) is not None), None)
 
 
 def download(alignment: Alignment) -> LocalLfw:

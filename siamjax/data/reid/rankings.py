@@ -39,6 +39,21 @@ class Ranking:
         if self.distractor.shape != self.gallery.shape:
             raise ValueError(f"{self.distractor.shape} distractors, {self.gallery.shape} gallery")
 
+    def part(self, most: int) -> "Ranking":
+        """At most so many queries, evenly spaced; the gallery whole."""
+        if most < 1:
+            raise UsageError(f"{most} queries of {self.name}: at least 1 is needed")
+        if len(self.query) <= most:
+            return self
+        chosen = np.linspace(0, len(self.query) - 1, most).round().astype(int)
+        return Ranking(
+            name=f"{self.name} ({most} queries)",
+            query=self.query[chosen],
+            gallery=self.gallery,
+            rule=self.rule,
+            distractor=self.distractor,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReidSplits:
@@ -63,6 +78,11 @@ class ReidSplits:
     test: Ranking
     protocol: str
     request: dict[str, Any]
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """People whom the training images show."""
+        return tuple(sorted(set(self.images.identities[self.training].tolist())))
 
     def fingerprint(self) -> str:
         """sha256 over names, identities, cameras and all indices, but not over pixels.

@@ -7,7 +7,7 @@ import numpy as np
 from siamjax.data.images import ImageSet
 from siamjax.data.triplets import MinedTriplets
 from siamjax.errors import UsageError
-from siamjax.search.embedding import Embedder
+from siamjax.inference.embedder import Embedder
 
 LAG = 32
 """Steps from an evaluation to the first batch with what it mined: batches are read ahead, and
@@ -18,7 +18,14 @@ class Miner:
     """Gives a stream of triplets the training pictures' nearest others, evaluation by evaluation.
 
     What was mined after step s is used from step s + ``LAG`` on, and lies in ``folder/s.npy``, so
-    that a run that was stopped goes on with the triplets of a straight one.
+    that a resumed run has the triplets of a straight one. In an experiment::
+
+        miner = Miner(triplets, images, training, folder=run.folder / "mined")
+
+        def evaluate(variables):
+            embedder = Embedder(network=network, variables=variables, size=config.size)
+            if run.step < config.steps:
+                miner.mine(run.step, embedder)
     """
 
     def __init__(
@@ -28,23 +35,24 @@ class Miner:
         training: np.ndarray,
         *,
         folder: Path,
-        workers: int,
+        workers: int = 0,
     ) -> None:
+        """``training`` are indices of the images of ``triplets``, ``workers`` those of the run.
+
+        What an earlier session of the run mined is taken up from ``folder``.
+        """
         if workers:
             raise UsageError(
                 f"workers {workers}: mined negatives cannot reach worker processes; use 0 (threads)"
             )
         self._triplets, self._images, self._training = triplets, images, training
         self._folder = folder
-
-    def take_up(self) -> None:
-        """Read what an earlier session mined."""
-        for path in sorted(self._folder.glob("*.npy"), key=lambda path: int(path.stem)):
+        for path in sorted(folder.glob("*.npy"), key=lambda path: int(path.stem)):
             try:
                 table = np.load(path, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise UsageError(
-                    f"{path}: cannot be read ({error}); without it the run cannot go on as it "
+                    f"{path}: cannot be read ({error}); without it the run cannot be resumed as it "
                     "was: start a new one"
                 ) from None
             self._triplets.use(table, start=int(path.stem) + LAG)

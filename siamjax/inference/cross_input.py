@@ -1,6 +1,6 @@
-"""Scores of every query with every gallery picture by a matching network.
+"""Scores of every query with every gallery picture by a cross-input network.
 
-A matching network has no embedding of a picture that could be looked up: every query meets every
+A cross-input network has no embedding of a picture that could be looked up: every query meets every
 gallery picture. What can be shared is the trunk, which is run once a picture and not once a pair.
 """
 
@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from siamjax.data.images import ImageSet
-from siamjax.data.pipeline import image_batches
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.search.digests import describe, list_digest, pictures_digest, weights_digest
-from siamjax.search.embedding import embed_function
-from siamjax.search.matcher import TileScorer, check_matcher, feature_type
-from siamjax.search.record import DiskRecord, MemoryRecord, Place, Record
-from siamjax.training.parallel import replicate, shard
+from siamjax.inference.digests import describe, list_digest, pictures_digest, weights_digest
+from siamjax.inference.embedder import Embedder, check_finite
+from siamjax.inference.record import DiskRecord, MemoryRecord, Place, Record
+from siamjax.inference.tiles import TileScorer, check_matcher
 
 TILE, CANDIDATE_TILE = (16, 256), (8, 256)
 
@@ -147,7 +144,13 @@ def _score(
     if min(*tile, batch_size) < 1:
         raise UsageError(f"tile {tile}, batch_size {batch_size}: each must be 1 or more")
     shown, place = np.unique(np.concatenate([queries, others.ravel()]), return_inverse=True)
-    feature = feature_type(network, variables, sides(size))
+    embedder = Embedder(
+        network=network,
+        variables=variables,
+        size=size,
+        batch_size=min(batch_size, len(shown)),
+    )
+    feature = embedder.feature
     tiles = list(_tiles(len(queries), others.shape[1], tile))
     shapes = {
         "scores": (len(queries), others.shape[1]),
@@ -168,17 +171,7 @@ def _score(
         }
         record = DiskRecord(output, about=about, total=len(tiles), **shapes)
     if record.tiles < len(tiles):
-        variables = replicate(variables)
-        _embed(
-            record,
-            network,
-            variables,
-            images,
-            shown,
-            size=size,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        _embed(record, embedder, images, shown, progress=progress)
         scorer = TileScorer(network, variables, dtype=feature.dtype, symmetric=symmetric)
         places = place[: len(queries)], place[len(queries) :].reshape(others.shape)
         names = [images.keys[index] for index in shown]
@@ -187,36 +180,16 @@ def _score(
 
 
 def _embed(
-    record: Record,
-    network: nn.Module,
-    variables: Any,
-    images: ImageSet,
-    shown: np.ndarray,
-    *,
-    size: Size,
-    batch_size: int,
-    progress: bool,
+    record: Record, embedder: Embedder, images: ImageSet, shown: np.ndarray, *, progress: bool
 ) -> None:
     """The features that are missing, batch by batch."""
     left = shown[record.embedded :]
-    devices = jax.local_device_count()
-    whole = -(-min(batch_size, len(shown)) // devices) * devices
-    embed = embed_function(network)
-    bar = tqdm(total=len(shown), initial=record.embedded, unit="picture", disable=not progress)
+    bar = tqdm(total=len(shown), initial=record.embedded, unit="image", disable=not progress)
     with bar:
-        for batch in image_batches(images, left, batch_size=whole, size=size) if len(left) else ():
-            counted = int(batch["weight"].sum())
-            rows = np.asarray(embed(variables, shard(batch)))
-            rows = rows.reshape(whole, *rows.shape[2:])[:counted]
-            bad = np.flatnonzero(~np.isfinite(rows.reshape(counted, -1)).all(axis=1))
-            if len(bad):
-                raise UsageError(
-                    f"the features of {images.keys[shown[record.embedded + bad[0]]]} of "
-                    f"{images.name} are not finite: the network has diverged (or this picture "
-                    "makes it so); take an earlier checkpoint, or look at the picture"
-                )
+        for rows in embedder.batches(images, left) if len(left) else ():
+            check_finite(rows, images, shown[record.embedded :])
             record.put_features(rows)
-            bar.update(counted)
+            bar.update(len(rows))
 
 
 def _fill(

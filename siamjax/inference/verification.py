@@ -1,63 +1,74 @@
-"""Use a finished run: verify two pictures, or evaluate it on other pairs."""
+"""Verification by a finished run: two images, or a list of pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
-from siamjax.data.faces import leaked
-from siamjax.data.images import ImageSet, of_files
+from siamjax.data.images import ImageSet, of_arrays, of_files
 from siamjax.data.pairs import PairList
 from siamjax.errors import UsageError
+from siamjax.inference.baselines import pixel_scores
+from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
-from siamjax.models.siamese import Siamese
-from siamjax.runs import folder as runs
-from siamjax.runs.finished import Finished
-from siamjax.scoring import PairScorer, pixel_scores
+from siamjax.training.finished import Finished
+from siamjax.training.run import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """A trained network with everything that belongs to it: size, threshold, training people.
+    """A finished run that has a threshold.
 
     Attributes:
-        scorer: the network and its preprocessing.
-        variables: parameters and batch statistics.
-        manifest: the run's manifest.
+        run: network, variables and manifest.
+        scorer: the network and its images' size.
+        threshold: in the unit of the network's value.
     """
 
+    run: Finished
     scorer: PairScorer
-    variables: Any
-    manifest: dict[str, Any]
+    threshold: float
 
     @classmethod
     def open(cls, folder: Path) -> "Verifier":
-        """Load a finished run by :meth:`Finished.open`, which see for its errors."""
-        run = Finished.open(folder, kind="verifier")
-        scorer = PairScorer(cast(Siamese, run.network), size=run.size)
-        return cls(scorer=scorer, variables=run.variables, manifest=run.manifest)
+        """Load a finished run by :meth:`Finished.open`, which see for its errors.
 
-    @property
-    def threshold(self) -> float:
-        """In the unit of the head's value."""
-        return self.manifest["threshold"]
+        Raises ``UsageError`` for a run without a threshold, too.
+        """
+        run = Finished.open(folder)
+        if "threshold" not in run.manifest:
+            raise UsageError(
+                f"{folder} has no threshold between same and different: its experiment "
+                f"({run.manifest['config'].get('experiment', 'of an earlier version')}) sets none"
+            )
+        return cls(
+            run=run,
+            scorer=PairScorer(run.network, size=run.size),
+            threshold=float(run.manifest["threshold"]),
+        )
 
     @property
     def measure(self) -> str:
-        """What the head's value is: ``distance`` or ``logit``."""
-        return self.scorer.network.head.measure
+        """What the network's value is: ``distance`` or ``logit``."""
+        return self.scorer.measure
 
-    def compare(self, first: Path, second: Path) -> tuple[float, bool]:
-        """The head's value for two picture files, and whether they show the same identity."""
-        images = of_files((first, second), name="files")
-        pair = PairList(
-            name="files", first=np.array([0]), second=np.array([1]), same=np.array([True])
+    def compare(self, first: Path | np.ndarray, second: Path | np.ndarray) -> tuple[float, bool]:
+        """The network's value for two images, and whether they show the same identity.
+
+        Each is a file or an array, uint8 (height, width, 3) or grey (height, width).
+        """
+        one, other = (
+            of_arrays([image]) if isinstance(image, np.ndarray) else of_files([image], name="files")
+            for image in (first, second)
         )
-        values = self.scorer.values(self.variables, images, pair)
+        images = one.joined(other, name="images")
+        pair = PairList(
+            name="images", first=np.array([0]), second=np.array([1]), same=np.array([True])
+        )
+        values = self.scorer.values(self.run.variables, images, pair)
         limit = np.array([self.threshold])
-        accepted = self.scorer.scores(values) >= self.scorer.scores(limit)
+        accepted = self.scorer.rising(values) >= self.scorer.rising(limit)
         return float(values[0]), bool(accepted[0])
 
     def evaluate(
@@ -68,8 +79,8 @@ class Verifier:
         The network's threshold is the run's own. Raw pixels have none for these pairs, so their
         accuracy is that of the best threshold *on them*: an upper bound, and named so.
         """
-        score = self.scorer.scores(self.scorer.values(self.variables, images, pairs))
-        limit = float(self.scorer.scores(np.array([self.threshold]))[0])
+        score = self.scorer.scores(self.run.variables, images, pairs)
+        limit = float(self.scorer.rising(np.array([self.threshold]))[0])
         pixels = pixel_scores(images, pairs)
         best, _ = verification.best_threshold(pixels, pairs.same)
         results = {
@@ -78,10 +89,12 @@ class Verifier:
                 pixels, pairs.same, threshold=best, fold=pairs.fold
             ),
         }
-        # By name, whatever the set is called: LFW's alignments show the same people.
-        count = int(leaked(images, pairs, self.manifest["trained_on"]).sum())
-        if not self.manifest["trained_on"]:
+        trained_on = self.run.manifest["trained_on"]
+        if not trained_on:
             return results, "trained on lists without identities: leaks cannot be checked"
+        # By name, whatever the set is called: LFW's alignments show the same people.
+        known = np.isin(images.identities, list(trained_on))
+        count = int((known[pairs.first] | known[pairs.second]).sum())
         sentence = (
             f"{count:,} of {len(pairs):,} pairs show someone whose name is in the training set"
         )
@@ -93,7 +106,7 @@ def across_folds(folders: Sequence[Path]) -> str:
 
     Raises ``UsageError`` unless they are of different folds, and otherwise of one config.
     """
-    manifests = [runs.read_json(folder / "manifest.json") for folder in folders]
+    manifests = [read_json(folder / "manifest.json") for folder in folders]
     numbers = [manifest["splits"].get("lfw_fold") for manifest in manifests]
     if len(numbers) < 2 or None in numbers or len(set(numbers)) != len(numbers):
         raise UsageError(f"folds {numbers}: expected are at least two runs of different folds")

@@ -5,7 +5,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from siamjax.data.images import ImageSet
+from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size, resize
+from siamjax.inference.pairs import in_blocks, shown_once
 
 
 def pixel_features(
@@ -17,6 +19,17 @@ def pixel_features(
     pixels -= pixels.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(pixels, axis=1, keepdims=True)
     return pixels / np.where(norms > 0, norms, 1.0)  # a picture of one colour is like nothing
+
+
+def pixel_scores(
+    images: ImageSet, pairs: PairList, *, size: Size = 32
+) -> Float[np.ndarray, " pairs"]:
+    """The dumb baseline: cosine of the images at ``size`` x ``size``, each less its mean."""
+    shown, first, second = shown_once(pairs)
+    pixels = pixel_features(images, shown, size=size)
+    return in_blocks(
+        lambda rows, others: np.einsum("pf,pf->p", pixels[rows], pixels[others]), first, second
+    )
 
 
 def hsv_stripe_features(

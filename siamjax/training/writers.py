@@ -4,19 +4,20 @@ import json
 import os
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from siamjax.errors import UsageError
 
 
 class MetricWriter:
     """Appends to ``metrics.jsonl`` and a TensorBoard event file in a run folder.
 
-    A run that goes on from step ``start`` writes later steps anew: what an interrupted run wrote
+    A run that is resumed at step ``start`` writes later steps anew: what an interrupted run wrote
     of them is taken away first, so that each step stands once.
     """
 
     def __init__(self, folder: Path, *, start: int) -> None:
+        # Here, as it takes a second where torch is installed, which it then imports.
+        from tensorboardX import SummaryWriter
+
         self._path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["step"] <= start]
         replacement = self._path.with_suffix(".tmp")

@@ -15,8 +15,9 @@ import numpy as np
 from siamjax.distances import euclidean
 from siamjax.errors import UsageError
 from siamjax.files import write_json, write_text
-from siamjax.runs.finished import Finished
-from siamjax.search.embedding import features_of
+from siamjax.inference.embedder import features_of
+from siamjax.models.protocols import Compares
+from siamjax.training.finished import Finished
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest value, between the run and what was written
@@ -105,7 +106,7 @@ def _score(run: Finished) -> Callable[..., jax.Array]:
 
     def score(weights: dict[str, Any], first: jax.Array, second: jax.Array) -> jax.Array:
         features = embed(weights, first), embed(weights, second)
-        if run.manifest["kind"] == "embedder":
+        if not isinstance(run.network, Compares):
             return euclidean(*features)
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
         return run.network.apply(variables, *features, method="compare").astype(np.float32)  # pyright: ignore
@@ -125,7 +126,7 @@ def _difference(run: Finished, folder: Path, name: str, functions: dict[str, Any
     embeddings = [features_of(run.network, run.variables, one) for one in pictures]
     if count == 1:
         expected = np.asarray(embeddings[0], np.float32)
-    elif run.manifest["kind"] == "embedder":
+    elif not isinstance(run.network, Compares):
         expected = np.asarray(euclidean(*embeddings))
     else:
         expected = np.asarray(run.network.apply(run.variables, *embeddings, method="compare"))
@@ -146,10 +147,9 @@ def _describe(
     differences: list[float],
 ) -> None:
     own = run.manifest
-    measure = own.get("measure", "distance" if own["kind"] == "embedder" else "logit")
+    measure = run.network.measure if isinstance(run.network, Compares) else "distance"
     height, width = run.size
     manifest = {
-        "kind": own["kind"],
         "measure": measure,
         **({"threshold": own["threshold"]} if "threshold" in own else {}),
         "size": [height, width],

@@ -4,7 +4,7 @@ Both functions are compiled once for a network and shape, however often a galler
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -15,17 +15,22 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
-from siamjax.search.embedding import features_of
-from siamjax.training.parallel import data_parallel_map, replicate, shard
+from siamjax.models.protocols import Compares
+from siamjax.parallel import data_parallel_map, replicate, shard
 
 
 def check_matcher(network: nn.Module) -> None:
-    """``UsageError`` unless the network's value for a pair is a logit, as far as it says."""
-    measure = getattr(getattr(network, "head", network), "measure", "logit")
-    if measure != "logit":
+    """``UsageError`` unless the network compares two images by the logit of P(same)."""
+    if not isinstance(network, Compares):
         raise UsageError(
-            f"{type(network).__name__} compares by a {measure} and not by the logit of P(same): "
-            "embed the pictures (PairScorer.embeddings) and rank by siamjax.distances"
+            f"{type(network).__name__} does not compare two images (it has no method "
+            "compare(first, second), measure and rises_with_similarity): embed the images and rank "
+            "by their distances"
+        )
+    if network.measure != "logit":
+        raise UsageError(
+            f"{type(network).__name__} compares by a {network.measure} and not by the logit of "
+            "P(same): embed the images and rank by their distances"
         )
 
 
@@ -48,16 +53,6 @@ def symmetric_logit(
         return np.logaddexp(-np.logaddexp(0.0, -a), -np.logaddexp(0.0, -b))
 
     return (log_sum(a, b) - log_sum(-a, -b)).astype(np.float32)
-
-
-def feature_type(
-    network: nn.Module, variables: Any, picture: tuple[int, int]
-) -> jax.ShapeDtypeStruct:
-    """Shape (without a batch) and dtype of the features of a picture of (height, width)."""
-    one = jax.ShapeDtypeStruct((1, *picture, 3), jnp.uint8)
-
-    found = jax.eval_shape(partial(features_of, network), variables, one)
-    return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
 
 
 class TileScorer:

@@ -1,0 +1,29 @@
+"""Images through a trained network: embeddings, scores of pairs, whole galleries, baselines.
+
+``verification``, ``reid`` and ``retrieval`` have what a finished run of each task does, ``export``
+what makes it independent of this project.
+"""
+
+from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
+from siamjax.inference.cross_input import score_candidates, score_pairs
+from siamjax.inference.embedder import Embedder
+from siamjax.inference.frozen import frozen_maps
+from siamjax.inference.hard_negatives import Miner
+from siamjax.inference.pairs import PairScorer
+from siamjax.inference.reid import ReidEvaluation
+from siamjax.inference.retrieval import embed_split, evaluate_retrieval
+
+__all__ = [
+    "Embedder",
+    "Miner",
+    "PairScorer",
+    "ReidEvaluation",
+    "embed_split",
+    "evaluate_retrieval",
+    "frozen_maps",
+    "hsv_stripe_features",
+    "pixel_features",
+    "pixel_scores",
+    "score_candidates",
+    "score_pairs",
+]

@@ -1,0 +1,33 @@
+"""What a frozen part of a network gives for each image, computed once."""
+
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Float, Int
+
+from siamjax.data.images import ImageSet
+from siamjax.data.transforms import Size
+from siamjax.inference.embedder import Embedder
+
+
+def frozen_maps(
+    part: nn.Module,
+    variables: Any,
+    images: ImageSet,
+    shown: Int[np.ndarray, " n"],
+    *,
+    size: Size,
+) -> Float[np.ndarray, "images rows columns channels"]:
+    """``part.maps`` of the images ``shown``, in memory: what a frozen part gives, once.
+
+    A row for every one of ``images``, 0 (and no memory touched) for those not shown.
+    11 MB a hundred images for InceptionV3's ``mixed6`` at 128x128, 89 MB at 299x299.
+    """
+    embedder = Embedder(network=part, variables=variables, size=size, method="maps")
+    rows = np.zeros((len(images), *embedder.feature.shape), np.float32)
+    done = 0
+    for batch in embedder.batches(images, shown):
+        rows[shown[done : done + len(batch)]] = batch
+        done += len(batch)
+    return rows

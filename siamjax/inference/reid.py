@@ -1,0 +1,147 @@
+"""Re-identification: how good a ranking is, and a folder of images ranked by a finished run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from siamjax.data.images import ImageSet, of_files, pictures_in
+from siamjax.data.reid.rankings import Ranking, ReidSplits
+from siamjax.errors import UsageError
+from siamjax.inference.cross_input import score_pairs
+from siamjax.metrics import retrieval
+from siamjax.training.finished import Finished
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReidEvaluation:
+    """A ranking with everything that judging scores of it needs.
+
+    Attributes:
+        ranking: queries and gallery.
+        match: (queries, gallery) True = same identity.
+        valid: (queries, gallery) False = junk, or None.
+        images: of all indices.
+    """
+
+    ranking: Ranking
+    match: np.ndarray
+    valid: np.ndarray | None
+    images: ImageSet
+
+    @classmethod
+    def of(
+        cls, splits: ReidSplits, ranking: Ranking, *, most_queries: int | None = None
+    ) -> "ReidEvaluation":
+        """With the masks of the ranking's rule; of ``most_queries``, evenly spaced.
+
+        A cross-input network has to look at every pair, so that a validation of all queries can
+        take longer than the training between two.
+        """
+        if most_queries is not None:
+            ranking = ranking.part(most_queries)
+        query, gallery = ranking.query, ranking.gallery
+        shown, cameras = splits.images.identities, splits.cameras
+        valid = None
+        if ranking.rule == "market":
+            valid = retrieval.market_valid(
+                shown[query], shown[gallery], cameras[query], cameras[gallery]
+            )
+        return cls(
+            ranking=ranking,
+            match=retrieval.same_identity(shown[query], shown[gallery]),
+            valid=valid,
+            images=splits.images,
+        )
+
+    def summary(self, score: np.ndarray) -> dict[str, float | None]:
+        """mAP, rank-k and mINP of (queries, gallery) scores that rise with similarity."""
+        return retrieval.summary(score, self.match, valid=self.valid)
+
+    def judge(
+        self, score: np.ndarray, *, trials: int = 10, seed: int = 0
+    ) -> tuple[dict[str, float | None], np.ndarray]:
+        """Measures of the ranking's rule by name, and the CMC curve.
+
+        Single-shot: the mean over ``trials`` random galleries drawn from ``seed``.
+        """
+        if self.ranking.rule == "market":
+            curve = retrieval.cmc(score, self.match, valid=self.valid, ranks=20).curve
+            return self.summary(score), curve
+        shown = self.images.identities
+        found = retrieval.single_shot(
+            score,
+            shown[self.ranking.query],
+            shown[self.ranking.gallery],
+            distractor=self.ranking.distractor,
+            trials=trials,
+            seed=seed,
+        )
+        measures: dict[str, float | None] = {
+            f"rank{k}": float(found.mean[k - 1]) if k <= found.gallery else None
+            for k in retrieval.RANKS
+        }
+        measures |= {
+            "rank1_deviation": float(found.standard_deviation[0]) if trials > 1 else None,
+            "queries": len(self.ranking.query),
+            "gallery": found.gallery,
+            "trials": trials,
+        }
+        return measures, found.mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedGallery:
+    """Images of a gallery, best first for each query.
+
+    Attributes:
+        images: of queries and gallery.
+        query: (queries,) indices into them.
+        found: (queries, top) indices into them.
+        probability: (queries, top) P(same) of those.
+    """
+
+    images: ImageSet
+    query: np.ndarray
+    found: np.ndarray
+    probability: np.ndarray
+
+
+def rank_gallery(
+    run: Finished,
+    queries: Sequence[Path] | ImageSet,
+    gallery: Path | ImageSet,
+    *,
+    top: int = 10,
+    symmetric: bool = False,
+) -> RankedGallery:
+    """The ``top`` images of a gallery that a cross-input network holds likeliest to be the query.
+
+    ``queries`` are files or a set of images, ``gallery`` a folder or a set of images
+    (``of_arrays`` makes one of arrays). Equal scores stand in the gallery's order. Raises
+    ``UsageError`` for no query, ``top`` below 1, a network that does not compare, a folder without
+    images, and a broken image (naming it).
+    """
+    if top < 1 or not len(queries):
+        raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
+    asked = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")
+    name = gallery.name if isinstance(gallery, ImageSet) else str(gallery)
+    if not isinstance(gallery, ImageSet):
+        gallery = of_files(pictures_in(gallery), name=name)
+    images = asked.joined(gallery, name=name)
+    query = np.arange(len(asked))
+    logits = score_pairs(
+        run.network,
+        run.variables,
+        images,
+        query,
+        len(asked) + np.arange(len(gallery)),
+        size=run.size,
+        symmetric=symmetric,
+    )
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    probability = 1.0 / (1.0 + np.exp(-np.take_along_axis(logits, best, 1).astype(np.float64)))
+    return RankedGallery(
+        images=images, query=query, found=len(asked) + best, probability=probability
+    )

@@ -1,0 +1,41 @@
+"""How well embeddings find things: recall@k and MAP@R of a split of a catalogue."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from siamjax.data.catalogue.retrieval import Retrieval
+from siamjax.data.images import ImageSet
+from siamjax.metrics.catalogue import Found, search_quality
+
+Features = Callable[[ImageSet, Int[np.ndarray, " n"]], Float[np.ndarray, "n features"]]
+"""Images by index -> a row each, compared by Euclidean distance: ``Embedder.embeddings``."""
+
+
+def embed_split(
+    features: Features, images: ImageSet, asked: Retrieval
+) -> tuple[Float[np.ndarray, "queries features"], Float[np.ndarray, "gallery features"]]:
+    """Features of the queries and of the gallery; an image that is in both is embedded once."""
+    both = np.concatenate([asked.query, asked.gallery])
+    shown, place = np.unique(both, return_inverse=True)
+    rows = features(images, shown)
+    return rows[place[: len(asked.query)]], rows[place[len(asked.query) :]]
+
+
+def evaluate_retrieval(features: Features, images: ImageSet, asked: Retrieval) -> Found:
+    """Recall@k and MAP@R of every query, by the distances of ``features``."""
+    return judge(*embed_split(features, images, asked), images, asked)
+
+
+def judge(
+    query: Float[np.ndarray, "queries features"],
+    gallery: Float[np.ndarray, "gallery features"],
+    images: ImageSet,
+    asked: Retrieval,
+) -> Found:
+    """:func:`evaluate_retrieval` of what is embedded already."""
+    shown = images.identities
+    return search_quality(
+        query, gallery, shown[asked.query], shown[asked.gallery], own=asked.own_places
+    )

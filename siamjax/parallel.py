@@ -1,0 +1,138 @@
+"""Data parallelism: the only place that knows of pmap."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from siamjax.errors import UsageError
+
+AXIS = "devices"
+"""Name of the axis of devices that :func:`data_parallel` binds."""
+
+
+def bound_axis() -> str | None:
+    """``AXIS`` inside :func:`data_parallel`, and None outside it, as under a plain ``jax.jit``.
+
+    What spans devices (statistics of a batch, negatives of a batch) asks this and needs no
+    argument: the same network or loss works on one device and on many.
+    """
+    try:
+        jax.lax.axis_size(AXIS)
+    except NameError:  # what JAX raises for an axis that is not bound
+        return None
+    return AXIS
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """The sum of every leaf over all devices; as it is where there is one device, or no axis."""
+    axis = bound_axis()
+    # XLA copies what it sums over a single device: for gradients that is a tenth of the step of
+    # the whole LFW network on a CPU.
+    if axis is None or jax.lax.axis_size(axis) == 1:
+        return tree
+    return jax.lax.psum(tree, axis)
+
+
+def gather_over_devices(tree: Any) -> Any:
+    """The leading axes of all devices one after the other; as it is outside of pmap.
+
+    Gradients flow back to the device that a row came from.
+    """
+    axis = bound_axis()
+    return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
+
+
+def same_on_devices(tree: Any) -> Any:
+    """A state of the network that is equal on all devices: the mean of the devices' own.
+
+    Of whole numbers and booleans (counters, flags) the greatest. Raises ``UsageError`` for
+    leaves of another kind, such as a key: which device's is meant cannot be known.
+    """
+    axis = bound_axis()
+    if axis is None or jax.lax.axis_size(axis) == 1:
+        return tree
+
+    def same(path: Any, leaf: Any) -> Any:
+        dtype = leaf.dtype
+        if jnp.issubdtype(dtype, jnp.inexact):
+            return jax.lax.pmean(leaf, axis)
+        if jnp.issubdtype(dtype, jnp.integer):
+            return jax.lax.pmax(leaf, axis)
+        if dtype == jnp.bool_:
+            return jax.lax.pmax(leaf.astype(jnp.int32), axis) > 0
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise UsageError(
+            f"{where} of the network's state is of type {dtype} and may differ between devices; "
+            "keep it out of the network's variables, or train on one device"
+        )
+
+    return jax.tree_util.tree_map_with_path(same, tree)
+
+
+def data_parallel(
+    function: Callable[..., Any],
+    *,
+    devices: Sequence[Any] | None = None,
+    donate_state: bool = True,
+) -> Callable[..., Any]:
+    """Pmapped ``(state, batch) -> result``: the state whole on every device, the batch split.
+
+    The state stays an ordinary tree (no stacked copies); place it with :func:`replicate`, and the
+    batch with :func:`shard`. The result must be the same on every device, that is reduced over
+    ``AXIS``, as that of :func:`siamjax.training.make_train_step` is: what is not reduced silently
+    becomes device 0's. The result takes the state's memory, so the caller's state is gone after
+    the call; ``donate_state=False`` keeps it, at the cost of a second copy.
+    """
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=devices,
+        donate_argnums=(0,) if donate_state else (),
+    )
+
+
+def data_parallel_map(
+    function: Callable[..., Any], *, devices: Sequence[Any] | None = None
+) -> Callable[..., Any]:
+    """Pmapped ``(variables, batch) -> values``, one row a device: for embedding and scoring."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+
+
+def replicate(tree: Any, *, devices: Sequence[Any] | None = None) -> Any:
+    """Copy a state to every device; done before the first step, or that step compiles twice."""
+    return jax.device_put(tree, replicated_sharding(devices=devices))
+
+
+def replicated_sharding(*, devices: Sequence[Any] | None = None) -> NamedSharding:
+    """Sharding of a value that every (local) device holds whole."""
+    mesh = Mesh(np.asarray(devices or jax.local_devices()), (AXIS,))
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard(batch: dict[str, Any], *, devices: Sequence[Any] | None = None) -> dict[str, Any]:
+    """Split the leading axis over the devices: (batch, ...) -> (devices, batch / devices, ...).
+
+    Raises ``UsageError`` if the batch cannot be split evenly.
+    """
+    count = len(devices or jax.local_devices())
+    for value in batch.values():
+        check_split(len(value), "examples", count)
+    return {
+        name: value.reshape(count, len(value) // count, *value.shape[1:])
+        for name, value in batch.items()
+    }
+
+
+def check_split(batch_size: int, unit: str, count: int) -> None:
+    """Raise ``UsageError`` unless a batch of ``batch_size`` can be split over ``count`` devices."""
+    if batch_size % count:
+        raise UsageError(
+            f"batch of {batch_size} {unit} cannot be split over {count} devices; use a multiple "
+            f"of {count}"
+        )

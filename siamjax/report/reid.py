@@ -1,0 +1,146 @@
+"""The report of a re-identification run: who of the gallery is it, over cameras?"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import numpy as np
+
+from siamjax.data.images import ImageSet
+from siamjax.data.reid.rankings import ReidSplits
+from siamjax.data.transforms import Size, resize
+from siamjax.inference.cross_input import score_pairs
+from siamjax.inference.reid import ReidEvaluation
+from siamjax.report.page import Table, write_report
+from siamjax.training.run import Results, Run
+from siamjax.training.writers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Features = Callable[[ImageSet, np.ndarray], np.ndarray]
+"""Images by index -> (n, features) whose products are similarities."""
+
+_RANKING_COLUMNS = {
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "map": "mAP",
+    "map_trapezoid": "mAP (trapezoid)",
+    "minp": "mINP",
+    "rank1_deviation": "rank-1, deviation over trials",
+}
+
+
+def ranking_table(results: Results) -> Table:
+    """Columns and rows, as text, of rankings by name; what the protocol lacks is left out."""
+    columns = {
+        key: name
+        for key, name in _RANKING_COLUMNS.items()
+        if any(key in values for values in results.values())
+    }
+    rows = []
+    for name, values in results.items():
+        shown = [values.get(key) for key in columns]
+        rows.append((name, ["gallery too small" if v is None else f"{v:.4f}" for v in shown]))
+    return list(columns.values()), rows
+
+
+def reid_report(
+    run: Run,
+    network: nn.Module,
+    variables: Any,
+    splits: ReidSplits,
+    *,
+    size: Size,
+    baselines: Mapping[str, Features],
+    symmetric: bool = False,
+    trials: int = 10,
+) -> Results:
+    """Rank the test gallery by the chosen checkpoint, once, and end the run.
+
+    ``network`` is a cross-input network; its scores are kept in the run's folder, and a report
+    that was stopped resumes there. ``symmetric`` scores by the mean of both orders of a pair,
+    ``trials`` are random galleries of a single-shot protocol. Returns measures by name.
+    """
+    from siamjax.report import figures, ranking_figures
+
+    images, test = splits.images, ReidEvaluation.of(splits, splits.test)
+    query, gallery = splits.test.query, splits.test.gallery
+    scores = {
+        "network": score_pairs(
+            network,
+            variables,
+            images,
+            query,
+            gallery,
+            size=size,
+            output=run.folder / f"test_scores_{run.best_step}.npy",
+            symmetric=symmetric,
+        )
+    }
+    for name, features in baselines.items():
+        scores[name] = features(images, query) @ features(images, gallery).T
+    results: Results = {}
+    curves = {}
+    for name, score in scores.items():
+        results[name], curves[name] = test.judge(score, trials=trials, seed=run.config.seed)
+    rule = {
+        "market": "same person by the same camera dropped, the rest of the gallery ranked",
+        "single_shot": f"one gallery image a person, {trials} trials",
+    }[splits.test.rule]
+    where = f"{splits.test.name} of {images.name}"
+    return write_report(
+        run,
+        results,
+        size=size,
+        table=ranking_table(results),
+        remark=(
+            f"{splits.test.name}: {len(query):,} queries, {len(gallery):,} gallery images; {rule}. "
+            f"The checkpoint of step {run.best_step} was chosen on {splits.validation.name}."
+        ),
+        figures=[
+            (
+                "Training",
+                figures.training_curves(
+                    read_metrics(run.folder), data=images.name, panels=figures.REID_PANELS
+                ),
+            ),
+            ("CMC", ranking_figures.cmc_curves(curves, data=where)),
+            (
+                "Ranked lists",
+                ranking_figures.ranked_lists(
+                    images,
+                    query,
+                    gallery,
+                    scores["network"],
+                    test.match,
+                    data=where,
+                    valid=test.valid,
+                ),
+            ),
+            ("What matched what", _matches(network, variables, test, scores["network"], size)),
+        ],
+        facts={"trials": trials},
+    )
+
+
+def _matches(
+    network: nn.Module, variables: Any, test: ReidEvaluation, scores: np.ndarray, size: Size
+) -> "Figure":
+    """The right pair that the network is surest of, by what it matched."""
+    from siamjax.report.match_figure import match_figure
+
+    right = test.match if test.valid is None else test.match & test.valid
+    query, gallery = np.unravel_index(np.argmax(np.where(right, scores, -np.inf)), scores.shape)
+    pair = [int(test.ranking.query[query]), int(test.ranking.gallery[gallery])]
+    shown = np.stack([resize(test.images.image(index), size) for index in pair])
+    features = np.asarray(network.apply(variables, shown, method="embed"), np.float32)
+    return match_figure(
+        *shown,
+        *features,
+        data=f"{test.ranking.name} of {test.images.name}",
+        names=(test.images.keys[pair[0]], test.images.keys[pair[1]]),
+        column_search=getattr(network, "column_search", None),
+    )

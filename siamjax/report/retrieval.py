@@ -1,0 +1,136 @@
+"""The report of a retrieval run: which of a catalogue is it?"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siamjax.inference.embedder import Embedder
+from siamjax.inference.retrieval import Features, embed_split, evaluate_retrieval, judge
+from siamjax.metrics import retrieval
+from siamjax.report.page import Table, write_report
+from siamjax.training.run import Results, Run
+from siamjax.training.writers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from siamjax.data.catalogue.splits import CatalogueSplits
+
+_PICTURED, _MAPPED = 200, 2000  # queries of the report's ranked lists, images of its map
+
+_SEARCH_COLUMNS = {
+    "queries": "queries",
+    **{f"recall_at_{k}": f"recall@{k}" for k in (1, 3, 5, 10, 20)},
+    "map_at_r": "MAP@R",
+}
+
+
+def search_table(
+    results: Results,
+    by_category: Mapping[str, Results],
+) -> Table:
+    """Columns and rows, as text, of searches by name: all queries, then category by category."""
+    rows = [(name, _search_cells(values)) for name, values in results.items()]
+    categories = sorted({category for found in by_category.values() for category in found})
+    for category in categories:
+        rows += [
+            (f"{category}: {name}", _search_cells(found[category]))
+            for name, found in by_category.items()
+        ]
+    return list(_SEARCH_COLUMNS.values()), rows
+
+
+def _search_cells(values: dict[str, float | None]) -> list[str]:
+    shown = [values[key] for key in _SEARCH_COLUMNS]
+    return [
+        "gallery too small" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}"
+        for v in shown
+    ]
+
+
+def retrieval_report(
+    run: Run,
+    embedder: Embedder,
+    splits: "CatalogueSplits",
+    *,
+    baselines: Mapping[str, Features],
+) -> Results:
+    """Search the test catalogue by the chosen checkpoint, once, and end the run.
+
+    ``embedder`` has its variables; ``baselines`` are features that are compared by the Euclidean
+    distance too. Where the catalogue has a column ``category``, the table has each of them.
+    Returns measures by name.
+    """
+    images, test = splits.images, splits.test
+    query, gallery = embed_split(embedder.embeddings, images, test)
+    found = {"network": judge(query, gallery, images, test)}
+    for name, features in baselines.items():
+        found[name] = evaluate_retrieval(features, images, test)
+    results: Results = {name: one.summary() for name, one in found.items()}
+    category = splits.catalogue.attributes.get("category")
+    by_category: dict[str, Results] = {}
+    if category is not None:
+        by_category = {name: dict(one.by(category[test.query])) for name, one in found.items()}
+    own = results["network"]
+    return write_report(
+        run,
+        results,
+        size=embedder.size,
+        table=search_table(results, by_category),
+        remark=(
+            f"{test.name}: {own['queries']:,} queries, {own['gallery']:,} images in the "
+            f"catalogue{', the query itself left out' if test.leave_one_out else ''}. The "
+            f"checkpoint of step {run.best_step} was chosen on {splits.validation.name}."
+        ),
+        figures=_figures(run, splits, query, gallery),
+        facts={"by_category": by_category},
+    )
+
+
+def _figures(
+    run: Run, splits: "CatalogueSplits", query: np.ndarray, gallery: np.ndarray
+) -> list[tuple[str, "Figure"]]:
+    """Of a few embedded queries and the whole embedded gallery of the test."""
+    from siamjax.report import figures, ranking_figures
+    from siamjax.report.embedding_map import embedding_map
+
+    images, test = splits.images, splits.test
+    where = f"{test.name} of {images.name}"
+    some = np.linspace(0, len(test.query) - 1, min(_PICTURED, len(test.query))).round().astype(int)
+    mapped = np.linspace(0, len(gallery) - 1, min(_MAPPED, len(gallery))).round().astype(int)
+    asked, shown = test.query[some], images.identities
+    # Differences and not products: equal images shall have distance 0 here.
+    score = -np.stack([np.linalg.norm(gallery - row, axis=1) for row in query[some]])
+    valid = None if test.own_places is None else test.gallery != asked[:, None]
+    category = splits.catalogue.attributes.get("category")
+    return [
+        (
+            "Training",
+            figures.training_curves(
+                read_metrics(run.folder), data=images.name, panels=figures.RETRIEVAL_PANELS
+            ),
+        ),
+        (
+            "Found",
+            ranking_figures.ranked_lists(
+                images,
+                asked,
+                test.gallery,
+                score,
+                retrieval.same_identity(shown[asked], shown[test.gallery]),
+                data=f"{where}, minus distance",
+                valid=valid,
+            ),
+        ),
+        (
+            "Map of the catalogue",
+            embedding_map(
+                images.take(test.gallery[mapped]),
+                gallery[mapped],
+                data=where,
+                labels=None if category is None else category[test.gallery[mapped]],
+                named="category",
+            ),
+        ),
+    ]

@@ -1,0 +1,334 @@
+"""A run: one network trained in one folder.
+
+Contract: the folder gets ``config.json`` (what was asked for), ``metrics.jsonl``, TensorBoard
+events, ``sessions.jsonl`` and ``checkpoints/`` while it trains, then ``manifest.json`` (all that is
+needed to use it) and ``report.html``.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+
+from siamjax.data.images import ImageSet
+from siamjax.data.transforms import Size, sides
+from siamjax.errors import UsageError
+from siamjax.files import write_json
+from siamjax.parallel import check_split
+from siamjax.pretrained.weights import Weights
+from siamjax.training.checkpoints import Checkpoints
+from siamjax.training.description import build_module, defining_module, describe_module
+
+FORMAT = 2
+"""Of ``config.json`` and ``manifest.json``; 1 are those without a number."""
+
+PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+# What does not change a result, and so may differ when a run is resumed: where it lies, how
+# images are read, and where the raw data lies.
+_OPERATIONAL = ("run", "workers", "home")
+
+Results = dict[str, dict[str, float | None]]
+"""Measures by name, by what was measured: the network and the baselines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every experiment lets vary; an experiment's own ``Config`` adds to it."""
+
+    run: Path = Path("runs/{experiment}-{data}")
+    """Run folder. An existing run is resumed."""
+    seed: int = 0
+    """Seed of splits, examples, augmentation and initial parameters."""
+    batch_size: int = 32
+    """Examples a step, over all devices."""
+    steps: int = 1000
+    """Steps to train."""
+    evaluate_every: int = 100
+    """Steps between two validations; each saves a checkpoint."""
+    log_every: int = 20
+    """Steps between two rows of metrics."""
+    workers: int = 0
+    """Processes that read images; 0 = threads."""
+
+
+class Splits(Protocol):
+    """What every data set's splits say of themselves."""
+
+    @property
+    def images(self) -> ImageSet:
+        """All images."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """One line for every number: how the splits were made."""
+        ...
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked for; asking again gives the same splits."""
+        ...
+
+    @property
+    def trained_on(self) -> Sequence[str]:
+        """Identities that training may show."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Equal for equal splits: what a resumed run must agree with."""
+        ...
+
+
+class Run:
+    """One training run: its folder, its network's description, its checkpoints.
+
+    Attributes:
+        config: the experiment's options.
+        folder: where everything goes; made when training begins, and not before.
+        experiment: name of the experiment's file.
+        network: what is trained.
+        splits: what it is trained, validated and tested on.
+        best: name of the metric that chooses the checkpoint; the higher the better.
+        step: the step that training has reached.
+        begun: whether this process has begun to train it, or taken it up.
+        best_step: step of the best checkpoint, once :meth:`best_variables` has chosen it.
+        parameters: number of its parameters, known from then on.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        network: nn.Module,
+        splits: Splits,
+        *,
+        best: str,
+        weights: Weights | None = None,
+    ) -> None:
+        """Use :meth:`open`."""
+        self.config, self.network, self.splits, self.best = config, network, splits, best
+        self.experiment = defining_module(type(config)).rpartition(".")[2].strip("_")
+        name = str(config.run).replace("{experiment}", self.experiment)
+        data = re.sub(r"[^\w.]+", "-", splits.images.name)
+        self.folder = Path(name.replace("{data}", data))
+        self.description = describe_module(network)
+        self.step, self.begun = 0, False
+        self.best_step: int | None = None
+        self.parameters: int | None = None
+        options = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OPERATIONAL}
+        self.agreed = _as_json(
+            {
+                "format": FORMAT,
+                "experiment": self.experiment,
+                **options,
+                **({} if weights is None else {"weights_sha256": weights.digest}),
+                "network": self.description,
+                "data_fingerprint": splits.fingerprint(),
+            }
+        )
+        self._checkpoints: Checkpoints | None = None
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        network: nn.Module,
+        splits: Splits,
+        *,
+        best: str,
+        weights: Weights | None = None,
+    ) -> "Run":
+        """A new run, or the one in ``config.run``, which training then resumes.
+
+        ``best`` names the metric, among what ``evaluate`` returns, that chooses the checkpoint;
+        the higher the better. ``weights`` are what the network starts from, where these are
+        published ones: a resumed run must agree with them.
+
+        All that can be known to fail is refused here, before step 0 and before a folder is made:
+        options that cannot work, a network that cannot be written down and built again, a folder
+        that holds another run or something else (``UsageError``).
+        """
+        _check(config)
+        run = cls(config, network, splits, best=best, weights=weights)
+        again = describe_module(build_module(run.description))
+        if again != run.description:
+            raise UsageError(
+                f"{type(network).__name__} is another network when it is built again from its "
+                f"fields: {again} and not {run.description}; keep all that makes it in its fields"
+            )
+        run._check_folder()
+        return run
+
+    def _check_folder(self) -> bool:
+        """Whether the folder holds this run; ``UsageError`` if it holds anything else."""
+        path = self.folder / "config.json"
+        if path.exists():
+            before = read_json(path)
+            if before.get("format") != FORMAT:
+                raise UsageError(
+                    f"{self.folder} is a run of another version of siamjax, which cannot be "
+                    "resumed; if it is finished, python -m siamjax can still use it; give --run "
+                    "another folder to train anew"
+                )
+            if differing := _differences(before, self.agreed):
+                raise UsageError(
+                    f"{self.folder} is a run of another config ({'; '.join(differing)}); give "
+                    "--run another folder, or the same options to resume it"
+                )
+            return True
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise UsageError(
+                f"{self.folder} is not empty and no run (it has no config.json); give --run another"
+            )
+        return False
+
+    def begin(self) -> bool:
+        """Make the folder, or take up the one that is there; returns whether it was there."""
+        self.begun = True
+        if self._check_folder():
+            return True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", self.agreed)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder}: cannot be made or written ({error.strerror}); give --run another"
+            ) from None
+        return False
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Its checkpoints, opened when they are first asked for."""
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(self.folder / "checkpoints", best=self.best)
+            for message in self._checkpoints.messages:
+                print(f"warning: {message}")
+        return self._checkpoints
+
+    def close(self) -> None:
+        """Release the checkpoints' threads; they are opened again where they are asked for."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+            self._checkpoints = None
+
+    def best_variables(self) -> dict[str, Any]:
+        """Parameters and state of the best checkpoint that can be read; sets ``best_step``."""
+        self.best_step, variables, messages = self.checkpoints.load_best()
+        self.close()
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        for message in messages:
+            print(f"warning: {message}")
+        return variables
+
+    def note_session(self, *, start: int, seconds: float) -> None:
+        """Append what one call of ``fit`` did: a run that was stopped has several sessions."""
+        end = max(self.checkpoints.steps(), default=start)
+        row = {"start": start, "end": end, "seconds": round(seconds, 1), **environment()}
+        with (self.folder / "sessions.jsonl").open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+    def write_manifest(
+        self, *, size: Size, results: Results, facts: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Write ``manifest.json``: all that is needed to use the best checkpoint. Returns it.
+
+        ``size`` is that of the network's images. ``facts`` are what only this kind of experiment
+        has, such as a threshold. Comes after :meth:`best_variables`.
+        """
+        if self.best_step is None:
+            raise RuntimeError("best_variables() chooses the checkpoint; call it first")
+        path = self.folder / "sessions.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        images = self.splits.images
+        manifest = {
+            "format": FORMAT,
+            "experiment": self.experiment,
+            "network": self.description,
+            "parameters": self.parameters,
+            "size": list(sides(size)),
+            "step": self.best_step,
+            "best": self.best,
+            **(facts or {}),
+            "data": images.name,
+            "data_credit": images.credit,
+            "data_sha256": images.checksum(),
+            "protocol": self.splits.protocol,
+            "trained_on": list(self.splits.trained_on),
+            "results": results,
+            "config": {k: v for k, v in self.agreed.items() if k != "network"},
+            "splits": self.splits.request,
+            "sessions": [json.loads(line) for line in lines],
+            "judged": environment(),
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+def _check(config: RunConfig) -> None:
+    """``UsageError`` for numbers with which no run can work."""
+    least = {"batch_size": 1, "steps": 1, "evaluate_every": 1, "log_every": 1}
+    for name, bound in {**least, "seed": 0, "workers": 0}.items():
+        if (value := getattr(config, name)) < bound:
+            raise UsageError(f"{name} {value} must be at least {bound}")
+    if (rate := getattr(config, "learning_rate", 1.0)) <= 0:
+        raise UsageError(f"learning_rate {rate} must be positive")
+    if jax.process_count() > 1:
+        raise UsageError("several hosts would write one run folder; train on the devices of one")
+    check_split(config.batch_size, "examples", jax.local_device_count())
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two configs, each in a few words."""
+    differing = []
+    for name in sorted({*before, *now}):
+        there, here = before.get(name), now.get(name)
+        if there == here:
+            continue
+        if name == "network" and there and here:
+            differing += [f"the network's {one}" for one in _differences(there, here)]
+        elif name == "fields" and there and here:
+            differing += _differences(there, here)
+        else:
+            differing.append(f"{name} is {there!r} there and {here!r} here")
+    return differing
+
+
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as it comes back from a file: paths are strings, tuples are lists."""
+    return json.loads(json.dumps(config, default=str))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a run's file; ``UsageError`` names it if that fails."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{path.parent} is no finished run: {path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected is a JSON object")
+    return content
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and command of this process, for the manifest."""
+    device = jax.devices()[0]
+    return {
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
