@@ -88,18 +88,18 @@ def build(config: Config, preprocessing: Preprocessing = "signed"):
 def main(config: Config):
     """Train, choose the checkpoint, test once."""
     # Data: people to learn from, people to choose by, people to report on.
-    faces = load_faces(config, seed=config.seed)
+    faces = load_faces(config)
 
     # The network starts as published, but for its dense layer and head.
     left_out = (*HEADS, "dense_", *layers_between(config.end, "mixed10"))
     weights = open_weights(config.weights, architecture="inception_v3").without(*left_out)
     network, loss_fn, optimizer = build(config, weights.preprocessing)
-    variables, key = initialize(network, size=config.size, seed=config.seed)
+    variables, key = initialize(network, config.size, config.seed)
     start = put(network, variables, weights, under=TRUNK)
 
     # The published features as they are: what to beat, and the maps of what is never trained.
     published, features = jax.device_get(start), network.backbone.clone(embedding=None)
-    plain = PairScorer(Siamese(backbone=features, head=EuclideanHead()), size=config.size)
+    plain = PairScorer(Siamese(backbone=features, head=EuclideanHead()), config.size)
     part = plain.network.clone(backbone=features.clone(end=config.frozen))
     shown = (faces.images, faces.training_images)
     rows = partial(frozen_maps, part, published, *shown, size=config.size)
@@ -109,7 +109,7 @@ def main(config: Config):
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
     # Validation: the AUC on people that training has not seen chooses the checkpoint.
-    scorer = PairScorer(network, size=config.size)
+    scorer = PairScorer(network, config.size)
 
     def evaluate(variables):
         scores = scorer.scores(variables, faces.images, faces.validation)

@@ -74,7 +74,7 @@ def build(config: Config):
 def main(config: Config):
     """Train, choose the checkpoint, test once."""
     # Data: people to learn from, people to choose by, people to report on.
-    faces = load_faces(config, seed=config.seed)
+    faces = load_faces(config)
     augmentation = Augmentation(mirror=True, rotation=5.0, translation=0.05, scale=0.1)
     batches = pair_batches(
         faces.images, faces.training, config, size=config.size, augmentation=augmentation
@@ -85,7 +85,7 @@ def main(config: Config):
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
     # Validation: the AUC on people that training has not seen chooses the checkpoint.
-    scorer = PairScorer(network, size=config.size)
+    scorer = PairScorer(network, config.size)
 
     def evaluate(variables):
         scores = scorer.scores(variables, faces.images, faces.validation)
@@ -97,7 +97,7 @@ def main(config: Config):
 
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
     run = Run.open(config, network, faces, best="validation_auc")
-    variables, key = initialize(network, size=config.size, seed=config.seed)
+    variables, key = initialize(network, config.size, config.seed)
     fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
 
     # Test once, at the threshold of the validation people, beside what needs no learning.

@@ -79,7 +79,7 @@ def build(config: Config):
 def main(config: Config):
     """Train, choose the checkpoint, rank the test gallery once."""
     # Data: an epoch has every pair of one person on two cameras, and two random negatives to each.
-    people = load_reid(config, seed=config.seed)
+    people = load_reid(config)
     pairs = PositivesOfAnEpoch(
         people.images, people.training, seed=config.seed, negatives=2, cameras=people.cameras
     )
@@ -104,7 +104,7 @@ def main(config: Config):
 
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
     run = Run.open(config, network, people, best="validation_map")
-    variables, key = initialize(network, size=SIZE, seed=config.seed)
+    variables, key = initialize(network, SIZE, config.seed)
     fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
 
     # Rank once, by the rule of the data set, beside what needs no learning.

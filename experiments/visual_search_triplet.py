@@ -94,11 +94,10 @@ def build(config: Config, weights: Weights | None = None):
 def main(config: Config):
     """Train, choose the checkpoint, search the test catalogue once."""
     # Data: items to learn from, items to choose by, items to report on.
-    things = load_catalogue(config, seed=config.seed)
-    triplets = things.triplets(seed=config.seed, category=config.category)
-    augmentation = Augmentation(mirror=False, rotation=5.0, symmetries=config.symmetries)
-    shown = {"size": config.size, "augmentation": augmentation if config.augment else None}
-    batches = triplet_batches(things.images, triplets, config, **shown)
+    things = load_catalogue(config)
+    drawn = things.triplets(seed=config.seed, category=config.category)
+    change = Augmentation(mirror=False, symmetries=config.symmetries) if config.augment else None
+    batches = triplet_batches(things.images, drawn, config, size=config.size, augmentation=change)
 
     # The train step: a pure function, pmapped over all devices.
     weights = config.weights and open_weights(config.weights, architecture="vgg16")
@@ -116,7 +115,7 @@ def main(config: Config):
 
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
     run = Run.open(config, network, things, best="validation_recall_at_1", weights=weights)
-    variables, key = initialize(network, size=config.size, seed=config.seed)
+    variables, key = initialize(network, config.size, config.seed)
     baselines = {"raw pixels 16x16": partial(pixel_features, size=16)}
     if weights is not None:
         variables = put(network, variables, weights.without(*HEADS, "block5"), under="deep")

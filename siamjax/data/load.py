@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class FaceOptions:
     """Which faces, and how many people are held out."""
 
+    seed: int = 0
+    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
     data: str = "orl_faces"
     """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with one sub-folder
     a person, or a list file of lines 'path1 path2 label'."""
@@ -38,6 +40,8 @@ class FaceOptions:
 class ReidOptions:
     """Which people on which cameras, and who is held out."""
 
+    seed: int = 0
+    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
     data: str = "pedestrians"
     """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or a folder in
     Market-1501's naming."""
@@ -59,6 +63,8 @@ class ReidOptions:
 class CatalogueOptions:
     """Which catalogue, and which items are held out."""
 
+    seed: int = 0
+    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
     data: str = "emoji"
     """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one."""
     triplets: Path | None = None
@@ -71,7 +77,7 @@ class CatalogueOptions:
     """Column of the table that says what kind of thing an item is; None: there is none."""
 
 
-def load_faces(options: FaceOptions, *, seed: int) -> "FaceSplits":
+def load_faces(options: FaceOptions) -> "FaceSplits":
     """Training, validation and test pairs: :func:`siamjax.data.faces.load_splits`.
 
     Where LFW lies on this machine and the embedded faces are asked for, a line says how to train
@@ -81,23 +87,23 @@ def load_faces(options: FaceOptions, *, seed: int) -> "FaceSplits":
 
     if options.data == "orl_faces" and (found := lfw.find_any()) is not None:
         print(f"LFW ({found.alignment}) is in {found.home}; --data lfw trains on it")
-    return faces.load_splits(**_asked(FaceOptions, options), seed=seed)
+    return faces.load_splits(**_asked(FaceOptions, options))
 
 
-def load_reid(options: ReidOptions, *, seed: int) -> "ReidSplits":
+def load_reid(options: ReidOptions) -> "ReidSplits":
     """Training images and the rankings that validate and test: see ``siamjax.data.reid.splits``."""
     from siamjax.data.reid import splits
 
-    return splits.load_splits(**_asked(ReidOptions, options), seed=seed)
+    return splits.load_splits(**_asked(ReidOptions, options))
 
 
-def load_catalogue(options: CatalogueOptions, *, seed: int) -> "CatalogueSplits":
+def load_catalogue(options: CatalogueOptions) -> "CatalogueSplits":
     """Training items and the searches that validate and test: see ``siamjax.data.catalogue``."""
     from siamjax.data.catalogue import splits
 
     asked = _asked(CatalogueOptions, options)
     del asked["category"]  # it divides negatives, not items
-    return splits.load_splits(**asked, seed=seed)
+    return splits.load_splits(**asked)
 
 
 def _asked(kind: type, options: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def _embed_function(network: nn.Module, method: str) -> Callable[..., Array]:
 
 def check_finite(rows: np.ndarray, images: ImageSet, indices: Int[np.ndarray, " n"]) -> None:
     """Raise ``UsageError`` with an image's name if its features, a row each, are not finite."""
-    bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
     if len(bad):
         raise UsageError(
             f"the features of {images.keys[int(indices[bad[0]])]} of {images.name} are not finite: "

@@ -33,9 +33,7 @@ class TrainState:
         return {"params": self.params, **self.model_state}
 
 
-def initialize(
-    network: nn.Module, *, size: Size, seed: int
-) -> tuple[dict[str, Any], Key[Array, ""]]:
+def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any], Key[Array, ""]]:
     """Initial variables of a network on images of ``size``, and a key for its training.
 
     A network that compares is called with two images, another one with one.
