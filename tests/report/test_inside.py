@@ -26,7 +26,7 @@ from siamjax.report.inside import (
     find_layer,
 )
 from siamjax.report.inside_figures import activation_figure
-from siamjax.runs.finished import Finished
+from siamjax.training import Finished
 
 
 class ConvRelu(nn.Conv):
@@ -371,9 +371,15 @@ def test_command_tells_mistakes(run):
 def test_command_takes_no_other_folder(tmp_path):
     with pytest.raises(UsageError, match="is no finished run"):
         command.inspect(run=tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "thing", "network": {}, "size": 4}))
-    with pytest.raises(UsageError, match="a run of kind 'thing'"):
-        command.inspect(run=tmp_path)
+    manifest = {"format": 99, "network": {}, "size": 4}
+    for change, message in (
+        ({}, r"made by a later version of siamjax \(format 99, .* pip install"),
+        ({"format": 2}, r"manifest.json lacks 'step'"),
+        ({"format": 2, "step": 1, "network": {"class": "x:Y"}}, "x:Y cannot be imported"),
+    ):
+        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(UsageError, match=message):
+            command.inspect(run=tmp_path)
 
 
 def test_ranges():

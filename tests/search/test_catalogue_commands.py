@@ -9,8 +9,8 @@ from test_index import embedder, files, plain
 from siamjax.commands import catalogue as commands
 from siamjax.data.catalogue import readers
 from siamjax.errors import UsageError
-from siamjax.runs.finished import Finished
 from siamjax.search.index import Index
+from siamjax.training import Finished
 
 
 @pytest.fixture
@@ -20,8 +20,7 @@ def place(tmp_path, monkeypatch):
     opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
     monkeypatch.setattr(readers, "open_catalogue", lambda source: opened.catalogue)
 
-    def run(folder, *, kind):
-        assert kind == "embedder"
+    def run(folder):
         model = embedder(seed=int(folder.name))
         return SimpleNamespace(
             network=model.network, variables=model.variables, size=model.size, manifest={}

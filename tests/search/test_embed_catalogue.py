@@ -18,8 +18,8 @@ from test_index import contents, embed, embedder, files, plain, same_as
 from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
-from siamjax.search import index_making
 from siamjax.inference.embedder import Embedder
+from siamjax.search import index_making
 from siamjax.search.index import Index
 from siamjax.search.nearest import nearest
 
@@ -79,7 +79,8 @@ def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monk
     first, _ = files(tmp_path / "pictures", 4)
     embed(first, folder)
     manifest = (folder / "manifest.json").read_bytes()
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parent)}
+    here = Path(__file__).parent
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     command = [sys.executable, "-c", KILLED, str(tmp_path / "pictures"), str(folder)]
     process = subprocess.Popen(command, env=environment)
     progress, deadline = folder / "segment-0002" / "progress.json", time.monotonic() + 60
@@ -184,7 +185,7 @@ def test_refuses_ids_given_twice(tmp_path):
 
 def test_refuses_embeddings_that_are_not_finite(tmp_path):
     catalogue, _ = files(tmp_path / "pictures", 3)
-    with pytest.raises(UsageError, match="embedding of p000 is not finite"):
+    with pytest.raises(UsageError, match="features of p000 of noise are not finite"):
         embed(catalogue, tmp_path / "index", model=embedder(gain=float("nan")))
 
 

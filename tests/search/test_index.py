@@ -15,8 +15,8 @@ from stand_in import png
 from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.images import of_files
 from siamjax.errors import UsageError
-from siamjax.search.embed_catalogue import embed_catalogue
 from siamjax.inference.embedder import Embedder
+from siamjax.search.embed_catalogue import embed_catalogue
 from siamjax.search.index import Index, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_segment import Item

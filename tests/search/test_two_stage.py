@@ -5,8 +5,9 @@ import pytest
 from stand_in import SIZE, Matcher, pictures, variables_of
 
 from siamjax.errors import UsageError
+from siamjax.inference import score_pairs
 from siamjax.metrics import retrieval
-from siamjax.search import score_pairs, two_stage
+from siamjax.search import two_stage
 
 MODULE = importlib.import_module("siamjax.search.two_stage")  # the name is the function's too
 NETWORK = Matcher()

@@ -21,6 +21,7 @@ class Matcher(nn.Module):
     """Not symmetric, and not a function of a distance."""
 
     measure: ClassVar[str] = "logit"
+    rises_with_similarity: ClassVar[bool] = True
 
     scale: float = 4.0
     dtype: jnp.dtype = jnp.float32

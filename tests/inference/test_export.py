@@ -1,21 +1,22 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
+from siamjax.inference import export
+from siamjax.inference.export import export_run
 from siamjax.models.heads import DistanceLogitHead
 from siamjax.models.lfw import LfwNet
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
 from siamjax.models.vgg16 import Vgg16Features
-from siamjax.runs import export
-from siamjax.runs.export import export_run
-from siamjax.runs.finished import KINDS, Finished
-from siamjax.runs.folder import describe_module
+from siamjax.training import Finished, initialize
+from siamjax.training.description import describe_module
 
 ALONE = """
 import json, sys
@@ -35,10 +36,9 @@ np.save("embeddings.npy", embed.call(weights, first[:2]))
 """
 
 
-def run_of(kind, network, size, tmp_path, **facts):
-    picture = np.zeros((1, *size, 3), np.uint8)
-    variables = jax.jit(network.init)(jax.random.key(0), *[picture] * KINDS[kind].pictures)
-    manifest = {"kind": kind, "network": describe_module(network), "step": 1, **facts}
+def run_of(network, size, tmp_path, **facts):
+    variables, _ = initialize(network, size=size, seed=0)
+    manifest = {"network": describe_module(network), "step": 1, **facts}
     return Finished(
         folder=tmp_path, manifest=manifest, network=network, variables=variables, size=size
     )
@@ -46,16 +46,16 @@ def run_of(kind, network, size, tmp_path, **facts):
 
 def verifier(tmp_path):
     network = Siamese(backbone=LfwNet(width=0.0625), head=DistanceLogitHead())
-    return run_of("verifier", network, (16, 24), tmp_path, threshold=-0.5, measure="logit")
+    return run_of(network, (16, 24), tmp_path, threshold=-0.5, measure="logit")
 
 
 def embedder(tmp_path):
-    return run_of("embedder", Vgg16Features(depth=1, width=0.0625), (8, 12), tmp_path)
+    return run_of(Vgg16Features(depth=1, width=0.0625), (8, 12), tmp_path)
 
 
 def matcher(tmp_path):
     network = NormXCorrNet(fused=False, column_search=1)
-    return run_of("matcher", network, (40, 40), tmp_path)
+    return run_of(network, (40, 40), tmp_path)
 
 
 @pytest.mark.parametrize("kind", [verifier, embedder, matcher])
@@ -66,7 +66,8 @@ def test_loaded_with_jax_alone_it_gives_what_the_run_gives(kind, tmp_path, rng):
     np.save(out / "first.npy", first)
     np.save(out / "second.npy", second)
     subprocess.run([sys.executable, "-c", ALONE], cwd=out, check=True)
-    features = [run.network.apply(run.variables, x, method="embed") for x in (first, second)]
+    embed = jax.jit(partial(run.network.apply, method="embed"))
+    features = [embed(run.variables, x) for x in (first, second)]
     if kind is embedder:
         expected = np.linalg.norm(features[0] - features[1], axis=1)
     else:

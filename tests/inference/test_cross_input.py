@@ -29,13 +29,14 @@ from stand_in import (
 
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
+from siamjax.inference import record as record_module
+from siamjax.inference import score_candidates, score_pairs
+from siamjax.inference.record import DiskRecord
+from siamjax.inference.tiles import TileScorer, symmetric_logit
 from siamjax.models.heads import EuclideanHead
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
-from siamjax.inference import record as record_module
-from siamjax.search import score_candidates, score_pairs
-from siamjax.inference.tiles import TileScorer, symmetric_logit
-from siamjax.inference.record import DiskRecord
+from siamjax.models.vgg16 import Vgg16Features
 
 NETWORK = Matcher()
 
@@ -210,7 +211,7 @@ def test_goes_on_wherever_it_was_stopped(variables, noise, expected, tmp_path, m
 KILLED = """
 import sys, time
 from pathlib import Path
-from siamjax.search import score_pairs
+from siamjax.inference import score_pairs
 from siamjax.inference.tiles import TileScorer
 from stand_in import GALLERY, QUERIES, SIZE, TILE, Matcher, pictures, variables_of
 call = TileScorer.__call__
@@ -222,7 +223,7 @@ score_pairs(Matcher(), variables_of(Matcher()), pictures(13)[0], QUERIES, GALLER
 
 def test_goes_on_after_a_kill_and_on_other_devices(variables, noise, expected, tmp_path):
     output = tmp_path / "scores.npy"
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(output)], env=environment)
     manifest, deadline = tmp_path / "scores.npy.json", time.monotonic() + 60
     while not manifest.exists() or json.loads(manifest.read_text())["tiles"] < 2:
@@ -366,6 +367,7 @@ def test_scores_that_are_not_finite_name_the_pair(variables, noise):
         ({"queries": QUERIES[None]}, "in 1 axes"),
         ({"tile": (0, 3)}, r"tile \(0, 3\)"),
         ({"network": Siamese(backbone=Matcher(), head=EuclideanHead())}, "Siamese compares by a d"),
+        ({"network": Vgg16Features()}, r"Vgg16Features does not compare two images .* no method"),
     ],
 )
 def test_refuses(variables, noise, change, message):
