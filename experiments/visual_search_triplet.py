@@ -95,7 +95,7 @@ def main(config: Config):
     """Train, choose the checkpoint, search the test catalogue once."""
     # Data: items to learn from, items to choose by, items to report on.
     things = load_catalogue(config)
-    drawn = things.triplets(seed=config.seed, category=config.category)
+    drawn = things.triplets(config.category)
     change = Augmentation(mirror=False, symmetries=config.symmetries) if config.augment else None
     batches = triplet_batches(things.images, drawn, config, size=config.size, augmentation=change)
 

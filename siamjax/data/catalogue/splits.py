@@ -56,12 +56,13 @@ class CatalogueSplits:
         """Items that the training images show."""
         return tuple(sorted(set(self.images.identities[self.training].tolist())))
 
-    def triplets(self, *, seed: int, category: str | None = "category") -> TripletStream:
-        """Triplets to train on: those listed in a file if there was one, else drawn from ``seed``.
+    def triplets(self, category: str | None) -> TripletStream:
+        """Triplets to train on: those listed in a file if there was one, else drawn.
 
-        Drawn ones are :class:`~siamjax.data.triplets.SampledTriplets`, half of whose negatives are
+        Drawn ones, from the seed of the splits, are :class:`~siamjax.data.triplets.SampledTriplets`, half of whose negatives are
         of the anchor's ``category``, a column of the catalogue; None: there is none.
         """
+        seed = self.request["seed"]
         if self.listed is not None:
             return ListedTriplets(self.listed, seed=seed)
         return SampledTriplets(self.catalogue, self.training, seed=seed, category=category)
