@@ -1,53 +1,147 @@
-import json
+"""A run's folder, what it must agree with, and the network that it describes."""
 
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from siamjax.data import of_arrays
 from siamjax.errors import UsageError
 from siamjax.models.heads import DifferenceHead
 from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
-from siamjax.runs import folder as runs
+from siamjax.training import Run, RunConfig
+from siamjax.training.description import build_module, describe_module
+from siamjax.training.run import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    learning_rate: float = 0.1
+    batch_size: int = 8
+
+
+class Net(nn.Module):
+    widths: tuple[int, ...] = (2, 3)
+    act: object = nn.relu
+
+
+def splits(fingerprint="abc"):
+    return SimpleNamespace(
+        images=of_arrays(np.zeros((2, 4, 4), np.uint8), name="my set/1"),
+        protocol="drawn by hand",
+        request={"data": "mine"},
+        trained_on=("a", "b"),
+        fingerprint=lambda: fingerprint,
+    )
+
+
+def open_run(folder, network=None, of=None, **options):
+    config = Config(**{"run": folder, "steps": 5, **options})
+    return Run.open(config, network or Net(), of or splits(), best="auc")
 
 
 def test_network_comes_back_from_json():
-    backbone = LfwNet(width=0.25, dtype=jnp.bfloat16, axis_name="x", embedding_scale=None)
+    backbone = LfwNet(width=0.25, dtype=jnp.bfloat16, embedding_scale=None)
     network = Siamese(backbone=backbone, head=DifferenceHead())
-    described = json.loads(json.dumps(runs.describe_module(network)))
-    assert runs.build_module(described) == network
+    described = json.loads(json.dumps(describe_module(network)))
+    assert build_module(described) == network
 
 
 @pytest.mark.parametrize("name", ["siamjax.models.nothing:X", "siamjax.models.lfw:Nothing"])
 def test_network_that_is_gone(name):
     with pytest.raises(UsageError, match="cannot be imported"):
-        runs.build_module({"class": name, "fields": {}})
+        build_module({"class": name, "fields": {}})
 
 
 def test_only_modules_are_built():
     with pytest.raises(UsageError, match="no linen module"):
-        runs.build_module({"class": "pathlib:Path", "fields": {}})
+        build_module({"class": "pathlib:Path", "fields": {}})
 
 
 def test_folder_of_another_config(tmp_path):
     folder = tmp_path / "run"
-    assert not runs.open_folder(folder, {"learning_rate": 0.1, "steps": 5})
-    assert runs.open_folder(folder, {"learning_rate": 0.1, "steps": 5})
-    with pytest.raises(UsageError, match=r"learning_rate is 0.1 there and 0.2 here"):
-        runs.open_folder(folder, {"learning_rate": 0.2, "steps": 5})
+    assert not open_run(folder).begin()
+    before = (folder / "config.json").read_bytes()
+    assert open_run(folder, workers=2).begin()  # how images are read does not change a result
+    with pytest.raises(UsageError, match=r"learning_rate is 0.1 there and 0.2 here\)"):
+        open_run(folder, learning_rate=0.2)
+    with pytest.raises(UsageError, match=r"data_fingerprint is 'abc' there and 'abd' here\)"):
+        open_run(folder, of=splits("abd"))
+    with pytest.raises(UsageError, match=r"the network's widths is .*2, 3.* there and .*2, 4.*"):
+        open_run(folder, network=Net(widths=(2, 4)))
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_begun_runs_of_two_processes_are_compared_when_training_begins(tmp_path):
+    """Both were opened before either had a folder."""
+    one, other = open_run(tmp_path / "run"), open_run(tmp_path / "run", learning_rate=0.2)
+    assert not one.begin()
+    with pytest.raises(UsageError, match="another config"):
+        other.begin()
 
 
 def test_folder_that_is_no_run(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty and no run"):
-        runs.open_folder(tmp_path, {})
+        open_run(tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "mine"
     with pytest.raises(UsageError, match=r"letter.txt.*cannot be made"):
-        runs.open_folder(tmp_path / "letter.txt" / "run", {})
+        open_run(tmp_path / "letter.txt" / "run").begin()
+
+
+def test_folder_of_an_earlier_version(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 5}))
+    with pytest.raises(UsageError, match="another version of siamjax, which cannot be resumed"):
+        open_run(tmp_path)
+
+
+def test_default_folder_is_named_by_experiment_and_data():
+    assert str(Run(Config(), Net(), splits(), best="auc").folder) == "runs/test_run-my-set-1"
+
+
+def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path):
+    folder = tmp_path / "run"
+    for options, message in (
+        ({"steps": 0}, "steps 0 must be at least 1"),
+        ({"log_every": 0}, "log_every 0 must be at least 1"),
+        ({"batch_size": 12}, "batch of 12 examples cannot be split over 8 devices; use a multip"),
+        ({"seed": -1}, "seed -1 must be at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0 must be positive"),
+        ({"network": Net(act=lambda x: x)}, r"Net.act: .*lambda.* cannot be imported"),
+        ({"network": Net(act=np.zeros(2))}, r"Net.act = .* cannot be written to a run"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_run(folder, **options)
+        assert not folder.exists()
 
 
 def test_unfinished_and_broken(tmp_path):
     with pytest.raises(UsageError, match=r"no finished run: manifest.json is missing"):
-        runs.read_json(tmp_path / "manifest.json")
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UsageError, match=r"manifest.json: cannot be read"):
-        runs.read_json(tmp_path / "manifest.json")
+        read_json(tmp_path / "manifest.json")
+    for content, message in (("{", r"manifest.json: cannot be read"), ("[]", "a JSON object")):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(UsageError, match=message):
+            read_json(tmp_path / "manifest.json")
+
+
+def test_manifest_comes_after_the_choice_of_a_checkpoint(tmp_path):
+    run = open_run(tmp_path / "run", network=Net(act=partial(nn.leaky_relu, negative_slope=0.2)))
+    run.begin()
+    with pytest.raises(RuntimeError, match="best_variables"):
+        run.write_manifest(size=4, results={})
+    run.best_step = 3
+    manifest = run.write_manifest(size=(4, 6), results={"network": {"auc": 0.5}}, facts={"t": 1})
+    assert json.loads((tmp_path / "run/manifest.json").read_text()) == manifest
+    assert (manifest["format"], manifest["experiment"]) == (2, "test_run")
+    assert (manifest["size"], manifest["step"], manifest["t"]) == ([4, 6], 3, 1)
+    again = build_module(manifest["network"])
+    assert again.widths == (2, 3)
+    assert dataclasses.asdict(run.config)["learning_rate"] == manifest["config"]["learning_rate"]
+    assert float(again.act(-1.0)) == pytest.approx(-0.2)

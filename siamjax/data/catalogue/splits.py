@@ -59,8 +59,9 @@ class CatalogueSplits:
     def triplets(self, category: str | None) -> TripletStream:
         """Triplets to train on: those listed in a file if there was one, else drawn.
 
-        Drawn ones, from the seed of the splits, are :class:`~siamjax.data.triplets.SampledTriplets`, half of whose negatives are
-        of the anchor's ``category``, a column of the catalogue; None: there is none.
+        Drawn ones come from the seed of the splits
+        (:class:`~siamjax.data.triplets.SampledTriplets`). Half of their negatives are of the
+        anchor's ``category``, a column of the catalogue; None: there is none.
         """
         seed = self.request["seed"]
         if self.listed is not None:
