@@ -115,35 +115,27 @@ def search(
         probes: of an approximate search: lists it looks into; more find more and take longer.
         out: HTML page to write, with pictures.
     """
-    from siamjax.errors import UsageError
     from siamjax.report.results import check_page
-    from siamjax.search.approximate import approximate as find_approximately
-    from siamjax.search.approximate import recall
     from siamjax.search.index import Index
-    from siamjax.search.nearest import nearest
+    from siamjax.search.query import search_index
 
-    if top < 1 or not queries:
-        raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
-    if probes < 1:
-        raise UsageError(f"probes {probes} must be 1 or more")
     check_page(out)
     opened = Index.open(index)
-    if not len(opened):
-        raise UsageError(f"{index} holds no items; embed a catalogue into it")
-    conditions = [_condition(one) for one in where]
-    shown = opened.where(conditions) if conditions else opened.kept
-    if not shown.any():
-        raise UsageError(f"no item of {index} has {' and '.join(where)} at once; ask for less")
-    embeddings = _embedded(opened, queries, run)
-    found = exact = nearest(embeddings, opened, top=top, metric=metric, where=shown)
-    if approximate:
-        found = find_approximately(
-            embeddings, opened, top=top, metric=metric, where=shown, probes=probes
-        )
-        print(f"approximate search: {recall(found, exact):.4f} of the exact result found")
+    answers = search_index(
+        opened,
+        queries,
+        run=run,
+        top=top,
+        metric=metric,
+        where=[_condition(one) for one in where],
+        approximate=approximate,
+        probes=probes,
+    )
+    if answers.recall is not None:
+        print(f"approximate search: {answers.recall:.4f} of the exact result found")
     among = f" of {' and '.join(where)}" if where else ""
-    remark = f"{int(shown.sum()):,} items{among} in {index}, by {_spoken(metric)}"
-    _tell(opened, queries, found, metric=metric, remark=remark, out=out)
+    remark = f"{int(answers.shown.sum()):,} items{among} in {index}, by {_spoken(metric)}"
+    _tell(opened, queries, answers.found, metric=metric, remark=remark, out=out)
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -157,28 +149,6 @@ def _condition(text: str) -> tuple[str, str]:
 
 def _spoken(metric: "Metric") -> str:
     return "squared distance" if metric == "squared_euclidean" else "cosine distance"
-
-
-def _embedded(index: "Index", queries: Sequence[Path], run: Path | None) -> "np.ndarray":
-    """Embeddings of the queries by the index's own model, or ``UsageError``."""
-    import numpy as np
-
-    from siamjax.data.images import of_files
-    from siamjax.errors import UsageError
-    from siamjax.inference.embedder import Embedder
-    from siamjax.training.finished import Finished
-
-    if run is None and not index.run:
-        raise UsageError(f"{index.folder} does not name the run that made it; give --run")
-    finished = Finished.open(run or Path(index.run))
-    embedder = Embedder(
-        network=finished.network,
-        variables=finished.variables,
-        size=finished.size,
-        batch_size=min(64, len(queries)),
-    )
-    index.check(embedder.fingerprint)
-    return embedder.embeddings(of_files(queries, name="queries"), np.arange(len(queries)))
 
 
 def _tell(

@@ -1,10 +1,11 @@
-"""Search a gallery: every pair by a matching network, or the nearest by embeddings first.
+"""A catalogue's index and what is nearest in it; two stages, of which a cross-input network is one.
 
-Contract: pictures are indices into one ``ImageSet``; scores are (queries, gallery) float32 and
-rise with similarity, as ``siamjax.metrics.retrieval`` takes them.
+Contract: images are indices into one ``ImageSet``; scores are (queries, gallery) float32 and rise
+with similarity, as ``siamjax.metrics.retrieval`` takes them.
 """
 
-from siamjax.inference.cross_input import score_candidates, score_pairs
+from siamjax.search.index import Index
+from siamjax.search.query import search_index
 from siamjax.search.two_stage import two_stage
 
-__all__ = ["score_candidates", "score_pairs", "two_stage"]
+__all__ = ["Index", "search_index", "two_stage"]

@@ -1,0 +1,83 @@
+"""Look images up in an index: embedded by the run that made it, and the nearest items found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from siamjax.data.images import ImageSet, of_files
+from siamjax.errors import UsageError
+from siamjax.inference.embedder import Embedder
+from siamjax.search.approximate import approximate as find_approximately
+from siamjax.search.approximate import recall
+from siamjax.search.exact_distances import Metric
+from siamjax.search.index import Index
+from siamjax.search.nearest import Nearest, nearest
+from siamjax.training.finished import Finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What was found for each query.
+
+    Attributes:
+        found: rows of the index and distances, nearest first.
+        shown: (rows,) the items of the index that were searched.
+        recall: of an approximate search: the share of the exact result that it found.
+    """
+
+    found: Nearest
+    shown: Bool[np.ndarray, " rows"]
+    recall: float | None = None
+
+
+def search_index(
+    index: Index,
+    queries: Sequence[Path] | ImageSet,
+    *,
+    run: Path | None = None,
+    top: int = 10,
+    metric: Metric = "squared_euclidean",
+    where: Sequence[tuple[str, str]] = (),
+    approximate: bool = False,
+    probes: int = 32,
+) -> Answers:
+    """The ``top`` items of an index nearest to each of the queries.
+
+    ``queries`` are files or a set of images (``of_arrays`` makes one of arrays), embedded by
+    ``run``, which must be the run that made the index (None: the one that the index names).
+    ``where`` admits only items with these (attribute, value). ``approximate`` searches by FAISS,
+    in ``probes`` of its lists. Raises ``UsageError`` for an empty index, for no query, where no
+    item qualifies, and for another run.
+    """
+    if top < 1 or not len(queries):
+        raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
+    if probes < 1:
+        raise UsageError(f"probes {probes} must be 1 or more")
+    if not len(index):
+        raise UsageError(f"{index.folder} holds no items; embed a catalogue into it")
+    shown = index.where(list(where)) if where else index.kept
+    if not shown.any():
+        asked = " and ".join(f"{name}={value}" for name, value in where)
+        raise UsageError(f"no item of {index.folder} has {asked} at once; ask for less")
+    if run is None and not index.run:
+        raise UsageError(f"{index.folder} does not name the run that made it; give --run")
+    images = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")
+    finished = Finished.open(run or Path(index.run))
+    embedder = Embedder(
+        network=finished.network,
+        variables=finished.variables,
+        size=finished.size,
+        batch_size=min(64, len(images)),
+    )
+    index.check(embedder.fingerprint)
+    embeddings = embedder.embeddings(images, np.arange(len(images)))
+    exact = nearest(embeddings, index, top=top, metric=metric, where=shown)
+    if not approximate:
+        return Answers(found=exact, shown=shown)
+    found = find_approximately(
+        embeddings, index, top=top, metric=metric, where=shown, probes=probes
+    )
+    return Answers(found=found, shown=shown, recall=recall(found, exact))
