@@ -1,4 +1,4 @@
-"""Both experiments for a few steps, end to end; stopped and gone on with; and then used."""
+"""The experiments on faces for a few steps, end to end: stopped and resumed, then used."""
 
 import dataclasses
 import gc
@@ -12,16 +12,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
+from PIL import Image
 
 from experiments import lfw_bce, lfw_contrastive
 from siamjax import __main__ as commands
-from siamjax.errors import UsageError
-from siamjax.training.writers import read_metrics
-from siamjax.runs import train
-from siamjax.runs.verifier import Verifier
+from siamjax.errors import Interrupted, UsageError
+from siamjax.inference.verification import Verifier
+from siamjax.training import Finished
 from siamjax.training.checkpoints import Checkpoints
-from siamjax.training.loop import Interrupted
+from siamjax.training.writers import read_metrics
 
 TINY = {
     "data": "orl_faces",
@@ -46,12 +47,30 @@ def finished(tmp_path_factory):
 def parameters(folder, step=4):
     """Parameters and batch statistics of a checkpoint, as saved."""
     opened = Checkpoints(folder / "checkpoints", best="validation_auc")
-    like = Verifier.open(folder).variables
-    opened.best_steps = lambda: [step]
-    found, variables, messages = opened.load_best(like)
-    opened.close()
-    assert (found, messages) == (step, [])
-    return jax.device_get(variables)
+    try:
+        return jax.device_get(opened.load(step))
+    finally:
+        opened.close()
+
+
+def stopping_at(number, make_batches):
+    """``pair_batches`` or ``triplet_batches``; SIGTERM comes while batch ``number`` is read."""
+
+    def make(*args, **options):
+        batches = make_batches(*args, **options)
+
+        class Stopping:
+            unit, describe = batches.unit, staticmethod(batches.describe)
+
+            def __call__(self, start=0):
+                for place, batch in enumerate(batches(start), start=1):
+                    if place == number:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    yield batch
+
+        return Stopping()
+
+    return make
 
 
 def test_run_folder_is_complete(finished):
@@ -73,27 +92,20 @@ def test_run_folder_is_complete(finished):
 
 
 @pytest.mark.parametrize("stopped_at", [1, 2], ids=["between evaluations", "at an evaluation"])
-def test_stopped_and_gone_on_with_is_bit_for_bit_straight(
+def test_stopped_and_resumed_is_bit_for_bit_straight(
     finished, tmp_path, monkeypatch, capsys, stopped_at
 ):
     config = lfw_contrastive.Config(**TINY, run=tmp_path / "stopped")
-    original = train.pair_batches
-
-    def batches_with_sigterm(*args, **options):
-        for number, batch in enumerate(original(*args, **options), start=1):
-            if number == stopped_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
+    stopping = stopping_at(stopped_at, lfw_contrastive.pair_batches)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "pair_batches", batches_with_sigterm)
+        patch.setattr(lfw_contrastive, "pair_batches", stopping)
         with pytest.raises(Interrupted, match="143") as stop:
             lfw_contrastive.main(config)
     assert f"saved after step {stopped_at} of 4" in stop.value.message
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert not (tmp_path / "stopped" / "manifest.json").exists()
     results = lfw_contrastive.main(config)
-    assert f"going on from step {stopped_at} of 4" in capsys.readouterr().out
+    assert f"resumed at step {stopped_at} of 4" in capsys.readouterr().out
     assert results == finished[1]
     jax.tree.map(
         np.testing.assert_array_equal, parameters(tmp_path / "stopped"), parameters(finished[0])
@@ -125,15 +137,19 @@ def test_other_options_are_refused(finished):
 def test_bce(tmp_path, head):
     results = lfw_bce.main(lfw_bce.Config(**{**TINY, "steps": 2}, head=head, run=tmp_path / "run"))
     assert 0 <= results["network"]["auc"] <= 1
-    assert Verifier.open(tmp_path / "run").measure == "logit"
+    opened = Verifier.open(tmp_path / "run")
+    assert opened.measure == "logit"
+    assert type(opened.run.network.head).__name__.lower() == f"{head}head"
+    rows = [row for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert all(0 <= row["accuracy"] <= 1 for row in rows)
 
 
-def test_broken_network_stops_and_names_step_batch_and_checkpoint(tmp_path):
+def test_broken_network_stops_and_names_step_batch_and_checkpoint(tmp_path, monkeypatch):
     """A learning rate that throws the parameters to infinity, not a loss made NaN by hand."""
-    broken = {"optimizer": "sgd", "learning_rate": 1e30, "schedule": "constant"}
-    config = lfw_contrastive.Config(**TINY, **broken, run=tmp_path / "run")
+    monkeypatch.setattr(lfw_contrastive.optax, "adam", lambda rate: optax.sgd(1e30))
+    config = lfw_contrastive.Config(**TINY, run=tmp_path / "run")
     with pytest.raises(
-        UsageError, match=r"loss of step \d is (nan|inf); its batch was s\d\d/"
+        UsageError, match=r"loss of step \d is (nan|inf); its batch was s\d\d/.* \(8 pairs\)"
     ) as e:
         lfw_contrastive.main(config)
     assert "none was saved yet" in str(e.value)
@@ -142,13 +158,14 @@ def test_broken_network_stops_and_names_step_batch_and_checkpoint(tmp_path):
 def test_refused_options_leave_no_folder(tmp_path):
     refused = [
         ({"size": 20}, "multiples of 8"),
-        ({"size": 0}, "at least 1"),
-        ({"evaluate_every": 0}, "at least 1"),
+        ({"size": 0}, "size 0 must be at least 1"),
+        ({"evaluate_every": 0}, "evaluate_every 0 must be at least 1"),
         ({"width": -1.0}, "width -1.0 must be positive"),
         ({"seed": -1}, "seed -1"),
-        ({"scale": 1.5}, "scale 1.5 must lie in"),
-        ({"accumulate": 3}, "use a multiple of 3"),
-        ({"positive_share": 1.0}, "both kinds of pair are"),
+        ({"learning_rate": -1e-3}, "learning_rate -0.001 must be positive"),
+        ({"workers": -1}, "workers -1"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"lfw_fold": 1}, "use --data lfw"),
         ({"validation_people": 30, "test_people": 20}, "add people or ask for fewer"),
     ]
     for change, message in refused:
@@ -186,7 +203,7 @@ def test_damaged_best_checkpoint_gives_way_to_the_next_best(finished, tmp_path, 
 
 def test_batch_that_does_not_split_over_the_devices(tmp_path):
     config = lfw_contrastive.Config(**{**TINY, "batch_size": 12}, run=tmp_path / "run")
-    with pytest.raises(UsageError, match="batch of 12 pairs cannot be split over 8 devices"):
+    with pytest.raises(UsageError, match="batch of 12 examples cannot be split over 8 devices"):
         lfw_contrastive.main(config)
     assert not (tmp_path / "run").exists()
 
@@ -217,6 +234,23 @@ def test_own_lists(face_folder, tmp_path):
         lfw_contrastive.main(lfw_contrastive.Config(**options))
 
 
+def test_network_of_a_finished_run_works_under_plain_jit(finished, faces):
+    """It was trained under pmap, and nothing in it asks for an axis of devices."""
+    opened = Finished.open(finished[0])
+    images = np.stack([faces.image(index)[:16, :16] for index in (0, 1, 10)])
+
+    @jax.jit
+    def embed(variables, x):
+        return opened.network.apply(variables, x, method="embed")
+
+    rows = embed(opened.variables, images)
+    assert rows.shape[0] == 3
+    assert np.isfinite(rows).all()
+    assert np.ptp(rows, axis=0).max() > 0
+    again = jax.jit(opened.network.apply)(opened.variables, images[:1], images[2:])[0]
+    np.testing.assert_allclose(again, [np.linalg.norm(rows[0] - rows[2])], rtol=1e-4, atol=1e-6)
+
+
 class TestUse:
     """verify and evaluate, on a finished run."""
 
@@ -227,6 +261,18 @@ class TestUse:
         assert opened.compare(picture, picture) == (0.0, True)
         commands.verify(picture, picture, run=folder)
         assert capsys.readouterr().out.startswith("distance 0.0000, threshold ")
+
+    def test_arrays_give_what_their_files_give(self, finished, face_folder):
+        opened = Verifier.open(finished[0])
+        paths = [face_folder / "s01" / "01.png", face_folder / "s02" / "03.png"]
+        arrays = [np.asarray(Image.open(path)) for path in paths]
+        expected = opened.compare(*paths)
+        assert expected[0] > 0
+        assert opened.compare(*arrays) == expected
+        grey = arrays[0][..., 0]  # the faces are grey
+        assert opened.compare(grey, paths[1]) == expected
+        with pytest.raises(UsageError, match="image 0 of arrays is float32; uint8 is needed"):
+            opened.compare(arrays[0].astype(np.float32), arrays[1])
 
     def test_evaluate_own_test_pairs_is_the_run_s_result(self, finished, capsys):
         folder, results = finished
@@ -251,7 +297,7 @@ class TestUse:
         with pytest.raises(UsageError, match=r"gone.png: no such picture"):
             commands.verify(picture, tmp_path / "gone.png", run=folder)
         (tmp_path / "manifest.json").write_text("{}")
-        with pytest.raises(UsageError, match=r"manifest.json lacks 'kind'"):
+        with pytest.raises(UsageError, match=r"manifest.json lacks 'network'"):
             commands.verify(picture, picture, run=tmp_path)
 
 

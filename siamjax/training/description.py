@@ -24,14 +24,20 @@ def describe_module(module: nn.Module) -> dict[str, Any]:
     So a run can be used without the experiment's code, as long as the module's class can be
     imported. Fields may be numbers, strings, booleans, None, dtypes, modules, functions and
     classes that can be imported, ``functools.partial`` of these, and tuples, lists and dicts of
-    all. Raises ``UsageError`` naming the field for anything else.
+    all; others are left out where they are the class's own default (such as the initialisers of
+    ``flax.linen.Dense``). Raises ``UsageError`` naming the field for anything else.
     """
     cls = type(module)
-    fields = {
-        field.name: _describe(getattr(module, field.name), f"{cls.__name__}.{field.name}")
-        for field in dataclasses.fields(module)
-        if field.name not in ("parent", "name") and field.init
-    }
+    fields = {}
+    for field in dataclasses.fields(module):
+        if field.name in ("parent", "name") or not field.init:
+            continue
+        value = getattr(module, field.name)
+        try:
+            fields[field.name] = _describe(value, f"{cls.__name__}.{field.name}")
+        except UsageError:
+            if value is not field.default:
+                raise
     return {"class": _path(cls, cls.__name__), "fields": fields}
 
 
@@ -82,17 +88,24 @@ def _describe(value: Any, where: str) -> Any:
         if not all(isinstance(name, str) for name in value):
             raise UsageError(f"{where}: the keys of a dict must be strings to be written to a run")
         return {"dict": {name: _describe(one, where) for name, one in value.items()}}
-    if isinstance(value, type) and issubclass(value, nn.Module):
-        return {"import": _path(value, where)}
-    try:
+    if _is_dtype(value):
         return {"dtype": np.dtype(value).name}
-    except TypeError:
-        pass
     if callable(value) and hasattr(value, "__qualname__"):
         return {"import": _path(value, where)}
     raise UsageError(
         f"{where} = {value!r} cannot be written to a run: use numbers, strings, dtypes, modules, "
         "functions that can be imported, or tuples, lists and dicts of these"
+    )
+
+
+def _is_dtype(value: Any) -> bool:
+    """A dtype, NumPy's scalar types, and JAX's (which are no types in every version)."""
+    # Not by asking np.dtype, which takes any class at all for the dtype of objects.
+    if isinstance(value, type) and issubclass(value, np.generic):
+        return True
+    own = getattr(value, "dtype", None)
+    return isinstance(value, np.dtype) or (
+        isinstance(own, np.dtype) and not hasattr(value, "shape")
     )
 
 

@@ -47,7 +47,7 @@ class RunConfig:
     """What every experiment lets vary; an experiment's own ``Config`` adds to it."""
 
     run: Path = Path("runs/{experiment}-{data}")
-    """Run folder. An existing run is resumed."""
+    """Run folder; {experiment} and {data} stand for their names. An existing run is resumed."""
     seed: int = 0
     """Seed of splits, examples, augmentation and initial parameters."""
     batch_size: int = 32

@@ -8,33 +8,34 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.losses import contrastive
-from siamjax.metrics.mean import Mean
-from siamjax.models.heads import EuclideanHead
-from siamjax.models.lfw import LfwNet
-from siamjax.models.siamese import Siamese
-from siamjax.training.pair_loss import pair_loss
-from siamjax.parallel import AXIS, replicate, shard
-from siamjax.training.state import create_state
-from siamjax.training.step import make_staged_step, make_train_step, make_update
+from siamjax.metrics import Mean, pair_monitors
+from siamjax.models import EuclideanHead, LfwNet, Siamese
+from siamjax.parallel import data_parallel, replicate, shard
+from siamjax.training import create_state, forward_pairs, initialize, make_train_step
+
+NETWORK = Siamese(backbone=LfwNet(width=0.0625, embedding_scale=None), head=EuclideanHead())
 
 
-def network(axis_name):
-    backbone = LfwNet(width=0.0625, axis_name=axis_name, embedding_scale=None)
-    return Siamese(backbone=backbone, head=EuclideanHead())
+def pair_loss(network):
+    """A loss function of pairs, put together as the experiments do it."""
+
+    def loss_fn(params, model_state, batch, key):
+        same, weight = batch["same"], batch.get("weight")
+        distance, embeddings, model_state = forward_pairs(network, params, model_state, batch, key)
+        metrics = pair_monitors(embeddings, same, weight, margin=1.0)
+        return Mean.of(contrastive(distance, same), weight), (model_state, metrics)
+
+    return loss_fn
 
 
-def loss(axis_name):
-    return pair_loss(
-        network(axis_name), contrastive, active=lambda d, s: d < 1.0, axis_name=axis_name
-    )
+LOSS = pair_loss(NETWORK)
 
 
 @pytest.fixture(scope="module")
 def start():
-    picture = jnp.zeros((1, 16, 16, 3), jnp.uint8)
-    variables = jax.jit(network(None).init)(jax.random.key(0), picture, picture)
+    variables, key = initialize(NETWORK, size=16, seed=0)
     optimizer = optax.sgd(0.1, momentum=0.9)
-    return optimizer, create_state(dict(variables), optimizer, key=jax.random.key(1))
+    return optimizer, create_state(variables, optimizer, key=key)
 
 
 def make_batch(rng, weight=None):
@@ -62,11 +63,12 @@ def assert_close(got, expected, *, share=1e-3):
 def test_step_on_many_devices_is_the_step_on_one(rng, start, devices, weight):
     optimizer, state = start
     batch = make_batch(rng, weight)
-    expected, expected_metrics = jax.jit(make_update(loss(None), optimizer))(state, batch)
+    step = make_train_step(LOSS, optimizer)
+    expected, expected_metrics = jax.jit(step)(state, batch)
     used = jax.devices()[:devices]
-    step = make_train_step(loss(AXIS), optimizer, devices=used)
+    pmapped = data_parallel(step, devices=used)
     fresh = replicate(jax.tree.map(jnp.copy, state), devices=used)
-    got, metrics = jax.block_until_ready(step(fresh, shard(batch, devices=used)))
+    got, metrics = jax.block_until_ready(pmapped(fresh, shard(batch, devices=used)))
     updates = jax.tree.map(jnp.subtract, expected.params, state.params)
     assert all(np.any(u != 0) for u in jax.tree.leaves(updates["backbone"]["conv1"]["kernel"]))
     assert_close(
@@ -82,7 +84,7 @@ def test_step_on_many_devices_is_the_step_on_one(rng, start, devices, weight):
 
 def test_padded_examples_change_nothing(rng, start):
     optimizer, state = start
-    update = jax.jit(make_update(loss(None), optimizer))
+    update = jax.jit(make_train_step(LOSS, optimizer))
     batch = make_batch(rng)
     first = {name: value[:6] for name, value in batch.items()}
     padded = {**batch, "weight": (np.arange(8) < 6).astype(np.float32)}
@@ -91,7 +93,8 @@ def test_padded_examples_change_nothing(rng, start):
 
 def test_nothing_counted_changes_no_parameter(rng, start):
     optimizer, state = start
-    got, metrics = jax.jit(make_update(loss(None), optimizer))(state, make_batch(rng, np.zeros(8)))
+    step = jax.jit(make_train_step(LOSS, optimizer))
+    got, metrics = step(state, make_batch(rng, np.zeros(8)))
     assert_close(got.params, state.params, share=0)
     assert float(metrics["loss"].count) == 0
 
@@ -100,17 +103,16 @@ def test_the_update_is_the_gradient_of_the_mean(rng, start):
     """Written out once more: gradient of the mean loss, plain SGD."""
     _, state = start
     batch = make_batch(rng)
-    loss_fn = loss(None)
 
     def mean_loss(params):
-        mean, _ = loss_fn(params, state.model_state, batch, state.key)
+        mean, _ = LOSS(params, state.model_state, batch, state.key)
         return mean.total / 8
 
     gradient = jax.grad(mean_loss)(state.params)
     plain = create_state(
         {"params": state.params, **state.model_state}, optax.sgd(0.5), key=state.key
     )
-    got, _ = jax.jit(make_update(loss_fn, optax.sgd(0.5)))(plain, batch)
+    got, _ = jax.jit(make_train_step(LOSS, optax.sgd(0.5)))(plain, batch)
     expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, gradient)
     assert_close(got.params, expected)
 
@@ -125,7 +127,7 @@ def test_key_depends_on_step_and_device():
     optimizer = optax.sgd(0.0)
     used = jax.devices()[:2]
     state = create_state({"params": jnp.ones(())}, optimizer, key=jax.random.key(0))
-    step = make_train_step(loss_fn, optimizer, devices=used)
+    step = data_parallel(make_train_step(loss_fn, optimizer), devices=used)
     batch = {"x": np.ones(2, np.float32)}
     state, first = step(replicate(state, devices=used), shard(batch, devices=used))
     _, second = step(state, shard(batch, devices=used))
@@ -140,7 +142,9 @@ def test_key_depends_on_step_and_device():
 
 
 def test_batch_that_does_not_split():
-    with pytest.raises(UsageError, match="batch of 6 cannot be split over 4 devices; use a mult"):
+    with pytest.raises(
+        UsageError, match="batch of 6 examples cannot be split over 4 devices; use a mult"
+    ):
         shard({"x": np.zeros(6)}, devices=jax.devices()[:4])
 
 
@@ -156,7 +160,7 @@ def test_three_steps_compile_once(rng, start):
     used = jax.devices()[:2]
     state = replicate(jax.tree.map(jnp.copy, state), devices=used)
     batches = [shard(make_batch(rng), devices=used) for _ in range(3)]
-    step = make_train_step(loss(AXIS), optimizer, devices=used)
+    step = data_parallel(make_train_step(LOSS, optimizer), devices=used)
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         for batch in batches:
@@ -164,30 +168,3 @@ def test_three_steps_compile_once(rng, start):
     finally:
         jax.monitoring.clear_event_listeners()
     assert len(compiled) == 1
-
-
-def test_stages():
-    """From step 2 on another loss; a run that goes on there begins with it."""
-    optimizer = optax.sgd(0.1)
-    constants = {0: 1.0, 2: 3.0}
-
-    def loss_of(constant):
-        def loss_fn(params, model_state, batch, key):
-            return Mean.of(jnp.full(8, constant)), (model_state, {})
-
-        return loss_fn
-
-    stages = [(begin, loss_of(constant)) for begin, constant in constants.items()]
-    batch = {"x1": np.zeros((8, 1), np.float32)}
-    for begin, expected in ((0, [1.0, 1.0, 3.0]), (2, [3.0])):
-        step = make_staged_step(stages, optimizer, start=begin)
-        variables = {"params": {"w": jnp.zeros(1)}}
-        running = replicate(create_state(variables, optimizer, key=jax.random.key(0)))
-        seen = []
-        for _ in expected:
-            running, metrics = step(running, shard(batch))
-            seen.append(float(jax.device_get(metrics["loss"]).compute()))
-        assert seen == expected
-    for begins in ([], [1], [0, 0]):
-        with pytest.raises(UsageError, match="stages begin at"):
-            make_staged_step([(begin, loss_of(1.0)) for begin in begins], optimizer)

@@ -7,23 +7,22 @@ import numpy as np
 import optax
 import pytest
 
+from siamjax import losses
 from siamjax.distances import euclidean, squared_euclidean
 from siamjax.errors import UsageError
-from siamjax.metrics.monitors import collapse_message
-from siamjax.mining import semi_hard_negative, soft_negative
-from siamjax.parallel import AXIS, replicate, shard
-from siamjax.training.state import create_state
-from siamjax.training.step import make_train_step, make_update
-from siamjax.training.triplet_loss import l2_penalty, triplet_loss
+from siamjax.metrics import Mean, collapse_message, triplet_monitors
+from siamjax.mining import negatives_of_batch, semi_hard_negative, soft_negative
+from siamjax.parallel import data_parallel, replicate, shard
+from siamjax.training import create_state, forward_triplets, make_train_step
 
 
 class Linear(nn.Module):
-    """Pictures as they are, times a matrix; with dropout."""
+    """Images as they are, times a matrix; with dropout."""
 
     dropout: float = 0.0
 
     @nn.compact
-    def embed(self, x, *, train=False):
+    def embed(self, x, *, train=False, weight=None):
         x = nn.Dense(3, name="last")(x.reshape(x.shape[0], -1).astype(jnp.float32) / 255)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
@@ -31,12 +30,32 @@ class Linear(nn.Module):
         return self.embed(x, train=train)
 
 
+def triplet_loss(network, distance, *, margin, cap=None, mine=None, penalty=None):
+    """A loss function of triplets, put together as the experiments do it."""
+
+    def loss_fn(params, model_state, batch, key):
+        weight = batch.get("weight")
+        rows, model_state = forward_triplets(network, params, model_state, batch, key)
+        near, far = distance(rows[0], rows[1]), distance(rows[0], rows[2])
+        if mine is not None:
+            far = negatives_of_batch(mine, distance, rows, batch)
+        metrics = triplet_monitors(rows, near, far, weight, margin=margin, cap=cap)
+        loss = Mean.of(losses.triplet(near, far, margin=margin, cap=cap), weight)
+        if penalty is not None:
+            value = losses.l2_penalty(params, penalty)
+            metrics["penalty"] = Mean(value * loss.count, loss.count)
+            loss = Mean(loss.total + value * loss.count, loss.count)
+        return loss, (model_state, metrics)
+
+    return loss_fn
+
+
 @pytest.fixture
 def batch(rng):
     names = ("anchor", "positive", "negative")
-    pictures = rng.integers(0, 256, (3, 8, 2, 2, 3), np.uint8)
+    images = rng.integers(0, 256, (3, 8, 2, 2, 3), np.uint8)
     return {
-        **dict(zip(names, pictures, strict=True)),
+        **dict(zip(names, images, strict=True)),
         "identity": np.array([0, 0, 1, 2, 3, 4, 5, 6]),
         "negative_identity": np.array([1, 2, 0, 0, 0, 5, 0, 0]),
     }
@@ -51,9 +70,7 @@ def params(batch):
 @pytest.mark.parametrize("cap", [None, 0.5])
 def test_against_loops(batch, params, measure, cap):
     weight = np.array([1, 0, 2, 1, 1, 1, 0.5, 1], np.float32)
-    loss_fn = triplet_loss(
-        Linear(), measure, margin=0.3, cap=cap, penalty=l2_penalty({"last": 0.1})
-    )
+    loss_fn = triplet_loss(Linear(), measure, margin=0.3, cap=cap, penalty={"last": 0.1})
     loss, (_, metrics) = loss_fn(params, {}, {**batch, "weight": weight}, jax.random.key(0))
     kernel, bias = (np.asarray(params["last"][k], np.float64) for k in ("kernel", "bias"))
     a, p, n = (
@@ -107,7 +124,7 @@ def test_mined_negatives_against_loops(batch, params):
 
 
 def test_padding_is_not_mined(batch, params):
-    """A padded triplet changes nothing, whatever its pictures show."""
+    """A padded triplet changes nothing, whatever its images show."""
     loss_fn = triplet_loss(Linear(), euclidean, margin=0.3, mine=semi_hard_negative)
     part = {name: values[:5] for name, values in batch.items()}
     weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
@@ -144,32 +161,24 @@ def test_one_device_is_many(batch, params, devices, mine):
     optimizer = optax.sgd(0.1)
     weight = np.array([1, 0, 2, 1, 0, 0, 0.5, 1], np.float32)
     state = create_state({"params": params}, optimizer, key=jax.random.key(1))
-
-    def loss(axis):
-        return triplet_loss(
-            Linear(),
-            euclidean,
-            margin=1.0,
-            mine=mine,
-            penalty=l2_penalty({"last": 0.1}),
-            axis_name=axis,
-        )
-
+    loss_fn = triplet_loss(Linear(), euclidean, margin=1.0, mine=mine, penalty={"last": 0.1})
+    step = make_train_step(loss_fn, optimizer)
     whole = {**batch, "weight": weight}
-    expected, values = jax.jit(make_update(loss(None), optimizer))(state, whole)
+    expected, values = jax.jit(step)(state, whole)
     some = jax.local_devices()[:devices]
-    step = make_train_step(loss(AXIS), optimizer, devices=some)
-    got, metrics = step(replicate(state, devices=some), shard(whole, devices=some))
+    pmapped = data_parallel(step, devices=some)
+    got, metrics = pmapped(replicate(state, devices=some), shard(whole, devices=some))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         got.params,
         expected.params,
     )
+    assert metrics.keys() == values.keys() >= {"loss", "penalty", "active_fraction"}
     for name, mean in metrics.items():
         assert float(mean.compute()) == pytest.approx(float(values[name].compute()), rel=1e-5), name
 
 
-def test_a_picture_with_itself_has_finite_gradients(batch, params):
+def test_an_image_with_itself_has_finite_gradients(batch, params):
     batch = {**batch, "positive": batch["anchor"], "negative": batch["anchor"]}
     loss_fn = triplet_loss(Linear(), euclidean, margin=1.0)
     gradient = jax.grad(lambda p: loss_fn(p, {}, batch, jax.random.key(0))[0].total)(params)
@@ -178,13 +187,13 @@ def test_a_picture_with_itself_has_finite_gradients(batch, params):
 
 def test_no_triplet_counts(batch, params):
     loss_fn = triplet_loss(Linear(), euclidean, margin=1.0)
-    update = make_update(loss_fn, optax.sgd(1.0))
+    step = make_train_step(loss_fn, optax.sgd(1.0))
     state = create_state({"params": params}, optax.sgd(1.0), key=jax.random.key(0))
-    after, _ = update(state, {**batch, "weight": np.zeros(8, np.float32)})
+    after, _ = step(state, {**batch, "weight": np.zeros(8, np.float32)})
     jax.tree.map(np.testing.assert_array_equal, after.params, params)
 
 
-def test_the_recipe_s_cap_leaves_no_gradient_and_it_is_said(batch, params):
+def test_a_cap_below_all_hinges_leaves_no_gradient_and_it_is_said(batch, params):
     """Margin 20, cap 5: distances of a random network differ by less than 15."""
     loss_fn = triplet_loss(Linear(), euclidean, margin=20.0, cap=5.0)
     gradient, (_, metrics) = jax.grad(
@@ -204,8 +213,6 @@ def test_dropout_draws_from_the_key(batch, params):
     assert one != other
 
 
-def test_refusals(batch, params):
-    with pytest.raises(UsageError, match="margin 0"):
-        triplet_loss(Linear(), euclidean, margin=0)
+def test_penalty_of_a_layer_that_is_not_there(params):
     with pytest.raises(UsageError, match=r"no layer fc1 .*last"):
-        l2_penalty({"fc1": 0.1})(params)
+        losses.l2_penalty(params, {"fc1": 0.1})
