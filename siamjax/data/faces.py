@@ -134,7 +134,30 @@ def load_splits(
         return _list_splits(lists, seed=seed, request=request)
     if validation_list or test_list:
         raise UsageError(f"{data} is no list file, so validation and test lists do not apply")
-    images = load_images(data)
+    return divide_people(
+        load_images(data),
+        seed=seed,
+        validation_people=validation_people,
+        test_people=test_people,
+        positive_share=positive_share,
+        request=request,
+    )
+
+
+def divide_people(
+    images: ImageSet,
+    *,
+    seed: int,
+    validation_people: int = 6,
+    test_people: int = 10,
+    positive_share: float | None = 0.5,
+    request: dict[str, Any] | None = None,
+) -> FaceSplits:
+    """Splits of any images, such as those of ``of_arrays``: people divided at random from ``seed``.
+
+    Validation and test ask every pair of their people's images. ``positive_share`` is that of
+    :class:`~siamjax.data.pairs.SampledPairs`; ``request`` says how to ask for these splits again.
+    """
     train, validation, test = split_people(
         images, validation=validation_people, test=test_people, seed=seed
     )
@@ -149,7 +172,7 @@ def load_splits(
             f"{images.name}: people divided at random (seed {seed}) into {len(train)} for "
             f"training, {len(validation)} for validation, {len(test)} for test; all pairs"
         ),
-        request=request,
+        request={"data": images.name, "seed": seed} if request is None else request,
     )
 
 
