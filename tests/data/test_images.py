@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamjax.data import of_arrays, of_files
 from siamjax.data.images import decode
 from siamjax.errors import UsageError
 
@@ -59,3 +60,90 @@ def test_embedded_faces(faces):
     assert faces.keys[10] == "s02/01.png"
     assert faces.image(0).shape == (112, 92, 3)
     assert faces.checksum() == faces.checksum()
+
+
+class TestArrays:
+    """Images in memory."""
+
+    def test_colour_grey_and_one_channel(self, rng):
+        colour = rng.integers(0, 256, (2, 4, 5, 3), np.uint8)
+        images = of_arrays(colour, ["b", "a"], name="mine")
+        assert (images.name, images.keys, len(images)) == ("mine", ("0", "1"), 2)
+        assert images.identities.tolist() == ["b", "a"]
+        np.testing.assert_array_equal(images.image(1), colour[1])
+        for grey in (colour[..., 0], colour[..., :1]):
+            shown = of_arrays(grey).image(1)
+            assert shown.shape == (4, 5, 3)
+            np.testing.assert_array_equal(shown, colour[1, ..., [0, 0, 0]].transpose(1, 2, 0))
+
+    def test_list_of_different_sizes(self, rng):
+        shapes = [(4, 5, 3), (2, 7), (1, 1, 1)]
+        arrays = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
+        images = of_arrays(arrays)
+        for index, array in enumerate(arrays):
+            height, width = array.shape[:2]
+            expected = np.broadcast_to(array.reshape(height, width, -1), (height, width, 3))
+            np.testing.assert_array_equal(images.image(index), expected)
+        assert images.identities.tolist() == [""] * 3
+
+    def test_numbers_and_strings_are_the_same_identities(self):
+        images = np.zeros((3, 2, 2), np.uint8)
+        assert of_arrays(images, [1, 2, 1]).identities.tolist() == ["1", "2", "1"]
+        assert of_arrays(images, np.array(["1", "2", "1"])).identities.tolist() == ["1", "2", "1"]
+
+    @pytest.mark.parametrize(
+        ("second", "message"),
+        [
+            (np.zeros((4, 4, 3), np.float32), "image 1 of mine is float32; uint8 is needed"),
+            (np.zeros((4, 4), np.int64), "image 1 of mine is int64"),
+            (np.zeros((4, 4, 4), np.uint8), r"image 1 of mine has shape \(4, 4, 4\)"),
+            (np.zeros((4, 4, 2), np.uint8), r"image 1 of mine has shape \(4, 4, 2\)"),
+            (np.zeros((4,), np.uint8), r"image 1 of mine has shape \(4,\)"),
+            (np.zeros((1, 4, 4, 3), np.uint8), r"image 1 of mine has shape \(1, 4, 4, 3\)"),
+            (np.zeros((0, 4), np.uint8), r"image 1 of mine has shape \(0, 4\)"),
+        ],
+    )
+    def test_the_first_wrong_image_is_named(self, second, message):
+        good = np.zeros((4, 4, 3), np.uint8)
+        with pytest.raises(UsageError, match=message):
+            of_arrays([good, second, good, second.astype(np.float64)], name="mine")
+
+    @pytest.mark.parametrize(
+        "identities", [["a"], ["a", "b", "c"], [[1], [2]], [0.5, 1.0], [True, False]], ids=str
+    )
+    def test_wrong_identities(self, identities):
+        with pytest.raises(UsageError, match=r"identities of mine: .* for 2 images"):
+            of_arrays(np.zeros((2, 4, 4), np.uint8), identities, name="mine")
+
+    def test_checksum_tells_pixels_shapes_and_identities_apart(self):
+        pixels = np.arange(24, dtype=np.uint8)
+        sets = [
+            of_arrays(pixels.reshape(2, 3, 4), [0, 1]),
+            of_arrays(pixels.reshape(2, 4, 3), [0, 1]),
+            of_arrays(pixels.reshape(2, 3, 4), [0, 2]),
+            of_arrays(pixels[::-1].reshape(2, 3, 4), [0, 1]),
+        ]
+        assert len({one.checksum() for one in sets}) == 4
+        assert sets[0].checksum() == of_arrays(pixels.reshape(2, 3, 4), ["0", "1"]).checksum()
+
+
+def test_joined_sets_keep_names_identities_and_order(rng, tmp_path):
+    arrays = rng.integers(0, 256, (3, 4, 5, 3), np.uint8)
+    path = tmp_path / "one.png"
+    Image.fromarray(arrays[2]).save(path)
+    memory, files = of_arrays(arrays[:2], ["a", "b"]), of_files([path], name="files")
+    for first, second, order in ((memory, files, [0, 1, 2]), (files, memory, [2, 0, 1])):
+        joined = first.joined(second, name="both")
+        assert (joined.name, joined.keys) == ("both", first.keys + second.keys)
+        assert joined.identities.tolist() == [["a", "b", ""][index] for index in order]
+        for place, index in enumerate(order):
+            np.testing.assert_array_equal(joined.image(place), arrays[index])
+        part = joined.take(np.array([2, 0]))
+        np.testing.assert_array_equal(part.image(0), arrays[order[2]])
+
+
+def test_joined_files_are_still_named_by_their_paths(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    one, other = (of_files([tmp_path / name], name="x") for name in ("a.png", "broken.png"))
+    with pytest.raises(UsageError, match=rf"{tmp_path}/broken.png: not a picture"):
+        one.joined(other, name="both").image(1)

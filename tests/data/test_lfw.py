@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamjax.data import FaceOptions, lfw, load_faces
 from siamjax.data import faces as face_data
-from siamjax.data import lfw
 from siamjax.data.prepared import prepared_images
 from siamjax.errors import UsageError
 
@@ -59,18 +59,36 @@ def lfw_here(home, tmp_path, monkeypatch):
     return home
 
 
-def test_found_by_auto_and_said(lfw_here):
-    data, sentence = face_data.choose_data("auto")
-    assert data == "lfw/funneled"
-    assert str(lfw_here) in sentence
+def test_lfw_that_is_here_is_said_and_not_switched_to(lfw_here, capsys):
+    splits = load_faces(FaceOptions())
+    said = f"LFW (funneled) is in {lfw_here}; --data lfw trains on it\n"
+    assert (splits.images.name, capsys.readouterr().out) == ("orl_faces", said)
+    assert load_faces(FaceOptions(data="lfw")).images.name == "lfw/funneled"
+    assert capsys.readouterr().out == ""
 
 
-def test_not_found_says_how_to_get_it(monkeypatch, tmp_path):
+def test_every_option_reaches_the_splits(lfw_here):
+    splits = load_faces(FaceOptions(data="lfw", lfw_fold=2, seed=3))
+    assert (splits.request["lfw_fold"], splits.request["seed"]) == (2, 3)
+    assert face_data.people_of(splits.images, splits.test) == {"Person_C", "Person_D"}
+    divided = load_faces(FaceOptions(validation_people=3, test_people=5, seed=3))
+    counts = [
+        len(face_data.people_of(divided.images, pairs))
+        for pairs in (divided.validation, divided.test)
+    ]
+    assert counts == [3, 5]
+    for name in ("validation_list", "test_list"):
+        with pytest.raises(UsageError, match="is no list file"):
+            load_faces(FaceOptions(**{name: lfw_here / "pairs.txt"}))
+
+
+def test_not_found_says_nothing_and_asked_for_says_how_to_get_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path])
     monkeypatch.delenv("SIAMJAX_LFW", raising=False)
-    data, sentence = face_data.choose_data("auto")
-    assert data == "orl_faces"
-    assert "SIAMJAX_LFW" in sentence
+    assert load_faces(FaceOptions()).images.name == "orl_faces"
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UsageError, match=rf"no mirror; .* with DIR one of {tmp_path}"):
+        load_faces(FaceOptions(data="lfw/deepfunneled"))
 
 
 def test_named_folder(home, tmp_path, monkeypatch):
@@ -80,7 +98,7 @@ def test_named_folder(home, tmp_path, monkeypatch):
     assert (found.images, found.home) == (home / "lfw_funneled", home)
     monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
     with pytest.raises(UsageError, match=r"SIAMJAX_LFW is .*; expected is DIR/lfw_funneled"):
-        face_data.choose_data("auto")
+        load_faces(FaceOptions(data="lfw"))
 
 
 @pytest.mark.parametrize("kind", ["tgz", "zip"])

@@ -153,3 +153,16 @@ def test_positives_refuse_what_gives_none(faces):
         PositivesOfAnEpoch(faces, np.arange(20), seed=0, cameras=np.zeros(400, int))
     with pytest.raises(UsageError, match="negatives 0"):
         PositivesOfAnEpoch(faces, np.arange(20), seed=0, negatives=0)
+
+
+def test_without_people_all_of_the_set_are_drawn():
+    images = image_set([2, 3, 1, 4])
+    everyone = sorted(set(images.identities.tolist()))
+    for share in (0.5, None):
+        drawn, named = (
+            SampledPairs(images, people, seed=5, positive_share=share)
+            for people in (None, everyone)
+        )
+        pairs = [drawn[position] for position in range(200)]
+        assert pairs == [named[position] for position in range(200)]
+        assert {index for first, second, _ in pairs for index in (first, second)} == set(range(10))

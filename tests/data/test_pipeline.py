@@ -1,6 +1,9 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
+from siamjax.data import of_arrays
 from siamjax.data.catalogue.table import Catalogue
 from siamjax.data.pairs import SampledPairs, generator
 from siamjax.data.pipeline import image_batches, pair_batches, triplet_batches
@@ -16,20 +19,36 @@ from siamjax.data.triplets import SampledTriplets
 from siamjax.errors import UsageError
 
 
-def batches(faces, **changes):
-    people = sorted(set(faces.identities))[:6]
-    options = {
-        "batch_size": 4,
-        "steps": 6,
-        "size": 16,
-        "augmentation": Augmentation(),
-        "seed": 0,
-        **changes,
-    }
-    iterator = pair_batches(faces, SampledPairs(faces, people, seed=0), **options)
+@dataclass(frozen=True)
+class Config:
+    """What of a ``RunConfig`` batches are made by."""
+
+    seed: int = 0
+    batch_size: int = 4
+    steps: int = 6
+    workers: int = 0
+
+
+def read(batches, start=0):
+    iterator = batches(start)
     result = list(iterator)
     iterator.close()
     return result
+
+
+def batches(faces, *, start=0, size=16, augmentation=Augmentation(), part=(0, 1), **config):  # noqa: B008
+    people = sorted(set(faces.identities))[:6]
+    process, processes = part
+    made = pair_batches(
+        faces,
+        SampledPairs(faces, people, seed=0),
+        Config(**config),
+        size=size,
+        augmentation=augmentation,
+        process=process,
+        processes=processes,
+    )
+    return read(made, start)
 
 
 def assert_same(got, expected):
@@ -58,19 +77,117 @@ def test_a_resumed_run_sees_the_same(faces, straight):
 
 
 def test_processes_share_a_batch(faces, straight):
-    parts = [batches(faces, process=p, processes=2) for p in (0, 1)]
+    parts = [batches(faces, part=(p, 2)) for p in (0, 1)]
     joined = [
         {name: np.concatenate([a[name], b[name]]) for name in a}
         for a, b in zip(*parts, strict=True)
     ]
     assert_same(joined, straight)
     with pytest.raises(UsageError, match="over 3 processes"):
-        batches(faces, processes=3)
+        batches(faces, part=(0, 3))
 
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same(faces, straight):
     assert_same(batches(faces, workers=2), straight)
+
+
+def test_beginning_anew_gives_the_same_and_the_seed_matters(faces, straight):
+    made = pair_batches(
+        faces,
+        SampledPairs(faces, sorted(set(faces.identities))[:6], seed=0),
+        Config(),
+        size=16,
+        augmentation=Augmentation(),
+    )
+    for start in (5, 2, 5):  # one after the other of the same batches
+        assert_same(read(made, start), straight[start:])
+    other = batches(faces, seed=1)[0]
+    assert not np.array_equal(other["x1"], straight[0]["x1"])  # augmented otherwise
+    np.testing.assert_array_equal(other["same"], straight[0]["same"])  # of the same pairs
+
+
+def test_a_batch_is_described_by_the_names_of_its_first_images(faces):
+    pairs = SampledPairs(faces, sorted(set(faces.identities))[:6], seed=0)
+    made = pair_batches(faces, pairs, Config(batch_size=3), size=16)
+    names = [
+        " + ".join(faces.keys[index] for index in pairs[position][:2]) for position in range(6, 9)
+    ]
+    assert made.unit == "pairs"
+    assert made.describe(2) == ", ".join(names)
+    assert made.describe(2, shown=2) == f"{names[0]}, {names[1]}, ... (3 pairs)"
+
+
+def test_pairs_from_arrays_in_memory():
+    """Image i is of one colour, 10 i: what is in a batch can be read off."""
+    arrays = np.full((6, 8, 8, 3), 10 * np.arange(6).reshape(6, 1, 1, 1), np.uint8)
+    people = [7, 7, 7, 8, 9, 9]
+    images = of_arrays(arrays, people)
+    made = pair_batches(images, SampledPairs(images, seed=0), Config(steps=20), size=4)
+    got = read(made)
+    assert len(got) == 20
+    first, second = (
+        np.concatenate([batch[name][:, 0, 0, 0] // 10 for batch in got]) for name in ("x1", "x2")
+    )
+    same = np.concatenate([batch["same"] for batch in got])
+    assert (first != second).all()
+    assert set(first) | set(second) == set(range(6))
+    shown = np.array(people)
+    np.testing.assert_array_equal(same, shown[first] == shown[second])
+    assert same.mean() == 0.5
+    assert got[0]["x1"].shape == (4, 4, 4, 3)
+
+
+class TestRows:
+    """What was computed of each image once stands for it."""
+
+    def made(self, images, rows, **options):
+        return pair_batches(
+            images, SampledPairs(images, seed=0), Config(), size=4, rows=rows, **options
+        )
+
+    def test_they_are_asked_for_when_training_begins_and_no_image_is_read(self):
+        images = of_arrays(np.zeros((6, 4, 4), np.uint8), [0, 0, 1, 1, 2, 2])
+        calls = []
+
+        def rows():
+            calls.append("called")
+            return np.arange(6 * 5, dtype=np.float32).reshape(6, 5)
+
+        made = self.made(images, rows)
+        described = made.describe(0)
+        assert calls == []
+        got = read(made)
+        assert calls == ["called"]
+        pairs = SampledPairs(images, seed=0)
+        for position in range(24):
+            first, second, same = pairs[position]
+            batch, place = got[position // 4], position % 4
+            np.testing.assert_array_equal(batch["x1"][place], np.arange(5) + 5 * first)
+            np.testing.assert_array_equal(batch["x2"][place], np.arange(5) + 5 * second)
+            assert batch["same"][place] == same
+        assert described.startswith(f"{pairs[0][0]} + {pairs[0][1]}, ")
+
+    def test_refused_with_augmentation_and_of_another_number(self):
+        images = of_arrays(np.zeros((4, 4, 4), np.uint8), [0, 0, 1, 1])
+        with pytest.raises(UsageError, match="rows stand for images and cannot be augmented"):
+            self.made(images, lambda: np.zeros((4, 5)), augmentation=Augmentation())
+        with pytest.raises(UsageError, match="5 rows for 4 images"):
+            self.made(images, lambda: np.zeros((5, 5)))(0)
+
+    def test_of_triplets(self, faces, stream):
+        rows = np.arange(len(faces))
+        made = triplet_batches(faces, stream, Config(), size=4, rows=lambda: rows)
+        batch = read(made)[1]
+        for place in range(4):
+            got = [batch[name][place] for name in ("anchor", "positive", "negative")]
+            assert got == list(stream[4 + place])
+
+
+def test_sizes_that_are_none():
+    images = of_arrays(np.zeros((4, 4, 4), np.uint8), [0, 0, 1, 1])
+    with pytest.raises(UsageError, match="size 0 must be at least 1"):
+        pair_batches(images, SampledPairs(images, seed=0), Config(), size=0)
 
 
 def test_without_augmentation_a_picture_is_itself(faces):
@@ -95,13 +212,18 @@ def stream(faces):
 class TestTriplets:
     """The same promises for batches of three pictures."""
 
-    def batches(self, faces, stream, **changes):
-        options = {"batch_size": 4, "steps": 5, "size": (16, 12), "seed": 7, **changes}
-        options = {"augmentation": Augmentation(), **options}
-        iterator = triplet_batches(faces, stream, **options)
-        result = list(iterator)
-        iterator.close()
-        return result
+    def batches(self, faces, stream, *, start=0, part=(0, 1), workers=0, **changes):
+        options = {"augmentation": Augmentation(), "size": (16, 12), **changes}
+        made = triplet_batches(
+            faces,
+            stream,
+            Config(seed=7, steps=5, workers=workers),
+            process=part[0],
+            processes=part[1],
+            **options,
+        )
+        assert made.unit == "triplets"
+        return read(made, start)
 
     @pytest.mark.parametrize("recolor", [False, True])
     def test_each_picture_is_read_and_augmented_in_turn(self, faces, stream, recolor):
@@ -145,7 +267,7 @@ class TestTriplets:
     def test_resumed_and_shared(self, faces, stream):
         straight = self.batches(faces, stream)
         assert_same(self.batches(faces, stream, start=2), straight[2:])
-        parts = [self.batches(faces, stream, process=p, processes=2) for p in (0, 1)]
+        parts = [self.batches(faces, stream, part=(p, 2)) for p in (0, 1)]
         joined = [
             {name: np.concatenate([a[name], b[name]]) for name in a}
             for a, b in zip(*parts, strict=True)
@@ -154,7 +276,7 @@ class TestTriplets:
 
     def test_refuses(self, faces, stream):
         with pytest.raises(UsageError, match="batch of 4 triplets cannot be split over 3"):
-            self.batches(faces, stream, processes=3)
+            self.batches(faces, stream, part=(0, 3))
         with pytest.raises(UsageError, match="workers -1"):
             self.batches(faces, stream, workers=-1)
 

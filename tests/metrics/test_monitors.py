@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamjax.metrics.monitors import collapse_message, pair_monitors
+from siamjax.metrics.monitors import collapse_message, pair_monitors, triplet_monitors
 
 
 def computed(*args, **options):
@@ -28,6 +28,67 @@ def test_weight_0_does_not_count():
     assert np.isnan(values["distance_different"])
 
 
+def test_what_is_not_asked_for_is_not_told():
+    """No margin, no active fraction; no logit, no accuracy."""
+    rows, same = jnp.eye(4), jnp.array([True, False])
+    plain = computed(rows, same)
+    assert not {"active_fraction", "accuracy"} & plain.keys()
+    assert computed(rows, same, margin=2.0).keys() - plain.keys() == {"active_fraction"}
+    logit = jnp.ones(2)
+    assert computed(rows, same, logit=logit).keys() - plain.keys() == {"accuracy"}
+
+
+def test_active_are_the_different_pairs_within_the_margin():
+    """Distances 1 (same), 1, 2 and 3 (different), margin 2.5; weights 1, 1, 3, 2: 4 of 6."""
+    first, second = jnp.zeros((4, 1)), jnp.array([[1.0], [1.0], [2.0], [3.0]])
+    same = jnp.array([True, False, False, False])
+    weight = jnp.array([1.0, 1.0, 3.0, 2.0])
+    values = computed(jnp.concatenate([first, second]), same, weight, margin=2.5)
+    assert values["active_fraction"] == pytest.approx(4 / 6)
+
+
+def test_accuracy_is_the_weight_of_the_logits_on_the_right_side_of_0():
+    """Right, wrong, right (a different pair below 0), wrong: 1 + 3 of 1 + 2 + 3 + 4."""
+    logit, same = jnp.array([0.1, -2.0, -0.1, 5.0]), jnp.array([True, True, False, False])
+    weight = jnp.array([1.0, 2.0, 3.0, 4.0])
+    values = computed(jnp.ones((8, 2)), same, weight, logit=logit)
+    assert values["accuracy"] == pytest.approx(0.4)
+
+
+def test_triplets_by_hand():
+    """Two triplets at margin 1, weights 3 and 1: hinges 1 + 1 - 3 < 0 and 1 + 2 - 0.5 = 2.5."""
+    rows = (jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.zeros((2, 2)), jnp.array([[3.0, 4], [0, 0]]))
+    near, far, weight = jnp.array([1.0, 2.0]), jnp.array([3.0, 0.5]), jnp.array([3.0, 1.0])
+
+    def of(weight=None, **options):
+        found = triplet_monitors(rows, near, far, weight, margin=1.0, **options)
+        return {name: float(mean.compute()) for name, mean in found.items()}
+
+    values = of(weight)
+    assert values["distance_same"] == (3 * 1 + 2) / 4
+    assert values["distance_different"] == (3 * 3 + 0.5) / 4
+    assert values["active_fraction"] == 0.25
+    assert values["embedding_norm"] == pytest.approx((3 * (1 + 0 + 5) + 2) / 12)
+    assert values["embedding_sum"] == pytest.approx((3 * (1 + 0 + 7) + 2) / 12)
+    assert values["embedding_nonzero"] == pytest.approx((3 * (1 + 0 + 2) + 1) / 12)
+    assert "capped_fraction" not in values
+    assert of()["active_fraction"] == 0.5
+    # The second hinge of 2.5 is beyond a cap of 2, where the gradient is 0, and below one of 3.
+    assert (of(weight, cap=2.0)["active_fraction"], of(weight, cap=2.0)["capped_fraction"]) == (
+        0.0,
+        0.25,
+    )
+    assert (of(weight, cap=3.0)["active_fraction"], of(weight, cap=3.0)["capped_fraction"]) == (
+        0.25,
+        0.0,
+    )
+
+
+def test_metrics_of_another_loss_say_nothing():
+    for values in ({}, {"loss": 1.0, "active_fraction": 0.0}, {"embedding_norm": 0.0}):
+        assert collapse_message(values) is None
+
+
 HEALTHY = {
     "distance_same": 0.3,
     "distance_different": 1.0,
@@ -44,6 +105,8 @@ HEALTHY = {
         ({"distance_same": 0.999}, "all distances are alike"),
         ({"active_fraction": 0.0}, "active fraction 0"),
         ({"active_fraction": 1.0}, "active fraction 1"),
+        ({"accuracy": 1.0}, "accuracy 1: every pair"),
+        ({"capped_fraction": 1.0}, "every triplet is beyond the cap"),
     ],
 )
 def test_collapse_is_said_in_words(change, words):
@@ -51,3 +114,4 @@ def test_collapse_is_said_in_words(change, words):
     assert words in collapse_message({**HEALTHY, **change})
     nothing_counted = {k: v for k, v in HEALTHY.items() if k != "active_fraction"}
     assert collapse_message(nothing_counted) is None
+    assert collapse_message({**HEALTHY, "accuracy": 0.9, "capped_fraction": 0.9}) is None
