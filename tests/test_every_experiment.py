@@ -1,0 +1,202 @@
+"""What holds for every file in experiments/: its form, what it imports, what its help says."""
+
+import dataclasses
+import importlib
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamjax.data import FaceOptions, lfw, load_faces
+from siamjax.training import RunConfig
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
+
+
+def test_there_are_experiments():
+    assert {"lfw_contrastive", "lfw_bce", "faces_inception", "reid_normxcorr"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_options_a_build_and_a_main(name):
+    experiment = importlib.import_module(f"experiments.{name}")
+    assert issubclass(experiment.Config, RunConfig)
+    assert dataclasses.fields(experiment.Config)
+    assert callable(experiment.build)
+    assert callable(experiment.main)
+    for field in dataclasses.fields(experiment.Config):
+        if field.default is dataclasses.MISSING:  # what no default could be right for
+            assert (name, field.name) == ("faces_inception", "weights")
+
+
+ALONE = """
+import sys
+
+BLOCKED = ("tyro", "grain", "tensorflow_datasets", "matplotlib")
+for name in BLOCKED:
+    sys.modules[name] = None  # an import of it raises
+
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+for name in ("training", "inference", "report", "data", "models"):
+    importlib.import_module(f"siamjax.{name}")
+
+from siamjax import cli
+from siamjax.training import create_state, initialize, make_train_step
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+rng = np.random.default_rng(0)
+
+
+def images(*size):
+    return rng.integers(0, 256, (2, *size, 3), np.uint8)
+
+
+def pairs(*size):
+    return {"x1": images(*size), "x2": images(*size), "same": np.array([True, False])}
+
+
+def triplets(*size):
+    shown = {name: images(*size) for name in ("anchor", "positive", "negative")}
+    return {**shown, "identity": np.array([0, 1]), "negative_identity": np.array([2, 0])}
+
+
+def drawn(path, leaf):  # quicker than to compile every initializer
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    if not np.issubdtype(leaf.dtype, np.floating):
+        return np.zeros(leaf.shape, leaf.dtype)
+    if name in ("var", "scale"):
+        return np.ones(leaf.shape, leaf.dtype)
+    share = 1 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
+    return (rng.normal(size=leaf.shape) * (share if name == "kernel" else 0.01)).astype("f4")
+
+
+THIN = {"width": 0.0625}
+CASES = {
+    "lfw_contrastive": (THIN, pairs(16, 16)),
+    "lfw_bce": ({**THIN, "head": "concatenation"}, pairs(16, 16)),
+    "faces_inception": (
+        {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
+        pairs(75, 75),
+    ),
+    "reid_normxcorr": ({"fused": False, "column_search": 1}, pairs(40, 40)),
+    "visual_search_triplet": (
+        {**THIN, "depth": 1, "hidden": 8, "embedding": 4},
+        triplets(16, 16),
+    ),
+}
+for name in sys.argv[1].split():
+    experiment = importlib.import_module(f"experiments.{name}")
+    options, batch = CASES[name]
+    network, loss_fn, optimizer = experiment.build(experiment.Config(steps=2, **options))
+    size = next(iter(batch.values())).shape[1:3]
+    like = jax.eval_shape(lambda: initialize(network, size=size, seed=0)[0])
+    variables = jax.tree_util.tree_map_with_path(drawn, like)
+    state = create_state(variables, optimizer, key=jax.random.key(0))
+    after, metrics = jax.jit(make_train_step(loss_fn, optimizer))(state, batch)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), variables["params"], after.params)
+    assert any(jax.tree.leaves(moved)), name
+    assert metrics["loss"].count == 2, name
+    assert np.isfinite(metrics["loss"].compute()), name
+    print(f"{name} steps")
+
+# The blocks are real: main meets each of them where it needs what is blocked.
+contrastive = importlib.import_module("experiments.lfw_contrastive")
+config = contrastive.Config(
+    **THIN, run=Path(sys.argv[2]), size=16, batch_size=2, steps=1, validation_people=2,
+    test_people=2,
+)
+
+
+def met(call):
+    try:
+        call()
+    except ImportError as error:
+        name = error.name.partition(".")[0]
+        assert sys.modules.pop(name, "") is None, error
+        print("main needs", name)
+
+
+met(lambda: cli.run(contrastive.main, contrastive.Config, description=None))
+for _ in range(3):
+    met(lambda: contrastive.main(config))
+"""
+
+
+def test_each_steps_under_jit_without_what_only_main_needs(tmp_path):
+    """No tyro, grain, TFDS or matplotlib is imported before ``main`` asks for it."""
+    cache = ROOT / ".pytest_cache" / "jax"
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, " ".join(NAMES), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout.splitlines()
+    assert [line for line in said if line.endswith("steps")] == [f"{name} steps" for name in NAMES]
+    needed = [line.split()[-1] for line in said if line.startswith("main needs")]
+    assert needed == ["tyro", "tensorflow_datasets", "grain", "matplotlib"]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_every_option_and_its_default(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    assert end.value.code == 0
+    told = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert f"python -m experiments.{name}" in told
+    options = dict(re.findall(r" --([a-z-]+) (.*?)(?= --[a-z]|$)", told))
+    config = importlib.import_module(f"experiments.{name}").Config
+    for field in dataclasses.fields(config):
+        assert f"--{field.name.replace('_', '-')}" in told
+    for option in ("width", "size", "batch-size", "steps", "run", "seed", "learning-rate"):
+        field = config.__dataclass_fields__.get(option.replace("-", "_"))
+        if field is not None:
+            assert f"(default: {field.default})" in options[option].replace("'", "")
+
+
+def test_a_module_that_is_gone_is_an_error():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.faces"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode != 0
+    assert "No module named experiments.faces" in done.stderr
+
+
+def test_where_lfw_lies_the_embedded_faces_are_trained_on_and_a_line_tells(
+    faces, tmp_path, monkeypatch, capsys
+):
+    """The same command is the same experiment on every machine."""
+    person = tmp_path / "lfw_funneled" / "Aaron_Eckhart"
+    person.mkdir(parents=True)
+    Image.fromarray(faces.image(0)).save(person / "Aaron_Eckhart_0001.jpg")
+    monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path / "nothing"])
+    without = load_faces(FaceOptions())
+    assert capsys.readouterr().out == ""
+    monkeypatch.undo()
+    monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
+    found = load_faces(FaceOptions())
+    assert found.images.name == "orl_faces"
+    assert found.fingerprint() == without.fingerprint()
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1
+    assert str(tmp_path) in said[0]
+    assert "--data lfw" in said[0]
+    assert len(np.unique(found.images.identities)) == 40
