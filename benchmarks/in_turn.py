@@ -38,7 +38,11 @@ def serve(prepare: Callable[[], Step | Prepared]) -> None:
     as other steps left them. With ``peak`` its memory is measured and not its time.
     """
     started = time.perf_counter()
-    prepared = prepare()
+    try:
+        prepared = prepare()
+    except ModuleNotFoundError as error:
+        print(json.dumps({"missing": error.name}), flush=True)
+        return
     if not isinstance(prepared, Prepared):
         prepared()
         prepared = Prepared({"": prepared})
@@ -93,6 +97,8 @@ class Candidate:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
         )
         self.start: dict[str, float] = self._answer()
+        if (missing := self.start.get("missing")) is not None:
+            raise SystemExit(f"{name} needs {missing}: pip install -e '.[benchmarks]' {missing}")
 
     def ask(self, **request: Any) -> dict[str, float]:
         """Do a step (see :func:`serve`) and say what it took."""

@@ -2,8 +2,9 @@
 
     python -m benchmarks.lfw_step
 
-Both: contrastive loss, SGD with momentum, both pictures of a pair in one apply, the same
-optimizer state. Needs the extra ``benchmarks``. CPU time is what counts on a shared machine.
+Network and loss are those of ``experiments.lfw_contrastive``; in both the optimizer is SGD with
+momentum, and both images of a pair go through in one apply. Needs the extra ``benchmarks``. CPU
+time is what counts on a shared machine.
 """
 
 import sys
@@ -23,19 +24,14 @@ def siamjax_step(*, tuned: bool) -> Callable[[], object]:
     import numpy as np
     import optax
 
+    from experiments.lfw_contrastive import Config, build
     from siamjax import use_fast_cpu_kernels
-    from siamjax.losses import contrastive
-    from siamjax.models.heads import EuclideanHead
-    from siamjax.models.lfw import LfwNet
-    from siamjax.models.siamese import Siamese
-    from siamjax.training.pair_loss import pair_loss
-    from siamjax.parallel import AXIS, replicate, shard
-    from siamjax.training.state import create_state
-    from siamjax.training.step import make_train_step
+    from siamjax.parallel import data_parallel, replicate, shard
+    from siamjax.training import create_state, make_train_step
 
     if tuned:
         use_fast_cpu_kernels()
-    network = Siamese(backbone=LfwNet(axis_name=AXIS), head=EuclideanHead())
+    network, loss_fn, _ = build(Config(width=1.0, size=SIDE, batch_size=BATCH))
     pictures = np.random.default_rng(0).integers(0, 256, (2, BATCH, SIDE, SIDE, 3), np.uint8)
     batch = {"x1": pictures[0], "x2": pictures[1], "same": np.arange(BATCH) % 2 == 1}
     optimizer = optax.sgd(RATE, momentum=MOMENTUM)
@@ -45,8 +41,7 @@ def siamjax_step(*, tuned: bool) -> Callable[[], object]:
         return create_state(dict(variables), optimizer, key=jax.random.key(1))
 
     state = replicate(jax.jit(create)())
-    loss = pair_loss(network, contrastive, active=lambda d, s: d < 1, axis_name=AXIS)
-    step = make_train_step(loss, optimizer)
+    step = data_parallel(make_train_step(loss_fn, optimizer))
 
     def run() -> float:
         nonlocal state
@@ -83,7 +78,10 @@ def torch_step() -> Callable[[], object]:
 
     def run() -> float:
         optimizer.zero_grad()
-        first, second = network(pictures.float() / 255).split(BATCH)
+        images = pictures.float() / 255
+        variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
+        standardized = (images - mean) * (variance + 0.05**2).rsqrt()
+        first, second = network(standardized).split(BATCH)
         distance = (first - second).square().sum(1).add(1e-12).sqrt()
         apart = torch.clamp(1 - distance, min=0)
         loss = (same * distance.square() + (1 - same) * apart.square()).mean()

@@ -1,9 +1,12 @@
 """The whole training step of the re-identification network: 32 pairs of 160x60.
 
-Both: binary cross-entropy of the logit, both pictures in one trunk, Torch's dampened SGD with
-weight decay. PyTorch's correlation runs over the whole batch, in chunks whose graphs are kept, and
-in chunks that the backward pass computes anew (as siamjax does); the trunk in PyTorch's own memory
-layout and in channels_last; the best counts.
+    python -m benchmarks.normxcorr step
+
+Network and loss are those of ``experiments.reid_normxcorr``; in both the images of a pair go
+through one trunk, and the optimizer is Torch's dampened SGD with weight decay. PyTorch's
+correlation runs over the whole batch, in chunks whose graphs are kept, and in chunks that the
+backward pass computes anew (as siamjax does); the trunk in PyTorch's own memory layout and in
+channels_last; the best counts.
 """
 
 import sys
@@ -18,7 +21,7 @@ from benchmarks.normxcorr_contest import Contender, against, contest, table
 
 BATCH, HEIGHT, WIDTH = 32, 160, 60
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
-OURS, MONITORED = "siamjax", "siamjax, with pair_loss's monitors"
+OURS = "siamjax"
 EAGER = ("patches", "patches, channels_last", "patches by channel, channels_last")
 WAYS = (("whole", 0), *(("kept", size) for size in (1, 2, 4, 8)), ("anew", 1), ("anew", 2))
 SHAPES = {
@@ -43,41 +46,23 @@ def _start() -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
     return params, pictures, np.arange(BATCH) % 3 == 0
 
 
-def siamjax_steps(*, monitored: bool) -> Prepared:
+def siamjax_steps() -> Prepared:
     """The pmapped step."""
     import jax
 
+    from experiments.reid_normxcorr import Config, build
     from siamjax import use_fast_cpu_kernels
-    from siamjax.losses import binary_cross_entropy
-    from siamjax.metrics.mean import Mean
-    from siamjax.models.normxcorr_net import NormXCorrNet
-    from siamjax.training.optimizers import dampened_sgd
-    from siamjax.training.pair_loss import pair_loss
-    from siamjax.parallel import AXIS, replicate, shard
-    from siamjax.training.state import create_state
-    from siamjax.training.step import make_train_step
+    from siamjax.parallel import data_parallel, replicate, shard
+    from siamjax.training import create_state, dampened_sgd, make_train_step
 
     use_fast_cpu_kernels()
-    network = NormXCorrNet()
+    _, loss_fn, _ = build(Config(fused=False, batch_size=BATCH))
     params, pictures, same = _start()
     batch = {"x1": pictures[:BATCH], "x2": pictures[BATCH:], "same": same}
 
-    def plain_loss(params, model_state, batch, key):
-        del key
-        logit, _ = network.apply({"params": params}, batch["x1"], batch["x2"], train=True)
-        return Mean.of(binary_cross_entropy(logit, batch["same"])), (model_state, {})
-
-    loss = plain_loss
-    if monitored:
-        loss = pair_loss(
-            network,  # pyright: ignore[reportArgumentType]  # it is called as a Siamese is
-            binary_cross_entropy,
-            active=lambda logit, same: (logit > 0) != same,
-            axis_name=AXIS,
-        )
     optimizer = dampened_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY)
     state = replicate(create_state({"params": params}, optimizer, key=jax.random.key(0)))
-    step = make_train_step(loss, optimizer)
+    step = data_parallel(make_train_step(loss_fn, optimizer))
 
     def run() -> float:
         nonlocal state
@@ -178,7 +163,7 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
 
 def measure(*, rounds: int, output: Path) -> None:
     """Compare."""
-    names = [OURS, MONITORED, *EAGER]
+    names = [OURS, *EAGER]
     module = [sys.executable, "-m", "benchmarks.normxcorr_step"]
     processes = []
     try:
@@ -189,9 +174,9 @@ def measure(*, rounds: int, output: Path) -> None:
                 theirs, ours = (p.start[f"loss {number}"] for p in (process, processes[0]))
                 if not abs(theirs - ours) <= 1e-4:
                     raise SystemExit(f"{process.name}: loss {theirs} at step {number}, not {ours}")
-        contenders = [Contender(process.name, "ours", process, "step") for process in processes[:2]]
+        contenders = [Contender(OURS, "ours", processes[0], "step")]
         words = {"whole": "whole", "kept": "chunks of {}", "anew": "chunks of {} twice"}
-        for process in processes[2:]:
+        for process in processes[1:]:
             for way, size in WAYS:
                 label = f"{process.name}, {words[way].format(size)}"
                 whole = way == "whole"
@@ -202,7 +187,7 @@ def measure(*, rounds: int, output: Path) -> None:
             f"({counts['quiet']} of {counts['rounds']} rounds undisturbed)"
         )
         lines = table(contenders, contenders[0])
-        found = {one.label: against(contenders, one) for one in contenders[:2]}
+        found = {OURS: against(contenders, contenders[0])}
     finally:
         for process in processes:
             process.stop()
@@ -210,8 +195,8 @@ def measure(*, rounds: int, output: Path) -> None:
 
 
 def _prepare(name: str) -> Callable[[], Prepared]:
-    if name in (OURS, MONITORED):
-        return partial(siamjax_steps, monitored=name == MONITORED)
+    if name == OURS:
+        return siamjax_steps
     form, comma, _ = name.partition(",")
     return partial(torch_steps, form, channels_last=bool(comma))
 
