@@ -118,12 +118,11 @@ class TestSameOnDevices:
 
     @pytest.mark.parametrize("devices", [1, 2, 4])
     def test_by_kind(self, devices):
-        """Device d of n has the rows d * 8 / n on: their means average to 3.5, the greatest is 7."""
+        """Each device has its part of 0..7: their means average to 3.5, the greatest is 7."""
 
         def own_then_same(_, batch):
             return same_on_devices(self.states(batch))
 
-        # One row a device, so that every device's own is seen.
         batch = shard({"x": np.arange(8.0, dtype=np.float32)}, **on(devices))
         got = data_parallel_map(own_then_same, **on(devices))(
             replicate(jnp.zeros(()), **on(devices)), batch

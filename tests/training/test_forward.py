@@ -70,7 +70,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def case(request, rng):
-    """What applies the network, the network's variables, and a batch of 6 with its images' names."""
+    """What applies a network, its variables, a batch of 6, and the names of its images."""
     apply, names = KINDS[request.param]
     batch = {name: jnp.asarray(rng.normal(size=(6, 4)), jnp.float32) for name in names}
     batch |= {"same": np.arange(6) % 2 == 0, "identity": np.arange(6)}

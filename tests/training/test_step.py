@@ -1,5 +1,6 @@
 """One step on one device = on 2, 4 and 8, with padding anywhere in the batch."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ LOSS = pair_loss(NETWORK)
 
 @pytest.fixture(scope="module")
 def start():
-    variables, key = initialize(NETWORK, size=16, seed=0)
+    variables, key = initialize(NETWORK, 16, 0)
     optimizer = optax.sgd(0.1, momentum=0.9)
     return optimizer, create_state(variables, optimizer, key=key)
 
@@ -108,7 +109,7 @@ def test_the_update_is_the_gradient_of_the_mean(rng, start):
         mean, _ = LOSS(params, state.model_state, batch, state.key)
         return mean.total / 8
 
-    gradient = jax.grad(mean_loss)(state.params)
+    gradient = jax.jit(jax.grad(mean_loss))(state.params)
     plain = create_state(
         {"params": state.params, **state.model_state}, optax.sgd(0.5), key=state.key
     )
@@ -143,7 +144,7 @@ def test_key_depends_on_step_and_device():
 
 def test_batch_that_does_not_split():
     with pytest.raises(
-        UsageError, match="batch of 6 examples cannot be split over 4 devices; use a mult"
+        UsageError, match="batch of 6 examples cannot be split over 4 devices; use a"
     ):
         shard({"x": np.zeros(6)}, devices=jax.devices()[:4])
 
@@ -168,3 +169,91 @@ def test_three_steps_compile_once(rng, start):
     finally:
         jax.monitoring.clear_event_listeners()
     assert len(compiled) == 1
+
+
+class FlaxTower(nn.Module):
+    """Flax's own batch normalisation, which knows no devices; ``momentum`` 0 keeps this batch's."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.Dense(4, name="dense")(x)
+        return nn.BatchNorm(use_running_average=not train, momentum=0.0, name="norm")(x)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_flax_batch_norm_keeps_the_mean_of_the_devices_statistics(rng, devices):
+    """Each device normalises by its own examples; what is kept is equal on all of them.
+
+    Both images of a pair are one batch. The mean of the devices' variances is less than the
+    variance of the whole batch, as their means differ.
+    """
+    x1, x2 = rng.normal(size=(2, 8, 3)).astype(np.float32)
+    x1 += np.arange(8, dtype=np.float32)[:, None]  # so that the devices' examples differ
+    x2 += np.arange(8, dtype=np.float32)[:, None]
+    network = Siamese(backbone=FlaxTower(), head=EuclideanHead())
+    variables = network.init(jax.random.key(0), x1, x2)
+    dense = variables["params"]["backbone"]["dense"]
+    rows = [x.astype(np.float64) @ dense["kernel"] + dense["bias"] for x in (x1, x2)]
+    parts = zip(*(np.split(one, devices) for one in rows), strict=True)
+    own = [np.concatenate(both) for both in parts]
+    mean = np.mean([part.mean(axis=0) for part in own], axis=0)
+    variance = np.mean([part.var(axis=0) for part in own], axis=0)
+    whole = np.concatenate(rows).var(axis=0)
+    assert (whole > 1.01 * variance).any() == (devices > 1)
+
+    used, optimizer = jax.devices()[:devices], optax.sgd(0.1)
+    state = create_state(variables, optimizer, key=jax.random.key(1))
+    step = data_parallel(make_train_step(pair_loss(network), optimizer), devices=used)
+    batch = {"x1": x1, "x2": x2, "same": np.arange(8) % 3 == 0}
+    got, _ = step(replicate(state, devices=used), shard(batch, devices=used))
+    kept = got.model_state["batch_stats"]["backbone"]["norm"]
+    np.testing.assert_allclose(kept["mean"], mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(kept["var"], variance, rtol=1e-4)
+    for leaf in jax.tree.leaves(got.model_state):
+        copies = [np.asarray(part.data) for part in leaf.addressable_shards]
+        assert len(copies) == devices
+        for copy in copies:
+            np.testing.assert_array_equal(copy, copies[0])
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("metrics", [{}, {"mine": 2.0, "another": 5.0}], ids=["none", "own"])
+def test_a_loss_function_has_any_metrics_or_none(devices, metrics):
+    """The loss |w x - 1| of x = 1..4 at w = 1.25 has the gradient x everywhere."""
+
+    def loss_fn(params, model_state, batch, key):
+        value = jnp.abs(params["w"] * batch["x"] - 1)
+        found = {name: Mean.of(factor * batch["x"]) for name, factor in metrics.items()}
+        return Mean.of(value), (model_state, found)
+
+    used, optimizer = jax.devices()[:devices], optax.sgd(1.0)
+    # Not quite 1: there the first example has a kink.
+    state = create_state({"params": {"w": jnp.float32(1.25)}}, optimizer, key=jax.random.key(0))
+    step = make_train_step(loss_fn, optimizer)
+    batch = {"x": np.arange(1, 5, dtype=np.float32)}
+    plain = jax.jit(step)(state, batch)
+    pmapped = data_parallel(step, devices=used)
+    got = pmapped(replicate(state, devices=used), shard(batch, devices=used))
+    for after, found in (plain, got):
+        values = {name: float(mean.compute()) for name, mean in found.items()}
+        expected = {name: 2.5 * factor for name, factor in metrics.items()}
+        assert values == {"loss": 1.25 * 2.5 - 1, **expected}
+        assert float(after.params["w"]) == 1.25 - 2.5
+        assert int(after.step) == 1
+
+
+def test_a_state_that_cannot_be_made_equal_is_refused():
+    """A key among the network's variables."""
+
+    def loss_fn(params, model_state, batch, key):
+        return Mean.of(params["w"] * batch["x"]), ({"noise": {"key": key}}, {})
+
+    optimizer, used = optax.sgd(1.0), jax.devices()[:2]
+    variables = {"params": {"w": jnp.float32(1.0)}, "noise": {"key": jax.random.key(0)}}
+    state = create_state(variables, optimizer, key=jax.random.key(0))
+    step = make_train_step(loss_fn, optimizer)
+    batch = {"x": np.ones(2, np.float32)}
+    jax.jit(step)(state, batch)  # there is only one
+    pmapped = data_parallel(step, devices=used)
+    with pytest.raises(UsageError, match="noise/key of the network's state is of type key"):
+        pmapped(replicate(state, devices=used), shard(batch, devices=used))
