@@ -1,32 +1,45 @@
-"""reid_normxcorr end to end on a small folder in Market's naming: train, rank, report, go on."""
+"""reid_normxcorr end to end on a small folder in Market's naming: train, rank, report, resume."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 from experiments import reid_normxcorr
-from siamjax.data.reid.splits import load_splits
-from siamjax.errors import UsageError
+from siamjax.data import ReidOptions, load_reid, of_arrays
+from siamjax.errors import Interrupted, UsageError
+from siamjax.inference import ReidEvaluation, score_pairs
+from siamjax.inference.reid import rank_gallery
+from siamjax.inference.verification import Verifier
+from siamjax.report import reid_report
+from siamjax.training import Finished, Run, dampened_sgd
 from siamjax.training.writers import read_metrics
-from siamjax.runs import train
-from siamjax.runs.finished import Finished
-from siamjax.runs.verifier import Verifier
-from siamjax.search import score_pairs
-from siamjax.training.loop import Interrupted
 
-TINY = {"steps": 2, "batch_size": 8, "evaluate_every": 1, "log_every": 1, "validation_queries": 2}
+TINY = {"steps": 2, "batch_size": 8, "evaluate_every": 1, "log_every": 1}
+SIZE = (64, 40)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_images():
+    """Of the published size in tests/test_learning.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reid_normxcorr, "SIZE", SIZE)
+        yield
 
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
     """Four people to train on and validate, two to test; two pictures in each of two tracklets."""
     folder = tmp_path_factory.mktemp("small_market")
-    images = load_splits("pedestrians").images
-    cameras = load_splits("pedestrians").cameras
+    splits = load_reid(ReidOptions())
+    images, cameras = splits.images, splits.cameras
     people = [p for p in sorted(set(images.identities)) if len(tracklets(images, cameras, p)) > 1]
     for number, person in enumerate(people[:6], start=1):
         for camera, tracklet in enumerate(tracklets(images, cameras, person)[:2], start=1):
@@ -56,7 +69,7 @@ def finished(market, tmp_path_factory):
 def test_run_folder_and_report(finished):
     folder, _, results = finished
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["config"]["experiment"] == "reid_normxcorr_plain"
+    assert manifest["config"]["experiment"] == "reid_normxcorr"
     assert manifest["results"] == json.loads(json.dumps(results))
     assert len(manifest["trained_on"]) == 2
     assert set(results) == {"network", "HSV histograms of stripes", "raw pixels 64x24"}
@@ -79,8 +92,9 @@ def test_run_folder_and_report(finished):
 def test_run_can_be_used_again(finished):
     """Its scores are those of the finished run; it is no run to verify with."""
     folder, config, _ = finished
-    opened = Finished.open(folder, kind="matcher")
-    splits = load_splits(config.data, validation_people=2)
+    opened = Finished.open(folder)
+    assert opened.size == SIZE
+    splits = load_reid(config)
     again = score_pairs(
         opened.network,
         opened.variables,
@@ -91,39 +105,104 @@ def test_run_can_be_used_again(finished):
         progress=False,
     )
     np.testing.assert_allclose(again, np.load(next(folder.glob("test_scores_*.npy"))), rtol=1e-5)
-    with pytest.raises(
-        UsageError, match="of kind matcher, one of kind verifier is needed; use it with rank"
-    ):
+    with pytest.raises(UsageError, match=r"no threshold .* its experiment \(reid_normxcorr\) sets"):
         Verifier.open(folder)
 
 
-@pytest.mark.slow
-def test_stopped_and_gone_on_with_is_straight(finished, tmp_path, monkeypatch):
-    _, config, results = finished
-    stopped = reid_normxcorr.dataclasses.replace(config, run=tmp_path / "stopped")
-    original = train.pair_batches
+def test_a_gallery_of_arrays_is_ranked_as_its_files_are(finished, market):
+    opened = Finished.open(finished[0])
+    query = sorted((market / "query").iterdir())[0]
+    folder = market / "bounding_box_test"
+    gallery = sorted(folder.iterdir())
+    ranked = rank_gallery(opened, [query], folder, top=3)
+    assert [ranked.images.keys[index] for index in ranked.query] == [str(query)]
+    assert {ranked.images.keys[index] for index in ranked.found[0]} <= set(map(str, gallery))
+    assert ranked.found.shape == ranked.probability.shape == (1, 3)
+    assert (np.diff(ranked.probability) <= 0).all()
+    pixels = [np.asarray(Image.open(path)) for path in (query, *gallery)]
+    arrays = rank_gallery(
+        opened, of_arrays(pixels[:1], name="asked"), of_arrays(pixels[1:], name="shown"), top=3
+    )
+    assert arrays.images.name == "shown"
+    np.testing.assert_array_equal(arrays.found, ranked.found)
+    np.testing.assert_allclose(arrays.probability, ranked.probability, rtol=1e-6)
+    both = rank_gallery(opened, of_arrays(pixels[:1]), folder, top=3, symmetric=True)
+    assert (both.probability != ranked.probability).any()
+    for queries, top in (([], 3), ([query], 0)):
+        with pytest.raises(UsageError, match="at least 1 of each"):
+            rank_gallery(opened, queries, folder, top=top)
 
-    def batches_with_sigterm(*args, **options):
-        for batch in original(*args, **options):
-            os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
+
+def test_single_shot_and_symmetric(finished, tmp_path):
+    """The same run, judged by another rule: galleries of one image a person, drawn three times."""
+    folder, config, _ = finished
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("test_scores*"))
+    config = dataclasses.replace(config, run=tmp_path / "run")
+    market = load_reid(config)
+    splits = dataclasses.replace(market, test=dataclasses.replace(market.test, rule="single_shot"))
+    network, _, _ = reid_normxcorr.build(config)
+    run = Run.open(config, network, market, best="validation_map")
+    variables = run.best_variables()
+    results = reid_report(
+        run, network, variables, splits, size=SIZE, baselines={}, symmetric=True, trials=3
+    )
+    found = results["network"]
+    assert (found["queries"], found["gallery"], found["trials"]) == (4, 2, 3)
+    assert found["rank1_deviation"] is not None
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["trials"] == 3
+    assert "one gallery image a person, 3 trials" in (tmp_path / "run/report.html").read_text()
+    query, gallery = market.test.query, market.test.gallery
+    options = {"size": SIZE, "progress": False}
+    one_way = score_pairs(network, variables, market.images, query, gallery, **options)
+    other = score_pairs(network, variables, market.images, gallery, query, **options).T
+    mean = (1 / (1 + np.exp(-one_way)) + 1 / (1 + np.exp(-other))) / 2
+    written = np.load(next((tmp_path / "run").glob("test_scores_*.npy")))
+    np.testing.assert_allclose(1 / (1 + np.exp(-written)), mean, atol=1e-6)
+    judged = ReidEvaluation.of(splits, splits.test)
+    for trials in (1, 3):
+        again, _ = judged.judge(written, trials=trials, seed=config.seed)
+        assert (again == found) == (trials == 3)
+    with pytest.raises(UsageError, match="0 trials: at least 1"):
+        judged.judge(written, trials=0)
+
+
+def test_stopped_and_resumed_is_straight(finished, tmp_path, monkeypatch):
+    _, config, results = finished
+    stopped = dataclasses.replace(config, run=tmp_path / "stopped")
+    original = reid_normxcorr.pair_batches
+
+    def stopping(*args, **options):
+        batches = original(*args, **options)
+
+        def begin(start):
+            for batch in batches(start):
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        begin.unit, begin.describe = batches.unit, batches.describe
+        return begin
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "pair_batches", batches_with_sigterm)
-        with pytest.raises(Interrupted):
+        patch.setattr(reid_normxcorr, "pair_batches", stopping)
+        with pytest.raises(Interrupted, match="143"):
             reid_normxcorr.main(stopped)
+    assert [row["step"] for row in read_metrics(tmp_path / "stopped") if "loss" in row] == [1]
     assert reid_normxcorr.main(stopped) == results
 
 
 @pytest.mark.slow
-def test_fused_with_the_released_recipe_single_shot_symmetric(market, tmp_path):
+def test_fused_with_the_optimizer_as_released(market, tmp_path, monkeypatch):
+    def released(rate):
+        return dampened_sgd(0.05, learning_rate_decay=1e-4, weight_decay=5e-4)
+
+    schedules = SimpleNamespace(adam=released, cosine_decay_schedule=optax.cosine_decay_schedule)
+    monkeypatch.setattr(reid_normxcorr, "optax", schedules)
     config = reid_normxcorr.Config(
         **{**TINY, "steps": 1},
         data=str(market),
         validation_people=2,
-        optimizer="released",
         symmetric=True,
-        recolor=False,
         run=tmp_path / "run",
     )
     results = reid_normxcorr.main(config)
@@ -134,13 +213,10 @@ def test_refusals(market, tmp_path):
     for change, message in (
         ({"data": "nowhere"}, "neither a folder"),
         ({"split": 3}, "split 3 does not apply"),
-        ({"negatives": 0}, "negatives 0"),
-        ({"variant": "other"}, "variant 'other'"),
-        ({"batch_size": 9}, "cannot be split over 8"),
-        ({"trials": 0}, "trials 0"),
-        ({"validation_queries": 0}, "validation_queries 0"),
+        ({"column_search": -1}, "column_search -1: must be at least 0"),
+        ({"batch_size": 9}, "batch of 9 examples cannot be split over 8"),
         ({"workers": -1}, "workers -1"),
-        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"learning_rate": -1.0}, "learning_rate -1.0 must be positive"),
     ):
         options = {"data": str(market), "validation_people": 2, "run": tmp_path / "run", **change}
         with pytest.raises(UsageError, match=message):

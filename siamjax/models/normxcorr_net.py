@@ -61,6 +61,10 @@ class NormXCorrNet(nn.Module):
         """Layers of the trunk, of both branches, and the last one."""
         if self.variant not in ("released", "guide"):
             raise UsageError(f"variant {self.variant!r}: known are released and guide")
+        if self.column_search is not None and self.column_search < 0:
+            raise UsageError(
+                f"column_search {self.column_search}: must be at least 0, or None for all columns"
+            )
         self.conv1 = _ConvReluPool(dtype=self.dtype)
         self.conv2 = self._conv(25, 5, 20)
         self.correlation = _CorrelationConv(
