@@ -1,0 +1,161 @@
+"""Finished runs: of this version, of the one before, of a later one, and incomplete ones."""
+
+import gc
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from siamjax.errors import UsageError
+from siamjax.inference.verification import Verifier
+from siamjax.models import EuclideanHead, LfwNet, Siamese
+from siamjax.training import Finished, create_state, initialize
+from siamjax.training.checkpoints import Checkpoints
+from siamjax.training.description import describe_module
+
+NETWORK = Siamese(
+    backbone=LfwNet(width=0.05, standardize=True, embedding_scale=None, dtype=jnp.bfloat16),
+    head=EuclideanHead(),
+)
+
+# What the version before wrote, without what opening a run does not read.
+FORMAT_1 = {
+    "kind": "verifier",
+    "network": {
+        "class": "siamjax.models.siamese:Siamese",
+        "fields": {
+            "backbone": {
+                "class": "siamjax.models.lfw:LfwNet",
+                "fields": {
+                    "width": 0.05,
+                    "standardize": True,
+                    "dtype": {"dtype": "bfloat16"},
+                    "axis_name": "devices",
+                    "embedding_scale": None,
+                },
+            },
+            "head": {"class": "siamjax.models.heads:EuclideanHead", "fields": {}},
+        },
+    },
+    "size": [16, 24],
+    "step": 2,
+    "measure": "distance",
+    "threshold": 0.25,
+    "data": "orl_faces",
+    "trained_on": ["s01"],
+    "config": {"experiment": "lfw_contrastive", "margin": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    found, _ = initialize(NETWORK, (16, 24), 0)
+    return found
+
+
+@pytest.fixture
+def make(variables, tmp_path):
+    """A run's folder with checkpoints of the steps 2 and 4, and a manifest."""
+
+    def made(manifest, network_variables=variables):
+        optimizer = optax.sgd(0.1)
+        state = create_state(network_variables, optimizer, key=jax.random.key(0))
+        checkpoints = Checkpoints(tmp_path / "checkpoints", best="score")
+        for step in (2, 4):
+            # Of step 4 all is 1 more: another network.
+            params = jax.tree.map(lambda leaf, step=step: leaf + (step > 2), state.params)
+            saved = state.replace(step=jnp.asarray(step, jnp.int32), params=params)
+            checkpoints.save(saved, {"score": float(step)})
+        checkpoints.close()
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        return tmp_path
+
+    return made
+
+
+def assert_same(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_a_run_of_the_version_before(make, variables):
+    """Its networks took the axis of devices as an argument."""
+    run = Finished.open(make(FORMAT_1))
+    assert run.network == NETWORK
+    assert run.size == (16, 24)
+    assert_same(run.variables, variables)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
+    value, _ = jax.jit(run.network.apply)(run.variables, images[:1], images[1:])
+    assert np.isfinite(value).all()
+
+
+def test_a_verifier_of_the_version_before(make):
+    verifier = Verifier.open(make(FORMAT_1))
+    assert (verifier.threshold, verifier.measure) == (0.25, "distance")
+    image = np.full((20, 20, 3), 100, np.uint8)
+    assert verifier.compare(image, image) == (0.0, True)
+
+
+def test_a_size_of_one_number(make):
+    assert Finished.open(make({**FORMAT_1, "size": 16})).size == (16, 16)
+
+
+class Nested(nn.Module):
+    """Parts in a tuple and in a field that is called as format 1's axis."""
+
+    parts: tuple = ()
+    axis_name: str = "mine"
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x)
+
+
+def test_a_field_of_one_s_own_of_that_name_is_kept(make):
+    """In this format ``axis_name`` means what the network says, and nothing is taken away."""
+    network = Nested(parts=(Nested(axis_name="deep"),), axis_name="top")
+    variables = network.init(jax.random.key(0), jnp.ones((1, 3)))
+    manifest = {"format": 2, "network": describe_module(network), "size": [4, 4], "step": 4}
+    assert Finished.open(make(manifest, variables)).network == network
+
+
+def test_this_format_and_a_later_one(make, variables):
+    manifest = {**FORMAT_1, "format": 2, "network": describe_module(NETWORK), "step": 4}
+    folder = make(manifest)
+    run = Finished.open(folder)
+    assert (run.network, run.manifest, run.folder) == (NETWORK, manifest, folder)
+    assert_same(run.variables["params"], jax.tree.map(lambda leaf: leaf + 1, variables["params"]))
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 3, "network": "new"}))
+    with pytest.raises(UsageError, match=r"later version of siamjax \(format 3, .* up to 2\); pip"):
+        Finished.open(folder)
+
+
+@pytest.mark.parametrize("name", ["network", "size", "step"])
+def test_what_a_manifest_lacks_is_named(make, name):
+    folder = make({key: value for key, value in FORMAT_1.items() if key != name})
+    with pytest.raises(UsageError, match=f"manifest.json lacks '{name}'"):
+        Finished.open(folder)
+
+
+def test_no_threshold_no_verifier(make):
+    folder = make({key: value for key, value in FORMAT_1.items() if key != "threshold"})
+    with pytest.raises(UsageError, match=r"no threshold between same and different.*lfw_contras"):
+        Verifier.open(folder)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_manifest_s_checkpoint_and_no_other(make):
+    """Where it is gone, the other one would not fit the manifest's results."""
+    folder = make({**FORMAT_1, "step": 3})
+    with pytest.raises(
+        UsageError, match=r"checkpoint of step 3 is gone or damaged .*run the exper"
+    ):
+        Finished.open(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UsageError, match=r"is no finished run: manifest.json is missing"):
+        Finished.open(folder)
+    gc.collect()  # Orbax leaves its other errors to the garbage collector

@@ -1,0 +1,351 @@
+"""``fit`` on a network of two layers: stages, stops, and what evaluate and batches may be."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from siamjax.data import of_arrays
+from siamjax.errors import Interrupted, UsageError
+from siamjax.metrics import Mean
+from siamjax.models.normalization import BatchNorm
+from siamjax.parallel import data_parallel
+from siamjax.training import Run, RunConfig, create_state, fit, forward, make_train_step
+from siamjax.training.writers import read_metrics
+
+TIMED = ("examples_per_second", "pairs_per_second", "data_wait_percent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    batch_size: int = 8
+    steps: int = 6
+    evaluate_every: int = 2
+    log_every: int = 1
+
+
+class Net(nn.Module):
+    """Two layers, with a state that changes and with noise."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False, weight=None):
+        x = nn.Dense(3, name="first")(x)
+        x = BatchNorm(name="norm")(x, train=train, weight=weight)
+        x = nn.Dropout(0.25, deterministic=not train)(x)
+        return nn.Dense(1, name="second")(x)[:, 0]
+
+
+NETWORK, OPTIMIZER = Net(), optax.adam(0.05)
+
+SPLITS = SimpleNamespace(
+    images=of_arrays(np.zeros((2, 4, 4), np.uint8), name="made"),
+    protocol="drawn by hand",
+    request={},
+    trained_on=(),
+    fingerprint=lambda: "abc",
+)
+
+
+def train_step(*, frozen):
+    """Squared error; ``frozen`` keeps the first layer as it is."""
+
+    def loss_fn(params, model_state, batch, key):
+        if frozen:
+            params = {**params, "first": jax.lax.stop_gradient(params["first"])}
+        value, model_state = forward(NETWORK, params, model_state, key, batch["x"])
+        return Mean.of(jnp.square(value - batch["y"])), (model_state, {"value": Mean.of(value)})
+
+    return data_parallel(make_train_step(loss_fn, OPTIMIZER))
+
+
+WHOLE, FROZEN = train_step(frozen=False), train_step(frozen=True)
+
+
+def batches(start):
+    """The batch of a step depends on its number alone."""
+    for step in range(start, 100):
+        x = np.random.default_rng(step).normal(size=(8, 4)).astype(np.float32)
+        yield {"x": x, "y": x[:, 0] - x[:, 1]}
+
+
+def evaluate(variables):
+    return {"score": -float(jnp.square(variables["params"]["second"]["kernel"]).sum())}
+
+
+def start_of():
+    variables = NETWORK.init(jax.random.key(3), jnp.zeros((1, 4)))
+    return create_state(variables, OPTIMIZER, key=jax.random.key(4))
+
+
+def open_run(folder, **options):
+    return Run.open(Config(run=folder, **options), NETWORK, SPLITS, best="score")
+
+
+def trained(folder, stages, data=batches, **options):
+    """What an experiment does: a call of ``fit`` for each ``(step, until)``; the last state."""
+    run, state = open_run(folder, **options), start_of()
+    try:
+        for step, until in stages:
+            state = fit(run, state, step, data, evaluate=evaluate, until=until)
+    finally:
+        run.close()
+    return state
+
+
+def assert_equal(got, expected):
+    """Two states, bit for bit."""
+
+    def compare(path, a, b):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, got, expected)
+
+
+def rows(folder):
+    """The rows of metrics without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(folder)]
+
+
+def killed_at(step):
+    """Batches in the midst of which SIGTERM arrives, while that step is made (the first is 1)."""
+
+    def stopping(start):
+        for number, batch in enumerate(batches(start), start=start + 1):
+            if number == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    return stopping
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """One call of fit."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    return folder, trained(folder, [(WHOLE, None)])
+
+
+TWO_STAGES = [(FROZEN, 3), (WHOLE, None)]
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "stages"
+    return folder, trained(folder, TWO_STAGES)
+
+
+def test_a_run_is_logged_validated_and_saved(straight):
+    folder, state = straight
+    assert int(state.step) == 6
+    assert [row["step"] for row in rows(folder) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    scores = {row["step"]: row["score"] for row in rows(folder) if "score" in row}
+    assert list(scores) == [2, 4, 6]
+    assert scores[6] == evaluate(state.variables)["score"]
+    run = open_run(folder)
+    best = max(scores, key=scores.get)
+    assert set(run.checkpoints.steps()) == {4, 6, best}
+    variables = run.best_variables()
+    assert run.best_step == best
+    assert evaluate(variables)["score"] == scores[best]
+
+
+@pytest.mark.parametrize("until", [2, 3], ids=["at an evaluation", "between evaluations"])
+def test_two_calls_are_one(straight, tmp_path, until):
+    state = trained(tmp_path / "run", [(WHOLE, until), (WHOLE, None)])
+    assert_equal(state, straight[1])
+    assert rows(tmp_path / "run") == rows(straight[0])
+
+
+def test_until_stops_there_and_what_is_done_is_skipped(straight, tmp_path):
+    run, state = open_run(tmp_path / "run"), start_of()
+    starts = []
+
+    def noted(start):
+        starts.append(start)
+        return batches(start)
+
+    state = fit(run, state, WHOLE, noted, evaluate=evaluate, until=3)
+    assert (int(state.step), run.step, starts) == (3, 3, [0])
+    assert fit(run, state, WHOLE, noted, evaluate=evaluate, until=2) is state
+    assert fit(run, state, WHOLE, noted, evaluate=evaluate, until=3) is state
+    state = fit(run, state, WHOLE, noted, evaluate=evaluate, until=6)
+    assert fit(run, state, WHOLE, noted, evaluate=evaluate) is state
+    assert starts == [0, 3]
+    assert_equal(state, straight[1])
+    run.close()
+
+
+def test_frozen_layers_are_let_go_by_the_second_call(straight, two_stages, tmp_path):
+    start = jax.device_get(start_of().params)
+    frozen = trained(tmp_path / "run", TWO_STAGES[:1]).params
+    np.testing.assert_array_equal(frozen["first"]["kernel"], start["first"]["kernel"])
+    assert not np.array_equal(frozen["second"]["kernel"], start["second"]["kernel"])
+    after = two_stages[1].params
+    assert not np.array_equal(after["first"]["kernel"], start["first"]["kernel"])
+    assert not np.array_equal(after["first"]["kernel"], straight[1].params["first"]["kernel"])
+
+
+@pytest.mark.parametrize("stopped_at", [1, 2, 3, 4, 5])
+def test_killed_in_either_stage_and_resumed_is_straight(two_stages, tmp_path, capsys, stopped_at):
+    """Also at the last step of the first stage (3), and at an evaluation (2 and 4)."""
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted, match="143") as stop:
+        trained(folder, TWO_STAGES, killed_at(stopped_at))
+    assert f"SIGTERM: saved after step {stopped_at} of 6" in stop.value.message
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    capsys.readouterr()
+    state = trained(folder, TWO_STAGES)
+    assert f"resumed at step {stopped_at} of 6" in capsys.readouterr().out
+    assert_equal(state, two_stages[1])
+    assert rows(folder) == rows(two_stages[0])
+    one, other = (open_run(path) for path in (folder, two_stages[0]))
+    assert_equal(one.checkpoints.load(6), other.checkpoints.load(6))
+    assert_equal(one.best_variables(), other.best_variables())
+    assert one.best_step == other.best_step
+    other.close()
+
+
+def test_sessions_are_noted(two_stages, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        trained(folder, [(WHOLE, None)], killed_at(3))
+    trained(folder, [(WHOLE, None)])
+    lines = (folder / "sessions.jsonl").read_text().splitlines()
+    sessions = [json.loads(line) for line in lines]
+    assert [(one["start"], one["end"]) for one in sessions] == [(0, 3), (3, 6)]
+
+
+@pytest.mark.parametrize("until", [0, -1, 7])
+def test_until_out_of_range(tmp_path, until):
+    run = open_run(tmp_path / "run")
+    with pytest.raises(UsageError, match=rf"until {until}: must be after step 0 .* the 6 of the"):
+        fit(run, start_of(), WHOLE, batches, evaluate=evaluate, until=until)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "found", [{}, {"another": 1.0}, {"score": None}, {"score": math.nan}], ids=str
+)
+def test_evaluate_without_the_metric_that_chooses(straight, tmp_path, found):
+    """What was trained is saved; with evaluate mended the run goes on there."""
+    folder = tmp_path / "run"
+    run = open_run(folder)
+    with pytest.raises(UsageError, match=r"evaluate gives .* no number score.* step 2 was saved"):
+        fit(run, start_of(), WHOLE, batches, evaluate=lambda variables: found)
+    assert run.checkpoints.steps() == [2]
+    run.close()
+    assert_equal(trained(folder, [(WHOLE, None)]), straight[1])
+
+
+def test_a_value_that_cannot_be_measured_is_left_out(tmp_path):
+    def some(variables):
+        return {"recall_at_10": None, **evaluate(variables), "recall_at_1": np.float32(0.5)}
+
+    run = open_run(tmp_path / "run")
+    fit(run, start_of(), WHOLE, batches, evaluate=some, until=2)
+    run.close()
+    validated = [row for row in rows(tmp_path / "run") if "score" in row]
+    assert [set(row) for row in validated] == [{"step", "score", "recall_at_1"}]
+    assert validated[0]["recall_at_1"] == 0.5
+
+
+class Named:
+    """Batches that say what their examples are."""
+
+    unit = "pairs"
+
+    def __init__(self, make):
+        self._make = make
+
+    def __call__(self, start):
+        return self._make(start)
+
+    def describe(self, step):
+        return f"pairs {step}"
+
+
+def with_nan(start):
+    """The fourth batch, of number 3, is damaged."""
+    for number, batch in enumerate(batches(start), start=start):
+        yield {**batch, "y": batch["y"] * np.nan} if number == 3 else batch
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["plain function", "with names"])
+def test_batches_may_name_their_examples(tmp_path, capsys, named):
+    run = open_run(tmp_path / "run")
+    with pytest.raises(UsageError) as error:
+        fit(
+            run,
+            start_of(),
+            WHOLE,
+            Named(with_nan) if named else with_nan,
+            evaluate=evaluate,
+        )
+    run.close()
+    shown = "; its batch was pairs 3" if named else ""
+    expected = (
+        f"the loss of step 4 is nan{shown}; of the checkpoints the last good one is of step 2"
+    )
+    assert str(error.value).startswith(expected)
+    unit = "pairs" if named else "examples"
+    logged = [row for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert [row["step"] for row in logged] == [1, 2, 3]
+    assert all(f"{unit}_per_second" in row for row in logged)
+    assert f"{unit}/s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [(), ("mine", "another")], ids=["none", "own"])
+def test_a_loss_with_any_metrics_or_none_is_logged_as_exact_means(tmp_path, capsys, names):
+    """The loss of step s (from 0) is s; with weights 1 to 4 the rows are means of two steps."""
+
+    def loss_fn(params, model_state, batch, key):
+        number = batch["number"] + 0.0 * params["second"]["bias"]
+        loss = Mean.of(number, batch["weight"])
+        factors = dict(zip(names, (2.0, 5.0), strict=False))
+        own = {name: Mean.of(factor * number, batch["weight"]) for name, factor in factors.items()}
+        return loss, (model_state, own)
+
+    def numbered(start):
+        for step in range(start, 4):
+            weight = np.full(8, step + 1, np.float32)
+            yield {"number": np.full(8, step, np.float32), "weight": weight}
+
+    run = open_run(tmp_path / "run", steps=4, log_every=2, evaluate_every=4)
+    step = data_parallel(make_train_step(loss_fn, OPTIMIZER))
+    fit(run, start_of(), step, numbered, evaluate=evaluate)
+    run.close()
+    logged = [row for row in rows(tmp_path / "run") if "loss" in row]
+    first, second = (0 * 1 + 1 * 2) / 3, (2 * 3 + 3 * 4) / 7
+    assert [row["step"] for row in logged] == [2, 4]
+    for row, mean in zip(logged, (first, second), strict=True):
+        expected = {"loss": mean, **dict(zip(names, (2 * mean, 5 * mean), strict=False))}
+        assert row.keys() == {"step", *expected}
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, rel=1e-6), name
+    assert "warning" not in capsys.readouterr().err  # nothing is known of such metrics
+
+
+def test_a_collapse_is_said_once(tmp_path, capsys):
+    def loss_fn(params, model_state, batch, key):
+        one = jnp.ones(len(batch["x"]))
+        found = {"embedding_norm": Mean.of(one), "embedding_spread": Mean.of(0 * one)}
+        return Mean.of(one * params["second"]["bias"]), (model_state, found)
+
+    run = open_run(tmp_path / "run")
+    step = data_parallel(make_train_step(loss_fn, OPTIMIZER))
+    fit(run, start_of(), step, batches, evaluate=evaluate)
+    run.close()
+    err = capsys.readouterr().err
+    assert err.count("the network has collapsed") == 1
+    assert "warning, step 1: the network has collapsed" in err
