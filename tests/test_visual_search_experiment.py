@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,19 +15,26 @@ from PIL import Image
 
 from experiments import visual_search_triplet as experiment
 from siamjax import __main__ as program
-from siamjax.data.catalogue.splits import load_splits
-from siamjax.data.triplets import MinedTriplets
-from siamjax.errors import UsageError
-from siamjax.pretrained import read_weights
+from siamjax.data import CatalogueOptions, MinedTriplets, load_catalogue, triplet_batches
+from siamjax.errors import Interrupted, UsageError
+from siamjax.inference import Embedder, Miner, evaluate_retrieval, frozen_maps, hard_negatives
+from siamjax.inference.verification import Verifier
+from siamjax.models import Vgg16Features
+from siamjax.parallel import data_parallel
+from siamjax.pretrained import Weights, read_weights
+from siamjax.training import (
+    Finished,
+    Run,
+    by_layer,
+    create_state,
+    fit,
+    initialize,
+    make_train_step,
+)
 from siamjax.training.writers import read_metrics
-from siamjax.runs import mining, train
-from siamjax.runs.finished import Finished
-from siamjax.runs.verifier import Verifier
-from siamjax.inference.embedder import Embedder
-from siamjax.training.loop import Interrupted
 
 TINY = {
-    "size": 32,
+    "size": 16,
     "width": 0.0625,
     "depth": 2,
     "hidden": 16,
@@ -37,7 +45,6 @@ TINY = {
     "log_every": 1,
     "test_items": 30,
     "validation_items": 10,
-    "hard": 0.0,
 }
 VGG16 = Path(__file__).parents[2] / "shared/weights/vgg16_imagenet_notop_fp16.npz"
 
@@ -52,7 +59,7 @@ def finished(tmp_path_factory):
 def test_run_folder_and_report(finished):
     folder, _, results = finished
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["kind"] == "embedder"
+    assert manifest["config"]["experiment"] == "visual_search_triplet"
     assert manifest["results"] == json.loads(json.dumps(results))
     assert set(results) == {"network", "raw pixels 16x16"}
     assert results["network"]["queries"] == 30
@@ -73,109 +80,161 @@ def test_run_folder_and_report(finished):
     assert "recall@20" in page
 
 
-def test_a_run_that_searches_does_not_verify(finished):
-    with pytest.raises(UsageError, match="of kind embedder, one of kind verifier is needed"):
+def test_a_run_that_searches_has_no_threshold_to_verify_by(finished):
+    with pytest.raises(UsageError, match=r"no threshold .* \(visual_search_triplet\) sets none"):
         Verifier.open(finished[0])
 
 
-def test_stopped_and_gone_on_with_is_straight(finished, tmp_path, monkeypatch):
+def train(config, network, loss_fn, optimizer, things, batches, mine=None):
+    """What ``main`` does between its data and its report."""
+    run = Run.open(config, network, things, best="validation_recall_at_1")
+    miner = mine and mine(folder=run.folder / "mined")
+
+    def evaluate(variables):
+        embedder = Embedder(network=network, variables=variables, size=config.size)
+        if miner and run.step < config.steps:
+            miner.mine(run.step, embedder)
+        found = evaluate_retrieval(embedder.embeddings, things.images, things.validation)
+        return {"validation_recall_at_1": found.summary()["recall_at_1"]}
+
+    step = data_parallel(make_train_step(loss_fn, optimizer))
+    variables, key = initialize(network, size=config.size, seed=config.seed)
+    start = create_state(variables, optimizer, key=key)
+    return jax.device_get(fit(run, start, step, batches, evaluate=evaluate).variables)
+
+
+def train_on_mined(config, make_batches=triplet_batches):
+    """The experiment, but that every negative is one of the nearest at an earlier evaluation."""
+    things = load_catalogue(config)
+    options = {"seed": config.seed, "batch_size": config.batch_size, "hard": 1.0}
+    triplets = MinedTriplets(things.catalogue, things.training, **options)
+    batches = make_batches(things.images, triplets, config, size=config.size)
+    mine = partial(Miner, triplets, things.images, things.training)
+    return train(config, *experiment.build(config), things, batches, mine)
+
+
+def test_stopped_and_resumed_with_mined_negatives_is_straight(tmp_path, monkeypatch):
     """Bit for bit, with negatives mined before the stop and used after it."""
-    monkeypatch.setattr(mining, "LAG", 6)
-    options = {**TINY, "steps": 12, "evaluate_every": 3, "hard": 1.0}
+    monkeypatch.setattr(hard_negatives, "LAG", 6)
+    options = {**TINY, "steps": 12, "evaluate_every": 3}
     straight, stopped = (
         experiment.Config(**options, run=tmp_path / name) for name in ("straight", "stopped")
     )
-    experiment.main(straight)
-    original = train.triplet_batches
+    expected = train_on_mined(straight)
 
-    def batches_with_sigterm(*args, **options):
-        for number, batch in enumerate(original(*args, **options), start=1):
-            if number == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
+    def stopping(*args, **options):
+        batches = triplet_batches(*args, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "triplet_batches", batches_with_sigterm)
-        with pytest.raises(Interrupted):
-            experiment.main(stopped)
-    experiment.main(stopped)
+        def begin(start):
+            for number, batch in enumerate(batches(start), start=1):
+                if number == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return begin
+
+    with pytest.raises(Interrupted):
+        train_on_mined(stopped, stopping)
+    assert {path.name for path in (tmp_path / "stopped/mined").iterdir()} == {"3.npy"}
+    found = train_on_mined(stopped)
     assert {path.name for path in (tmp_path / "stopped/mined").iterdir()} == {
         "3.npy",  # before the stop, used after it
         "6.npy",
         "9.npy",
     }
-    one, other = (Finished.open(config.run, kind="embedder") for config in (straight, stopped))
-    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
     losses = [
         {row["step"]: row["loss"] for row in read_metrics(config.run) if "loss" in row}
         for config in (straight, stopped)
     ]
     assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
 
 
-@pytest.mark.skipif(not VGG16.exists(), reason=f"{VGG16} is not here")
-def test_published_weights_are_the_start_and_a_baseline(tmp_path):
-    config = experiment.Config(
-        **{**TINY, "steps": 1, "width": 1.0, "depth": 1},
-        weights=VGG16,
-        freeze=("deep/block1_conv1",),
-        run=tmp_path / "run",
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file with the first three blocks of a VGG-16, of random numbers."""
+    network, rng = Vgg16Features(depth=3), np.random.default_rng(0)
+    like = jax.eval_shape(lambda: initialize(network, size=16, seed=0)[0])["params"]["deep"]
+    tensors = {
+        f"params/{layer}/{name}": rng.normal(size=leaf.shape).astype(np.float32)
+        * np.float32(np.sqrt(2 / max(np.prod(leaf.shape[:-1]), 1)) if name == "kernel" else 0.1)
+        for layer, own in like.items()
+        for name, leaf in own.items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "w.npz"
+    Weights(source="random", architecture="vgg16", tensors=tensors, preprocessing="bgr_mean").save(
+        path
     )
+    return path
+
+
+def test_published_weights_are_the_start_and_a_baseline(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "Vgg16Features", partial(Vgg16Features, depth=3))
+    config = experiment.Config(**{**TINY, "steps": 1}, weights=weights, run=tmp_path / "run")
     results = experiment.main(config)
-    assert set(results) == {"network", "VGG-16 (ImageNet), block 4", "raw pixels 16x16"}
-    run = Finished.open(config.run, kind="embedder")
+    assert set(results) == {"network", "VGG-16 as it is", "raw pixels 16x16"}
+    run = Finished.open(config.run)
     assert run.network.preprocessing == "bgr_mean"
-    published = read_weights(VGG16).tensors
-    for layer, stays in (("block1_conv1", True), ("block1_conv2", False)):
+    published = read_weights(weights).tensors
+    for layer, stays in (("block1_conv1", 1), ("block2_conv2", 1), ("block3_conv1", 0)):
         kernel = np.asarray(run.variables["params"]["deep"][layer]["kernel"])
-        change = np.abs(kernel - published[f"params/{layer}/kernel"].astype(np.float32)).max()
+        change = np.abs(kernel - published[f"params/{layer}/kernel"]).max()
         assert change == 0 if stays else 0 < change < 0.01
+    # A baseline of the start, and not of what was trained: Adam moves every weight by its rate.
+    embedder = Embedder(network=run.network, variables=run.variables, size=16)
+    things = load_catalogue(config)
+    trained = evaluate_retrieval(embedder.embeddings, things.images, things.test).summary()
+    assert trained == results["network"]
+    tensors = {name: 2 * tensor for name, tensor in published.items()}
+    twice = dataclasses.replace(read_weights(weights), tensors=tensors)
+    twice.save(tmp_path / "twice.npz")
+    other = dataclasses.replace(config, weights=tmp_path / "twice.npz")
+    with pytest.raises(UsageError, match=r"weights_sha256 is .* there and .* here"):
+        experiment.main(other)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not VGG16.exists(), reason=f"{VGG16} is not here")
-def test_frozen_blocks_run_once_and_change_nothing(tmp_path):
-    """Trained on the maps of the frozen block: the parameters of training on pictures."""
-    options = {**TINY, "steps": 2, "width": 1.0, "depth": 2, "hard": 0.0, "augment": False}
-    config = experiment.Config(
-        **{**options, "pooled": True}, weights=VGG16, freeze=("deep/block1",), run=tmp_path / "once"
-    )
-    assert experiment.frozen_blocks(config) == 1
-    experiment.main(config)
-    other = dataclasses.replace(config, run=tmp_path / "each")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "frozen_blocks", lambda config: 0)
-        experiment.main(other)
-    ours, theirs = (
-        Finished.open(one.run, kind="embedder").variables["params"] for one in (config, other)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+def test_the_published_network_whole(tmp_path):
+    config = experiment.Config(**{**TINY, "steps": 1}, weights=VGG16, run=tmp_path / "run")
+    results = experiment.main(config)
+    assert results["VGG-16 as it is"]["recall_at_1"] > results["raw pixels 16x16"]["recall_at_1"]
 
 
-def test_layers_that_are_let_go_later(tmp_path):
-    config = experiment.Config(
-        **{**TINY, "steps": 2, "evaluate_every": 1},
-        unfreeze=("deep/block1:1",),
-        run=tmp_path / "run",
-    )
-    optimizer = experiment.optimizer(config)
-    params = {"deep": {"block1_conv1": {"bias": np.ones(1)}}, "embedding": {"bias": np.ones(1)}}
-    state = optimizer.init(params)
-    changes = []
-    for _ in range(2):
-        update, state = optimizer.update(params, state, params)
-        changes.append([float(x.item()) for x in jax.tree.leaves(update)])
-    assert changes[0][0] == 0 != changes[0][1]
-    assert changes[1][0] != 0
-    for options in ({"freeze": ("deep/block1",)}, {"steps": 1}):
-        with pytest.raises(UsageError, match="unfreeze"):
-            experiment.optimizer(dataclasses.replace(config, **options))
+def test_frozen_blocks_that_run_once_change_nothing(tmp_path):
+    """Trained on the maps of the frozen block: the parameters of training on images."""
+    things = load_catalogue(CatalogueOptions(test_items=30, validation_items=10))
+    network = Vgg16Features(depth=2, width=0.0625, given=1)
+    found = []
+    for name in ("once", "each"):
+        config = experiment.Config(**TINY, run=tmp_path / name)
+        _, loss_fn, optimizer = experiment.build(config)
+        with pytest.MonkeyPatch.context() as patch:  # the loss of the experiment, of this network
+            patch.setattr(experiment, "VisualSearchNet", lambda **_: network)
+            _, loss_fn, optimizer = experiment.build(config)
+        optimizer = by_layer({}, default=optimizer, frozen=("deep/block1",))
+        part, (start, _) = network.clone(depth=1, given=0), initialize(network, size=16, seed=0)
+        rows = partial(frozen_maps, part, start, things.images, things.training, size=16)
+        batches = triplet_batches(
+            things.images,
+            things.triplets("category"),
+            config,
+            size=16,
+            rows=rows if name == "once" else None,
+        )
+        found.append(train(config, network, loss_fn, optimizer, things, batches)["params"])
+        block1 = found[-1]["deep"]["block1_conv1"]["kernel"]
+        np.testing.assert_array_equal(block1, start["params"]["deep"]["block1_conv1"]["kernel"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+    moved = found[0]["deep"]["block2_conv1"]["kernel"]
+    assert (moved != start["params"]["deep"]["block2_conv1"]["kernel"]).any()
 
 
 def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
     """A stream that takes the kept tables up gives the triplets of the one that mined them."""
-    monkeypatch.setattr(mining, "LAG", 1)
-    splits = load_splits("emoji", test_items=100, validation_items=1000)
+    monkeypatch.setattr(hard_negatives, "LAG", 1)
+    splits = load_catalogue(CatalogueOptions(test_items=100, validation_items=1000))
     features = np.random.default_rng(0).normal(size=(len(splits.images), 4)).astype(np.float32)
 
     class Stub:
@@ -184,14 +243,13 @@ def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
 
     def stream():
         triplets = MinedTriplets(splits.catalogue, splits.training, seed=0, batch_size=4, hard=1.0)
-        options = {"folder": tmp_path / "mined", "workers": 0}
-        return triplets, mining.Miner(triplets, splits.images, splits.training, **options)
+        folder = tmp_path / "mined"
+        return triplets, Miner(triplets, splits.images, splits.training, folder=folder)
 
     plain, _ = stream()
     mined, miner = stream()
     miner.mine(2, Stub())
-    again, taken_up = stream()
-    taken_up.take_up()
+    again, _ = stream()
     triplets = [[one[k] for k in range(40)] for one in (plain, mined, again)]
     assert triplets[1] == triplets[2]
     assert triplets[0][:12] == triplets[1][:12]  # steps 0 to 2: before the table
@@ -199,13 +257,13 @@ def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
     assert all(a[:2] == b[:2] for a, b in later)
     assert any(a[2] != b[2] for a, b in later)
     with pytest.raises(UsageError, match="cannot reach worker processes"):
-        mining.Miner(mined, splits.images, splits.training, folder=tmp_path, workers=2)
+        Miner(mined, splits.images, splits.training, folder=tmp_path, workers=2)
 
 
 def test_embed_search_and_inspect_from_the_command_line(finished, tmp_path, monkeypatch, capsys):
     """As a user would: the picture itself is found first, at distance 0."""
     folder = finished[0]
-    splits = load_splits("emoji", test_items=30, validation_items=10)
+    splits = load_catalogue(CatalogueOptions(test_items=30, validation_items=10))
     pictures = tmp_path / "things"
     pictures.mkdir()
     for index in splits.test.gallery[:12]:
@@ -240,7 +298,7 @@ def test_embed_search_and_inspect_from_the_command_line(finished, tmp_path, monk
 
 def test_fingerprints_tell_weights_apart(finished):
     """Same network, other weights: its embeddings cannot be compared."""
-    run = Finished.open(finished[0], kind="embedder")
+    run = Finished.open(finished[0])
     own = Embedder(network=run.network, variables=run.variables, size=run.size)
     other = Embedder(
         network=run.network,
@@ -258,12 +316,12 @@ def _scaled(tree):
 def test_refusals(tmp_path):
     for change, message in (
         ({"data": "nowhere"}, "nowhere"),
-        ({"in_class": 2.0}, "in_class 2"),
-        ({"margin": 0.0}, "margin 0"),
-        ({"batch_size": 9}, "batch of 9 triplets cannot be split over 8"),
-        ({"freeze": ("block9",)}, "no layer begins with 'block9'"),
+        ({"batch_size": 9}, "batch of 9 examples cannot be split over 8"),
+        ({"category": "colour"}, "no attribute 'colour'"),
+        ({"depth": 6}, "depth 6"),
+        ({"size": 2}, "sides of at least 4"),
+        ({"steps": 0}, "steps 0"),
         ({"weights": tmp_path / "w.npz"}, "no such file of weights"),
-        ({"hard": 0.5, "workers": 1}, "cannot reach worker processes"),
         ({"test_items": 5000}, "5000"),
     ):
         options = {**TINY, "run": tmp_path / "run", **change}

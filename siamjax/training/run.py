@@ -61,6 +61,15 @@ class RunConfig:
     workers: int = 0
     """Processes that read images; 0 = threads."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers with which no run can work, before anything is made of them."""
+        least = {"batch_size": 1, "steps": 1, "evaluate_every": 1, "log_every": 1}
+        for name, bound in {**least, "seed": 0, "workers": 0}.items():
+            if (value := getattr(self, name)) < bound:
+                raise UsageError(f"{name} {value} must be at least {bound}")
+        if (rate := getattr(self, "learning_rate", 1.0)) <= 0:
+            raise UsageError(f"learning_rate {rate} must be positive")
+
 
 class Splits(Protocol):
     """What every data set's splits say of themselves."""
@@ -275,13 +284,7 @@ class Run:
 
 
 def _check(config: RunConfig) -> None:
-    """``UsageError`` for numbers with which no run can work."""
-    least = {"batch_size": 1, "steps": 1, "evaluate_every": 1, "log_every": 1}
-    for name, bound in {**least, "seed": 0, "workers": 0}.items():
-        if (value := getattr(config, name)) < bound:
-            raise UsageError(f"{name} {value} must be at least {bound}")
-    if (rate := getattr(config, "learning_rate", 1.0)) <= 0:
-        raise UsageError(f"learning_rate {rate} must be positive")
+    """``UsageError`` for devices that cannot train it."""
     if jax.process_count() > 1:
         raise UsageError("several hosts would write one run folder; train on the devices of one")
     check_split(config.batch_size, "examples", jax.local_device_count())
