@@ -1,14 +1,37 @@
-"""The code of the pages runs as it stands."""
+"""The code of the pages runs as it stands, and names only things that exist."""
 
+import ast
+import importlib
+import inspect
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-DOCS = Path(__file__).parent.parent / "docs"
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import siamjax
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = (*sorted(DOCS.glob("*.md")), ROOT / "README.md")
+PARTS = ("data", "inference", "metrics", "models", "parallel", "pretrained", "report", "training")
 
 
-def run(page):
+def blocks_of(page, *, showing=""):
+    found = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    return [block for block in found if showing in block]
+
+
+def run(page, *, showing=""):
     """The namespace that a page's code leaves."""
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    blocks = blocks_of(page, showing=showing)
     assert blocks
     namespace = {"__name__": "docs"}
     for block in blocks:
@@ -16,10 +39,128 @@ def run(page):
     return namespace
 
 
+def table_code():
+    """The code in the table of options that there are not."""
+    page = (DOCS / "own_experiment.md").read_text().partition("| the line to edit |")[2]
+    spans = [span for line in page.splitlines() for span in re.findall(r"`([^`]+)`", line)]
+    return [span for span in spans if re.search(r"\w\(", span)]
+
+
+def public_names():
+    """What an experiment's file may have imported, by its short name."""
+    names = {"optax": importlib.import_module("optax"), "HEADS": ()}
+    for part in ("distances", "losses", "mining", *PARTS):
+        module = names[part] = importlib.import_module(f"siamjax.{part}")
+        names |= {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+    return names
+
+
+def unknown(code, names):
+    """Names of modules and keywords of calls in the code that do not exist."""
+    names, wrong = dict(names), []
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                try:
+                    found = getattr(module, alias.name)
+                except AttributeError:
+                    try:
+                        found = importlib.import_module(f"{node.module}.{alias.name}")
+                    except ModuleNotFoundError:
+                        wrong.append(f"{node.module}.{alias.name}")
+                        continue
+                names[alias.asname or alias.name] = found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = names.get(node.value.id)
+            if inspect.ismodule(owner) and not hasattr(owner, node.attr):
+                wrong.append(f"{node.value.id}.{node.attr}")
+        if isinstance(node, ast.Call):
+            called = None
+            if isinstance(node.func, ast.Name):
+                called = names.get(node.func.id)
+            elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                called = getattr(names.get(node.func.value.id), node.func.attr, None)
+            try:
+                parameters = inspect.signature(called).parameters
+            except (TypeError, ValueError):  # not known here, or a builtin's
+                continue
+            if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+                continue
+            given = [word.arg for word in node.keywords if word.arg]
+            wrong += [f"{ast.unparse(node.func)}({arg}=)" for arg in given if arg not in parameters]
+    return wrong
+
+
+def test_what_does_not_exist_is_found():
+    """The two tests below rest on it."""
+    names = public_names()
+    assert unknown("import optax\noptax.adamm(1)", names) == ["optax.adamm"]
+    assert unknown("LfwNet(wide=1)", names) == ["LfwNet(wide=)"]
+    assert unknown("from siamjax.data import nothing", {}) == ["siamjax.data.nothing"]
+    assert unknown("from siamjax import losses\nlosses.triplet(a, b, marge=1)", {}) == [
+        "losses.triplet(marge=)"
+    ]
+
+
+@pytest.mark.parametrize("page", [page.name for page in sorted(DOCS.glob("*.md"))])
+def test_code_names_what_exists(page):
+    for block in blocks_of(page):
+        assert unknown(block, {}) == []
+
+
+def test_lines_to_edit_name_what_exists():
+    names = public_names()
+    code = table_code()
+    assert len(code) > 20
+    for line in code:
+        assert unknown(line, names) == [], line
+        for name in re.findall(
+            r"(?<![.\w])([A-Z]\w+|load_\w+|open_\w+|\w+_report|by_layer)\(", line
+        ):
+            assert name in names, line
+
+
+@pytest.mark.parametrize("page", [page.name for page in PAGES])
+def test_modules_and_files_that_are_named_exist(page):
+    text = (DOCS / page if (DOCS / page).exists() else ROOT / page).read_text()
+    for path in sorted(set(re.findall(r"`(siamjax(?:\.\w+)+)", text))):
+        found = siamjax
+        for depth, part in enumerate(path.split(".")[1:], start=2):
+            if not hasattr(found, part):
+                importlib.import_module(".".join(path.split(".")[:depth]))
+            found = getattr(found, part)
+    for module in set(re.findall(r"python -m\s+((?:experiments|benchmarks)\.\w+)", text)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    for path in set(re.findall(r"`((?:experiments|siamjax|benchmarks)/[\w/.]*)`", text)):
+        assert (ROOT / path).exists(), path
+
+
 def test_interactive_page(capsys):
     namespace = run("interactive.md")
     assert 0 <= namespace["verification"].auc(namespace["curve"]) <= 1
     assert "raw pixels" in capsys.readouterr().out
+    own = next(namespace["own_batches"]())
+    assert own["x1"].shape == (8, 32, 32, 3)
+    assert own["same"].tolist() == [False, True] * 4
+    # The pmapped step on all devices is the one that a single device makes.
+    alone, metrics = namespace["step"](namespace["start"], namespace["batch"])
+    for name, mean in namespace["metrics"].items():
+        np.testing.assert_allclose(mean.compute(), metrics[name].compute(), rtol=1e-4, err_msg=name)
+    for one, other in zip(
+        jax.tree.leaves(alone.model_state),
+        jax.tree.leaves(namespace["after"].model_state),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_own_loss_is_short():
+    (block,) = blocks_of("interactive.md", showing="def loss_fn")
+    (function,) = [node for node in ast.parse(block).body if isinstance(node, ast.FunctionDef)]
+    assert function.end_lineno - function.lineno < 15
 
 
 def test_normxcorr_page(capsys):
@@ -33,8 +174,155 @@ def test_pretrained_page():
     namespace = run("pretrained.md")
     assert namespace["distance"].shape == (2,)
     assert namespace["embeddings"].shape == (4, 64)
+    # Triplets on the same network: with equal images the loss is the margin.
+    zeros = jnp.zeros((2, 64, 64, 3), jnp.uint8)
+    batch = {"anchor": zeros, "positive": zeros, "negative": zeros}
+    batch |= {"identity": jnp.array([0, 1]), "negative_identity": jnp.array([1, 0])}
+    variables = dict(namespace["variables"])
+    params = variables.pop("params")
+    loss_fn = namespace["loss_of"](namespace["network"])
+    loss, (_, metrics) = loss_fn(params, variables, batch, jax.random.key(0))
+    np.testing.assert_allclose(loss.compute(), 0.2, atol=1e-4)
+    assert "active_fraction" in metrics
+
+
+def test_frozen_layers_are_let_go_by_two_calls_of_fit():
+    from siamjax.models import EuclideanHead, InceptionEmbedding, Siamese
+    from siamjax.models.inception_v3 import layers_between
+
+    namespace = run("pretrained.md", showing="def optimizer_of")
+    groups = {
+        "never": layers_between("mixed2", "mixed3"),
+        "early": layers_between("mixed3", "mixed6"),
+        "late": layers_between("mixed6", "mixed7"),
+    }
+    groups = {name: [layer.strip("/") for layer in own] for name, own in groups.items()}
+    trunk = {layer: {"kernel": jnp.ones(2)} for layers in groups.values() for layer in layers}
+    params = {"backbone": {"trunk": trunk, "dense": {"kernel": jnp.ones(2)}}}
+    config = SimpleNamespace(learning_rate=0.1, steps=10)
+    optimizer = namespace["optimizer_of"](config, begin=2)
+    state, moved = optimizer.init(params), []
+    gradients = jax.tree.map(jnp.ones_like, params)
+    for _ in range(3):
+        updates, state = optimizer.update(gradients, state, params)
+        layer = updates["backbone"]["trunk"]
+        moved.append({name: float(layer[own[0]]["kernel"][0]) for name, own in groups.items()})
+    rate = 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(3) / 10))  # of the cosine, over all steps
+    assert [step["never"] for step in moved] == [0, 0, 0]
+    np.testing.assert_allclose([step["late"] for step in moved], -0.1 * rate, rtol=1e-4)
+    # Adam's first step is the whole rate: it begins anew there.
+    np.testing.assert_allclose([step["early"] for step in moved], [0, 0, -0.05 * rate[2]], 1e-4)
+
+    calls = []
+
+    def fit(run, state, step, batches, *, evaluate, until):
+        calls.append((state, until))
+        return state + 1
+
+    stages = []
+    namespace["fit"] = fit
+    network = Siamese(backbone=InceptionEmbedding(), head=EuclideanHead())
+    loss_of = stages.append
+    arguments = (config, None, 0, network, optimizer, None, None, loss_of)
+    assert namespace["train"](*arguments, begin=4) == 2
+    assert calls == [(0, 4), (1, 10)]
+    assert [(s.backbone.frozen, s.backbone.given) for s in stages] == [
+        ("mixed6", "mixed3"),
+        ("mixed3", "mixed3"),
+    ]
+
+
+def test_published_visual_search():
+    """The network whole, by shapes alone, and its penalties once a batch."""
+    from siamjax.training import create_state, make_train_step
+
+    namespace = run("visual_search.md", showing="def build")
+    network, loss_fn, optimizer = namespace["build"](None)
+    image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8)
+    batch = dict.fromkeys(("anchor", "positive", "negative"), image)
+
+    def first_step(batch):
+        variables = network.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3), jnp.uint8))
+        state = create_state(variables, optimizer, key=jax.random.key(1))
+        return make_train_step(loss_fn, optimizer)(state, batch)
+
+    state, metrics = jax.eval_shape(first_step, batch)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 163_661_824
+    assert {"loss", "capped_fraction", "active_fraction"} <= set(metrics)
+
+
+def test_hard_negatives_of_the_page(tmp_path):
+    from siamjax.data import CatalogueOptions, load_catalogue
+    from siamjax.inference import Embedder
+    from siamjax.inference.hard_negatives import LAG
+    from siamjax.models import Vgg16Features
+    from siamjax.training import initialize
+
+    namespace = run("visual_search.md", showing="Miner(")
+    things = load_catalogue(CatalogueOptions(data="emoji"))
+    config = SimpleNamespace(seed=0, batch_size=4, category="category", workers=0, steps=9)
+    network = Vgg16Features(depth=1, width=0.1, preprocessing="unit")
+    variables, _ = initialize(network, 8, 0)
+    lines = namespace["lines_of_main"](
+        config,
+        SimpleNamespace(folder=tmp_path, step=5),
+        things,
+        lambda variables: Embedder(network=network, variables=variables, size=8),
+    )
+    drawn, evaluate = lines
+    start = (5 + LAG) * config.batch_size
+    before = [drawn[start + place] for place in range(200)]
+    assert set(evaluate(variables)) == {"validation_recall_at_1", "validation_map_at_r"}
+    assert (tmp_path / "mined" / "5.npy").exists()
+    after = [drawn[start + place] for place in range(200)]
+    assert [drawn[place][:2] for place in range(start, start + 200)] == [b[:2] for b in before]
+    changed = sum(one != other for one, other in zip(before, after, strict=True))
+    assert 60 < changed < 140  # half of the negatives
+
+
+def own_experiment(folder, *arguments, devices=1):
+    """Run a command in the folder of ``one_shot.py``."""
+    cache = ROOT / ".pytest_cache" / "jax"
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_experiment_of_an_unknown_kind(tmp_path):
+    """The file of the page, whole, on 1 and 2 devices; its run is used by a command."""
+    (code,) = blocks_of("own_experiment.md", showing='if __name__ == "__main__"')
+    assert 60 <= len(code.splitlines()) <= 121
+    (tmp_path / "one_shot.py").write_text(code)
+    options = ["--steps", "3", "--batch-size", "8", "--log-every", "1", "--evaluate-every", "3"]
+    losses = []
+    for devices in (1, 2):
+        folder = tmp_path / f"run{devices}"
+        said = own_experiment(tmp_path, "one_shot", *options, "--run", folder.name, devices=devices)
+        assert "chance" in said
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert (folder / "report.html").exists()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["network"]["class"] == "one_shot:FourBlocks"
+    results = manifest["results"]
+    assert set(results) == {"network", "raw pixels 32x32", "chance"}
+    assert results["raw pixels 32x32"]["accuracy"] > results["chance"]["accuracy"] == 0.2
+    assert "Conv_3" in own_experiment(tmp_path, "siamjax", "inspect", "--run", folder.name)
 
 
 def test_no_placeholder_is_left():
-    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+    for page in PAGES:
         assert not re.findall(r"@[A-Z]+@", page.read_text()), page
