@@ -70,9 +70,9 @@ def siamjax_step() -> Prepared:
         rows, model_state = forward_triplets(network, params, model_state, batch, key)
         near, far = distances.euclidean(rows[0], rows[1]), distances.euclidean(rows[0], rows[2])
         loss = Mean.of(losses.triplet(near, far, margin=MARGIN, cap=CAP))
-        loss += Mean(losses.l2_penalty(params, L2) * loss.count, 0.0)
+        penalty = losses.l2_penalty(params, L2)
         metrics = triplet_monitors(rows, near, far, margin=MARGIN, cap=CAP)
-        return loss, (model_state, metrics)
+        return Mean(loss.total + penalty * loss.count, loss.count), (model_state, metrics)
 
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
