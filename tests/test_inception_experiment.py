@@ -1,7 +1,6 @@
 """The experiment on weights that are random, saved and read as published ones are."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +8,28 @@ import numpy as np
 import pytest
 
 from experiments import faces_inception as experiment
-from siamjax.data import pipeline
+from siamjax import distances, losses, mining
+from siamjax.data import SampledTriplets, load_faces, pipeline, triplet_batches
+from siamjax.data.images import images_of
 from siamjax.errors import UsageError
-from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_of
-from siamjax.pretrained import Weights, open_weights
-from siamjax.runs.fine_tuning import block_by_block, stages_of
-from siamjax.runs.finished import Finished
-from siamjax.runs.verifier import Verifier
-from siamjax.training.optimizers import make_optimizer
+from siamjax.inference import PairScorer, pixel_scores
+from siamjax.inference.verification import Verifier
+from siamjax.metrics import Mean, triplet_monitors, verification
+from siamjax.models import InceptionEmbedding
+from siamjax.models.inception_v3 import InceptionV3, layers_between, layers_of
+from siamjax.parallel import data_parallel
+from siamjax.pretrained import Weights, open_weights, put
+from siamjax.report import verification_report
+from siamjax.training import (
+    Finished,
+    Run,
+    by_layer,
+    create_state,
+    fit,
+    forward_triplets,
+    initialize,
+    make_train_step,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +60,6 @@ def config(weights, run, **changes):
         "size": 76,
         "end": "mixed1",
         "frozen": "mixed0",
-        "embedding": 4,
         "steps": 2,
         "batch_size": 8,
         "evaluate_every": 2,
@@ -57,17 +69,13 @@ def config(weights, run, **changes):
     return experiment.Config(weights=weights, run=run, **{**options, **changes})
 
 
-def parameters(run, weights):
-    """By layer: did it change?"""
-    finished = Finished.open(run)
-    assert finished.network.backbone.preprocessing == "unit"
+def changed(trunk, weights):
+    """The layers of a trunk that are no longer as published."""
     published = open_weights(weights).tensors
-    trunk = finished.variables["params"]["backbone"]["trunk"]
     return {
-        f"{layer}/": bool(
-            any(np.any(published[f"params/{layer}/{name}"] != leaf) for name, leaf in own.items())
-        )
+        f"{layer}/"
         for layer, own in trunk.items()
+        if any(np.any(published[f"params/{layer}/{name}"] != leaf) for name, leaf in own.items())
     }
 
 
@@ -81,71 +89,111 @@ def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     results = experiment.main(config(weights, tmp_path / "run"))
     assert list(results) == ["network", "mixed1, untrained", "raw pixels 32x32"]
     assert not read  # training took the maps
-    changed = parameters(tmp_path / "run", weights)
-    trained = set(layers_of("mixed1"))
-    assert {layer for layer, own in changed.items() if own} == trained
+    finished = Finished.open(tmp_path / "run")
+    assert finished.network.backbone.preprocessing == "unit"
+    trunk = finished.variables["params"]["backbone"]["trunk"]
+    assert changed(trunk, weights) == set(layers_of("mixed1"))
     verifier = Verifier.open(tmp_path / "run")
     assert verifier.measure == "logit"
-    # gone on with, it is done: the same results
+    # Resumed, it is done: the same results.
     assert experiment.main(config(weights, tmp_path / "run")) == results
+    other = dataclasses.replace(open_weights(weights), preprocessing="signed")
+    other.save(tmp_path / "other.npz")
+    with pytest.raises(UsageError, match=r"preprocessing is 'unit' there and 'signed' here"):
+        experiment.main(config(tmp_path / "other.npz", tmp_path / "run"))
+
+
+def train_on_triplets(config, faces):
+    """Another experiment from the same parts: semi-hard triplets, and blocks let go at step 1."""
+    weights = open_weights(config.weights, architecture="inception_v3")
+    network = InceptionEmbedding(end="mixed1", embedding=4, preprocessing=weights.preprocessing)
+
+    def loss_of(network):
+        def loss_fn(params, model_state, batch, key):
+            distance, weight = distances.squared_euclidean, batch.get("weight")
+            rows, model_state = forward_triplets(network, params, model_state, batch, key)
+            near = distance(rows[0], rows[1])
+            far = mining.negatives_of_batch(mining.semi_hard_negative, distance, rows, batch)
+            metrics = triplet_monitors(rows, near, far, weight, margin=0.2)
+            return Mean.of(losses.triplet(near, far, margin=0.2), weight), (model_state, metrics)
+
+        return loss_fn
+
+    optimizer = by_layer(
+        {}, default=experiment.optax.adam(1e-3), frozen=[f"trunk/{x}" for x in below("mixed1")]
+    )
+    triplets = SampledTriplets(faces.images, faces.training_images, seed=config.seed)
+    batches = triplet_batches(faces.images, triplets, config, size=config.size)
+    scorer = PairScorer(network, size=config.size)
+
+    def evaluate(variables):
+        scores = scorer.scores(variables, faces.images, faces.validation)
+        return {"validation_auc": verification.auc(verification.roc(scores, faces.validation.same))}
+
+    run = Run.open(config, network, faces, best="validation_auc", weights=weights)
+    variables, key = initialize(network, size=config.size, seed=config.seed)
+    state = create_state(put(network, variables, weights, under="trunk"), optimizer, key=key)
+    stages = []
+    for frozen, until in (("mixed1", 1), ("mixed0", None)):
+        step = data_parallel(make_train_step(loss_of(network.clone(frozen=frozen)), optimizer))
+        state = fit(run, state, step, batches, evaluate=evaluate, until=until)
+        stages.append(jax.device_get(state.params))
+    results = verification_report(
+        run, scorer, run.best_variables(), faces, baselines={"raw pixels": pixel_scores}
+    )
+    return stages, results
+
+
+def below(block):
+    """The layers before a block."""
+    every = (*layers_of(None), *layers_of("mixed0"), *layers_of("mixed1"))
+    return [layer for layer in every if layer not in layers_of(block)]
 
 
 @pytest.mark.slow
 def test_triplets_and_a_stage_that_lets_go(weights, tmp_path):
-    results = experiment.main(
-        config(weights, tmp_path / "run", triplet=True, frozen="mixed1", unfreeze=("mixed1:1",))
-    )
+    options = config(weights, tmp_path / "run", evaluate_every=1)
+    faces = load_faces(options)
+    (first, second), results = train_on_triplets(options, faces)
     assert results["network"]["pairs_same"] == 90
     assert Verifier.open(tmp_path / "run").measure == "distance"
-    changed = parameters(tmp_path / "run", weights)
-    assert {layer for layer, own in changed.items() if own} == set(layers_of("mixed1"))
+    assert changed(first["trunk"], weights) == set()
+    assert changed(second["trunk"], weights) == set(layers_of("mixed1"))
+    shown = images_of(faces.images, faces.trained_on)
+    np.testing.assert_array_equal(shown, faces.training_images)
+    # Nothing is left to do: the same stages give the same results, without a step.
+    again, resumed = train_on_triplets(options, faces)
+    assert resumed == results
+    jax.tree.map(np.testing.assert_array_equal, again[1], second)
 
 
-def test_stages():
-    def stages(words, frozen="mixed6", end="mixed7"):
-        return stages_of(frozen, words, end=end, steps=200)
-
-    assert stages(["mixed4:50", "mixed0:100"]) == {0: "mixed6", 50: "mixed3", 100: None}
-    for words in (["mixed4"], ["mixed4:x"], ["mixed4:0"], ["mixed4:200"], ["mixed4:1", "mixed4:2"]):
-        with pytest.raises(UsageError, match="NAME:STEP is needed"):
-            stages(words)
-    for options in ({"words": ["mixed12:3"]}, {"frozen": "none"}, {"frozen": "mixed8"}):
-        with pytest.raises(UsageError, match="no block"):
-            stages(**{"words": [], **options})
-    with pytest.raises(UsageError, match="no block 'mixed99'"):
-        stages([], end="mixed99")
-    with pytest.raises(UsageError, match="two blocks at step 1"):
-        stages(["mixed4:1", "mixed5:1"])
-    with pytest.raises(UsageError, match="freezes again"):
-        stages(["mixed4:50"], frozen="mixed2")
-
-
-def test_rates_keep_their_order_after_a_stage():
-    """A block that begins late ends with the others: the further from the end, the slower."""
-    optimizer = block_by_block(
-        partial(make_optimizer, "adam", steps=20, schedule="cosine"),
-        {0: "mixed6", 10: "mixed5"},
-        end="mixed7",
-        learning_rate=1e-3,
-        trunk_rate=0.1,
-        block_decay=0.7,
-    )
-    own = {layers_of(block)[0].rstrip("/"): jnp.ones(1) for block in ENDS[:8]}
-    layers = {layer.rstrip("/"): jnp.ones(1) for b in (None, *ENDS[:8]) for layer in layers_of(b)}
-    params = {"backbone": {"trunk": {k: {"kernel": v} for k, v in layers.items()}}, "head": own}
+def test_what_is_pretrained_learns_slower_than_what_is_new(tmp_path):
+    options = config(tmp_path, tmp_path, end="mixed2", frozen="mixed0", steps=4, trunk_rate=0.25)
+    network, _, optimizer = experiment.build(options, "unit")
+    assert network.backbone.preprocessing == "unit"
+    assert (network.backbone.frozen, network.backbone.given) == ("mixed0", "mixed0")
+    blocks = (None, "mixed0", "mixed1", "mixed2")
+    layers = [layer.rstrip("/") for block in blocks for layer in layers_of(block)]
+    trunk = {layer: {"kernel": jnp.ones(1)} for layer in layers}
+    params = {
+        "backbone": {"trunk": trunk, "dense": {"kernel": jnp.ones(1)}},
+        "head": {"scale": jnp.ones(1)},
+    }
     state = optimizer.init(params)
-    for step in range(20):
+    trained = {layer.rstrip("/") for layer in layers_between("mixed0", "mixed2")}
+    assert 0 < len(trained) < len(layers)
+    # Adam moves by its rate at a constant gradient: that of a cosine from 3e-4 to 0 in 4 steps.
+    for step in range(4):
         update, state = optimizer.update(params, state, params)
-        trunk = update["backbone"]["trunk"]
-        sizes = [abs(trunk[layers_of(f"mixed{n}")[0][:-1]]["kernel"].item()) for n in (5, 6, 7)]
-        head = abs(jax.tree.leaves(update["head"])[0].item())
-        assert sizes[0] == 0
-        assert (sizes[1] > 0) == (step >= 10)
-        assert sizes[1] <= 0.7001 * sizes[2]
-        assert sizes[2] == pytest.approx(0.1 * head, rel=1e-4)
+        rate = 3e-4 * 0.5 * (1 + np.cos(np.pi * step / 4))
+        for new in (update["head"]["scale"], update["backbone"]["dense"]["kernel"]):
+            assert -new.item() == pytest.approx(rate, rel=1e-4)
+        for layer, own in update["backbone"]["trunk"].items():
+            expected = 0.25 * rate if layer in trained else 0.0
+            assert -own["kernel"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_other_weights_are_refused_on_going_on(weights):
+def test_the_digest_of_weights_is_that_of_what_they_say(weights):
     changed = open_weights(weights)
     digest = changed.digest
     first = next(iter(changed.tensors))
@@ -155,7 +203,14 @@ def test_other_weights_are_refused_on_going_on(weights):
     assert dataclasses.replace(changed, source="moved").digest == digest
 
 
-def test_the_wrong_preprocessing_is_refused(weights, tmp_path):
-    with pytest.raises(UsageError, match="preprocessed by 'unit', not 'signed'"):
-        experiment.main(config(weights, tmp_path / "run", preprocessing="signed"))
-    assert not (tmp_path / "run").exists()
+def test_refusals(weights, tmp_path):
+    for change, message in (
+        ({"end": "mixed99"}, "no block 'mixed99'"),
+        ({"frozen": "none"}, "no block 'none'"),
+        ({"frozen": "mixed5"}, "mixed5"),  # after the end
+        ({"size": 64}, "75"),
+        ({"weights": tmp_path / "none.npz"}, "no such file of weights"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            experiment.main(config(**{"weights": weights, "run": tmp_path / "run", **change}))
+        assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from experiments import (
     reid_normxcorr,
     visual_search_triplet,
 )
+from siamjax.pretrained import HEADS, open_weights
 
 INCEPTION = Path(__file__).parents[2] / "shared/weights/inception_v3_tfjs"
 
@@ -27,7 +28,7 @@ def test_beats_raw_pixels_on_new_people(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_recipe_s_concatenation_head_stays_at_chance_on_new_people(tmp_path):
+def test_the_published_concatenation_head_stays_at_chance_on_new_people(tmp_path):
     """What its docstring proves; see siamjax.models.heads."""
     config = lfw_bce.Config(**SHORT, head="concatenation", run=tmp_path / "run")
     assert 0.3 < lfw_bce.main(config)["network"]["auc"] < 0.7
@@ -43,7 +44,7 @@ def test_triplets_find_new_items_better_than_raw_pixels(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_matching_network_ranks_new_people_better_than_their_colours(tmp_path):
+def test_a_cross_input_network_ranks_new_people_better_than_their_colours(tmp_path):
     results = reid_normxcorr.main(reid_normxcorr.Config(run=tmp_path / "run"))
     network, colours, pixels = (
         results[name] for name in ("network", "HSV histograms of stripes", "raw pixels 64x24")
@@ -55,14 +56,14 @@ def test_a_matching_network_ranks_new_people_better_than_their_colours(tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INCEPTION.exists(), reason=f"{INCEPTION} is not here")
-@pytest.mark.parametrize(("triplet", "gain"), [(False, 0.01), (True, 0.015)])
-def test_fine_tuning_gains_over_the_published_features(tmp_path, triplet, gain):
-    config = faces_inception.Config(
-        weights=INCEPTION, preprocessing="unit", triplet=triplet, run=tmp_path / "run"
-    )
+def test_fine_tuning_gains_over_the_published_features(tmp_path):
+    # This copy of the weights does not say how its images were preprocessed; an .npz does.
+    weights = open_weights(INCEPTION, architecture="inception_v3", preprocessing="unit")
+    weights.without(*HEADS, "dense_").save(tmp_path / "v3.npz")
+    config = faces_inception.Config(weights=tmp_path / "v3.npz", run=tmp_path / "run")
     results = faces_inception.main(config)
     network, untrained, pixels = (
         results[name]["auc"] for name in ("network", "mixed7, untrained", "raw pixels 32x32")
     )
-    assert network > untrained + gain
+    assert network > untrained + 0.01
     assert untrained > pixels
