@@ -6,6 +6,7 @@ import pytest
 
 from siamjax import losses
 from siamjax.distances import euclidean
+from siamjax.errors import UsageError
 
 
 def test_contrastive_by_hand():
@@ -64,3 +65,17 @@ def test_triplet_by_hand():
     grow = jax.grad(lambda p, n: losses.triplet(p, n, margin=1.0, cap=4.0), argnums=(0, 1))
     assert grow(2.0, 0.5) == (1.0, -1.0)
     assert grow(5.0, 0.0) == (0.0, 0.0)  # beyond the cap
+
+
+def test_l2_penalty_by_hand():
+    """0.5 (1 + 4) + 2 (9 + 16) of the kernels named; biases and the third layer are left alone."""
+    params = {
+        "deep": {"fc1": {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([100.0])}},
+        "last": {"kernel": jnp.array([[3.0], [4.0]], jnp.bfloat16)},
+        "other": {"kernel": jnp.array([1000.0])},
+    }
+    got = losses.l2_penalty(params, {"deep/fc1": 0.5, "last": 2.0})
+    assert (float(got), got.dtype) == (52.5, jnp.float32)
+    assert float(losses.l2_penalty(params, {})) == 0.0
+    with pytest.raises(UsageError, match=r"no layer fc1 .* \['deep/fc1', 'last', 'other'\]"):
+        losses.l2_penalty(params, {"fc1": 0.5})

@@ -6,6 +6,7 @@ import oracles
 import pytest
 
 from siamjax.models.normalization import BatchNorm
+from siamjax.parallel import data_parallel_map, replicate, shard
 
 
 def apply(x, weight=None, **options):
@@ -21,6 +22,37 @@ def test_against_oracle_with_weights(rng, shape):
     y, _ = apply(x, weight)
     expected = oracles.batch_norm(x, weight, np.ones(3), np.zeros(3), 1e-5)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_many_devices_are_one(rng, devices):
+    """Result, statistics and gradient, with devices that hold different numbers of examples."""
+    x = rng.normal(2, 3, (8, 3)).astype(np.float32)
+    weight = np.array([0, 0, 0, 1, 2, 1, 1, 0.5], np.float32)
+    towards = rng.normal(size=x.shape).astype(np.float32)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+
+    def all_of(variables, batch):
+        def total(x):
+            y, state = norm.apply(
+                variables, x, train=True, weight=batch["weight"], mutable=["batch_stats"]
+            )
+            return jnp.sum(y * batch["towards"]), (y, state)
+
+        gradient, (y, state) = jax.grad(total, has_aux=True)(batch["x"])
+        return gradient, y, state
+
+    batch = {"x": x, "weight": weight, "towards": towards}
+    gradient, y, state = jax.jit(all_of)(variables, batch)
+    used = jax.devices()[:devices]
+    got = data_parallel_map(all_of, devices=used)(
+        replicate(variables, devices=used), shard(batch, devices=used)
+    )
+    for one, other in ((got[0], gradient), (got[1], y)):
+        np.testing.assert_allclose(np.reshape(one, x.shape), other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(jax.tree.leaves(got[2]), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(one, np.broadcast_to(other, one.shape), rtol=1e-5)
 
 
 def test_padding_changes_nothing_that_counts(rng):

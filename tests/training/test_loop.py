@@ -216,6 +216,21 @@ def test_killed_in_either_stage_and_resumed_is_straight(two_stages, tmp_path, ca
     other.close()
 
 
+def test_killed_between_two_rows(straight, tmp_path):
+    """The steps since the last row are written, as their exact mean; none stands twice."""
+    folder = tmp_path / "run"
+    stages = [(WHOLE, None)]
+    with pytest.raises(Interrupted):
+        trained(folder, stages, killed_at(3), log_every=2, evaluate_every=6)
+    state = trained(folder, stages, log_every=2, evaluate_every=6)
+    assert_equal(state.params, straight[1].params)
+    each = {row["step"]: row["loss"] for row in rows(straight[0]) if "loss" in row}
+    logged = {row["step"]: row["loss"] for row in rows(folder) if "loss" in row}
+    expected = {2: (each[1] + each[2]) / 2, 3: each[3], 4: each[4], 6: (each[5] + each[6]) / 2}
+    assert logged == pytest.approx(expected, rel=1e-6)
+    assert [row["step"] for row in rows(folder) if "loss" in row] == list(expected)
+
+
 def test_sessions_are_noted(two_stages, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
