@@ -320,6 +320,8 @@ def test_experiment_of_an_unknown_kind(tmp_path):
     results = manifest["results"]
     assert set(results) == {"network", "raw pixels 32x32", "chance"}
     assert results["raw pixels 32x32"]["accuracy"] > results["chance"]["accuracy"] == 0.2
+    own_experiment(tmp_path, "siamjax", "export", "--run", folder.name, "--out", "model")
+    assert (tmp_path / "model" / "score.stablehlo").exists()
     assert "Conv_3" in own_experiment(tmp_path, "siamjax", "inspect", "--run", folder.name)
 
 
