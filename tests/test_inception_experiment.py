@@ -99,7 +99,9 @@ def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     assert experiment.main(config(weights, tmp_path / "run")) == results
     other = dataclasses.replace(open_weights(weights), preprocessing="signed")
     other.save(tmp_path / "other.npz")
-    with pytest.raises(UsageError, match=r"preprocessing is 'unit' there and 'signed' here"):
+    with pytest.raises(
+        UsageError, match=r"backbone's preprocessing is 'unit' there and 'signed' here"
+    ):
         experiment.main(config(tmp_path / "other.npz", tmp_path / "run"))
 
 

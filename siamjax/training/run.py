@@ -297,10 +297,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         there, here = before.get(name), now.get(name)
         if there == here:
             continue
-        if name == "network" and there and here:
-            differing += [f"the network's {one}" for one in _differences(there, here)]
-        elif name == "fields" and there and here:
-            differing += _differences(there, here)
+        both = [one for one in (there, here) if isinstance(one, dict)]
+        if len(both) == 2 and name == "fields":
+            differing += _differences(*both)
+        elif len(both) == 2 and all("class" in one for one in both):
+            whose = "the network's" if name == "network" else f"{name}'s"
+            differing += [f"{whose} {one}" for one in _differences(*both)]
         else:
             differing.append(f"{name} is {there!r} there and {here!r} here")
     return differing

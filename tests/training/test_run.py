@@ -79,6 +79,16 @@ def test_folder_of_another_config(tmp_path):
     assert (folder / "config.json").read_bytes() == before
 
 
+def test_what_differs_is_said_in_short_however_deep_it_lies(tmp_path):
+    one, other = (Siamese(backbone=LfwNet(width=w), head=DifferenceHead()) for w in (0.5, 0.25))
+    open_run(tmp_path / "run", network=one).begin()
+    with pytest.raises(
+        UsageError,
+        match=r"config \(the network's backbone's width is 0.5 there and 0.25 here\); give",
+    ):
+        open_run(tmp_path / "run", network=other)
+
+
 def test_begun_runs_of_two_processes_are_compared_when_training_begins(tmp_path):
     """Both were opened before either had a folder."""
     one, other = open_run(tmp_path / "run"), open_run(tmp_path / "run", learning_rate=0.2)
