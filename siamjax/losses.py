@@ -50,8 +50,11 @@ def triplet(
 
     **Where the cap holds the gradient is 0**: that recipe teaches nothing as long as negatives are
     less than ``margin - cap`` = 15 further away than positives, as they are at the start (the
-    distances of random embeddings differ by less). Watch ``capped_fraction``.
+    distances of random embeddings differ by less). Watch ``capped_fraction``. Raises
+    ``UsageError`` for a margin or a cap that is not positive.
     """
+    if margin <= 0 or (cap is not None and cap <= 0):
+        raise UsageError(f"margin {margin}, cap {cap}: each must be positive (no cap: None)")
     loss = jnp.maximum(margin + positive - negative, 0.0)
     return loss if cap is None else jnp.minimum(loss, cap)
 

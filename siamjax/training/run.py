@@ -241,8 +241,7 @@ class Run:
 
     def note_session(self, *, start: int, seconds: float) -> None:
         """Append what one call of ``fit`` did: a run that was stopped has several sessions."""
-        end = max(self.checkpoints.steps(), default=start)
-        row = {"start": start, "end": end, "seconds": round(seconds, 1), **environment()}
+        row = {"start": start, "end": self.step, "seconds": round(seconds, 1), **environment()}
         with (self.folder / "sessions.jsonl").open("a") as lines:
             lines.write(json.dumps(row) + "\n")
 
