@@ -96,7 +96,7 @@ def _whole(side: int) -> dict[str, float]:
     network, variables = _network()
     import numpy as np
 
-    from siamjax.data.reid.splits import load_splits
+    from siamjax.data.reid import load_splits
     from siamjax.inference.cross_input import TILE as TILE_SIDES
     from siamjax.inference.cross_input import score_pairs
 

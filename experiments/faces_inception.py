@@ -20,7 +20,7 @@ import jax
 import optax
 
 from siamjax import cli, losses
-from siamjax.data import FaceOptions, load_faces, pair_batches
+from siamjax.data import VerificationOptions, load_verification, pair_batches
 from siamjax.inference import PairScorer, frozen_maps, pixel_scores
 from siamjax.metrics import Mean, pair_monitors, verification
 from siamjax.models import DistanceLogitHead, EuclideanHead, InceptionEmbedding, Siamese
@@ -42,7 +42,7 @@ TRUNK = "backbone/trunk"  # where InceptionV3 lies in the parameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FaceOptions, RunConfig):
+class Config(VerificationOptions, RunConfig):
     """A Siamese network on a pretrained InceptionV3."""
 
     weights: Path
@@ -88,7 +88,7 @@ def build(config: Config, preprocessing: Preprocessing = "signed"):
 def main(config: Config):
     """Train, choose the checkpoint, test once."""
     # Data: people to learn from, people to choose by, people to report on.
-    faces = load_faces(config)
+    faces = load_verification(config)
 
     # The network starts as published, but for its dense layer and head.
     left_out = (*HEADS, "dense_", *layers_between(config.end, "mixed10"))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from siamjax import cli, losses
-from siamjax.data import Augmentation, FaceOptions, load_faces, pair_batches
+from siamjax.data import Augmentation, VerificationOptions, load_verification, pair_batches
 from siamjax.inference import PairScorer, pixel_scores
 from siamjax.metrics import Mean, pair_monitors, verification
 from siamjax.models import ConcatenationHead, DifferenceHead, LfwNet, Siamese
@@ -33,7 +33,7 @@ from siamjax.training.state import create_state, initialize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FaceOptions, RunConfig):
+class Config(VerificationOptions, RunConfig):
     """A Siamese network on faces, with the binary cross-entropy."""
 
     head: Literal["difference", "concatenation"] = "difference"
@@ -74,7 +74,7 @@ def build(config: Config):
 def main(config: Config):
     """Train, choose the checkpoint, test once."""
     # Data: people to learn from, people to choose by, people to report on.
-    faces = load_faces(config)
+    faces = load_verification(config)
     augmentation = Augmentation(mirror=True, rotation=5.0, translation=0.05, scale=0.1)
     batches = pair_batches(
         faces.images, faces.training, config, size=config.size, augmentation=augmentation

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from siamjax import cli, distances, losses, mining
-from siamjax.data import Augmentation, CatalogueOptions, load_catalogue, triplet_batches
+from siamjax.data import Augmentation, RetrievalOptions, load_retrieval, triplet_batches
 from siamjax.inference import Embedder, evaluate_retrieval, pixel_features
 from siamjax.metrics import Mean, triplet_monitors
 from siamjax.models import Vgg16Features, VisualSearchNet
@@ -38,7 +38,7 @@ from siamjax.training.state import create_state, initialize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CatalogueOptions, RunConfig):
+class Config(RetrievalOptions, RunConfig):
     """An embedding of things, trained on triplets."""
 
     weights: Path | None = None
@@ -94,7 +94,7 @@ def build(config: Config, weights: Weights | None = None):
 def main(config: Config):
     """Train, choose the checkpoint, search the test catalogue once."""
     # Data: items to learn from, items to choose by, items to report on.
-    things = load_catalogue(config)
+    things = load_retrieval(config)
     drawn = things.triplets(config.category)
     change = Augmentation(mirror=False, symmetries=config.symmetries) if config.augment else None
     batches = triplet_batches(things.images, drawn, config, size=config.size, augmentation=change)

@@ -252,14 +252,14 @@ def test_published_visual_search():
 
 
 def test_hard_negatives_of_the_page(tmp_path):
-    from siamjax.data import CatalogueOptions, load_catalogue
+    from siamjax.data import RetrievalOptions, load_retrieval
     from siamjax.inference import Embedder
     from siamjax.inference.hard_negatives import LAG
     from siamjax.models import Vgg16Features
     from siamjax.training import initialize
 
     namespace = run("visual_search.md", showing="Miner(")
-    things = load_catalogue(CatalogueOptions(data="emoji"))
+    things = load_retrieval(RetrievalOptions(data="emoji"))
     config = SimpleNamespace(seed=0, batch_size=4, category="category", workers=0, steps=9)
     network = Vgg16Features(depth=1, width=0.1, preprocessing="unit")
     variables, _ = initialize(network, 8, 0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamjax.data import FaceOptions, lfw, load_faces
+from siamjax.data import VerificationOptions, lfw, load_verification
 from siamjax.training import RunConfig
 
 ROOT = Path(__file__).parent.parent
@@ -188,11 +188,11 @@ def test_where_lfw_lies_the_embedded_faces_are_trained_on_and_a_line_tells(
     person.mkdir(parents=True)
     Image.fromarray(faces.image(0)).save(person / "Aaron_Eckhart_0001.jpg")
     monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path / "nothing"])
-    without = load_faces(FaceOptions())
+    without = load_verification(VerificationOptions())
     assert capsys.readouterr().out == ""
     monkeypatch.undo()
     monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
-    found = load_faces(FaceOptions())
+    found = load_verification(VerificationOptions())
     assert found.images.name == "orl_faces"
     assert found.fingerprint() == without.fingerprint()
     said = capsys.readouterr().out.splitlines()

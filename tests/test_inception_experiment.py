@@ -9,7 +9,7 @@ import pytest
 
 from experiments import faces_inception as experiment
 from siamjax import distances, losses, mining
-from siamjax.data import SampledTriplets, load_faces, pipeline, triplet_batches
+from siamjax.data import SampledTriplets, load_verification, pipeline, triplet_batches
 from siamjax.data.images import images_of
 from siamjax.errors import UsageError
 from siamjax.inference import PairScorer, pixel_scores
@@ -155,7 +155,7 @@ def below(block):
 @pytest.mark.slow
 def test_triplets_and_a_stage_that_lets_go(weights, tmp_path):
     options = config(weights, tmp_path / "run", evaluate_every=1)
-    faces = load_faces(options)
+    faces = load_verification(options)
     (first, second), results = train_on_triplets(options, faces)
     assert results["network"]["pairs_same"] == 90
     assert Verifier.open(tmp_path / "run").measure == "distance"

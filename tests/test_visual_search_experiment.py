@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import visual_search_triplet as experiment
 from siamjax import __main__ as program
-from siamjax.data import CatalogueOptions, MinedTriplets, load_catalogue, triplet_batches
+from siamjax.data import RetrievalOptions, MinedTriplets, load_retrieval, triplet_batches
 from siamjax.errors import Interrupted, UsageError
 from siamjax.inference import Embedder, Miner, evaluate_retrieval, frozen_maps, hard_negatives
 from siamjax.inference.verification import Verifier
@@ -105,7 +105,7 @@ def train(config, network, loss_fn, optimizer, things, batches, mine=None):
 
 def train_on_mined(config, make_batches=triplet_batches):
     """The experiment, but that every negative is one of the nearest at an earlier evaluation."""
-    things = load_catalogue(config)
+    things = load_retrieval(config)
     options = {"seed": config.seed, "batch_size": config.batch_size, "hard": 1.0}
     triplets = MinedTriplets(things.catalogue, things.training, **options)
     batches = make_batches(things.images, triplets, config, size=config.size)
@@ -183,7 +183,7 @@ def test_published_weights_are_the_start_and_a_baseline(weights, tmp_path, monke
         assert change == 0 if stays else 0 < change < 0.01
     # A baseline of the start, and not of what was trained: Adam moves every weight by its rate.
     embedder = Embedder(network=run.network, variables=run.variables, size=16)
-    things = load_catalogue(config)
+    things = load_retrieval(config)
     trained = evaluate_retrieval(embedder.embeddings, things.images, things.test).summary()
     assert trained == results["network"]
     tensors = {name: 2 * tensor for name, tensor in published.items()}
@@ -204,7 +204,7 @@ def test_the_published_network_whole(tmp_path):
 
 def test_frozen_blocks_that_run_once_change_nothing(tmp_path):
     """Trained on the maps of the frozen block: the parameters of training on images."""
-    things = load_catalogue(CatalogueOptions(test_items=30, validation_items=10))
+    things = load_retrieval(RetrievalOptions(test_items=30, validation_items=10))
     network = Vgg16Features(depth=2, width=0.0625, given=1)
     found = []
     for name in ("once", "each"):
@@ -234,7 +234,7 @@ def test_frozen_blocks_that_run_once_change_nothing(tmp_path):
 def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
     """A stream that takes the kept tables up gives the triplets of the one that mined them."""
     monkeypatch.setattr(hard_negatives, "LAG", 1)
-    splits = load_catalogue(CatalogueOptions(test_items=100, validation_items=1000))
+    splits = load_retrieval(RetrievalOptions(test_items=100, validation_items=1000))
     features = np.random.default_rng(0).normal(size=(len(splits.images), 4)).astype(np.float32)
 
     class Stub:
@@ -263,7 +263,7 @@ def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
 def test_embed_search_and_inspect_from_the_command_line(finished, tmp_path, monkeypatch, capsys):
     """As a user would: the picture itself is found first, at distance 0."""
     folder = finished[0]
-    splits = load_catalogue(CatalogueOptions(test_items=30, validation_items=10))
+    splits = load_retrieval(RetrievalOptions(test_items=30, validation_items=10))
     pictures = tmp_path / "things"
     pictures.mkdir()
     for index in splits.test.gallery[:12]:

@@ -32,7 +32,7 @@ def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> N
             'path1 path2 label'; None: the test pairs of the run itself.
         limit: of a set without a pair list at most this many pairs, drawn with seed 0.
     """
-    from siamjax.data.faces import evaluation_pairs, load_splits
+    from siamjax.data.verification import evaluation_pairs, load_splits
     from siamjax.inference.verification import Verifier
     from siamjax.report.page import text_table
     from siamjax.report.verification import result_table

@@ -1,12 +1,12 @@
 """Images, pairs, triplets and batches in NumPy, Pillow, TFDS and grain. No jax in here."""
 
 from siamjax.data.images import ImageSet, of_arrays, of_files
-from siamjax.data.load import (
-    CatalogueOptions,
-    FaceOptions,
+from siamjax.data import (
+    RetrievalOptions,
+    VerificationOptions,
     ReidOptions,
-    load_catalogue,
-    load_faces,
+    load_retrieval,
+    load_verification,
     load_reid,
 )
 from siamjax.data.pairs import (
@@ -16,14 +16,14 @@ from siamjax.data.pairs import (
     SampledPairs,
     all_pairs,
 )
-from siamjax.data.pipeline import image_batches, pair_batches, triplet_batches
+from siamjax.data.batches import image_batches, pair_batches, triplet_batches
 from siamjax.data.transforms import Augmentation
 from siamjax.data.triplets import ListedTriplets, MinedTriplets, SampledTriplets
 
 __all__ = [
     "Augmentation",
-    "CatalogueOptions",
-    "FaceOptions",
+    "RetrievalOptions",
+    "VerificationOptions",
     "ImageSet",
     "ListedPairs",
     "ListedTriplets",
@@ -35,8 +35,8 @@ __all__ = [
     "SampledTriplets",
     "all_pairs",
     "image_batches",
-    "load_catalogue",
-    "load_faces",
+    "load_retrieval",
+    "load_verification",
     "load_reid",
     "of_arrays",
     "of_files",

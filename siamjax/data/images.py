@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -280,3 +280,24 @@ def pictures_in(folder: Path) -> list[Path]:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UsageError(f"{folder} holds no picture ({known}); give the folder that does")
     return sorted(found)
+
+
+def fingerprint(
+    images: ImageSet,
+    *columns: np.ndarray,
+    words: Sequence[str] = (),
+    named: Mapping[str, np.ndarray] | None = None,
+) -> str:
+    """sha256 over names and identities of the images and all that divides them, but no pixels.
+
+    ``columns`` are whole numbers or booleans, such as indices; ``words`` and the ``named``
+    columns of strings are what else the splits depend on. Each is told from the next: ``[1] [2]``
+    is not ``[1, 2] []``.
+    """
+    digest = hashlib.sha256(repr((images.keys, tuple(words))).encode())
+    for name, column in sorted({"": images.identities, **(named or {})}.items()):
+        digest.update(f"\1{name}\1".encode() + "\0".join(column.tolist()).encode())
+    for column in columns:
+        digest.update(f"\1{len(column)}\1".encode())
+        digest.update(np.ascontiguousarray(column, np.int64).tobytes())
+    return digest.hexdigest()

@@ -1,11 +1,14 @@
 """Own pictures: a folder of identity folders, or list files ``path1 path2 label``."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet
-from siamjax.data.pairs import PairList
+from siamjax.data.pairs import ListedPairs, PairList
+from siamjax.data.verification import VerificationSplits
 from siamjax.errors import UsageError
 
 _TREE = "FOLDER/anna/1.jpg, FOLDER/anna/2.jpg, FOLDER/bert/1.jpg, ..."
@@ -105,6 +108,36 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
         )
         for path, rows in parsed
     ]
+
+
+def list_splits(
+    lists: tuple[Path, Path, Path], *, seed: int, request: dict[str, Any]
+) -> VerificationSplits:
+    """Splits from list files for training, validation and test, which share no image."""
+    images, parts = listed_images(*lists)
+    for pairs in parts:
+        if pairs.same.all() or not pairs.same.any():
+            kind = "different" if pairs.same.all() else "same"
+            raise UsageError(f"{pairs.name}: no pair is labelled '{kind}'; both kinds are needed")
+    shown = [set(np.concatenate([pairs.first, pairs.second]).tolist()) for pairs in parts]
+    for one, other in itertools.combinations(range(3), 2):
+        both = shown[one] & shown[other]
+        if both:
+            raise UsageError(
+                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}: a picture "
+                "must not be in two of the lists for training, validation and test"
+            )
+    training, validating, testing = parts
+    names = ", ".join(path.name for path in lists)
+    return VerificationSplits(
+        images=images,
+        training=ListedPairs(training, seed=seed),
+        trained_on=(),
+        validation=validating,
+        test=testing,
+        protocol=f"lists {names}: no picture is in two; identities are unknown, so people may be",
+        request=request,
+    )
 
 
 def _read_lines(path: Path) -> list[str]:

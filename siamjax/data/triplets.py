@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import EpochOrder, generator
 from siamjax.errors import UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from siamjax.data.images import ImageSet, of_files, pictures_in
-from siamjax.data.reid.rankings import Ranking, ReidSplits
+from siamjax.data.reid import Ranking, ReidSplits
 from siamjax.errors import UsageError
 from siamjax.inference.cross_input import score_pairs
 from siamjax.metrics import retrieval

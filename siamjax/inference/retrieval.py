@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from siamjax.data.catalogue.retrieval import Retrieval
+from siamjax.data.retrieval import Retrieval
 from siamjax.data.images import ImageSet
-from siamjax.metrics.catalogue import Found, search_quality
+from siamjax.metrics.retrieval import Found, search_quality
 
 Features = Callable[[ImageSet, Int[np.ndarray, " n"]], Float[np.ndarray, "n features"]]
 """Images by index -> a row each, compared by Euclidean distance: ``Embedder.embeddings``."""

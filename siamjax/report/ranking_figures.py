@@ -1,7 +1,7 @@
 """Figures of a ranking: whom a query found, as pictures, and CMC curves; each names its data.
 
 Contract: ``score``, ``match`` and ``valid`` are (queries, gallery) as in
-:mod:`siamjax.metrics.retrieval`. A list has to put equal scores in some order; here it is that of
+:mod:`siamjax.metrics.reid`. A list has to put equal scores in some order; here it is that of
 the gallery, and the figure says so where it happened in what it shows.
 """
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
-from siamjax.metrics.retrieval import Mask, Scores, Valid, average_precision
+from siamjax.metrics.reid import Mask, Scores, Valid, average_precision
 from siamjax.report.figures import DIFFERENT, NETWORK, PIXELS, SAME
 
 _LONGEST = 320  # pixels of a picture's longer side that a cell of a list can show

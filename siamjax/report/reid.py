@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from siamjax.data.images import ImageSet
-from siamjax.data.reid.rankings import ReidSplits
+from siamjax.data.reid import ReidSplits
 from siamjax.data.transforms import Size, resize
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.reid import ReidEvaluation

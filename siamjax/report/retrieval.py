@@ -15,7 +15,7 @@ from siamjax.training.writers import read_metrics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from siamjax.data.catalogue.splits import CatalogueSplits
+    from siamjax.data.retrieval import RetrievalSplits
 
 _PICTURED, _MAPPED = 200, 2000  # queries of the report's ranked lists, images of its map
 
@@ -52,7 +52,7 @@ def _search_cells(values: dict[str, float | None]) -> list[str]:
 def retrieval_report(
     run: Run,
     embedder: Embedder,
-    splits: "CatalogueSplits",
+    splits: "RetrievalSplits",
     *,
     baselines: Mapping[str, Features],
 ) -> Results:
@@ -89,7 +89,7 @@ def retrieval_report(
 
 
 def _figures(
-    run: Run, splits: "CatalogueSplits", query: np.ndarray, gallery: np.ndarray
+    run: Run, splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray
 ) -> list[tuple[str, "Figure"]]:
     """Of a few embedded queries and the whole embedded gallery of the test."""
     from siamjax.report import figures, ranking_figures

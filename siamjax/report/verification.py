@@ -14,7 +14,7 @@ from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
-    from siamjax.data.faces import FaceSplits
+    from siamjax.data.verification import VerificationSplits
 
 Scores = Callable[[ImageSet, PairList], np.ndarray]
 """Scores of pairs, rising with similarity."""
@@ -55,7 +55,7 @@ def verification_report(
     run: Run,
     scorer: PairScorer,
     variables: Any,
-    splits: "FaceSplits",
+    splits: "VerificationSplits",
     *,
     baselines: Mapping[str, Scores],
 ) -> Results:

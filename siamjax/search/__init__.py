@@ -1,7 +1,7 @@
 """A catalogue's index and what is nearest in it; two stages, of which a cross-input network is one.
 
 Contract: images are indices into one ``ImageSet``; scores are (queries, gallery) float32 and rise
-with similarity, as ``siamjax.metrics.retrieval`` takes them.
+with similarity, as ``siamjax.metrics.reid`` takes them.
 """
 
 from siamjax.search.index import Index

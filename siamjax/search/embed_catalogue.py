@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import Files, ImageSet
 from siamjax.errors import UsageError
 from siamjax.files import write_text

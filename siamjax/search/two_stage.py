@@ -41,7 +41,7 @@ def two_stage(
     distance to the query's embedding (all distances are computed). They have its logits. The
     others come after the last of these, in the embedding's order, at whole steps below it: least
     logit - 1, - 2, ...; equal distances have equal scores. So the result ranks, and goes into
-    ``siamjax.metrics.retrieval`` as it is, but below the ``top`` it is no logit.
+    ``siamjax.metrics.reid`` as it is, but below the ``top`` it is no logit.
 
     Args:
         network: as in :func:`siamjax.search.score_pairs`, as are all that are not named here.

@@ -43,7 +43,7 @@ def fit(
         state: of step 0, or what an earlier call returned.
         step: a pmapped train step, as ``data_parallel(make_train_step(loss_fn, optimizer))``.
         batches: ``start -> iterator`` over the batches from that step on, as
-            :func:`siamjax.data.pipeline.pair_batches` gives it. Its ``unit`` and ``describe``, if
+            :func:`siamjax.data.batches.pair_batches` gives it. Its ``unit`` and ``describe``, if
             it has them, name the examples of a batch.
         evaluate: validation, ``variables -> {name: value}``, ``run.best`` among the names; None
             is a value that cannot be measured.

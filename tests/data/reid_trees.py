@@ -5,7 +5,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from siamjax.data.reid.builder import PeopleBuilder
+from siamjax.data.prepared import PeopleBuilder
 
 
 def pictures(images, count):

@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from siamjax.data.catalogue.readers import open_catalogue, read_triplets
-from siamjax.data.catalogue.splits import load_splits
+from siamjax.data.catalogues import open_catalogue, read_triplets
+from siamjax.data.retrieval import load_splits
 from siamjax.data.triplets import ListedTriplets
 from siamjax.errors import UsageError
 

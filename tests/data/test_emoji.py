@@ -9,7 +9,7 @@ import pytest
 
 from siamjax.data import emoji
 from siamjax.data.catalogue import readers
-from siamjax.data.catalogue.readers import open_catalogue
+from siamjax.data.catalogues import open_catalogue
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamjax.data import FaceOptions, lfw, load_faces
+from siamjax.data import VerificationOptions, lfw, load_verification
 from siamjax.data import faces as face_data
 from siamjax.data.prepared import prepared_images
 from siamjax.errors import UsageError
@@ -60,18 +60,18 @@ def lfw_here(home, tmp_path, monkeypatch):
 
 
 def test_lfw_that_is_here_is_said_and_not_switched_to(lfw_here, capsys):
-    splits = load_faces(FaceOptions())
+    splits = load_verification(VerificationOptions())
     said = f"LFW (funneled) is in {lfw_here}; --data lfw trains on it\n"
     assert (splits.images.name, capsys.readouterr().out) == ("orl_faces", said)
-    assert load_faces(FaceOptions(data="lfw")).images.name == "lfw/funneled"
+    assert load_verification(VerificationOptions(data="lfw")).images.name == "lfw/funneled"
     assert capsys.readouterr().out == ""
 
 
 def test_every_option_reaches_the_splits(lfw_here):
-    splits = load_faces(FaceOptions(data="lfw", lfw_fold=2, seed=3))
+    splits = load_verification(VerificationOptions(data="lfw", lfw_fold=2, seed=3))
     assert (splits.request["lfw_fold"], splits.request["seed"]) == (2, 3)
     assert face_data.people_of(splits.images, splits.test) == {"Person_C", "Person_D"}
-    divided = load_faces(FaceOptions(validation_people=3, test_people=5, seed=3))
+    divided = load_verification(VerificationOptions(validation_people=3, test_people=5, seed=3))
     counts = [
         len(face_data.people_of(divided.images, pairs))
         for pairs in (divided.validation, divided.test)
@@ -79,16 +79,16 @@ def test_every_option_reaches_the_splits(lfw_here):
     assert counts == [3, 5]
     for name in ("validation_list", "test_list"):
         with pytest.raises(UsageError, match="is no list file"):
-            load_faces(FaceOptions(**{name: lfw_here / "pairs.txt"}))
+            load_verification(VerificationOptions(**{name: lfw_here / "pairs.txt"}))
 
 
 def test_not_found_says_nothing_and_asked_for_says_how_to_get_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path])
     monkeypatch.delenv("SIAMJAX_LFW", raising=False)
-    assert load_faces(FaceOptions()).images.name == "orl_faces"
+    assert load_verification(VerificationOptions()).images.name == "orl_faces"
     assert capsys.readouterr().out == ""
     with pytest.raises(UsageError, match=rf"no mirror; .* with DIR one of {tmp_path}"):
-        load_faces(FaceOptions(data="lfw/deepfunneled"))
+        load_verification(VerificationOptions(data="lfw/deepfunneled"))
 
 
 def test_named_folder(home, tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_named_folder(home, tmp_path, monkeypatch):
     assert (found.images, found.home) == (home / "lfw_funneled", home)
     monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
     with pytest.raises(UsageError, match=r"SIAMJAX_LFW is .*; expected is DIR/lfw_funneled"):
-        load_faces(FaceOptions(data="lfw"))
+        load_verification(VerificationOptions(data="lfw"))
 
 
 @pytest.mark.parametrize("kind", ["tgz", "zip"])

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from siamjax.data import (
-    CatalogueOptions,
-    FaceOptions,
+    RetrievalOptions,
+    VerificationOptions,
     ReidOptions,
     faces,
-    load_catalogue,
-    load_faces,
+    load_retrieval,
+    load_verification,
     load_reid,
 )
 from siamjax.data.catalogue import splits as catalogue_splits
 from siamjax.data.reid import splits as reid_splits
 
 CHANGED = {
-    FaceOptions: {
+    VerificationOptions: {
         "seed": 3,
         "data": "lfw",
         "lfw_fold": 4,
@@ -37,7 +37,7 @@ CHANGED = {
         "validation_people": 6,
         "disjoint": "tracklet",
     },
-    CatalogueOptions: {
+    RetrievalOptions: {
         "seed": 3,
         "data": "table.csv",
         "triplets": Path("t.txt"),
@@ -51,9 +51,9 @@ CHANGED = {
 @pytest.mark.parametrize(
     ("options", "load", "home"),
     [
-        (FaceOptions, load_faces, faces),
+        (VerificationOptions, load_verification, faces),
         (ReidOptions, load_reid, reid_splits),
-        (CatalogueOptions, load_catalogue, catalogue_splits),
+        (RetrievalOptions, load_retrieval, catalogue_splits),
     ],
 )
 def test_every_option_is_passed_on(monkeypatch, options, load, home):
@@ -73,7 +73,7 @@ def test_every_option_is_passed_on(monkeypatch, options, load, home):
 
 
 def test_defaults_are_the_embedded_sets():
-    catalogue = load_catalogue(CatalogueOptions(test_items=20, validation_items=10, seed=5))
+    catalogue = load_retrieval(RetrievalOptions(test_items=20, validation_items=10, seed=5))
     assert (catalogue.images.name, catalogue.request["seed"]) == ("emoji", 5)
     for part, items in ((catalogue.test, 20), (catalogue.validation, 10)):
         assert len(set(catalogue.images.identities[part.gallery].tolist())) >= items

@@ -9,8 +9,8 @@ import pytest
 
 from siamjax.data.images import ImageSet
 from siamjax.data.reid import rankings
-from siamjax.data.reid.raw import Published, collect, locate, opened_file
-from siamjax.data.reid.splits import NAMES, load_splits
+from siamjax.data.archives import Published, collect, locate, opened_file
+from siamjax.data.reid import NAMES, load_splits
 from siamjax.errors import UsageError
 
 

@@ -17,8 +17,8 @@ from reid_trees import (
 
 from siamjax.data.prepared import prepared_people
 from siamjax.data.reid import cuhk03
-from siamjax.data.reid.cuhk03 import protocols
-from siamjax.data.reid.splits import load_splits
+from siamjax.data.datasets.cuhk03 import protocols
+from siamjax.data.reid import load_splits
 from siamjax.errors import UsageError
 
 PEOPLE = (6, 4, 3, 2, 2)

@@ -12,7 +12,7 @@ from reid_trees import pictures, prepare_in, save, save_v5
 
 from siamjax.data.prepared import prepared_people
 from siamjax.data.reid import cuhk01, grid
-from siamjax.data.reid.splits import load_splits
+from siamjax.data.reid import load_splits
 from siamjax.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from reid_trees import pictures, prepare_in, save
 
 from siamjax.data.reid import market1501
-from siamjax.data.reid.splits import load_splits
+from siamjax.data.reid import load_splits
 from siamjax.errors import UsageError
 
 

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.data.triplets import ListedTriplets, MinedTriplets, SampledTriplets
 from siamjax.errors import UsageError

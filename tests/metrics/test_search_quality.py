@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.metrics.catalogue import search_quality
+from siamjax.metrics.retrieval import search_quality
 
 
 def slow(query, gallery, same_as, shown, own=None):

@@ -117,7 +117,7 @@ def test_page(place, capsys):
 
 
 def test_pictures_that_are_no_files_come_from_their_catalogue(place, capsys):
-    from siamjax.data.catalogue.table import Catalogue
+    from siamjax.data.catalogue import Catalogue
     from siamjax.data.images import ImageSet
 
     keys = tuple(f"k{n}" for n in range(12))
@@ -162,7 +162,7 @@ def test_refuses_numbers_below_one(place):
 
 
 def test_a_page_that_cannot_be_written_is_told_before_the_search(place, monkeypatch):
-    from siamjax.commands.ranking import rank
+    from siamjax.commands.reid import rank
     from siamjax.report.results import write_results
 
     embed(place)

@@ -15,7 +15,7 @@ from PIL import Image
 from stand_in import Stopped, png, stop_after
 from test_index import contents, embed, embedder, files, plain, same_as
 
-from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from stand_in import png
 
-from siamjax.data.catalogue.table import Catalogue
+from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import of_files
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder

@@ -10,10 +10,10 @@ from jaxtyping import Shaped
 
 from siamjax.data.images import images_of, read_file
 from siamjax.data.prepared import prepared_people
-from siamjax.data.reid.builder import PeopleBuilder, Picture
-from siamjax.data.reid.matlab import load_v5
-from siamjax.data.reid.rankings import ReidSplits, assert_apart, draw_people, rank, tenth
-from siamjax.data.reid.raw import Published, collect, locate, opened_file
+from siamjax.data.prepared import PeopleBuilder, Picture
+from siamjax.data.matlab import load_v5
+from siamjax.data.reid import ReidSplits, assert_apart, draw_people, rank, tenth
+from siamjax.data.archives import Published, collect, locate, opened_file
 from siamjax.errors import UsageError
 
 CREDIT = "QMUL underground re-identification, GRID (Loy, Xiang and Gong 2009)"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from siamjax.data.lfw import manual_folder
 from siamjax.errors import UsageError
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
@@ -47,6 +46,12 @@ class Published:
         return UsageError(
             f"{what}; expected is {self.tree}. {self.title} has no free mirror: {self.source}"
         )
+
+
+def manual_folder() -> Path:
+    """TFDS's folder for files fetched by hand; downloads go there too."""
+    home = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
+    return Path(home) / "downloads" / "manual"
 
 
 def search_path() -> list[Path]:

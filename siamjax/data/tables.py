@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siamjax.data.catalogue.table import Catalogue, files_below, strings
+from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
 from siamjax.errors import UsageError
 

@@ -11,8 +11,8 @@ from jaxtyping import Int
 
 from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of, read_file
 from siamjax.data.prepared import prepared_people
-from siamjax.data.reid.builder import PeopleBuilder, Picture
-from siamjax.data.reid.rankings import (
+from siamjax.data.prepared import PeopleBuilder, Picture
+from siamjax.data.reid import (
     ReidSplits,
     assert_apart,
     draw_people,
@@ -20,7 +20,7 @@ from siamjax.data.reid.rankings import (
     rank_by_camera,
     tenth,
 )
-from siamjax.data.reid.raw import Published, collect, locate
+from siamjax.data.archives import Published, collect, locate
 from siamjax.errors import UsageError
 
 CREDIT = "Market-1501 (Zheng, Shen, Tian, Wang, Wang and Tian 2015)"

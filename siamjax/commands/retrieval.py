@@ -47,7 +47,7 @@ def embed(
         batch_size: pictures that are embedded at a time, over all devices.
         chunk: pictures after which the work is made safe.
     """
-    from siamjax.data.catalogue.readers import NAMES, open_catalogue
+    from siamjax.data.catalogues import NAMES, open_catalogue
     from siamjax.errors import UsageError
     from siamjax.inference.embedder import Embedder
     from siamjax.search.embed_catalogue import FAILED, embed_catalogue
@@ -210,7 +210,7 @@ class _Pictures:
             return np.full((64, 64, 3), 200, np.uint8)
 
     def _from_catalogue(self, item: "Item") -> "np.ndarray":
-        from siamjax.data.catalogue.readers import open_catalogue
+        from siamjax.data.catalogues import open_catalogue
         from siamjax.errors import UsageError
 
         if item.catalogue not in self._catalogues:

@@ -7,8 +7,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from siamjax.data.images import ImageSet
+from siamjax.data.prepared import EMBEDDED, FORMAT, prepared_images
+
 CREDIT = "ORL faces, AT&T Laboratories Cambridge (Samaria and Harter 1994)"
-_ARCHIVE = Path(__file__).with_name("orl_faces.npz")
+_ARCHIVE = EMBEDDED / "orl_faces.npz"
 
 
 class OrlFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -52,3 +55,8 @@ class OrlFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         "file": f"{identity}/{number:02d}.png",
                     },
                 )
+
+
+def open_images() -> ImageSet:
+    """The embedded faces."""
+    return prepared_images(OrlFaces(file_format=FORMAT), credit=CREDIT)

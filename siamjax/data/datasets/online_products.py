@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from siamjax.data.catalogue.table import Catalogue, files_below, strings
+from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import ImageSet, ImageSource
 from siamjax.data.prepared import FORMAT, prepared_examples, quiet
 from siamjax.errors import UsageError

@@ -1,17 +1,22 @@
-"""Queries and galleries: what a re-identification result is about."""
+"""Re-identification: which people, who is trained on, and the rankings that validate and test."""
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from siamjax.data.images import ImageSet, images_of
+from siamjax.data.images import ImageSet, fingerprint, images_of
+from siamjax.data.options import asked
 from siamjax.errors import UsageError
 
+NAMES = ("pedestrians", "cuhk03/labeled", "cuhk03/detected", "cuhk01", "grid", "market1501")
+
 Rule = Literal["market", "single_shot"]
+Protocol = Literal["classic", "new"]
+Disjoint = Literal["person", "tracklet"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +72,7 @@ class ReidSplits:
         validation: chooses the checkpoint; shows no one of the test.
         test: what the result is about.
         protocol: one line for every number: boxes, protocol, split, counts, what is disjoint.
-        request: what :func:`siamjax.data.reid.splits.load_splits` was asked for; asking again
+        request: what :func:`reid_splits` was asked for; asking again
             gives the same splits.
     """
 
@@ -89,16 +94,11 @@ class ReidSplits:
 
         A run that goes on checks it, so that no one who was trained on comes to be tested on.
         """
-        digest = hashlib.sha256(repr(self.images.keys).encode())
-        digest.update("\0".join(self.images.identities.tolist()).encode())
         columns = [self.cameras, self.training]
         for ranking in (self.validation, self.test):
-            digest.update(f"\0{ranking.rule}".encode())
             columns += [ranking.query, ranking.gallery, ranking.distractor]
-        for column in columns:
-            digest.update(f"\0{len(column)}\0".encode())  # else [1][2] would equal [1, 2][]
-            digest.update(np.ascontiguousarray(column, np.int64).tobytes())
-        return digest.hexdigest()
+        rules = (self.validation.rule, self.test.rule)
+        return fingerprint(self.images, *columns, words=rules)
 
 
 def rank(
@@ -215,3 +215,165 @@ def assert_apart(images: ImageSet, *parts: Int[np.ndarray, " part"]) -> None:
                     f"{images.name}: {sorted(both)[0]} is in two of training, validation and "
                     "test, which must share no one; check the folders or the split file"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReidOptions:
+    """Which people on which cameras, and who is held out."""
+
+    seed: int = 0
+    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
+    data: str = "pedestrians"
+    """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or a folder in
+    Market-1501's naming."""
+    home: Path | None = None
+    """Folder, archive or .mat file with the raw files; None: $SIAMJAX_REID, or TFDS's folder."""
+    protocol: Protocol = "classic"
+    """CUHK03 only: classic (20 splits, single-shot) or new (767/700)."""
+    split: int = 0
+    """CUHK03 classic and GRID only: number of the official split, from 0."""
+    test_people: int | None = None
+    """People who are reported on; None: as published (cuhk01: 100), pedestrians: 4."""
+    validation_people: int | None = None
+    """People who choose the checkpoint; None: as docs/reid.md says."""
+    disjoint: Disjoint = "person"
+    """Pedestrians only: what training and test do not share."""
+
+
+def load_reid(options: ReidOptions) -> ReidSplits:
+    """:func:`reid_splits` of an experiment's options."""
+    return reid_splits(**asked(ReidOptions, options))
+
+
+def reid_splits(
+    data: str,
+    *,
+    home: Path | None = None,
+    seed: int = 0,
+    split: int = 0,
+    protocol: Protocol = "classic",
+    test_people: int | None = None,
+    validation_people: int | None = None,
+    disjoint: Disjoint = "person",
+) -> ReidSplits:
+    """The splits of a set, by its published protocol.
+
+    Validation never shows a test person, and pictures are trained on only if they are in
+    ``training``. An option that the set has no use for raises ``UsageError``, so that no number
+    is thought to depend on it.
+
+    Args:
+        data: one of :data:`NAMES`, or the path of a folder in Market-1501's naming.
+        home: folder, archive or .mat file with the raw files; None looks into $SIAMJAX_REID,
+            else into TFDS's manual folder. Nothing is downloaded.
+        seed: draws what the protocol leaves open, at least who validates; 0 or greater.
+        split: number of the official split, from 0: 20 of CUHK03's classic protocol, 10 of GRID.
+        protocol: of CUHK03: ``classic`` (single-shot, 100 test people) or ``new`` (767/700).
+        test_people: of CUHK01 (published are 100, the default, and 486) and the pedestrians
+            (default 4).
+        validation_people: taken out of the training people. Default: 100 of CUHK03 classic, none
+            of the pedestrians (there held-out tracklets validate), else a tenth.
+        disjoint: of the pedestrians: do ``person`` or only ``tracklet`` separate the splits?
+    """
+    from siamjax.data.datasets import pedestrians
+
+    request: dict[str, Any] = {
+        "data": data,
+        "home": None if home is None else str(home),
+        "seed": seed,
+        "split": split,
+        "protocol": protocol,
+        "test_people": test_people,
+        "validation_people": validation_people,
+        "disjoint": disjoint,
+    }
+    if data not in NAMES and not Path(data).is_dir():
+        raise UsageError(
+            f"{data}: neither a folder in Market-1501's naming nor one of {', '.join(NAMES)}"
+        )
+    if seed < 0:
+        raise UsageError(f"seed {seed} must be 0 or greater")
+    classic = data.startswith("cuhk03/") and protocol == "classic"
+    _refuse(data, "split", split, 0, classic or data == "grid")
+    _refuse(data, "protocol", protocol, "classic", data.startswith("cuhk03/"))
+    _refuse(data, "test_people", test_people, None, data in ("cuhk01", "pedestrians"))
+    _refuse(data, "disjoint", disjoint, "person", data == "pedestrians")
+    _refuse(data, "home", home, None, data in NAMES and data != "pedestrians")
+    if home is not None and not home.exists():
+        # A prepared copy would hide the mistake.
+        raise UsageError(f"{home}: no such folder or file; give the home of {data}, or none")
+    if data == "pedestrians":
+        return pedestrians.divide(
+            seed=seed,
+            disjoint=disjoint,
+            test_people=test_people,
+            validation_people=validation_people,
+            request=request,
+        )
+    return _of_raw_files(
+        data,
+        home=home,
+        seed=seed,
+        split=split,
+        classic=classic,
+        test_people=test_people,
+        validation_people=validation_people,
+        request=request,
+    )
+
+
+def _of_raw_files(
+    data: str,
+    *,
+    home: Path | None,
+    seed: int,
+    split: int,
+    classic: bool,
+    test_people: int | None,
+    validation_people: int | None,
+    request: dict[str, Any],
+) -> ReidSplits:
+    from siamjax.data.datasets import cuhk01, cuhk03, grid, market1501
+
+    if data == "cuhk01":
+        return cuhk01.divide(
+            home=home,
+            seed=seed,
+            test_people=test_people,
+            validation_people=validation_people,
+            request=request,
+        )
+    if data == "grid":
+        return grid.divide(
+            home=home,
+            seed=seed,
+            split=split,
+            validation_people=validation_people,
+            request=request,
+        )
+    if not data.startswith("cuhk03/"):
+        return market1501.divide(
+            home=home,
+            folder=None if data == "market1501" else Path(data),
+            seed=seed,
+            validation_people=validation_people,
+            request=request,
+        )
+    boxes: Any = data.partition("/")[2]
+    if classic:
+        return cuhk03.divide_classic(
+            boxes=boxes,
+            home=home,
+            seed=seed,
+            split=split,
+            validation_people=validation_people,
+            request=request,
+        )
+    return cuhk03.divide_new(
+        boxes=boxes, home=home, seed=seed, validation_people=validation_people, request=request
+    )
+
+
+def _refuse(data: str, option: str, value: Any, default: Any, applies: bool) -> None:
+    if value != default and not applies:
+        raise UsageError(f"{option} {value} does not apply to {data}; leave it out")

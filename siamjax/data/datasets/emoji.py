@@ -8,13 +8,17 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from siamjax.data.catalogue import Catalogue, strings
+from siamjax.data.images import ImageSet
+from siamjax.data.prepared import EMBEDDED, FORMAT, prepare, prepared_examples
+
 CREDIT = (
     "emoji: Noto Emoji (Copyright Google, Apache-2.0) and Twemoji (Copyright 2020 Twitter, Inc and "
     "other contributors, CC-BY-4.0)"
 )
 VENDORS = ("google", "twitter")
 ATTRIBUTES = ("vendor", "name", "category", "subcategory")
-_ARCHIVE = Path(__file__).with_name("emoji.zip")
+_ARCHIVE = EMBEDDED / "emoji.zip"
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -70,3 +74,21 @@ class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         },
                     )
                     number += 1
+
+
+def open_emoji() -> Catalogue:
+    """The embedded emoji: an item as two vendors draw it, with its attributes."""
+    builder = Emoji(file_format=FORMAT)
+    prepare(builder)
+    source, read = prepared_examples(builder, ["pictures"], ["file", "identity", *ATTRIBUTES])
+    columns = {name: [value.decode() for value in values] for name, values in read.items()}
+    images = ImageSet(
+        name="emoji",
+        credit=CREDIT,
+        keys=tuple(columns["file"]),
+        identities=strings(columns["identity"]),
+        source=source,
+    )
+    return Catalogue(
+        images=images, attributes={name: strings(columns[name]) for name in ATTRIBUTES}
+    )

@@ -1,7 +1,6 @@
-"""Which items are trained on, which choose the checkpoint and which are searched for."""
+"""Retrieval: which catalogue, its items to train on, and the searches that validate and test."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from jaxtyping import Bool, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from siamjax.data.catalogue import online_products
-from siamjax.data.catalogue.readers import open_catalogue, read_triplets
-from siamjax.data.catalogue.retrieval import Retrieval
-from siamjax.data.catalogue.table import Catalogue
-from siamjax.data.images import ImageSet
+from siamjax.data.catalogue import Catalogue
+from siamjax.data.images import ImageSet, fingerprint
+from siamjax.data.options import asked
 from siamjax.data.triplets import ListedTriplets, SampledTriplets, TripletStream
 from siamjax.errors import UsageError
 
@@ -23,7 +20,34 @@ EMOJI_TEST, EMOJI_VALIDATION = 200, 100  # items, unless told
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CatalogueSplits:
+class Retrieval:
+    """Queries and the gallery in which each one's item is looked for.
+
+    A query's matches are the gallery's pictures of the same identity; it has one at least.
+
+    Attributes:
+        name: such as ``test items``; what a figure calls it.
+        query: (queries,) indices into the catalogue.
+        gallery: (gallery,) indices into the catalogue.
+        leave_one_out: the queries are in the gallery too; each is left out of its own ranking.
+    """
+
+    name: str
+    query: Int[np.ndarray, " queries"]
+    gallery: Int[np.ndarray, " gallery"]
+    leave_one_out: bool
+
+    @property
+    def own_places(self) -> Int[np.ndarray, " queries"] | None:
+        """Where each query stands in the gallery; None where it does not."""
+        if not self.leave_one_out:
+            return None
+        order = np.argsort(self.gallery)
+        return order[np.searchsorted(self.gallery[order], self.query)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetrievalSplits:
     """A catalogue, its rows to train on, and the retrievals that choose and test.
 
     Attributes:
@@ -32,7 +56,7 @@ class CatalogueSplits:
         validation: chooses the checkpoint.
         test: what the result is about. No item is in two of the three.
         protocol: one line for every number: how the items were divided, and counts.
-        request: what :func:`load_splits` was asked for; asking again gives the same splits.
+        request: what :func:`retrieval_splits` was asked for; asking again gives the same splits.
         listed: query, positive and negative of each triplet of the file that was given, without
             those that show a validation or test item; for
             :class:`~siamjax.data.triplets.ListedTriplets`. None without a file.
@@ -73,23 +97,18 @@ class CatalogueSplits:
 
         A run that goes on checks it, so that no item that was trained on comes to be tested on.
         """
-        digest = hashlib.sha256(repr(self.images.keys).encode())
-        named = {"": self.images.identities, **self.catalogue.attributes}
-        for name, column in sorted(named.items()):
-            digest.update(f"\1{name}\1".encode() + "\0".join(column.tolist()).encode())
-        indices = [self.training]
-        for retrieval in (self.validation, self.test):
-            digest.update(f"\1{retrieval.leave_one_out}".encode())
-            indices += [retrieval.query, retrieval.gallery]
+        columns = [self.training]
+        for asked_for in (self.validation, self.test):
+            columns += [asked_for.query, asked_for.gallery]
         if self.listed is not None:
-            indices.append(self.listed)
-        for column in indices:
-            digest.update(f"\1{len(column)}\1".encode())  # else [1][2] would equal [1, 2][]
-            digest.update(np.ascontiguousarray(column, np.int64).tobytes())
-        return digest.hexdigest()
+            columns.append(self.listed)
+        left_out = (str(self.validation.leave_one_out), str(self.test.leave_one_out))
+        return fingerprint(
+            self.images, *columns, words=left_out, named=self.catalogue.attributes
+        )
 
 
-def load_splits(
+def retrieval_splits(
     data: str,
     *,
     home: str | Path | None = None,
@@ -98,18 +117,18 @@ def load_splits(
     validation_items: int | None = None,
     triplets: str | Path | None = None,
     first_row: int = 0,
-) -> CatalogueSplits:
+) -> RetrievalSplits:
     """Splits that share no item, drawn from ``seed``.
 
     * ``emoji``: Google's pictures ask, Twitter's are the gallery; 200 items test and 100 validate
       unless told.
     * ``stanford_online_products``, or its unpacked folder: the official split; every test picture
       asks all others. Validation is drawn from the training items, a tenth unless told.
-    * any other catalogue that :func:`~siamjax.data.catalogue.readers.open_catalogue` opens: of the
+    * any other catalogue that :func:`~siamjax.data.catalogues.open_catalogue` opens: of the
       items with two pictures or more, a fifth tests and a tenth validates unless told (2 at
       least); every picture of these asks all others. Items of one picture are trained on.
 
-    ``triplets`` is a file that :func:`~siamjax.data.catalogue.readers.read_triplets` reads, whose
+    ``triplets`` is a file that :func:`~siamjax.data.catalogues.read_triplets` reads, whose
     rows count from ``first_row``: the triplets to train on. Where no two pictures of the
     catalogue are of one item, query and positive of every triplet are (and so are pictures that
     a chain of these connects). Triplets that show an item held out, or whose negative is of the
@@ -153,7 +172,7 @@ def load_splits(
         if data == "emoji"
         else "every picture asks all others"
     )
-    return CatalogueSplits(
+    return RetrievalSplits(
         catalogue=catalogue,
         training=training,
         validation=validation,
@@ -284,3 +303,28 @@ def _leave_one_out(catalogue: Catalogue, chosen: np.ndarray, name: str) -> Retri
     )
     query = chosen[counts[number] >= 2]
     return Retrieval(name=name, query=query, gallery=chosen, leave_one_out=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions:
+    """Which catalogue, and which items are held out."""
+
+    seed: int = 0
+    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
+    data: str = "emoji"
+    """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one."""
+    triplets: Path | None = None
+    """File of listed triplets of the table, row numbers from 0; None: they are drawn."""
+    test_items: int | None = None
+    """Items that are reported on; None: emoji 200, of a table a fifth."""
+    validation_items: int | None = None
+    """Items that choose the checkpoint; None: emoji 100, of a table a tenth."""
+    category: str | None = "category"
+    """Column of the table that says what kind of thing an item is; None: there is none."""
+
+
+def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
+    """:func:`retrieval_splits` of an experiment's options."""
+    named = asked(RetrievalOptions, options)
+    del named["category"]  # it divides negatives, not items
+    return retrieval_splits(**named)

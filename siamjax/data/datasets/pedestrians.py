@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, images_of
-from siamjax.data.prepared import prepared_people
-from siamjax.data.reid.builder import PeopleBuilder, Picture
-from siamjax.data.reid.rankings import Ranking, ReidSplits, assert_apart, rank
+from siamjax.data.prepared import EMBEDDED, prepared_people
+from siamjax.data.prepared import PeopleBuilder, Picture
+from siamjax.data.reid import Ranking, ReidSplits, assert_apart, rank
 from siamjax.errors import UsageError
 
 CREDIT = (
@@ -22,7 +22,7 @@ CREDIT = (
 )
 TEST_PEOPLE = 4
 HELD_OUT = 2  # tracklets of a person: one asks, the other answers
-_ARCHIVE = Path(__file__).with_name("pedestrians.zip")
+_ARCHIVE = EMBEDDED / "pedestrians.zip"
 
 
 class Pedestrians(PeopleBuilder, skip_registration=True):

@@ -2,22 +2,19 @@
 
 import hashlib
 import os
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import ClassVar, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import pooch
 import tensorflow_datasets as tfds
 
+from siamjax.data.archives import collect, manual_folder
 from siamjax.data.images import ImageSet, read_file
-from siamjax.data.pairs import PairList
-from siamjax.data.prepared import FORMAT
+from siamjax.data.pairs import ListedPairs, PairList
+from siamjax.data.prepared import FORMAT, prepared_images
+from siamjax.data.verification import VerificationSplits, assert_disjoint, leaked, people_of
 from siamjax.errors import UsageError
 
 Alignment = Literal["original", "funneled", "deepfunneled"]
@@ -62,12 +59,6 @@ def expected_tree(alignment: Alignment) -> str:
         f"DIR/{_FOLDERS[alignment][0]}/Aaron_Eckhart/Aaron_Eckhart_0001.jpg ... (or "
         f"DIR/{_ARCHIVES[alignment][0]}), and DIR/{', DIR/'.join(LISTS)}"
     )
-
-
-def manual_folder() -> Path:
-    """TFDS's folder for files fetched by hand; downloads go there too."""
-    home = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
-    return Path(home) / "downloads" / "manual"
 
 
 def search_path() -> list[Path]:
@@ -196,37 +187,11 @@ def _has_people(folder: Path) -> bool:
 
 def _pictures(source: Path) -> dict[str, bytes | Path]:
     """``Name/Name_0001.jpg`` -> bytes of an archive, or path in a folder."""
-    if source.is_dir():
-        return {f"{path.parent.name}/{path.name}": path for path in source.glob("*/*.jpg")}
-    found: dict[str, bytes | Path] = {}
-    try:
-        for name, content in _archived(source):
-            *_, person, file = ("", *name.split("/"))
-            if file.endswith(".jpg") and not file.startswith("._"):  # the latter: macOS's shadows
-                found[f"{person}/{file}"] = content()
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,  # zipfile: encrypted, or a compression it lacks
-        zlib.error,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise UsageError(f"{source}: broken archive ({error}); fetch it again") from None
-    return found
 
+    def key(path: PurePosixPath) -> str | None:
+        return f"{path.parent.name}/{path.name}" if path.suffix == ".jpg" else None
 
-def _archived(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    if source.suffix == ".zip":
-        with zipfile.ZipFile(source) as archive:
-            for name in archive.namelist():
-                yield name, partial(archive.read, name)
-        return
-    with tarfile.open(source) as archive:
-        for member in archive:
-            stream = archive.extractfile(member)
-            if stream is not None:
-                yield member.name, stream.read
+    return collect(source, key)
 
 
 def is_official(path: Path) -> bool:
@@ -297,3 +262,68 @@ def find_list(name: str, local: LocalLfw) -> Path:
         if path.is_file():
             return path
     return _fetch(name, local.alignment)
+
+
+def open_images(data: str) -> ImageSet:
+    """The images that ``lfw`` or ``lfw/ALIGNMENT`` names; fetched if they are not here."""
+    return prepared_images(Lfw(local=_local(data)), credit=CREDIT)
+
+
+def _local(data: str) -> LocalLfw:
+    named = data.partition("/")[2]
+    alignment = cast(Alignment, named or "funneled")
+    return find(alignment) or download(alignment)
+
+
+def read_lists(data: str, *names: str) -> tuple[ImageSet, list[PairList], str]:
+    """Pictures, official lists, and a remark if one is not the published file."""
+    local = _local(data)
+    images = prepared_images(Lfw(local=local), credit=CREDIT)
+    paths = [find_list(name, local) for name in names]
+    changed = [path.name for path in paths if not is_official(path)]
+    remark = f"; NOT the published {', '.join(changed)}" if changed else ""
+    return images, [read_pairs(path, images) for path in paths], remark
+
+
+def splits(
+    data: str, *, seed: int, fold: int | None, request: dict[str, Any]
+) -> VerificationSplits:
+    """View 1 for training and validation and View 2 for the test, or one fold of View 2 alone.
+
+    See :func:`siamjax.data.verification.verification_splits`.
+    """
+    if fold is None:
+        images, (train, validation, view2), remark = read_lists(data, *LISTS)
+        people = people_of(images, train)
+        assert_disjoint(people, people_of(images, validation))
+        count = int(leaked(images, view2, tuple(people)).sum())
+        test = view2
+        protocol = (
+            f"{images.name}: trained on View 1 (pairsDevTrain, image-restricted), tested on "
+            f"View 2; CONTAMINATED: {count:,} of its {len(view2):,} pairs show people seen in "
+            "training. --lfw-fold K trains without the fold's people"
+        )
+    else:
+        images, (view2,), remark = read_lists(data, "pairs.txt")
+        if view2.fold is None or fold not in range(1, 11):
+            raise UsageError(f"fold {fold} must be 1 to 10")
+        before = 10 if fold == 1 else fold - 1
+        test = view2.take(view2.fold == fold, name=f"pairs.txt, fold {fold}")
+        validation = view2.take(view2.fold == before, name=f"pairs.txt, fold {before}")
+        others = ~np.isin(view2.fold, [fold, before])
+        train = view2.take(others, name=f"pairs.txt, without folds {fold} and {before}")
+        people = people_of(images, train)
+        assert_disjoint(people, people_of(images, validation), people_of(images, test))
+        protocol = (
+            f"{images.name}: View 2, trained on eight folds (image-restricted), threshold from "
+            f"fold {before}, tested on fold {fold}; no person is in two of these"
+        )
+    return VerificationSplits(
+        images=images,
+        training=ListedPairs(train, seed=seed),
+        trained_on=tuple(sorted(people)),
+        validation=validation,
+        test=test,
+        protocol=protocol + remark,
+        request=request,
+    )

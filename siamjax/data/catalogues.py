@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from siamjax.data.catalogue import online_products
-from siamjax.data.catalogue.delimited import read_table, undecodable_line
-from siamjax.data.catalogue.table import Catalogue, files_below, strings
-from siamjax.data.emoji import ATTRIBUTES, CREDIT, Emoji
+from siamjax.data.tables import read_table, undecodable_line
+from siamjax.data.catalogue import Catalogue, files_below, strings
+from siamjax.data.datasets import emoji, online_products
 from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
-from siamjax.data.prepared import FORMAT, prepare, prepared_examples
 from siamjax.errors import UsageError
 
 NAMES = ("emoji", online_products.NAME)
@@ -24,9 +22,9 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
     """The catalogue that a word or a path names.
 
     * ``emoji``: the embedded set, one item as two vendors draw it.
-    * ``stanford_online_products``: see :func:`siamjax.data.catalogue.online_products.
+    * ``stanford_online_products``: see :func:`siamjax.data.datasets.online_products.
       open_products`, to which ``home`` goes; it applies to nothing else.
-    * a table: see :func:`siamjax.data.catalogue.delimited.read_table`.
+    * a table: see :func:`siamjax.data.tables.read_table`.
     * the unpacked folder of ``stanford_online_products`` (with Ebay_train.txt): the same.
     * a folder with ``items.csv``, or with one other .csv or .tsv: that table.
     * another folder: the pictures in it. Those in a sub-folder show one item, the sub-folder's;
@@ -37,7 +35,7 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
     if home is not None and source != online_products.NAME:
         raise UsageError(f"home {home} does not apply to {source}; leave it out")
     if source == "emoji":
-        return _emoji()
+        return emoji.open_emoji()
     if source == online_products.NAME:
         return online_products.open_products(home)
     path = Path(source)
@@ -51,23 +49,6 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
             f"{path}: no such table or folder, nor one of the words {', '.join(NAMES)}"
         )
     return read_table(path)
-
-
-def _emoji() -> Catalogue:
-    builder = Emoji(file_format=FORMAT)
-    prepare(builder)
-    source, read = prepared_examples(builder, ["pictures"], ["file", "identity", *ATTRIBUTES])
-    columns = {name: [value.decode() for value in values] for name, values in read.items()}
-    images = ImageSet(
-        name="emoji",
-        credit=CREDIT,
-        keys=tuple(columns["file"]),
-        identities=strings(columns["identity"]),
-        source=source,
-    )
-    return Catalogue(
-        images=images, attributes={name: strings(columns[name]) for name in ATTRIBUTES}
-    )
 
 
 def _table_in(folder: Path) -> Path | None:

@@ -1,20 +1,15 @@
-"""Which faces to train, to choose the threshold and to test on: from one word to three splits."""
+"""Verification: which images, and the pairs that train, choose the threshold and are reported on."""
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from siamjax.data import lfw
-from siamjax.data.images import ImageSet, images_of
-from siamjax.data.lists import folder_images, listed_images
-from siamjax.data.orl_faces import CREDIT as ORL_CREDIT
-from siamjax.data.orl_faces import OrlFaces
+from siamjax.data.images import ImageSet, fingerprint, images_of
+from siamjax.data.options import asked
 from siamjax.data.pairs import (
     ListedPairs,
     PairList,
@@ -23,14 +18,13 @@ from siamjax.data.pairs import (
     all_pairs,
     split_people,
 )
-from siamjax.data.prepared import FORMAT, prepared_images
 from siamjax.errors import UsageError
 
-LFW_NAMES = ("lfw", *(f"lfw/{alignment}" for alignment in get_args(lfw.Alignment)))
+LFW_NAMES = ("lfw", "lfw/original", "lfw/funneled", "lfw/deepfunneled")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FaceSplits:
+class VerificationSplits:
     """Pictures and the pairs of the three splits.
 
     Attributes:
@@ -40,7 +34,7 @@ class FaceSplits:
         validation: pairs that choose threshold and checkpoint.
         test: pairs that the result is about.
         protocol: one line for every figure: how the splits were made, and what leaks.
-        request: what :func:`load_splits` was asked for; asking again gives the same splits.
+        request: what :func:`verification_splits` was asked for; asking again gives the same splits.
     """
 
     images: ImageSet
@@ -64,25 +58,25 @@ class FaceSplits:
         A run that goes on checks it: a person more in the folder would divide people anew, and
         some that were trained on would come to be tested on.
         """
-        digest = hashlib.sha256(repr((self.images.keys, self.trained_on)).encode())
-        digest.update("\0".join(self.images.identities.tolist()).encode())
         listed = [self.training.pairs] if isinstance(self.training, ListedPairs) else []
-        for pairs in (*listed, self.validation, self.test):
-            for column in (pairs.first, pairs.second, pairs.same):
-                digest.update(np.ascontiguousarray(column, np.int64).tobytes())
-        return digest.hexdigest()
+        lists = (*listed, self.validation, self.test)
+        columns = [column for pairs in lists for column in (pairs.first, pairs.second, pairs.same)]
+        return fingerprint(self.images, *columns, words=self.trained_on)
 
 
 def load_images(data: str) -> ImageSet:
     """The pictures that a word names: ``orl_faces``, ``lfw[/alignment]`` or a folder's path."""
+    from siamjax.data.datasets import lfw, orl_faces
+    from siamjax.data.lists import folder_images
+
     if data == "orl_faces":
-        return prepared_images(OrlFaces(file_format=FORMAT), credit=ORL_CREDIT)
+        return orl_faces.open_images()
     if data in LFW_NAMES:
-        return _lfw_images(_local_lfw(data))
+        return lfw.open_images(data)
     return folder_images(Path(data))
 
 
-def load_splits(
+def verification_splits(
     data: str,
     *,
     seed: int,
@@ -92,7 +86,7 @@ def load_splits(
     validation_list: Path | str | None = None,
     test_list: Path | str | None = None,
     positive_share: float | None = 0.5,
-) -> FaceSplits:
+) -> VerificationSplits:
     """The three splits of a data set.
 
     Where identities are known, no person is in two of them (asserted), but for LFW's View 2 after
@@ -109,6 +103,9 @@ def load_splits(
 
     ``positive_share`` applies where pairs are drawn from identities, not to lists.
     """
+    from siamjax.data.datasets import lfw
+    from siamjax.data.lists import list_splits
+
     request = {
         "data": data,
         "seed": seed,
@@ -122,7 +119,7 @@ def load_splits(
     if seed < 0:
         raise UsageError(f"seed {seed} must be 0 or greater")
     if data in LFW_NAMES:
-        return _lfw_splits(data, seed=seed, fold=lfw_fold, request=request)
+        return lfw.splits(data, seed=seed, fold=lfw_fold, request=request)
     if lfw_fold is not None:
         raise UsageError(f"a fold of LFW was asked for, but the data is {data}; use --data lfw")
     if data != "orl_faces" and Path(data).is_file():
@@ -131,7 +128,7 @@ def load_splits(
                 f"{data} is a list to train on; give --validation-list and --test-list beside it"
             )
         lists = (Path(data), Path(validation_list), Path(test_list))
-        return _list_splits(lists, seed=seed, request=request)
+        return list_splits(lists, seed=seed, request=request)
     if validation_list or test_list:
         raise UsageError(f"{data} is no list file, so validation and test lists do not apply")
     return divide_people(
@@ -152,7 +149,7 @@ def divide_people(
     test_people: int = 10,
     positive_share: float | None = 0.5,
     request: dict[str, Any] | None = None,
-) -> FaceSplits:
+) -> VerificationSplits:
     """Splits of any images, such as those of ``of_arrays``: people divided at random from ``seed``.
 
     Validation and test ask every pair of their people's images. ``positive_share`` is that of
@@ -161,8 +158,8 @@ def divide_people(
     train, validation, test = split_people(
         images, validation=validation_people, test=test_people, seed=seed
     )
-    _assert_disjoint(train, validation, test)
-    return FaceSplits(
+    assert_disjoint(train, validation, test)
+    return VerificationSplits(
         images=images,
         training=SampledPairs(images, train, seed=seed, positive_share=positive_share),
         trained_on=tuple(train),
@@ -182,10 +179,13 @@ def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
     LFW gives View 2, a list file its pairs; of any other set all pairs are asked, of more than
     ``limit`` so many drawn at random.
     """
+    from siamjax.data.datasets import lfw
+    from siamjax.data.lists import listed_images
+
     if limit < 1:
         raise UsageError(f"limit {limit} must be at least 1")
     if data in LFW_NAMES:
-        images, (view2,), _ = _lfw_lists(data, "pairs.txt")
+        images, (view2,), _ = lfw.read_lists(data, "pairs.txt")
         return images, view2
     if data != "orl_faces" and Path(data).is_file():
         images, (pairs,) = listed_images(Path(data))
@@ -206,96 +206,44 @@ def leaked(images: ImageSet, pairs: PairList, trained_on: Sequence[str]) -> np.n
     return known[pairs.first] | known[pairs.second]
 
 
-def _local_lfw(data: str) -> lfw.LocalLfw:
-    named = data.partition("/")[2]
-    alignment = cast(lfw.Alignment, named or "funneled")
-    return lfw.find(alignment) or lfw.download(alignment)
-
-
-def _lfw_images(local: lfw.LocalLfw) -> ImageSet:
-    return prepared_images(lfw.Lfw(local=local), credit=lfw.CREDIT)
-
-
-def _lfw_lists(data: str, *names: str) -> tuple[ImageSet, list[PairList], str]:
-    """Pictures, official lists, and a remark if one is not the published file."""
-    local = _local_lfw(data)
-    images = _lfw_images(local)
-    paths = [lfw.find_list(name, local) for name in names]
-    changed = [path.name for path in paths if not lfw.is_official(path)]
-    remark = f"; NOT the published {', '.join(changed)}" if changed else ""
-    return images, [lfw.read_pairs(path, images) for path in paths], remark
-
-
-def _lfw_splits(data: str, *, seed: int, fold: int | None, request: dict[str, Any]) -> FaceSplits:
-    if fold is None:
-        images, (train, validation, view2), remark = _lfw_lists(data, *lfw.LISTS)
-        people = people_of(images, train)
-        _assert_disjoint(people, people_of(images, validation))
-        count = int(leaked(images, view2, tuple(people)).sum())
-        test = view2
-        protocol = (
-            f"{images.name}: trained on View 1 (pairsDevTrain, image-restricted), tested on "
-            f"View 2; CONTAMINATED: {count:,} of its {len(view2):,} pairs show people seen in "
-            "training. --lfw-fold K trains without the fold's people"
-        )
-    else:
-        images, (view2,), remark = _lfw_lists(data, "pairs.txt")
-        if view2.fold is None or fold not in range(1, 11):
-            raise UsageError(f"fold {fold} must be 1 to 10")
-        before = 10 if fold == 1 else fold - 1
-        test = view2.take(view2.fold == fold, name=f"pairs.txt, fold {fold}")
-        validation = view2.take(view2.fold == before, name=f"pairs.txt, fold {before}")
-        others = ~np.isin(view2.fold, [fold, before])
-        train = view2.take(others, name=f"pairs.txt, without folds {fold} and {before}")
-        people = people_of(images, train)
-        _assert_disjoint(people, people_of(images, validation), people_of(images, test))
-        protocol = (
-            f"{images.name}: View 2, trained on eight folds (image-restricted), threshold from "
-            f"fold {before}, tested on fold {fold}; no person is in two of these"
-        )
-    return FaceSplits(
-        images=images,
-        training=ListedPairs(train, seed=seed),
-        trained_on=tuple(sorted(people)),
-        validation=validation,
-        test=test,
-        protocol=protocol + remark,
-        request=request,
-    )
-
-
-def _list_splits(
-    lists: tuple[Path, Path, Path], *, seed: int, request: dict[str, Any]
-) -> FaceSplits:
-    images, parts = listed_images(*lists)
-    for pairs in parts:
-        if pairs.same.all() or not pairs.same.any():
-            kind = "different" if pairs.same.all() else "same"
-            raise UsageError(f"{pairs.name}: no pair is labelled '{kind}'; both kinds are needed")
-    shown = [set(np.concatenate([pairs.first, pairs.second]).tolist()) for pairs in parts]
-    for one, other in itertools.combinations(range(3), 2):
-        both = shown[one] & shown[other]
-        if both:
-            raise UsageError(
-                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}: a picture "
-                "must not be in two of the lists for training, validation and test"
-            )
-    training, validating, testing = parts
-    names = ", ".join(path.name for path in lists)
-    return FaceSplits(
-        images=images,
-        training=ListedPairs(training, seed=seed),
-        trained_on=(),
-        validation=validating,
-        test=testing,
-        protocol=f"lists {names}: no picture is in two; identities are unknown, so people may be",
-        request=request,
-    )
-
-
-def _assert_disjoint(*groups: Sequence[str] | set[str]) -> None:
+def assert_disjoint(*groups: Sequence[str] | set[str]) -> None:
+    """Raise ``UsageError`` naming someone who is in two of the groups."""
     for place, group in enumerate(groups):
         for other in groups[place + 1 :]:
             both = set(group) & set(other)
             if both:
                 raise UsageError(f"{sorted(both)[0]} is in two splits, which must share no one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationOptions:
+    """Which faces, and how many people are held out."""
+
+    seed: int = 0
+    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
+    data: str = "orl_faces"
+    """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with one sub-folder
+    a person, or a list file of lines 'path1 path2 label'."""
+    lfw_fold: int | None = None
+    """LFW only: test on this fold of View 2 (1 to 10), train on the others; None: View 1."""
+    validation_list: Path | None = None
+    """List file only: the list that chooses threshold and checkpoint."""
+    test_list: Path | None = None
+    """List file only: the list that is reported on."""
+    validation_people: int = 6
+    """People who choose threshold and checkpoint, where people are divided at random."""
+    test_people: int = 10
+    """People who are reported on, where people are divided at random."""
+
+
+def load_verification(options: VerificationOptions) -> VerificationSplits:
+    """:func:`verification_splits` of an experiment's options.
+
+    Where LFW lies on this machine and the embedded faces are asked for, a line says how to train
+    on it.
+    """
+    from siamjax.data.datasets import lfw
+
+    if options.data == "orl_faces" and (found := lfw.find_any()) is not None:
+        print(f"LFW ({found.alignment}) is in {found.home}; --data lfw trains on it")
+    return verification_splits(**asked(VerificationOptions, options))

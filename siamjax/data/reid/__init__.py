@@ -1,1 +1,0 @@
-"""Person re-identification: readers of the public sets, and who is trained and tested on."""

@@ -1,0 +1,318 @@
+"""Retrieval: is the right identity at the top of the list? Measures of a query-gallery score.
+
+Contract: ``score`` (queries, gallery) rises with similarity (a distance is negated); ``match`` of
+the same shape is bool, True = same identity; ``valid`` likewise, False = junk for that query: as if
+the picture were not in the gallery, neither right nor wrong. None: everything is valid.
+A query without a valid match cannot be ranked: it is left out, as the official codes do, and the
+number of queries that count is reported.
+
+Ties: a score says nothing about the order of equal ones, and a constant score has to be chance.
+``ties="expected"`` is the exact mean over all orders of the tied pictures, ``"pessimistic"`` puts
+the matches behind all that tie with them. The order of the arrays never counts.
+
+Plain NumPy, query by query. ``UsageError`` for shapes that do not fit, masks not of bool, and NaN.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from siamjax.errors import UsageError
+
+Scores = Float[np.ndarray, "queries gallery"]
+Mask = Bool[np.ndarray, "queries gallery"]
+Valid = Mask | None
+Ties = Literal["expected", "pessimistic"]
+Definition = Literal["precision", "trapezoid", "at_r"]
+RANKS = (1, 5, 10, 20)
+
+
+def _codes(query, gallery) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays with each identity replaced by a number: comparing numbers is cheap."""
+    query, gallery = np.asarray(query), np.asarray(gallery)
+    if query.ndim != 1 or gallery.ndim != 1:
+        raise UsageError(f"identities {query.shape} and {gallery.shape} must be one a picture")
+    if (query.dtype.kind in "iu") != (gallery.dtype.kind in "iu"):
+        kinds = f"{query.dtype} for the queries, {gallery.dtype} for the gallery"
+        raise UsageError(f"identities are {kinds}: give both as text or both as whole numbers")
+    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
+    return codes[: len(query)], codes[len(query) :]
+
+
+def same_identity(
+    query_identity: Shaped[np.ndarray, " queries"], gallery_identity: Shaped[np.ndarray, " gallery"]
+) -> Mask:
+    """``match``: True where query and gallery picture show the same identity (text or numbers)."""
+    query, gallery = _codes(query_identity, gallery_identity)
+    return query[:, None] == gallery
+
+
+def market_valid(
+    query_identity: Shaped[np.ndarray, " queries"],
+    gallery_identity: Shaped[np.ndarray, " gallery"],
+    query_camera: Int[np.ndarray, " queries"],
+    gallery_camera: Int[np.ndarray, " gallery"],
+    *,
+    junk: str | int | None = "-1",
+) -> Mask:
+    """``valid`` by the rule of Market-1501 (Zheng et al., ICCV 2015, and its evaluation code).
+
+    Dropped for a query are the pictures of its own identity from its own camera, and for every
+    query those of the identity ``junk`` (bad boxes; None: there are none). Distractors, identity
+    0 in Market, stay: they can only be wrong.
+    """
+    same = same_identity(query_identity, gallery_identity)
+    query_camera, gallery_camera = np.asarray(query_camera), np.asarray(gallery_camera)
+    if same.shape != (*query_camera.shape, *gallery_camera.shape):
+        shapes = f"cameras {query_camera.shape} and {gallery_camera.shape}"
+        raise UsageError(f"{shapes} do not fit the identities {same.shape}: one a picture")
+    valid = ~(same & (query_camera[:, None] == gallery_camera))
+    if junk is not None:
+        valid &= np.asarray(gallery_identity).astype(str) != str(junk)
+    return valid
+
+
+class _Groups(NamedTuple):
+    """Gallery pictures of one score, with a match among them; query by query, the best first."""
+
+    query: np.ndarray  # (groups,) whose list it is
+    above: np.ndarray  # valid pictures of a higher score
+    size: np.ndarray  # valid pictures of this score
+    hits: np.ndarray  # matches among them, at least 1
+    hits_above: np.ndarray  # matches of a higher score
+    matches: np.ndarray  # (queries,) all matches
+
+
+def _counted(has_match: np.ndarray) -> int:
+    if not has_match.any():
+        raise UsageError(f"none of the {has_match.size} queries has a valid match in the gallery")
+    return int(has_match.sum())
+
+
+def _groups(score, match, valid, ties) -> _Groups:
+    if ties not in get_args(Ties):
+        raise UsageError(f"ties is {ties!r}: use one of {get_args(Ties)}")
+    score, match = np.asarray(score), np.asarray(match)
+    valid = np.broadcast_to(True, match.shape) if valid is None else np.asarray(valid)
+    for name, mask in (("match", match), ("valid", valid)):
+        if mask.dtype != np.bool_:
+            raise UsageError(f"{name} must be bool, not {mask.dtype}")
+        if score.shape != mask.shape or score.ndim != 2:
+            shapes = f"score {score.shape} and {name} {mask.shape}"
+            raise UsageError(f"{shapes} must both be (queries, gallery)")
+    groups, matches = [np.empty((5, 0), int)], np.zeros(len(score), int)
+    for query, (scores, hit) in enumerate(zip(score, match, strict=True)):
+        if np.isnan(scores).any():
+            at = np.flatnonzero(np.isnan(scores))[0]
+            raise UsageError(f"the score of query {query} and gallery picture {at} is NaN")
+        scores, hit = scores[valid[query]], hit[valid[query]]
+        values, hits = np.unique(scores[hit], return_counts=True)
+        ordered = np.sort(scores)  # the values alone: much faster than argsort
+        first, last = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+        matches[query] = hits.sum()
+        above, size, hits_above = scores.size - last, last - first, hits.sum() - np.cumsum(hits)
+        group = np.stack([np.full_like(hits, query), above, size, hits, hits_above])
+        groups.append(group[:, ::-1])
+    query, above, size, hits, hits_above = np.hstack(groups)
+    if ties == "pessimistic":  # each match is a group of its own, behind the others of its score
+        place = np.arange(hits.sum()) - np.repeat(np.cumsum(hits) - hits, hits)
+        above = np.repeat(above + size - hits, hits) + place
+        hits_above = np.repeat(hits_above, hits) + place
+        query, size, hits = np.repeat(query, hits), np.ones_like(place), np.ones_like(place)
+    return _Groups(query, above, size, hits, hits_above, matches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cmc:
+    """Cumulative matching characteristic: ``curve[k - 1]`` = P(a match is among the first k)."""
+
+    curve: Float[np.ndarray, " ranks"]
+    queries: int  # how many count: those with a valid match
+
+
+def cmc(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected", ranks: int = 50
+) -> Cmc:
+    """Probability in [0, 1] that a match is among the first k = 1..``ranks`` pictures.
+
+    All matches stay in the gallery (Market-1501); see ``single_shot`` for one an identity.
+    Raises ``UsageError`` when no query has a valid match.
+    """
+    curves = hits(score, match, valid=valid, ties=ties, ranks=ranks)
+    queries = _counted(~np.isnan(curves[:, 0]))
+    return Cmc(curve=np.nansum(curves, axis=0) / queries, queries=queries)
+
+
+def hits(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected", ranks: int = 50
+) -> Float[np.ndarray, "queries ranks"]:
+    """Of each query the probability that a match is among the first k = 1..``ranks`` pictures.
+
+    0 or 1 where nothing ties; NaN for a query without a valid match. Its mean over queries is the
+    CMC, which in catalogue search is called recall@k.
+    """
+    if ranks < 1:
+        raise UsageError(f"ranks is {ranks}: at least 1 is needed")
+    groups = _groups(score, match, valid, ties)
+    curves = np.where(groups.matches[:, None] > 0, np.zeros(ranks), np.nan)
+    for query, above, size, own in np.stack(groups[:4])[:, groups.hits_above == 0].T:
+        # no match among the first t of the group: t draws without return give others alone
+        drawn = np.arange(min(size, max(ranks - above, 0)))
+        miss = np.cumprod(np.maximum(size - own - drawn, 0) / (size - drawn))
+        curves[query, above : above + drawn.size] = 1.0 - miss
+        curves[query, above + drawn.size :] = 1.0
+    return curves
+
+
+def average_precision(
+    score: Scores,
+    match: Mask,
+    *,
+    valid: Valid = None,
+    definition: Definition = "precision",
+    ties: Ties = "expected",
+) -> Float[np.ndarray, " queries"]:
+    """Average precision of each query, in [0, 1]; NaN for one without a valid match.
+
+    With P(r) = matches among the first r, divided by r: the mean, over the ranks r of the matches,
+
+    * ``"precision"``: of P(r) (torchreid, fast-reid);
+    * ``"trapezoid"``: of (P(r - 1) + P(r)) / 2 with P(0) = 1 (the evaluation code of Market-1501).
+      It is lower, unless all matches lead the list;
+    * ``"at_r"``: of P(r) over the first R places alone, R the number of matches, divided by R: of
+      which the mean is MAP@R (Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020).
+
+    All are exact for ``ties="expected"``: of n equal scores, m of matches, below a pictures and c
+    matches of higher score, place j holds a match with probability m / n, and then the precision is
+    (c + 1 + (j - 1)(m - 1) / (n - 1)) / (a + j) on average.
+    """
+    if definition not in get_args(Definition):
+        raise UsageError(f"definition is {definition!r}: use one of {get_args(Definition)}")
+    query, above, size, hits, hits_above, matches = _groups(score, match, valid, ties)
+    # Place j = 1..size of a group holds a match with probability hits / size; if it does, each of
+    # the j - 1 places before it holds one of the other matches with probability other.
+    other = (hits - 1) / np.maximum(size - 1, 1)
+    # At R no place beyond the R-th counts.
+    places = size if definition != "at_r" else np.clip(matches[query] - above, 0, size)
+    harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, (above + size).max(initial=0) + 1)))
+
+    def total(start, before):
+        """Sum over j of (start + other (j - 1)) / (before + j), in closed form."""
+        spread = harmonic[before + places] - harmonic[before]
+        inverse = np.where(places == 1, 1 / (before + 1), spread)
+        return places * other + (start - other * (before + 1)) * inverse
+
+    value = total(hits_above + 1, above)
+    if definition == "trapezoid":  # one place up: one picture less, and the match itself not yet
+        top = 1 + (size - 1) * other  # above the first place the precision counts as 1
+        value = (value + np.where(above, total(hits_above, np.maximum(above - 1, 0)), top)) / 2
+    sums = np.bincount(query, value * hits / size, minlength=len(matches))
+    return np.where(matches > 0, sums / np.maximum(matches, 1), np.nan)
+
+
+def mean_average_precision(
+    score: Scores,
+    match: Mask,
+    *,
+    valid: Valid = None,
+    definition: Definition = "precision",
+    ties: Ties = "expected",
+) -> float:
+    """mAP: mean of ``average_precision`` over the queries with a match; ``UsageError`` if none."""
+    values = average_precision(score, match, valid=valid, definition=definition, ties=ties)
+    return float(np.nansum(values) / _counted(~np.isnan(values)))
+
+
+def inverse_negative_penalty(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected"
+) -> float:
+    """mINP in (0, 1]: number of matches / rank of the last one, mean over queries with a match.
+
+    Ye et al., *Deep Learning for Person Re-identification: A Survey and Outlook*, TPAMI 2021.
+    """
+    groups, total = _groups(score, match, valid, ties), 0.0
+    for query, above, size, hits, hits_above in zip(*groups[:5], strict=True):
+        if hits_above + hits == groups.matches[query]:  # the group of the last match
+            # P(that is at place j) = C(j-1, hits-1) / C(size, hits), from j = size downwards
+            place = np.arange(size, hits - 1, -1)
+            ratio = (place[:-1] - hits) / (place[:-1] - 1)
+            probability = hits / size * np.cumprod(np.append(1.0, ratio))
+            total += groups.matches[query] * (probability / (above + place)).sum()
+    return float(total / _counted(groups.matches > 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleShot:
+    """CMC over trials, each with another gallery of one picture an identity."""
+
+    mean: Float[np.ndarray, " ranks"]
+    standard_deviation: Float[np.ndarray, " ranks"]  # of the trials, ddof 1; NaN for one trial
+    gallery: int  # pictures in the gallery of each trial
+
+
+def single_shot(
+    score: Scores,
+    query_identity: Shaped[np.ndarray, " queries"],
+    gallery_identity: Shaped[np.ndarray, " gallery"],
+    *,
+    distractor: Bool[np.ndarray, " gallery"] | None = None,
+    trials: int = 10,
+    seed: int = 0,
+    ties: Ties = "expected",
+    ranks: int = 50,
+) -> SingleShot:
+    """CMC where the gallery holds one picture an identity, drawn anew in each of ``trials``.
+
+    CUHK03 (classic), CUHK01, QMUL GRID. Every row of ``score`` is a query in every trial. Pictures
+    marked in ``distractor`` are in every gallery and match nobody, whatever their identity (the
+    775 of GRID). The first trials of a seed are the same for any number of ``trials``.
+    Raises ``UsageError`` naming a query of whom no picture can be drawn.
+    """
+    query, gallery = _codes(query_identity, gallery_identity)
+    always = np.zeros(gallery.size, bool) if distractor is None else np.asarray(distractor)
+    if always.dtype != np.bool_ or always.shape != gallery.shape:
+        raise UsageError(f"distractor is {always.dtype} {always.shape}: bool {gallery.shape} fits")
+    if trials < 1:
+        raise UsageError(f"{trials} trials: at least 1 is needed")
+    match = (query[:, None] == gallery) & ~always
+    for at in np.flatnonzero(~match.any(axis=1)):
+        name = np.asarray(query_identity)[at]
+        raise UsageError(f"query {at} shows {name}, of whom no gallery picture can be drawn")
+    generator, curves, shown = np.random.default_rng(seed), [], always
+    for _ in range(trials):
+        shuffled = generator.permutation(np.flatnonzero(~always))
+        drawn = shuffled[np.unique(gallery[shuffled], return_index=True)[1]]  # the first of each
+        shown = always | np.isin(np.arange(gallery.size), drawn)
+        valid = np.broadcast_to(shown, match.shape)
+        curves.append(cmc(score, match, valid=valid, ties=ties, ranks=ranks).curve)
+    return SingleShot(
+        mean=np.mean(curves, axis=0),
+        standard_deviation=np.std(curves, axis=0, ddof=1) if trials > 1 else np.full(ranks, np.nan),
+        gallery=int(shown.sum()),
+    )
+
+
+def summary(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected"
+) -> dict[str, float | None]:
+    """All measures by name.
+
+    ``rank1`` to ``rank20`` (CMC; None where the gallery has fewer pictures), ``map``,
+    ``map_trapezoid``, ``minp``, and how many ``queries`` count, how many are
+    ``queries_without_match``, and how many ``gallery`` pictures are valid for any query.
+    """
+    found = cmc(score, match, valid=valid, ties=ties, ranks=max(RANKS))
+    gallery = np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())
+    precision = average_precision(score, match, valid=valid, ties=ties)
+    trapezoid = average_precision(score, match, valid=valid, definition="trapezoid", ties=ties)
+    return {
+        **{f"rank{k}": float(found.curve[k - 1]) if k <= gallery else None for k in RANKS},
+        "map": float(np.nanmean(precision)),
+        "map_trapezoid": float(np.nanmean(trapezoid)),
+        "minp": inverse_negative_penalty(score, match, valid=valid, ties=ties),
+        "queries": found.queries,
+        "queries_without_match": len(score) - found.queries,
+        "gallery": gallery,
+    }
