@@ -9,8 +9,8 @@ both, which cannot say whether two faces match (siamjax.models.heads has the pro
 is z = w . |f(x1) - f(x2)| + b (Koch, Zemel, Salakhutdinov, *Siamese Neural Networks for One-shot
 Image Recognition*, 2015, section 3.1).
 
-    python -m experiments.lfw_bce                        # ORL faces, two CPU cores: 85 s, AUC 0.961
-    python -m experiments.lfw_bce --head concatenation   # as published: AUC about 0.5
+    python -m experiments.lfw_bce       # ORL faces, two CPU cores: 85 s, AUC 0.961
+    python -m experiments.lfw_bce --head concatenation --run runs/lfw_bce_published    # about 0.5
 
 The AUC is that of ten people who were never seen (raw pixels: 0.884).
 """

@@ -9,8 +9,8 @@ A small network on these 1500 correlations gives the logit of P(same), for the b
 cross-entropy. In the fused network (default) a cross-input neighbourhood layer (Ahmed, Jones,
 Marks, CVPR 2015) works beside it and sees what normxcorr takes away: the colour of plain clothes.
 
-    python -m experiments.reid_normxcorr              # pedestrians, two CPU cores: 7 min, 0.8 GB
-    python -m experiments.reid_normxcorr --no-fused   # normxcorr alone
+    python -m experiments.reid_normxcorr       # pedestrians, two CPU cores: 7 min, 0.8 GB
+    python -m experiments.reid_normxcorr --no-fused --run runs/normxcorr_alone
     python -m experiments.reid_normxcorr --data cuhk03/labeled --home cuhk-03.mat \\
         --batch-size 128 --steps 20000                # not measured yet
 

@@ -81,7 +81,9 @@ def test_l2_penalty_by_hand():
         losses.l2_penalty(params, {"fc1": 0.5})
 
 
-@pytest.mark.parametrize("options", [{"margin": 0.0}, {"margin": -1.0}, {"margin": 1.0, "cap": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"margin": 0.0}, {"margin": -1.0}, {"margin": 1.0, "cap": 0.0}]
+)
 def test_triplet_refuses_a_margin_or_cap_that_teaches_nothing(options):
     with pytest.raises(UsageError, match="must be positive"):
         losses.triplet(jnp.ones(2), jnp.ones(2), **options)

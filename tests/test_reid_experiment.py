@@ -165,6 +165,10 @@ def test_single_shot_and_symmetric(finished, tmp_path):
         assert (again == found) == (trials == 3)
     with pytest.raises(UsageError, match="0 trials: at least 1"):
         judged.judge(written, trials=0)
+    few = ReidEvaluation.of(market, market.test, most_queries=2)
+    assert (len(few.ranking.query), few.match.shape) == (2, (2, 8))
+    with pytest.raises(UsageError, match="0 queries of test people: at least 1"):
+        ReidEvaluation.of(market, market.test, most_queries=0)
 
 
 def test_stopped_and_resumed_is_straight(finished, tmp_path, monkeypatch):

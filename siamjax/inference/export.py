@@ -72,9 +72,18 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
     try:
         np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
         for name, (function, count) in functions.items():
-            exported = jax.export.export(jax.jit(function), platforms=platforms)(
-                weights, *[picture] * count
-            )
+            try:
+                exported = jax.export.export(jax.jit(function), platforms=platforms)(
+                    weights, *[picture] * count
+                )
+            except TypeError as error:
+                if "_DimExpr" not in str(error):
+                    raise
+                raise UsageError(
+                    f"{type(run.network).__name__} cannot be exported for any number of images: it "
+                    f"asks for that number ({error}); use x.shape[0] and x.reshape(x.shape[0], -1) "
+                    "in place of len(x) and of a number computed from it"
+                ) from None
             (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
         differences = [_difference(run, folder, name, functions) for name in functions]
         _describe(run, folder, out.name, platforms, differences)

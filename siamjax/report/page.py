@@ -1,7 +1,7 @@
 """The page of a run: one HTML file with everything in it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _NOT_LISTED = ("results", "by_category", "network", "trained_on")
 
 def write_report(
     run: Run,
-    results: Results,
+    results: Mapping[str, Mapping[str, float | None]],
     *,
     size: Size,
     table: Table | None = None,
@@ -40,8 +40,9 @@ def write_report(
     """
     from siamjax.report.figures import as_png
 
-    table = plain_table(results) if table is None else table
-    manifest = run.write_manifest(size=size, results=results, facts=facts)
+    written: Results = {name: dict(values) for name, values in results.items()}
+    table = plain_table(written) if table is None else table
+    manifest = run.write_manifest(size=size, results=written, facts=facts)
     listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
     write_page(
         run.folder / "report.html",
@@ -61,7 +62,7 @@ def write_report(
     if remark:
         print(remark)
     print(f"report: {run.folder / 'report.html'}")
-    return results
+    return written
 
 
 def plain_table(results: Results) -> Table:
