@@ -96,11 +96,11 @@ def _whole(side: int) -> dict[str, float]:
     network, variables = _network()
     import numpy as np
 
-    from siamjax.data.reid import load_splits
+    from siamjax.data.reid import reid_splits
     from siamjax.inference.cross_input import TILE as TILE_SIDES
     from siamjax.inference.cross_input import score_pairs
 
-    images = load_splits("pedestrians").images
+    images = reid_splits("pedestrians").images
     queries, gallery = np.arange(side), np.arange(side, 2 * side)
     with tempfile.TemporaryDirectory() as folder:
 

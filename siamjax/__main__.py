@@ -8,10 +8,10 @@ import sys
 import tyro
 
 from siamjax import cli
-from siamjax.commands.retrieval import embed, search
 from siamjax.commands.export import export
 from siamjax.commands.inspect import inspect
 from siamjax.commands.reid import rank
+from siamjax.commands.retrieval import embed, search
 from siamjax.commands.verification import evaluate, folds, verify
 from siamjax.commands.weights import convert, get, list_weights
 

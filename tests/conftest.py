@@ -24,8 +24,8 @@ os.environ["TFDS_DATA_DIR"] = str(TFDS)  # read when TFDS is imported
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from siamjax.data.images import ImageSet  # noqa: E402
 from siamjax.data.datasets.orl_faces import CREDIT, OrlFaces  # noqa: E402
+from siamjax.data.images import ImageSet  # noqa: E402
 from siamjax.data.prepared import prepared_images  # noqa: E402
 
 

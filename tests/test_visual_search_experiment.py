@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import visual_search_triplet as experiment
 from siamjax import __main__ as program
-from siamjax.data import RetrievalOptions, MinedTriplets, load_retrieval, triplet_batches
+from siamjax.data import MinedTriplets, RetrievalOptions, load_retrieval, triplet_batches
 from siamjax.errors import Interrupted, UsageError
 from siamjax.inference import Embedder, Miner, evaluate_retrieval, frozen_maps, hard_negatives
 from siamjax.inference.verification import Verifier

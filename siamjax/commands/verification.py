@@ -32,14 +32,14 @@ def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> N
             'path1 path2 label'; None: the test pairs of the run itself.
         limit: of a set without a pair list at most this many pairs, drawn with seed 0.
     """
-    from siamjax.data.verification import evaluation_pairs, load_splits
+    from siamjax.data.verification import evaluation_pairs, verification_splits
     from siamjax.inference.verification import Verifier
     from siamjax.report.page import text_table
     from siamjax.report.verification import result_table
 
     verifier = Verifier.open(run)
     if data is None:
-        splits = load_splits(**verifier.run.manifest["splits"])
+        splits = verification_splits(**verifier.run.manifest["splits"])
         images, pairs = splits.images, splits.test
     else:
         images, pairs = evaluation_pairs(data, limit=limit)

@@ -1,14 +1,7 @@
 """Images, pairs, triplets and batches in NumPy, Pillow, TFDS and grain. No jax in here."""
 
+from siamjax.data.batches import image_batches, pair_batches, triplet_batches
 from siamjax.data.images import ImageSet, of_arrays, of_files
-from siamjax.data import (
-    RetrievalOptions,
-    VerificationOptions,
-    ReidOptions,
-    load_retrieval,
-    load_verification,
-    load_reid,
-)
 from siamjax.data.pairs import (
     ListedPairs,
     PairList,
@@ -16,14 +9,14 @@ from siamjax.data.pairs import (
     SampledPairs,
     all_pairs,
 )
-from siamjax.data.batches import image_batches, pair_batches, triplet_batches
+from siamjax.data.reid import ReidOptions, load_reid
+from siamjax.data.retrieval import RetrievalOptions, load_retrieval
 from siamjax.data.transforms import Augmentation
 from siamjax.data.triplets import ListedTriplets, MinedTriplets, SampledTriplets
+from siamjax.data.verification import VerificationOptions, divide_people, load_verification
 
 __all__ = [
     "Augmentation",
-    "RetrievalOptions",
-    "VerificationOptions",
     "ImageSet",
     "ListedPairs",
     "ListedTriplets",
@@ -31,13 +24,16 @@ __all__ = [
     "PairList",
     "PositivesOfAnEpoch",
     "ReidOptions",
+    "RetrievalOptions",
     "SampledPairs",
     "SampledTriplets",
+    "VerificationOptions",
     "all_pairs",
+    "divide_people",
     "image_batches",
+    "load_reid",
     "load_retrieval",
     "load_verification",
-    "load_reid",
     "of_arrays",
     "of_files",
     "pair_batches",

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from siamjax.data.tables import read_table, undecodable_line
 from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.datasets import emoji, online_products
 from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
+from siamjax.data.tables import read_table, undecodable_line
 from siamjax.errors import UsageError
 
 NAMES = ("emoji", online_products.NAME)

@@ -17,6 +17,7 @@ from siamjax.data.triplets import ListedTriplets, SampledTriplets, TripletStream
 from siamjax.errors import UsageError
 
 EMOJI_TEST, EMOJI_VALIDATION = 200, 100  # items, unless told
+ONLINE_PRODUCTS = "stanford_online_products"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,9 +104,7 @@ class RetrievalSplits:
         if self.listed is not None:
             columns.append(self.listed)
         left_out = (str(self.validation.leave_one_out), str(self.test.leave_one_out))
-        return fingerprint(
-            self.images, *columns, words=left_out, named=self.catalogue.attributes
-        )
+        return fingerprint(self.images, *columns, words=left_out, named=self.catalogue.attributes)
 
 
 def retrieval_splits(
@@ -150,6 +149,8 @@ def retrieval_splits(
         "triplets": None if triplets is None else str(triplets),
         "first_row": first_row,
     }
+    from siamjax.data.catalogues import open_catalogue, read_triplets
+
     catalogue = open_catalogue(data, home=None if home is None else Path(home))
     rows, origin = None, ""
     if triplets is not None:
@@ -214,7 +215,7 @@ def _held_out(
     """The numbers of the items to test and to validate on, and in words how they were chosen."""
     name = catalogue.images.name
     repeated = np.flatnonzero(counts >= 2)
-    if name == online_products.NAME:
+    if name == ONLINE_PRODUCTS:
         if test_items is not None:
             raise UsageError(f"test_items {test_items} does not apply to {name}; leave it out")
         tested = np.unique(number[catalogue.attributes["split"] == "test"])

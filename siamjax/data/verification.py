@@ -1,4 +1,4 @@
-"""Verification: which images, and the pairs that train, choose the threshold and are reported on."""
+"""Verification: which images, and the pairs that train, choose a threshold and are reported on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

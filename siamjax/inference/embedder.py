@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from siamjax.data.images import ImageSet
 from siamjax.data.batches import image_batches
+from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.inference.digests import describe, weights_digest

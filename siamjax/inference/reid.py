@@ -10,7 +10,7 @@ from siamjax.data.images import ImageSet, of_files, pictures_in
 from siamjax.data.reid import Ranking, ReidSplits
 from siamjax.errors import UsageError
 from siamjax.inference.cross_input import score_pairs
-from siamjax.metrics import retrieval
+from siamjax.metrics import reid
 from siamjax.training.finished import Finished
 
 
@@ -45,19 +45,19 @@ class ReidEvaluation:
         shown, cameras = splits.images.identities, splits.cameras
         valid = None
         if ranking.rule == "market":
-            valid = retrieval.market_valid(
+            valid = reid.market_valid(
                 shown[query], shown[gallery], cameras[query], cameras[gallery]
             )
         return cls(
             ranking=ranking,
-            match=retrieval.same_identity(shown[query], shown[gallery]),
+            match=reid.same_identity(shown[query], shown[gallery]),
             valid=valid,
             images=splits.images,
         )
 
     def summary(self, score: np.ndarray) -> dict[str, float | None]:
         """mAP, rank-k and mINP of (queries, gallery) scores that rise with similarity."""
-        return retrieval.summary(score, self.match, valid=self.valid)
+        return reid.summary(score, self.match, valid=self.valid)
 
     def judge(
         self, score: np.ndarray, *, trials: int = 10, seed: int = 0
@@ -67,10 +67,10 @@ class ReidEvaluation:
         Single-shot: the mean over ``trials`` random galleries drawn from ``seed``.
         """
         if self.ranking.rule == "market":
-            curve = retrieval.cmc(score, self.match, valid=self.valid, ranks=20).curve
+            curve = reid.cmc(score, self.match, valid=self.valid, ranks=20).curve
             return self.summary(score), curve
         shown = self.images.identities
-        found = retrieval.single_shot(
+        found = reid.single_shot(
             score,
             shown[self.ranking.query],
             shown[self.ranking.gallery],
@@ -79,8 +79,7 @@ class ReidEvaluation:
             seed=seed,
         )
         measures: dict[str, float | None] = {
-            f"rank{k}": float(found.mean[k - 1]) if k <= found.gallery else None
-            for k in retrieval.RANKS
+            f"rank{k}": float(found.mean[k - 1]) if k <= found.gallery else None for k in reid.RANKS
         }
         measures |= {
             "rank1_deviation": float(found.standard_deviation[0]) if trials > 1 else None,

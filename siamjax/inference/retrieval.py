@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from siamjax.data.retrieval import Retrieval
 from siamjax.data.images import ImageSet
+from siamjax.data.retrieval import Retrieval
 from siamjax.metrics.retrieval import Found, search_quality
 
 Features = Callable[[ImageSet, Int[np.ndarray, " n"]], Float[np.ndarray, "n features"]]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from siamjax.errors import UsageError
-from siamjax.metrics import retrieval
+from siamjax.metrics import reid
 
 RECALLS = (1, 3, 5, 10, 20)
 
@@ -84,14 +84,14 @@ def search_quality(
     for start in range(0, len(query), block):
         rows = slice(start, start + block)
         score = 2.0 * query[rows] @ gallery.T - squares  # rises as the distance falls
-        match = retrieval.same_identity(query_identity[rows], gallery_identity)
+        match = reid.same_identity(query_identity[rows], gallery_identity)
         valid = None
         if own is not None:
             valid = np.ones(match.shape, np.bool_)
             valid[np.arange(len(match)), own[rows]] = False
-        curves = retrieval.hits(score, match, valid=valid, ranks=max(RECALLS))
+        curves = reid.hits(score, match, valid=valid, ranks=max(RECALLS))
         recall.append(curves[:, [k - 1 for k in RECALLS]])
-        precision.append(retrieval.average_precision(score, match, valid=valid, definition="at_r"))
+        precision.append(reid.average_precision(score, match, valid=valid, definition="at_r"))
     return Found(
         recall=np.concatenate(recall),
         map_at_r=np.concatenate(precision),

@@ -7,7 +7,7 @@ import numpy as np
 
 from siamjax.inference.embedder import Embedder
 from siamjax.inference.retrieval import Features, embed_split, evaluate_retrieval, judge
-from siamjax.metrics import retrieval
+from siamjax.metrics import reid
 from siamjax.report.page import Table, write_report
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
@@ -118,7 +118,7 @@ def _figures(
                 asked,
                 test.gallery,
                 score,
-                retrieval.same_identity(shown[asked], shown[test.gallery]),
+                reid.same_identity(shown[asked], shown[test.gallery]),
                 data=f"{where}, minus distance",
                 valid=valid,
             ),

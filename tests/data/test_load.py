@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from siamjax.data import (
+    ReidOptions,
     RetrievalOptions,
     VerificationOptions,
-    ReidOptions,
     faces,
+    load_reid,
     load_retrieval,
     load_verification,
-    load_reid,
 )
 from siamjax.data.catalogue import splits as catalogue_splits
 from siamjax.data.reid import splits as reid_splits
@@ -67,7 +67,7 @@ def test_every_option_is_passed_on(monkeypatch, options, load, home):
     class Config(options):
         margin: float = 0.2
 
-    monkeypatch.setattr(home, "load_splits", lambda **asked: asked)
+    monkeypatch.setattr(home, "reid_splits", lambda **asked: asked)
     expected = {name: value for name, value in changed.items() if name != "category"}
     assert load(Config(**changed)) == expected
 

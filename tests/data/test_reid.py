@@ -7,10 +7,9 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from siamjax.data.images import ImageSet
-from siamjax.data.reid import rankings
 from siamjax.data.archives import Published, collect, locate, opened_file
-from siamjax.data.reid import NAMES, load_splits
+from siamjax.data.images import ImageSet
+from siamjax.data.reid import NAMES, rankings, reid_splits
 from siamjax.errors import UsageError
 
 
@@ -23,7 +22,7 @@ def tracklets(splits, indices):
 
 
 def test_pedestrians_are_all_there():
-    splits = load_splits("pedestrians")
+    splits = reid_splits("pedestrians")
     assert splits.images.name == "pedestrians"
     assert len(splits.images) == 832
     assert len(set(splits.images.identities)) == 9
@@ -37,7 +36,7 @@ def test_pedestrians_are_all_there():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_pedestrians_by_person(seed):
-    splits = load_splits("pedestrians", seed=seed)
+    splits = reid_splits("pedestrians", seed=seed)
     test, validation = splits.test, splits.validation
     assert len(people(splits, test.gallery)) == 4
     assert len(people(splits, test.query)) == 3  # the fourth has one tracklet
@@ -65,7 +64,7 @@ def test_pedestrians_by_person(seed):
 
 
 def test_pedestrians_with_people_for_validation():
-    splits = load_splits("pedestrians", test_people=3, validation_people=3)
+    splits = reid_splits("pedestrians", test_people=3, validation_people=3)
     groups = [
         people(splits, part)
         for part in (splits.training, splits.validation.gallery, splits.test.gallery)
@@ -77,7 +76,7 @@ def test_pedestrians_with_people_for_validation():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pedestrians_by_tracklet(seed):
-    splits = load_splits("pedestrians", disjoint="tracklet", seed=seed)
+    splits = reid_splits("pedestrians", disjoint="tracklet", seed=seed)
     groups = [
         tracklets(splits, part)
         for part in (splits.training, splits.validation.gallery, splits.test.gallery)
@@ -91,15 +90,15 @@ def test_pedestrians_by_tracklet(seed):
 
 
 def test_seeds_matter_and_a_request_gives_the_same_again():
-    drawn = [load_splits("pedestrians", seed=seed) for seed in range(4)]
+    drawn = [reid_splits("pedestrians", seed=seed) for seed in range(4)]
     assert len({splits.fingerprint() for splits in drawn}) == 4
     request = drawn[3].request
     assert request["home"] is None
-    assert load_splits(**request).fingerprint() == drawn[3].fingerprint()
+    assert reid_splits(**request).fingerprint() == drawn[3].fingerprint()
 
 
 def test_fingerprint_sees_every_part():
-    splits = load_splits("pedestrians")
+    splits = reid_splits("pedestrians")
     from dataclasses import replace
 
     swapped = replace(splits.test, distractor=~splits.test.distractor)
@@ -132,7 +131,7 @@ def test_fingerprint_sees_every_part():
 )
 def test_options_of_pedestrians(options, message):
     with pytest.raises(UsageError, match=message):
-        load_splits("pedestrians", **options)
+        reid_splits("pedestrians", **options)
 
 
 @pytest.mark.parametrize(
@@ -148,14 +147,14 @@ def test_options_of_pedestrians(options, message):
 )
 def test_options_that_do_not_fit(data, options, message):
     with pytest.raises(UsageError, match=message):
-        load_splits(data, **options)
+        reid_splits(data, **options)
 
 
 def test_home_applies_to_raw_files_alone(tmp_path):
     with pytest.raises(UsageError, match=r"home .* does not apply to pedestrians"):
-        load_splits("pedestrians", home=tmp_path)
+        reid_splits("pedestrians", home=tmp_path)
     with pytest.raises(UsageError, match="nowhere: no such folder or file"):
-        load_splits("grid", home=tmp_path / "nowhere")
+        reid_splits("grid", home=tmp_path / "nowhere")
 
 
 def tiny(identities, cameras):

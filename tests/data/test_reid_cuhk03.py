@@ -15,10 +15,9 @@ from reid_trees import (
     save_v5,
 )
 
-from siamjax.data.prepared import prepared_people
-from siamjax.data.reid import cuhk03
 from siamjax.data.datasets.cuhk03 import protocols
-from siamjax.data.reid import load_splits
+from siamjax.data.prepared import prepared_people
+from siamjax.data.reid import cuhk03, reid_splits
 from siamjax.errors import UsageError
 
 PEOPLE = (6, 4, 3, 2, 2)
@@ -27,7 +26,7 @@ CONFIG = "cuhk03_new_protocol_config_{}.mat"
 
 @pytest.fixture(scope="module")
 def crops():
-    return pictures(load_splits("pedestrians").images, 60)
+    return pictures(reid_splits("pedestrians").images, 60)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_pictures_names_and_cameras(home, boxes, kind):
 
 @pytest.mark.parametrize("split", [0, 7, 19])
 def test_classic(home, test_sets, split):
-    splits = load_splits("cuhk03/labeled", home=home, split=split)
+    splits = reid_splits("cuhk03/labeled", home=home, split=split)
     test, validation = splits.test, splits.validation
     tested = {f"{pair}_{person:03d}" for pair, person in test_sets[split]}
     assert people(splits, test.query) == people(splits, test.gallery) == tested
@@ -126,18 +125,18 @@ def test_classic(home, test_sets, split):
 
 
 def test_seed_draws_validation_and_leaves_the_test(home):
-    drawn = [load_splits("cuhk03/detected", home=home, seed=seed) for seed in range(5)]
+    drawn = [reid_splits("cuhk03/detected", home=home, seed=seed) for seed in range(5)]
     assert len({frozenset(people(splits, splits.validation.query)) for splits in drawn}) > 2
     for splits in drawn:
         np.testing.assert_array_equal(splits.test.query, drawn[0].test.query)
-    more = load_splits("cuhk03/detected", home=home, validation_people=4)
+    more = reid_splits("cuhk03/detected", home=home, validation_people=4)
     assert len(people(more, more.validation.query)) == 4
     with pytest.raises(UsageError, match="9 people for validation were asked for, of 10; ask for"):
-        load_splits("cuhk03/detected", home=home, validation_people=9)
+        reid_splits("cuhk03/detected", home=home, validation_people=9)
 
 
 def test_new(home, boxes):
-    splits = load_splits("cuhk03/labeled", home=home, protocol="new", validation_people=3)
+    splits = reid_splits("cuhk03/labeled", home=home, protocol="new", validation_people=3)
     made = cuhk03_config(boxes["labeled"])
 
     def names(variable):
@@ -156,14 +155,14 @@ def test_new(home, boxes):
     assert len(splits.validation.query) == 6  # one of each person and view
     assert "NEW protocol (9/8 people), labeled boxes, Market rule: 6 people" in splits.protocol
     assert "left out" not in splits.protocol
-    classic = load_splits("cuhk03/labeled", home=home)
+    classic = reid_splits("cuhk03/labeled", home=home)
     assert classic.fingerprint() != splits.fingerprint()
-    assert load_splits(**{**splits.request, "home": home}).fingerprint() == splits.fingerprint()
+    assert reid_splits(**{**splits.request, "home": home}).fingerprint() == splits.fingerprint()
 
 
 def test_new_queries_whose_match_is_a_query_too(home, boxes):
     """Detected boxes here: one picture by camera 2 of every other person, and it asks."""
-    splits = load_splits("cuhk03/detected", home=home, protocol="new")
+    splits = reid_splits("cuhk03/detected", home=home, protocol="new")
     made = cuhk03_config(boxes["detected"])
     gallery = {made["filelist"][number - 1][:7] for number in made["gallery_idx"].ravel()}
     asked = [made["filelist"][number - 1] for number in made["query_idx"].ravel()]
@@ -175,7 +174,7 @@ def test_new_queries_whose_match_is_a_query_too(home, boxes):
 
 
 def test_archive_and_file_hold_the_same(home, tmp_path, monkeypatch):
-    folder = load_splits("cuhk03/labeled", home=home, protocol="new")
+    folder = reid_splits("cuhk03/labeled", home=home, protocol="new")
     archive = tmp_path / "cuhk03_release.zip"
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.write(home / "cuhk03_release" / "cuhk-03.mat", "cuhk03_release/cuhk-03.mat")
@@ -185,26 +184,26 @@ def test_archive_and_file_hold_the_same(home, tmp_path, monkeypatch):
     (tmp_path / "cuhk-03.mat").write_bytes((home / "cuhk03_release" / "cuhk-03.mat").read_bytes())
     for place, source in enumerate([archive, tmp_path / "cuhk-03.mat"]):
         prepare_in(tmp_path / str(place), monkeypatch)
-        again = load_splits("cuhk03/labeled", home=source, protocol="new")
+        again = reid_splits("cuhk03/labeled", home=source, protocol="new")
         assert again.fingerprint() == folder.fingerprint()
         assert again.images.checksum() == folder.images.checksum()
 
 
 def test_prepared_once_the_large_file_is_not_needed_for_classic(home, tmp_path):
-    first = load_splits("cuhk03/labeled", home=home, split=3)
-    assert load_splits("cuhk03/labeled", split=3).fingerprint() == first.fingerprint()
+    first = reid_splits("cuhk03/labeled", home=home, split=3)
+    assert reid_splits("cuhk03/labeled", split=3).fingerprint() == first.fingerprint()
 
 
 def test_incomplete_by_the_published_counts(home, monkeypatch):
     monkeypatch.setattr(cuhk03, "PICTURES", {"labeled": 14_096})
     with pytest.raises(UsageError, match=r"cuhk-03.mat: \d+ pictures in 'labeled', but .* 14,096"):
-        load_splits("cuhk03/labeled", home=home)
+        reid_splits("cuhk03/labeled", home=home)
     monkeypatch.setattr(cuhk03, "PEOPLE", (843, 440, 77, 58, 49))
     with pytest.raises(UsageError, match=r"\(6, 4, 3, 2, 2\) people in its pairs of cameras"):
-        load_splits("cuhk03/labeled", home=home)
+        reid_splits("cuhk03/labeled", home=home)
     monkeypatch.setattr(cuhk03, "TESTED", 100)
     with pytest.raises(UsageError, match=r"test set 0 .* is \(3, 2\), but expected are 100"):
-        load_splits("cuhk03/labeled", home=home)
+        reid_splits("cuhk03/labeled", home=home)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_wrong_large_file(home, boxes, test_sets, tmp_path, break_it, message):
     break_it(sets, changed)
     save_cuhk03(tmp_path / "cuhk-03.mat", changed, sets)
     with pytest.raises(UsageError, match=message):
-        load_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat")
+        reid_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat")
 
 
 def test_test_person_without_a_picture(home, boxes, test_sets, tmp_path, monkeypatch):
@@ -242,35 +241,35 @@ def test_test_person_without_a_picture(home, boxes, test_sets, tmp_path, monkeyp
     left = cuhk03.PICTURES["labeled"] - gone
     monkeypatch.setattr(cuhk03, "PICTURES", {"labeled": left})
     with pytest.raises(UsageError, match=f"person {pair}_{person:03d} of test set 0 has no"):
-        load_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat")
+        reid_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat")
 
 
 def test_matlab_versions(home, tmp_path):
     older = tmp_path / "cuhk-03.mat"
     scipy.io.savemat(older, {"labeled": np.zeros(3)})
     with pytest.raises(UsageError, match=r"cuhk-03.mat: MATLAB version 5, but .* version 7.3"):
-        load_splits("cuhk03/labeled", home=older)
+        reid_splits("cuhk03/labeled", home=older)
     older.write_bytes(b"something else")
     with pytest.raises(UsageError, match=r"cuhk-03.mat: no HDF5 file"):
-        load_splits("cuhk03/labeled", home=older)
+        reid_splits("cuhk03/labeled", home=older)
     whole = (home / "cuhk03_release" / "cuhk-03.mat").read_bytes()
     older.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UsageError, match=r"cuhk-03.mat: cannot be read as HDF5"):
-        load_splits("cuhk03/labeled", home=older)
+        reid_splits("cuhk03/labeled", home=older)
     with h5py.File(older, "w") as file:  # numbers where cells are expected
         file["labeled"], file["testsets"] = np.zeros((1, 5)), np.zeros((1, 20))
     with pytest.raises(UsageError, match=r"cuhk-03.mat: cannot be read as HDF5"):
-        load_splits("cuhk03/labeled", home=older)
+        reid_splits("cuhk03/labeled", home=older)
 
 
 def test_missing_files_say_what_is_expected(home, tmp_path, monkeypatch):
     monkeypatch.setenv("SIAMJAX_REID", str(tmp_path))
     with pytest.raises(UsageError, match=r"CUHK03 is not in .*DIR/cuhk03_release/cuhk-03.mat.*ask"):
-        load_splits("cuhk03/labeled")
+        reid_splits("cuhk03/labeled")
     (tmp_path / "cuhk-03.mat").write_bytes((home / "cuhk03_release" / "cuhk-03.mat").read_bytes())
-    load_splits("cuhk03/labeled")
+    reid_splits("cuhk03/labeled")
     with pytest.raises(UsageError, match=r"cuhk03_new_protocol_config_labeled.mat is neither in"):
-        load_splits("cuhk03/labeled", protocol="new")
+        reid_splits("cuhk03/labeled", protocol="new")
 
 
 def rename(made):
@@ -319,7 +318,7 @@ def test_wrong_protocol_file(home, boxes, tmp_path, monkeypatch, change, message
     (tmp_path / "cuhk-03.mat").symlink_to(home / "cuhk03_release" / "cuhk-03.mat")
     save_v5(tmp_path / CONFIG.format("labeled"), **made)
     with pytest.raises(UsageError, match=message):
-        load_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat", protocol="new")
+        reid_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat", protocol="new")
 
 
 def test_protocol_file_of_the_wrong_version(home, tmp_path):
@@ -328,7 +327,7 @@ def test_protocol_file_of_the_wrong_version(home, tmp_path):
     with h5py.File(path, "w") as file:
         file["train_idx"] = np.arange(3)
     with pytest.raises(UsageError, match=r"labeled.mat: MATLAB 7.3 \(HDF5\), but .* version 5"):
-        load_splits("cuhk03/labeled", home=tmp_path, protocol="new")
+        reid_splits("cuhk03/labeled", home=tmp_path, protocol="new")
     path.write_bytes(b"hello" * 50)
     with pytest.raises(UsageError, match=r"labeled.mat: not a readable MATLAB file"):
-        load_splits("cuhk03/labeled", home=tmp_path, protocol="new")
+        reid_splits("cuhk03/labeled", home=tmp_path, protocol="new")

@@ -11,14 +11,13 @@ from PIL import Image
 from reid_trees import pictures, prepare_in, save, save_v5
 
 from siamjax.data.prepared import prepared_people
-from siamjax.data.reid import cuhk01, grid
-from siamjax.data.reid import load_splits
+from siamjax.data.reid import cuhk01, grid, reid_splits
 from siamjax.errors import UsageError
 
 
 @pytest.fixture(scope="module")
 def crops():
-    return pictures(load_splits("pedestrians").images, 90)
+    return pictures(reid_splits("pedestrians").images, 90)
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_cuhk01_pictures(small_cuhk01, crops):
 
 
 def test_cuhk01_division(small_cuhk01):
-    drawn = [load_splits("cuhk01", seed=seed, validation_people=4) for seed in range(4)]
+    drawn = [reid_splits("cuhk01", seed=seed, validation_people=4) for seed in range(4)]
     assert len({frozenset(people(splits, splits.test.query)) for splits in drawn}) == 4
     for splits in drawn:
         test, validation = splits.test, splits.validation
@@ -74,18 +73,18 @@ def test_cuhk01_division(small_cuhk01):
         assert {key[6] for key in keys(splits, test.query)} == {"1", "2"}
         assert {key[6] for key in keys(splits, test.gallery)} == {"3", "4"}
     assert "15/5 people, divided at random (seed 3); 11 trained on" in drawn[3].protocol
-    half = load_splits("cuhk01", test_people=10)
+    half = reid_splits("cuhk01", test_people=10)
     assert len(people(half, half.test.query)) == 10
     assert len(people(half, half.validation.query)) == 2  # a tenth, at least two
     assert "NOT" not in half.protocol
-    unusual = load_splits("cuhk01", test_people=7)
+    unusual = reid_splits("cuhk01", test_people=7)
     assert "13/7 people (NOT a published division: 15/5 or 10/10)" in unusual.protocol
     with pytest.raises(UsageError, match="19 people for test were asked for, of 20; ask for 2"):
-        load_splits("cuhk01", test_people=19)
+        reid_splits("cuhk01", test_people=19)
 
 
 def test_cuhk01_from_archives(small_cuhk01, own, monkeypatch):
-    folder = load_splits("cuhk01")
+    folder = reid_splits("cuhk01")
     with zipfile.ZipFile(own / "cuhk01.zip", "w") as archive:
         for path in small_cuhk01.rglob("*.png"):
             archive.write(path, path.relative_to(own))
@@ -94,7 +93,7 @@ def test_cuhk01_from_archives(small_cuhk01, own, monkeypatch):
         archive.add(small_cuhk01 / "campus", "campus")
     for home in (own / "cuhk01.zip", own / "mine.tgz"):
         prepare_in(own / home.suffix, monkeypatch)
-        again = load_splits("cuhk01", home=home)
+        again = reid_splits("cuhk01", home=home)
         assert again.images.checksum() == folder.images.checksum()
         assert again.fingerprint() == folder.fingerprint()
 
@@ -102,17 +101,17 @@ def test_cuhk01_from_archives(small_cuhk01, own, monkeypatch):
 def test_cuhk01_incomplete(small_cuhk01, own, monkeypatch):
     (small_cuhk01 / "campus" / "0007003.png").unlink()
     with pytest.raises(UsageError, match=r"CUHK01: 79 pictures .* 80 .*: 0007003.png is missing"):
-        load_splits("cuhk01")
+        reid_splits("cuhk01")
     shutil.copy(small_cuhk01 / "campus/0007002.png", small_cuhk01 / "campus/0007003.png")
     shutil.copy(small_cuhk01 / "campus/0007002.png", small_cuhk01 / "campus/0099001.png")
     with pytest.raises(UsageError, match=r"81 pictures .*: 0099001.png is too many"):
-        load_splits("cuhk01")
+        reid_splits("cuhk01")
     monkeypatch.setattr(cuhk01, "PEOPLE", 971)
     with pytest.raises(UsageError, match=r"81 pictures .* has 3,884 \(971 people x 4\)"):
-        load_splits("cuhk01")
+        reid_splits("cuhk01")
     shutil.rmtree(small_cuhk01)
     with pytest.raises(UsageError, match=r"CUHK01 is not in .*DIR/CUHK01/campus/0001001.png.*ask"):
-        load_splits("cuhk01")
+        reid_splits("cuhk01")
 
 
 # ---------------------------------------------------------------- GRID
@@ -169,7 +168,7 @@ def test_grid_pictures(small_grid):
 
 @pytest.mark.parametrize("split", [0, 4, 9])
 def test_grid_division(small_grid, split):
-    splits = load_splits("grid", split=split)
+    splits = reid_splits("grid", split=split)
     test, validation = splits.test, splits.validation
     assert test.rule == validation.rule == "single_shot"
     training = {f"{number:04d}" for number in PARTITIONS[split]}
@@ -190,34 +189,34 @@ def test_grid_division(small_grid, split):
 
 
 def test_grid_partitions_as_plain_numbers(small_grid, own, monkeypatch):
-    before = load_splits("grid", split=2)
+    before = reid_splits("grid", split=2)
     plain = [np.array(part, float)[:, None] for part in PARTITIONS]
     save_partitions(small_grid / "features_and_partitions.mat", plain)
     prepare_in(own / "again", monkeypatch)
-    assert load_splits("grid", split=2).fingerprint() == before.fingerprint()
+    assert reid_splits("grid", split=2).fingerprint() == before.fingerprint()
 
 
 def test_grid_incomplete(small_grid, monkeypatch):
     probe = next((small_grid / "probe").glob("0004*"))
     probe.rename(probe.with_suffix(".txt"))
     with pytest.raises(UsageError, match=r"0 pictures of person 0004 in probe/ instead of one, of"):
-        load_splits("grid")
+        reid_splits("grid")
     probe.with_suffix(".txt").rename(probe)
     wrong = small_grid / "gallery" / "holiday.jpeg"
     shutil.copy(probe, wrong)
     with pytest.raises(UsageError, match=r"gallery/holiday.jpeg: not named like 0001_1"):
-        load_splits("grid")
+        reid_splits("grid")
     wrong.unlink()
     monkeypatch.setattr(grid, "STRANGERS", 775)
     with pytest.raises(UsageError, match=r"6 strangers \(0000\).* 26 pictures .* 775 and 795"):
-        load_splits("grid")
+        reid_splits("grid")
     monkeypatch.setattr(grid, "PEOPLE", 250)
     monkeypatch.setattr(grid, "TRAINED", 125)
     with pytest.raises(UsageError, match=r"trainIdxAll\{1\}: 5 numbers .* expected are 125"):
-        load_splits("grid")
+        reid_splits("grid")
     (small_grid / "features_and_partitions.mat").unlink()
     with pytest.raises(UsageError, match=r"features_and_partitions.mat is neither in nor beside"):
-        load_splits("grid")
+        reid_splits("grid")
 
 
 @pytest.mark.parametrize(
@@ -235,15 +234,15 @@ def test_grid_wrong_partitions(small_grid, cells, message):
     path = small_grid / "features_and_partitions.mat"
     save_partitions(path, [c if isinstance(c, str) else np.array(c, float) for c in cells])
     with pytest.raises(UsageError, match=message):
-        load_splits("grid")
+        reid_splits("grid")
 
 
 def test_grid_partitions_of_another_form(small_grid):
     path = small_grid / "features_and_partitions.mat"
     save_v5(path, splits=np.zeros(3))
     with pytest.raises(UsageError, match="no variable trainIdxAll in it"):
-        load_splits("grid")
+        reid_splits("grid")
     with h5py.File(path, "w") as file:
         file["trainIdxAll"] = np.zeros(3)
     with pytest.raises(UsageError, match=r"MATLAB 7.3 \(HDF5\), but .* version 5"):
-        load_splits("grid")
+        reid_splits("grid")

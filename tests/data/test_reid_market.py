@@ -9,14 +9,13 @@ import pytest
 from PIL import Image
 from reid_trees import pictures, prepare_in, save
 
-from siamjax.data.reid import market1501
-from siamjax.data.reid import load_splits
+from siamjax.data.reid import market1501, reid_splits
 from siamjax.errors import UsageError
 
 
 @pytest.fixture(scope="module")
 def crops():
-    return pictures(load_splits("pedestrians").images, 90)
+    return pictures(reid_splits("pedestrians").images, 90)
 
 
 @pytest.fixture
@@ -87,35 +86,35 @@ def check_market(splits, home):
 
 
 def test_market_by_name(small_market, counted, own, monkeypatch):
-    splits = load_splits("market1501")
+    splits = reid_splits("market1501")
     check_market(splits, small_market)
     assert splits.images.name == "market1501"
     assert "(official counts)" in splits.protocol
-    others = [load_splits("market1501", seed=seed) for seed in range(1, 6)]
+    others = [reid_splits("market1501", seed=seed) for seed in range(1, 6)]
     assert len({frozenset(people(s, s.validation.query)) for s in others}) > 1
     with tarfile.open(own / "market.tar", "w") as archive:
         archive.add(small_market, "Market-1501-v15.09.15")
     prepare_in(own / "again", monkeypatch)
-    again = load_splits("market1501", home=own / "market.tar")
+    again = reid_splits("market1501", home=own / "market.tar")
     assert again.fingerprint() == splits.fingerprint()
     assert again.images.checksum() == splits.images.checksum()
 
 
 def test_market_by_folder(small_market, monkeypatch):
-    splits = load_splits(str(small_market))
+    splits = reid_splits(str(small_market))
     check_market(splits, small_market)
     assert "NOT Market-1501: 20 pictures in bounding_box_train instead of 12,936" in splits.protocol
     (small_market / "bounding_box_train" / "0013_c1_f0046182.jpg").write_bytes(
         (small_market / "query" / "0001_c1s2_000776_00.jpg").read_bytes()
     )  # as DukeMTMC names them, without a sequence
-    more = load_splits(str(small_market))  # nothing was prepared that could be stale
+    more = reid_splits(str(small_market))  # nothing was prepared that could be stale
     assert "0013" in set(more.images.identities)
     assert more.fingerprint() != splits.fingerprint()
     counts = {"bounding_box_train": 21, "query": 6, "bounding_box_test": 15}
     monkeypatch.setattr(market1501, "COUNTS", counts)
-    assert "(Market-1501's counts)" in load_splits(str(small_market)).protocol
+    assert "(Market-1501's counts)" in reid_splits(str(small_market)).protocol
     with pytest.raises(UsageError, match=r"home .* does not apply"):
-        load_splits(str(small_market), home=small_market)
+        reid_splits(str(small_market), home=small_market)
 
 
 def test_market_by_name_needs_the_official_counts(small_market):
@@ -124,10 +123,10 @@ def test_market_by_name_needs_the_official_counts(small_market):
         match=r"20 pictures in bounding_box_train instead of 12,936, 6 pictures in query instead "
         r"of 3,368, 15 pictures in bounding_box_test instead of 19,732; the folder or archive is",
     ):
-        load_splits("market1501")
+        reid_splits("market1501")
     shutil.rmtree(small_market)
     with pytest.raises(UsageError, match=r"Market-1501 is not in .*expected is DIR/Market-1501"):
-        load_splits("market1501")
+        reid_splits("market1501")
 
 
 @pytest.mark.parametrize(
@@ -146,13 +145,13 @@ def test_market_folder_with_a_wrong_file(small_market, file, message):
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(small_market / "query" / "0001_c1s2_000776_00.jpg", path)
     if message is None:
-        assert "; 1 queries of test people left out" in load_splits(str(small_market)).protocol
+        assert "; 1 queries of test people left out" in reid_splits(str(small_market)).protocol
         return
     with pytest.raises(UsageError, match=message):
-        load_splits(str(small_market))
+        reid_splits(str(small_market))
 
 
 def test_market_folder_without_a_part(small_market):
     shutil.rmtree(small_market / "query")
     with pytest.raises(UsageError, match=r"no picture in query/; expected is FOLDER/query/0002_c1"):
-        load_splits(str(small_market))
+        reid_splits(str(small_market))

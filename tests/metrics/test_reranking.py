@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.metrics import reranking, retrieval
+from siamjax.metrics import reid, reranking
 
 
 def nearest(d, p, k):
@@ -179,11 +179,11 @@ def test_improves_the_ranking_of_noisy_clusters(rng, neighbours):
     x, identity = clusters(rng, 40, 10, 0.6)
     order = rng.permutation(400)
     x, identity = x[order], identity[order]
-    match = retrieval.same_identity(identity[:60], identity[60:])
-    before = retrieval.mean_average_precision(-squared(x)[:60, 60:], match)
+    match = reid.same_identity(identity[:60], identity[60:])
+    before = reid.mean_average_precision(-squared(x)[:60, 60:], match)
     after = reranking.k_reciprocal_embeddings(x[:60], x[60:], k1=10, k2=4, neighbours=neighbours)
     assert 0.2 < before < 0.8
-    assert retrieval.mean_average_precision(-after, match) > before + 0.05
+    assert reid.mean_average_precision(-after, match) > before + 0.05
 
 
 def test_distances_are_asked_for_in_blocks(rng):

@@ -6,7 +6,7 @@ from stand_in import SIZE, Matcher, pictures, variables_of
 
 from siamjax.errors import UsageError
 from siamjax.inference import score_pairs
-from siamjax.metrics import retrieval
+from siamjax.metrics import reid
 from siamjax.search import two_stage
 
 MODULE = importlib.import_module("siamjax.search.two_stage")  # the name is the function's too
@@ -81,7 +81,7 @@ def test_result_is_what_the_metrics_take(variables, images, embeddings):
     scores = rank(variables, images, embeddings)
     match = np.zeros((3, 7), bool)
     match[np.arange(3), scores.argmin(axis=1)] = True
-    curve = retrieval.cmc(scores, match).curve
+    curve = reid.cmc(scores, match).curve
     assert curve[2] == 0  # the three of the matcher come first
     assert curve[6] == 1
 

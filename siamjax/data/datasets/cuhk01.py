@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from siamjax.data.images import images_of, read_file
-from siamjax.data.prepared import prepared_people
-from siamjax.data.prepared import PeopleBuilder, Picture
-from siamjax.data.reid import ReidSplits, draw_people, rank_views, tenth
 from siamjax.data.archives import Published, collect, locate
+from siamjax.data.images import images_of, read_file
+from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
+from siamjax.data.reid import ReidSplits, draw_people, rank_views, tenth
 from siamjax.errors import UsageError
 
 CREDIT = "CUHK01 (Li, Zhao and Wang 2012)"

@@ -14,10 +14,9 @@ from jaxtyping import Int, Shaped
 from PIL import Image
 
 from siamjax.data.archives import Published, locate, opened_file
-from siamjax.data.prepared import PeopleBuilder, Picture
 from siamjax.data.images import ImageSet, images_of
 from siamjax.data.matlab import array, load_v5, open_v73
-from siamjax.data.prepared import prepared_people
+from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
 from siamjax.data.reid import (
     ReidSplits,
     assert_apart,

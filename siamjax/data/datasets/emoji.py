@@ -3,7 +3,6 @@
 import csv
 import io
 import zipfile
-from pathlib import Path
 
 import tensorflow_datasets as tfds
 from PIL import Image

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Shaped
 
-from siamjax.data.images import images_of, read_file
-from siamjax.data.prepared import prepared_people
-from siamjax.data.prepared import PeopleBuilder, Picture
-from siamjax.data.matlab import load_v5
-from siamjax.data.reid import ReidSplits, assert_apart, draw_people, rank, tenth
 from siamjax.data.archives import Published, collect, locate, opened_file
+from siamjax.data.images import images_of, read_file
+from siamjax.data.matlab import load_v5
+from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
+from siamjax.data.reid import ReidSplits, assert_apart, draw_people, rank, tenth
 from siamjax.errors import UsageError
 
 CREDIT = "QMUL underground re-identification, GRID (Loy, Xiang and Gong 2009)"

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
+from siamjax.data.archives import Published, collect, locate
 from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of, read_file
-from siamjax.data.prepared import prepared_people
-from siamjax.data.prepared import PeopleBuilder, Picture
+from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
 from siamjax.data.reid import (
     ReidSplits,
     assert_apart,
@@ -20,7 +20,6 @@ from siamjax.data.reid import (
     rank_by_camera,
     tenth,
 )
-from siamjax.data.archives import Published, collect, locate
 from siamjax.errors import UsageError
 
 CREDIT = "Market-1501 (Zheng, Shen, Tian, Wang, Wang and Tian 2015)"

@@ -10,9 +10,9 @@ import tensorflow_datasets as tfds
 from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import ImageSet, ImageSource
 from siamjax.data.prepared import FORMAT, prepared_examples, quiet
+from siamjax.data.retrieval import ONLINE_PRODUCTS as NAME
 from siamjax.errors import UsageError
 
-NAME = "stanford_online_products"
 SPLITS = ("train", "test")
 _CREDIT = "Stanford Online Products (Song et al. 2016), pictures of eBay"
 _COLUMNS = ("class_id", "super_class_id", "path")

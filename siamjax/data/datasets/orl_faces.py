@@ -1,7 +1,6 @@
 """The ORL (AT&T) faces, embedded: 40 people, 10 pictures each. No download."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds

@@ -4,15 +4,13 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, images_of
-from siamjax.data.prepared import EMBEDDED, prepared_people
-from siamjax.data.prepared import PeopleBuilder, Picture
+from siamjax.data.prepared import EMBEDDED, PeopleBuilder, Picture, prepared_people
 from siamjax.data.reid import Ranking, ReidSplits, assert_apart, rank
 from siamjax.errors import UsageError
 

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from siamjax.data.catalogues import open_catalogue, read_triplets
-from siamjax.data.retrieval import load_splits
+from siamjax.data.retrieval import retrieval_splits
 from siamjax.data.triplets import ListedTriplets
 from siamjax.errors import UsageError
 
@@ -292,7 +292,7 @@ class TestOnlineProducts:
             open_catalogue("stanford_online_products", home=tmp_path)
 
     def test_official_split(self, prepared):
-        splits = load_splits("stanford_online_products", home=prepared, validation_items=2)
+        splits = retrieval_splits("stanford_online_products", home=prepared, validation_items=2)
         assert splits.test.gallery.tolist() == list(range(18, 27))
         assert splits.test.query.tolist() == list(range(18, 27))
         assert splits.test.leave_one_out
@@ -300,21 +300,21 @@ class TestOnlineProducts:
         assert len(splits.training) == 12
         assert "official split" in splits.protocol
         with pytest.raises(UsageError, match="test_items 3 does not apply"):
-            load_splits("stanford_online_products", home=prepared, test_items=3)
+            retrieval_splits("stanford_online_products", home=prepared, test_items=3)
 
     def test_official_split_of_the_unpacked_folder(self, tmp_path):
         for split, items in (("train", range(6)), ("test", range(6, 9))):
             rows = [f"{3 * i + n} {i} 1 mug_final/{i}_{n}.JPG" for i in items for n in range(3)]
             text = "\n".join(["image_id class_id super_class_id path", *rows])
             write(tmp_path / f"Ebay_{split}.txt", text)
-        splits = load_splits(str(tmp_path), validation_items=2)
+        splits = retrieval_splits(str(tmp_path), validation_items=2)
         assert splits.test.gallery.tolist() == list(range(18, 27))
         assert "official split" in splits.protocol
-        again = load_splits("stanford_online_products", home=str(tmp_path), validation_items=2)
+        again = retrieval_splits("stanford_online_products", home=str(tmp_path), validation_items=2)
         assert again.fingerprint() == splits.fingerprint()
-        assert load_splits(**again.request).fingerprint() == splits.fingerprint()
+        assert retrieval_splits(**again.request).fingerprint() == splits.fingerprint()
         with pytest.raises(UsageError, match="test_items 3 does not apply"):
-            load_splits(str(tmp_path), test_items=3)
+            retrieval_splits(str(tmp_path), test_items=3)
         (tmp_path / "Ebay_train.txt").unlink()
         with pytest.raises(UsageError, match=r"Ebay_train\.txt: cannot be read"):
             open_catalogue(tmp_path)
@@ -335,7 +335,7 @@ class TestSplits:
 
     @pytest.mark.parametrize("seed", [0, 5])
     def test_emoji(self, seed):
-        splits = load_splits("emoji", seed=seed)
+        splits = retrieval_splits("emoji", seed=seed)
         vendor = splits.catalogue.attributes["vendor"]
         parts = [items_of(splits, splits.training)]
         for retrieval, count in ((splits.validation, 100), (splits.test, 200)):
@@ -350,12 +350,12 @@ class TestSplits:
         assert len(splits.training) == 2 * 827
         for words in ("827 trained on", "200 tested", "google pictures ask", "artwork"):
             assert words in splits.protocol
-        again = load_splits(**splits.request)
+        again = retrieval_splits(**splits.request)
         assert again.fingerprint() == splits.fingerprint()
 
     def test_fingerprint_tells_splits_apart(self):
         prints = {
-            load_splits("emoji", seed=seed, test_items=count).fingerprint()
+            retrieval_splits("emoji", seed=seed, test_items=count).fingerprint()
             for seed, count in ((0, None), (1, None), (0, 150))
         }
         assert len(prints) == 3
@@ -366,7 +366,7 @@ class TestSplits:
 
     def test_a_table_is_divided_by_item(self, tmp_path):
         path = self.table(tmp_path, [2, 3] * 10 + [1] * 4)
-        splits = load_splits(path)
+        splits = retrieval_splits(path)
         parts = [splits.training, splits.validation.gallery, splits.test.gallery]
         named = [items_of(splits, part) for part in parts]
         assert [len(names) for names in named] == [18, 2, 4]
@@ -376,20 +376,20 @@ class TestSplits:
         for retrieval in (splits.validation, splits.test):
             assert retrieval.leave_one_out
             np.testing.assert_array_equal(retrieval.query, retrieval.gallery)
-        other = load_splits(path, test_items=3, validation_items=5)
+        other = retrieval_splits(path, test_items=3, validation_items=5)
         assert len(items_of(other, other.test.query)) == 3
         assert len(items_of(other, other.validation.query)) == 5
 
     def test_refuses(self, tmp_path):
         path = self.table(tmp_path, [2] * 8 + [1] * 50)
         with pytest.raises(UsageError, match=r"4 \+ 3 items to hold out of 8 that have two"):
-            load_splits(path, test_items=4, validation_items=3)
+            retrieval_splits(path, test_items=4, validation_items=3)
         with pytest.raises(UsageError, match=r"1 \+ 2 items to hold out"):
-            load_splits(path, test_items=1)
+            retrieval_splits(path, test_items=1)
         with pytest.raises(UsageError, match="seed -1"):
-            load_splits(path, seed=-1)
+            retrieval_splits(path, seed=-1)
         with pytest.raises(UsageError, match=r"no item has two pictures.* a column item"):
-            load_splits(self.table(tmp_path, [1] * 9))
+            retrieval_splits(self.table(tmp_path, [1] * 9))
 
 
 class TestListed:
@@ -414,7 +414,7 @@ class TestListed:
     @pytest.mark.parametrize("seed", [0, 1])
     def test_items_are_what_triplets_join(self, tmp_path, seed):
         data, triplets = self.files(tmp_path, self.ROWS)
-        splits = load_splits(data, seed=seed, triplets=triplets, first_row=1)
+        splits = retrieval_splits(data, seed=seed, triplets=triplets, first_row=1)
         assert splits.images.identities.tolist() == [f"p{n - n % 3}" for n in range(60)]
         held = {*splits.test.gallery.tolist(), *splits.validation.gallery.tolist()}
         assert len(splits.test.query) == 3 * 4
@@ -427,8 +427,8 @@ class TestListed:
         assert "items are pictures that triplets join" in splits.protocol
         stream = ListedTriplets(splits.listed, seed=0)
         assert {stream[i] for i in range(len(expected))} == set(expected)
-        assert load_splits(**splits.request).fingerprint() == splits.fingerprint()
-        fewer = load_splits(data, seed=seed, triplets=self.less(triplets), first_row=1)
+        assert retrieval_splits(**splits.request).fingerprint() == splits.fingerprint()
+        fewer = retrieval_splits(data, seed=seed, triplets=self.less(triplets), first_row=1)
         assert fewer.fingerprint() != splits.fingerprint()
 
     def less(self, triplets):
@@ -441,7 +441,7 @@ class TestListed:
         items = [f"i{n // 6}" for n in range(60)]
         rows = [*self.ROWS, (0, 2, 5), (6, 8, 9), (30, 31, 34), (59, 58, 54)]
         data, triplets = self.files(tmp_path, rows, items=items)
-        splits = load_splits(data, triplets=triplets, first_row=1)
+        splits = retrieval_splits(data, triplets=triplets, first_row=1)
         assert splits.images.identities.tolist() == items
         held = {*splits.test.gallery.tolist(), *splits.validation.gallery.tolist()}
         assert len(held) == 6 * 4
@@ -451,23 +451,23 @@ class TestListed:
         assert splits.listed.tolist() == [list(row) for row in expected]
         assert f"{len(free) - len(expected)} have a negative of the query's" in splits.protocol
         assert "join" not in splits.protocol
-        without = load_splits(data)
+        without = retrieval_splits(data)
         assert without.listed is None
         assert without.fingerprint() != splits.fingerprint()
 
     def test_refuses(self, tmp_path):
         data, triplets = self.files(tmp_path, self.ROWS)
         with pytest.raises(UsageError, match="first_row 1 applies to a file of triplets"):
-            load_splits(data, first_row=1)
+            retrieval_splits(data, first_row=1)
         with pytest.raises(UsageError, match=r"18 \+ 2 items to hold out of 20"):
-            load_splits(data, triplets=triplets, first_row=1, test_items=18)
+            retrieval_splits(data, triplets=triplets, first_row=1, test_items=18)
         # Of the two items that are left neither is the other's negative.
         rows = [(3 * i, 3 * i + 1, 3 * ((i + 10) % 20)) for i in range(20)]
         data, triplets = self.files(tmp_path, rows)
         options = {"triplets": triplets, "first_row": 1, "test_items": 10, "validation_items": 8}
         with pytest.raises(UsageError, match=r"none of 20 triplets is left .*20 show a"):
-            load_splits(data, **options)
+            retrieval_splits(data, **options)
         chain = [(i, i + 1, (i + 30) % 60) for i in range(59)]
         data, triplets = self.files(tmp_path, chain)
         with pytest.raises(UsageError, match=r"2 \+ 2 items .* of 1 .* triplets join"):
-            load_splits(data, triplets=triplets, first_row=1)
+            retrieval_splits(data, triplets=triplets, first_row=1)

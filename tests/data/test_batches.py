@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from siamjax.data import of_arrays
+from siamjax.data.batches import image_batches, pair_batches, triplet_batches
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.pairs import SampledPairs, generator
-from siamjax.data.batches import image_batches, pair_batches, triplet_batches
 from siamjax.data.transforms import (
     Augmentation,
     Symmetry,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.metrics import retrieval as r
+from siamjax.metrics import reid as r
 
 # one query; the matches are at the ranks 2, 3 and 5
 SCORE = np.array([[0.9, 0.8, 0.7, 0.6, 0.5]])
