@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamjax.data import VerificationOptions, lfw, load_verification
+from siamjax.data import VerificationOptions, load_verification
+from siamjax.data.datasets import lfw
 from siamjax.training import RunConfig
 
 ROOT = Path(__file__).parent.parent

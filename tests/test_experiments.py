@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments import lfw_bce, lfw_contrastive
 from siamjax import __main__ as commands
-from siamjax.data import FaceOptions, SampledPairs, load_faces, pair_batches
+from siamjax.data import SampledPairs, VerificationOptions, load_verification, pair_batches
 from siamjax.errors import Interrupted, UsageError
 from siamjax.inference.verification import Verifier
 from siamjax.models import ConcatenationHead, DifferenceHead
@@ -181,7 +181,9 @@ def test_refused_options_leave_no_folder(tmp_path):
 
 def test_another_share_of_positive_pairs(tmp_path):
     """No option: the pairs that an experiment trains on are an object, and another one will do."""
-    people = load_faces(FaceOptions(**{k: TINY[k] for k in ("validation_people", "test_people")}))
+    people = load_verification(
+        VerificationOptions(**{k: TINY[k] for k in ("validation_people", "test_people")})
+    )
     config = lfw_contrastive.Config(**TINY, run=tmp_path / "run")
     pairs = SampledPairs(people.images, people.trained_on, seed=0, positive_share=0.25)
     for stream, same in ((people.training, 4), (pairs, 2)):

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import faces_inception as experiment
 from siamjax import distances, losses, mining
-from siamjax.data import SampledTriplets, load_verification, pipeline, triplet_batches
+from siamjax.data import SampledTriplets, batches, load_verification, triplet_batches
 from siamjax.data.images import images_of
 from siamjax.errors import UsageError
 from siamjax.inference import PairScorer, pixel_scores
@@ -82,9 +82,9 @@ def changed(trunk, weights):
 @pytest.mark.slow
 def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     read = []
-    image = pipeline._Pictures.__call__
+    image = batches._Pictures.__call__
     monkeypatch.setattr(
-        pipeline._Pictures, "__call__", lambda *a: read.append(1) or image(*a), raising=True
+        batches._Pictures, "__call__", lambda *a: read.append(1) or image(*a), raising=True
     )
     results = experiment.main(config(weights, tmp_path / "run"))
     assert list(results) == ["network", "mixed1, untrained", "raw pixels 32x32"]

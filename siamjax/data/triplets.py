@@ -10,7 +10,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.pairs import EpochOrder, generator
 from siamjax.errors import UsageError
 
-# Streams of random numbers beside those of pairs (0, 2) and of the pipeline (1, 3, 6).
+# Streams of random numbers beside those of pairs (0, 2) and of augmentation (1, 3, 6).
 _DRAWN, _LISTED = 4, 5
 
 

@@ -2,14 +2,13 @@
 
 import hashlib
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from siamjax.data import emoji
-from siamjax.data.catalogue import readers
 from siamjax.data.catalogues import open_catalogue
+from siamjax.data.datasets import emoji
+from siamjax.data.prepared import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def test_all_are_there(catalogue):
 
 def test_nothing_is_said_when_they_are_prepared(tmp_path, capfd, monkeypatch):
     prepared, pictures = emoji.Emoji, emoji.Emoji._generate_examples
-    monkeypatch.setattr(readers, "Emoji", lambda **options: prepared(data_dir=tmp_path, **options))
+    monkeypatch.setattr(emoji, "Emoji", lambda **options: prepared(data_dir=tmp_path, **options))
     monkeypatch.setattr(prepared, "_generate_examples", lambda self: islice(pictures(self), 3))
     assert len(open_catalogue("emoji")) == 3
     assert (tmp_path / "emoji").is_dir()
@@ -78,6 +77,6 @@ def test_pixels_are_the_originals(catalogue, key):
 
 def test_credit_goes_with_it(catalogue):
     assert catalogue.images.credit == emoji.CREDIT
-    licence = (Path(emoji.__file__).parent / "LICENCE.txt").read_text()
+    licence = (EMBEDDED / "emoji.LICENSE.txt").read_text()
     for word in ("Noto Emoji", "Apache", "Twemoji", "Attribution 4.0"):
         assert word in licence

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamjax.data import VerificationOptions, lfw, load_verification
-from siamjax.data import faces as face_data
+from siamjax.data import VerificationOptions, load_verification
+from siamjax.data import verification as face_data
+from siamjax.data.datasets import lfw
 from siamjax.data.prepared import prepared_images
 from siamjax.errors import UsageError
 

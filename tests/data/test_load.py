@@ -9,13 +9,13 @@ from siamjax.data import (
     ReidOptions,
     RetrievalOptions,
     VerificationOptions,
-    faces,
     load_reid,
     load_retrieval,
     load_verification,
+    reid,
+    retrieval,
+    verification,
 )
-from siamjax.data.catalogue import splits as catalogue_splits
-from siamjax.data.reid import splits as reid_splits
 
 CHANGED = {
     VerificationOptions: {
@@ -49,14 +49,14 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(
-    ("options", "load", "home"),
+    ("options", "load", "home", "function"),
     [
-        (VerificationOptions, load_verification, faces),
-        (ReidOptions, load_reid, reid_splits),
-        (RetrievalOptions, load_retrieval, catalogue_splits),
+        (VerificationOptions, load_verification, verification, "verification_splits"),
+        (ReidOptions, load_reid, reid, "reid_splits"),
+        (RetrievalOptions, load_retrieval, retrieval, "retrieval_splits"),
     ],
 )
-def test_every_option_is_passed_on(monkeypatch, options, load, home):
+def test_every_option_is_passed_on(monkeypatch, options, load, home, function):
     """Also those of a class that adds to them, as every experiment's does, and none of its own."""
     changed = CHANGED[options]
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
@@ -67,7 +67,7 @@ def test_every_option_is_passed_on(monkeypatch, options, load, home):
     class Config(options):
         margin: float = 0.2
 
-    monkeypatch.setattr(home, "reid_splits", lambda **asked: asked)
+    monkeypatch.setattr(home, function, lambda **asked: asked)
     expected = {name: value for name, value in changed.items() if name != "category"}
     assert load(Config(**changed)) == expected
 

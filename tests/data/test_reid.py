@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
+from siamjax.data import reid as rankings
 from siamjax.data.archives import Published, collect, locate, opened_file
 from siamjax.data.images import ImageSet
-from siamjax.data.reid import NAMES, rankings, reid_splits
+from siamjax.data.reid import NAMES, reid_splits
 from siamjax.errors import UsageError
 
 

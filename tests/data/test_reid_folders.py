@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from reid_trees import pictures, prepare_in, save, save_v5
 
+from siamjax.data.datasets import cuhk01, grid
 from siamjax.data.prepared import prepared_people
-from siamjax.data.reid import cuhk01, grid, reid_splits
+from siamjax.data.reid import reid_splits
 from siamjax.errors import UsageError
 
 

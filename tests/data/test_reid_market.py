@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from reid_trees import pictures, prepare_in, save
 
-from siamjax.data.reid import market1501, reid_splits
+from siamjax.data.datasets import market1501
+from siamjax.data.reid import reid_splits
 from siamjax.errors import UsageError
 
 
