@@ -6,7 +6,7 @@ import pytest
 from stand_in import png
 from test_index import embedder, files, plain
 
-from siamjax.commands import catalogue as commands
+from siamjax.commands import retrieval as commands
 from siamjax.data import catalogues as readers
 from siamjax.errors import UsageError
 from siamjax.search.index import Index
