@@ -1,10 +1,10 @@
-"""Ranking 200 x 200 pictures of 160x60 by NormXCorrNet: score_pairs against the network per pair.
+"""Ranking 200 x 200 images of 160x60 by NormXCorrNet: score_pairs against the network per pair.
 
     python -m benchmarks.gallery
 
 Random weights, the embedded pedestrians. Per-pair networks are jitted, at 64 pairs a call and at
 one pair a call, as one would loop. The parts and the per-pair networks take turns, 256 pairs (or
-pictures) each; then ``score_pairs`` ranks all once, reading and decoding the pictures and writing
+images) each; then ``score_pairs`` ranks all once, reading and decoding the images and writing
 to disk. CPU time is what counts on a shared machine.
 """
 
@@ -22,7 +22,7 @@ import tyro
 
 from benchmarks.in_turn import compare, serve
 
-UNITS = 256  # pairs, or pictures of the trunk, a turn
+UNITS = 256  # pairs, or images of the trunk, a turn
 BATCH = 64
 SIZE = (160, 60)
 MARKET = (3368, 19732)  # queries and gallery of Market-1501
@@ -30,7 +30,7 @@ PLAIN, SINGLE, TILE, TRUNK, CORRELATION, HEAD = (
     "plain, 64 pairs a call",
     "plain, a pair a call",
     "score_pairs: a tile",
-    "trunk, 64 pictures",
+    "trunk, 64 images",
     "correlation + 1x1",
     "head",
 )
@@ -125,12 +125,12 @@ def main(
 
     Args:
         rounds: turns that count.
-        side: queries, and gallery pictures; at most 256 (a tile), so that all tiles are alike.
+        side: queries, and gallery images; at most 256 (a tile), so that all tiles are alike.
         output: JSON file to write.
     """
     command = [sys.executable, "-m", "benchmarks.gallery"]
     names = (PLAIN, SINGLE, TILE, TRUNK, CORRELATION, HEAD)
-    print(f"{UNITS} pairs, or pictures of the trunk, a turn:")
+    print(f"{UNITS} pairs, or images of the trunk, a turn:")
     candidates = {name: [*command, "--candidate", name] for name in names}
     table = compare(candidates, rounds=rounds, reference=PLAIN, output=output)
     answer = subprocess.run(
@@ -152,7 +152,7 @@ def _summary(
     rows: dict[str, dict[str, float]] = {}
     for kind in ("wall", "cpu"):
         each = {name: row[f"{kind}_seconds"] / UNITS for name, row in table.items()}
-        trunk = each[TRUNK] * 2 / side  # pictures a pair
+        trunk = each[TRUNK] * 2 / side  # images a pair
         queries, gallery = MARKET
         market = queries * gallery * each[TILE] + (queries + gallery) * each[TRUNK]
         values = {
@@ -161,7 +161,7 @@ def _summary(
             f"score_pairs {side} x {side}: pairs/s": 1 / whole[kind],
             "times the plain, 64 a call": each[PLAIN] / whole[kind],
             "times the plain, a pair a call": each[SINGLE] / whole[kind],
-            "trunk, ms a picture": 1e3 * each[TRUNK],
+            "trunk, ms an image": 1e3 * each[TRUNK],
             "trunk, ms a pair": 1e3 * trunk,
             "correlation + 1x1, ms a pair": 1e3 * each[CORRELATION],
             "head, ms a pair": 1e3 * each[HEAD],

@@ -35,7 +35,7 @@ SHAPES = {
 
 
 def _start() -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
-    """The same parameters, pictures (first all x1, then all x2) and labels for all."""
+    """The same parameters, images (first all x1, then all x2) and labels for all."""
     rng = np.random.default_rng(0)
     params = {}
     for name, shape in SHAPES.items():

@@ -1,4 +1,4 @@
-"""Forward of InceptionV3 and VGG-16, 8 pictures, against keras.applications on its JAX backend.
+"""Forward of InceptionV3 and VGG-16, 8 images, against keras.applications on its JAX backend.
 
     python -m benchmarks.pretrained_forward
 
@@ -127,7 +127,7 @@ def main(rounds: int = 7, output: Path = Path("benchmarks/results")) -> None:
     """
     module = [sys.executable, "-m", "benchmarks.pretrained_forward", "--candidate"]
     for architecture in SIDES:
-        print(f"{architecture}, {BATCH} pictures of {SIDES[architecture]}x{SIDES[architecture]}")
+        print(f"{architecture}, {BATCH} images of {SIDES[architecture]}x{SIDES[architecture]}")
         path = output / f"pretrained_forward_{architecture}.json"
         commands = {name: [*module, name, architecture] for name in PREPARE}
         compare(commands, rounds=rounds, reference=OURS, output=path)

@@ -1,6 +1,6 @@
 """Losses of pairs and triplets: one value an example, never reduced here.
 
-Contract: ``same`` is bool, True = the two pictures show the same identity.
+Contract: ``same`` is bool, True = the two images show the same identity.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def triplet(
     """``max(0, margin + positive - negative)``, at most ``cap``.
 
     ``positive`` and ``negative`` are the anchor's distances (>= 0, of any kind: the margin is in
-    their unit) to a picture of the same thing and of another one. Schroff, Kalenichenko, Philbin,
+    their unit) to an image of the same thing and of another one. Schroff, Kalenichenko, Philbin,
     *FaceNet*, CVPR 2015, equation 3, with squared Euclidean distances; VisNet with those and a
     margin of 9e-4; a visual search recipe with plain ones, a margin of 20 and a cap of 5.
 

@@ -37,7 +37,7 @@ def faces() -> ImageSet:
 
 @pytest.fixture(scope="session")
 def face_folder(faces, tmp_path_factory) -> Path:
-    """Eight people with five pictures each, as files."""
+    """Eight people with five images each, as files."""
     folder = tmp_path_factory.mktemp("people")
     for index, key in enumerate(faces.keys):
         person, name = key.split("/")

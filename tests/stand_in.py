@@ -1,4 +1,4 @@
-"""A small matching network and small pictures, for tests where the real ones are not needed."""
+"""A small cross-input network and small images, for tests where the real ones are not needed."""
 
 import functools
 import io

@@ -97,7 +97,7 @@ def test_large_means_do_not_cancel(rng, ratio):
     x, y = (rng.normal(size=(9, 8, 2)) + ratio for _ in range(2))
     found = normxcorr(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
     expected = oracles.normxcorr(np.float32(x), np.float32(y))
-    inner = np.s_[2:-2, 2:-2]  # at the border the padding of 0 makes another picture of both
+    inner = np.s_[2:-2, 2:-2]  # at the border the padding of 0 makes another image of both
     np.testing.assert_allclose(found[inner], expected[inner], atol=2e-5)
 
 
@@ -292,9 +292,9 @@ def test_refusals(rng):
 
 @pytest.mark.parity
 def test_opencv_agrees_where_the_definitions_meet(faces):
-    """TM_CCOEFF_NORMED has no epsilon and no padding: compare inner patches of real pictures.
+    """TM_CCOEFF_NORMED has no epsilon and no padding: compare inner patches of real images.
 
-    OpenCV correlates pictures of 0..255 in float32, good to some 3e-4 here.
+    OpenCV correlates images of 0..255 in float32, good to some 3e-4 here.
     """
     cv2 = pytest.importorskip("cv2")
     one, other = (faces.image(i)[20:60:2, 20:60:2, :1].astype(np.float32) for i in (0, 1))

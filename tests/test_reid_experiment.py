@@ -36,7 +36,7 @@ def small_images():
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
-    """Four people to train on and validate, two to test; two pictures in each of two tracklets."""
+    """Four people to train on and validate, two to test; two images in each of two tracklets."""
     folder = tmp_path_factory.mktemp("small_market")
     splits = load_reid(ReidOptions())
     images, cameras = splits.images, splits.cameras

@@ -262,7 +262,7 @@ def test_mined_negatives_outlive_a_kill(tmp_path, monkeypatch):
 
 
 def test_embed_search_and_inspect_from_the_command_line(finished, tmp_path, monkeypatch, capsys):
-    """As a user would: the picture itself is found first, at distance 0."""
+    """As a user would: the image itself is found first, at distance 0."""
     folder = finished[0]
     splits = load_retrieval(RetrievalOptions(test_items=30, validation_items=10))
     pictures = tmp_path / "things"

@@ -16,5 +16,5 @@ def export(*, run: Path, out: Path, platforms: tuple[str, ...] = ("cpu", "cuda",
 
     finished = Finished.open(run)
     embed, score = export_run(finished, out, platforms=platforms)
-    print(f"{out}: for {', '.join(platforms)}, any number of pictures of {finished.size}")
+    print(f"{out}: for {', '.join(platforms)}, any number of images of {finished.size}")
     print(f"read back and compared with the run: embed within {embed:.1e}, score {score:.1e}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from siamjax.report.inside import DeadFilters, Layer
     from siamjax.training.finished import Finished
 
-_BATCH = 16  # pictures; VGG-16 at 224x224 needs about 25 MB for one
+_BATCH = 16  # images; VGG-16 at 224x224 needs about 25 MB for one
 
 
 def inspect(
@@ -27,9 +27,9 @@ def inspect(
 
     Args:
         run: folder of a finished run.
-        image: picture to draw activations for, one PNG a layer.
+        image: image to draw activations for, one PNG a layer.
         layer: name of a layer, or how it ends, such as block5_conv1; None: every convolution.
-        data: folder of pictures to count all-zero filters over.
+        data: folder of images to count all-zero filters over.
         out: folder for the PNGs; None: RUN/activations.
     """
     from siamjax.report.inside import find_layer, layers
@@ -70,7 +70,7 @@ def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
         for one in shown
     ]
     height, width = run.size
-    print(f"layers of {run.folder} for a picture of {height}x{width}")
+    print(f"layers of {run.folder} for an image of {height}x{width}")
     print(text_table(["kind", "shape", "parameters, of layers within too"], rows))
 
 
@@ -113,7 +113,7 @@ def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
 
     names = [one.name for one in chosen]
     counted = dead_filters_by_layer(run.network, run.variables, batches(), names=names)
-    print(f"filters never above 0 for any of the {len(images):,} pictures of {data}")
+    print(f"filters never above 0 for any of the {len(images):,} images of {data}")
     for one in counted:
         print(_line(one))
 

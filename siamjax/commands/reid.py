@@ -18,12 +18,12 @@ def rank(
     """Rank a folder of images by a cross-input network, such as that of reid_normxcorr.
 
     Args:
-        queries: pictures to look for.
-        gallery: folder of pictures; every one of them is compared with every query.
+        queries: images to look for.
+        gallery: folder of images; every one of them is compared with every query.
         run: folder of a finished run.
         top: how many to show for each query.
         symmetric: rank by the mean of both orders of a pair, at twice the time.
-        out: HTML page to write, with pictures.
+        out: HTML page to write, with images.
     """
     from siamjax.inference.reid import rank_gallery
     from siamjax.report.results import Shown, check_page, write_results
@@ -45,6 +45,6 @@ def rank(
             ]
             lists.append((Shown(images.image(query), images.keys[query]), shown))
     if out is not None:
-        remark = f"{len(images) - len(queries):,} pictures of {gallery}, ranked by {run}"
+        remark = f"{len(images) - len(queries):,} images of {gallery}, ranked by {run}"
         write_results(out, title=f"{gallery} ranked", remark=remark, lists=lists)
         print(f"page: {out}")

@@ -1,4 +1,4 @@
-"""Commands that embed a catalogue of pictures and search it."""
+"""Commands that embed a catalogue of images and search it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from siamjax.search.index_segment import Item
     from siamjax.search.nearest import Nearest
 
-_LISTED = 20  # broken pictures that are named on the terminal
+_LISTED = 20  # broken images that are named on the terminal
 
 
 def embed(
@@ -30,22 +30,22 @@ def embed(
     batch_size: int = 64,
     chunk: int = 512,
 ) -> None:
-    """Embed a catalogue's pictures into an index, or add its new ones to the index.
+    """Embed a catalogue's images into an index, or add its new ones to the index.
 
     Stopped at any moment, the same command goes on from its last chunk; until it has ended the
     index is as it was. Items that are in the index already are left as they are.
 
     Args:
-        catalogue: a folder of pictures, a folder with a table, a table (CSV, TSV), or a data
+        catalogue: a folder of images, a folder with a table, a table (CSV, TSV), or a data
             set's word such as emoji.
         run: folder of a finished run of an embedding network.
         out: folder of the index, made if there is none.
         dtype: that embeddings are kept in; None: float32, or what the index has.
         remove: ids to take out of the index when all is embedded, and to leave out now.
-        on_error: of a picture that cannot be read. report: go on, name all of them at the end
+        on_error: of an image that cannot be read. report: go on, name all of them at the end
             (and in failed.csv of the index) and end with status 1; stop: end at the first.
-        batch_size: pictures that are embedded at a time, over all devices.
-        chunk: pictures after which the work is made safe.
+        batch_size: images that are embedded at a time, over all devices.
+        chunk: images after which the work is made safe.
     """
     from siamjax.data.catalogues import NAMES, open_catalogue
     from siamjax.errors import UsageError
@@ -84,7 +84,7 @@ def embed(
         print(f"... and {len(done.failed) - _LISTED} more")
     if done.failed:
         raise UsageError(
-            f"{len(done.failed):,} of {len(opened):,} pictures could not be read and are not in "
+            f"{len(done.failed):,} of {len(opened):,} images could not be read and are not in "
             f"the index; they are listed in {out / FAILED}: replace them and embed again"
         )
 
@@ -102,10 +102,10 @@ def search(
     probes: int = 32,
     out: Path | None = None,
 ) -> None:
-    """Find the items of an index that are nearest to pictures.
+    """Find the items of an index that are nearest to images.
 
     Args:
-        queries: pictures to look for.
+        queries: images to look for.
         index: folder that the embed command made.
         run: folder of the run that it was made by; None: the one that the index names.
         top: how many to show for each query.
@@ -113,7 +113,7 @@ def search(
         where: only items with these attributes, each as name=value; several: all of them.
         approximate: search by FAISS, and say what share of the exact result it finds.
         probes: of an approximate search: lists it looks into; more find more and take longer.
-        out: HTML page to write, with pictures.
+        out: HTML page to write, with images.
     """
     from siamjax.report.results import check_page
     from siamjax.search.index import Index
@@ -190,7 +190,7 @@ def _caption(item: "Item") -> str:
 
 
 class _Pictures:
-    """Pictures of items; a grey one, and a line that says so, where there is none any more."""
+    """Images of items; a grey one, and a line that says so, where there is none any more."""
 
     def __init__(self) -> None:
         self._catalogues: dict[str, tuple[dict[str, int], ImageSet]] = {}

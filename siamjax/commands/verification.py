@@ -8,11 +8,11 @@ import tyro
 def verify(
     first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], /, *, run: Path
 ) -> None:
-    """Say whether two pictures show the same person.
+    """Say whether two images show the same person.
 
     Args:
-        first: a picture.
-        second: another picture.
+        first: an image.
+        second: another image.
         run: folder of a finished run.
     """
     from siamjax.inference.verification import Verifier

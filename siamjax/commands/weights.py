@@ -44,7 +44,7 @@ def convert(
     Args:
         file: Keras .h5 or .weights.h5, a TensorFlow.js folder, .npz, .pth, .safetensors, or a name.
         out: file to write; None: the name with .npz in this folder.
-        preprocessing: of its pictures, where the file does not say it.
+        preprocessing: of its images, where the file does not say it.
         leave_out: beginnings of layers, such as a head of another task.
     """
     from siamjax.pretrained.published import open_weights
@@ -62,6 +62,6 @@ def convert(
     layers = sorted({name.split("/")[1] for name in weights.tensors})
     count = sum(tensor.size for tensor in weights.tensors.values())
     print(
-        f"{path}: {weights.architecture}, {len(layers)} layers, {count:,} values, pictures "
+        f"{path}: {weights.architecture}, {len(layers)} layers, {count:,} values, images "
         f"preprocessed by {weights.preprocessing}"
     )

@@ -1,4 +1,4 @@
-"""Options of the operator, and the statistics of a picture's patches."""
+"""Options of the operator, and the statistics of an image's patches."""
 
 import functools
 import operator
@@ -51,7 +51,7 @@ class Options(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One picture of each pair, zero padded, with the statistics of its patches.
+    """One image of each pair, zero padded, with the statistics of its patches.
 
     Attributes:
         values: (channels, width + patch - 1, n, height + patch - 1), less the channel's mean.
@@ -73,7 +73,7 @@ def prepare(
 ) -> Side:
     """Pad by half a patch plus ``rows`` and ``columns``, and take the statistics of all patches.
 
-    The mean of each picture and channel is subtracted first, and the padding is its negative:
+    The mean of each image and channel is subtracted first, and the padding is its negative:
     the correlation does not change, but windowed sums of features whose mean is large against
     their deviation would cancel in float32 (2.6e-3 at a ratio of 100; so 4e-6).
     """
@@ -130,7 +130,7 @@ def pull_back(
     """Gradient of :func:`prepare`: from those of values, patch means and log(slope) to x's.
 
     With ds/dx_p = (x_p - mean) / (count s). The released backward has s + epsilon for that s.
-    Of the picture's mean no gradient is needed: adding a constant to picture and padding changes
+    Of the image's mean no gradient is needed: adding a constant to image and padding changes
     nothing, so the gradients of the values add up to 0.
     """
     patch, half = options.patch, options.patch // 2

@@ -12,7 +12,7 @@ For x's column j, y's column k and a row i the windowed sum over a patch is sepa
     S[c, k, j, i] = sum_a g[c, k, j, i + a]                       (down the rows)
 
 10 operations a value instead of 25, and the means and deviations of the patches, known from each
-picture alone, turn S into the correlation: ``(S - p^2 mx my) / (n (sx + e) (sy + e))``.
+image alone, turn S into the correlation: ``(S - p^2 mx my) / (n (sx + e) (sy + e))``.
 """
 
 from collections.abc import Callable

@@ -61,7 +61,7 @@ def backward(
             (gradient,) = pull(gradient)
         values = work.windows(grid.line(buffers[0])[..., lead:], width + patch - 1)
         mean, _, slope = (work.windows(grid.line(u), width) for u in buffers[1:])
-        # The gradient of the centred sums, and that of log(slope) of both pictures.
+        # The gradient of the centred sums, and that of log(slope) of both images.
         sums, logs = stored(
             offset,
             lambda: (gradient * (work.x_slope[:, None] * slope), gradient * correlated),

@@ -46,7 +46,7 @@ class _Positions:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Reads the pictures of one example as the network sees them."""
+    """Reads the images of one example as the network sees them."""
 
     images: ImageSet
     size: Size
@@ -56,7 +56,7 @@ class _Pictures:
     def __call__(
         self, position: int, indices: Sequence[int], same: Sequence[bool]
     ) -> list[np.ndarray]:
-        """The pictures; ``same``: does each after the first show what the first shows?"""
+        """The images; ``same``: does each after the first show what the first shows?"""
         rng = generator(self.seed, position, stream=1)
         symmetry = None
         if self.augmentation is not None and self.augmentation.symmetries:
@@ -74,7 +74,7 @@ class _Pictures:
         return pictures
 
     def _tables(self, position: int, same: Sequence[bool]) -> list[np.ndarray | None]:
-        """Random colours: one table for all, or another for half of the pictures not ``same``."""
+        """Random colours: one table for all, or another for half of the images not ``same``."""
         if self.augmentation is None or not self.augmentation.recolor:
             return [None] * (1 + len(same))
         rng = generator(self.seed, position, stream=3)
@@ -84,14 +84,14 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What was computed of each picture once, in place of the picture."""
+    """What was computed of each image once, in place of the image."""
 
     rows: np.ndarray
 
     def __call__(
         self, position: int, indices: Sequence[int], same: Sequence[bool]
     ) -> list[np.ndarray]:
-        """A row for each picture of the example."""
+        """A row for each image of the example."""
         return [self.rows[index] for index in indices]
 
 
@@ -114,7 +114,7 @@ class _LoadTriplet:
 
     triplets: TripletStream
     pictures: _Pictures | _Rows
-    identity: np.ndarray  # a number for whom or what each picture of the set shows
+    identity: np.ndarray  # a number for whom or what each image of the set shows
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         indices = self.triplets[position]
@@ -313,10 +313,10 @@ def _leave_interrupts_to_the_parent(worker: int, workers: int) -> None:
 def image_batches(
     images: ImageSet, indices: np.ndarray, *, batch_size: int, size: Size
 ) -> Iterator[Batch]:
-    """``image`` and ``weight`` of the pictures, in order, once each.
+    """``image`` and ``weight`` of the images, in order, once each.
 
     ``image`` is uint8 (batch, height, width, 3).
-    The last batch is filled up with pictures of weight 0, so that its shape stays the same and
+    The last batch is filled up with images of weight 0, so that its shape stays the same and
     nothing is dropped.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures of things with what is known about each: a catalogue."""
+"""Images of things with what is known about each: a catalogue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _WIDEST = 64  # characters of a fixed-width column: 256 bytes a row
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Catalogue:
-    """Pictures of items, and a table of attributes beside them.
+    """Images of items, and a table of attributes beside them.
 
     Attributes:
-        images: the pictures. ``images.keys`` are the unique ids of the rows,
-            ``images.identities`` the item that each shows: pictures of one item are matches.
+        images: the images. ``images.keys`` are the unique ids of the rows,
+            ``images.identities`` the item that each shows: images of one item are matches.
         attributes: (n,) str by name, such as ``category``; "" where it is not known.
     """
 
@@ -28,7 +28,7 @@ class Catalogue:
     def __post_init__(self) -> None:
         for name, column in self.attributes.items():
             if column.shape != (len(self.images),):
-                raise ValueError(f"{column.shape} values of {name}, {len(self.images)} pictures")
+                raise ValueError(f"{column.shape} values of {name}, {len(self.images)} images")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,5 +67,5 @@ class PathsBelow(Sequence[Path]):
 
 
 def files_below(folder: Path, names: tuple[str, ...]) -> Files:
-    """Pictures as files below a folder, which are looked at when they are read."""
+    """Images as files below a folder, which are looked at when they are read."""
     return Files(PathsBelow(folder, names))

@@ -27,10 +27,10 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
     * a table: see :func:`siamjax.data.tables.read_table`.
     * the unpacked folder of ``stanford_online_products`` (with Ebay_train.txt): the same.
     * a folder with ``items.csv``, or with one other .csv or .tsv: that table.
-    * another folder: the pictures in it. Those in a sub-folder show one item, the sub-folder's;
+    * another folder: the images in it. Those in a sub-folder show one item, the sub-folder's;
       those in the folder itself show an item each. Hidden files are left alone.
 
-    Opening reads no picture. Raises ``UsageError`` for what cannot be opened.
+    Opening reads no image. Raises ``UsageError`` for what cannot be opened.
     """
     if home is not None and source != online_products.NAME:
         raise UsageError(f"home {home} does not apply to {source}; leave it out")
@@ -62,7 +62,7 @@ def _table_in(folder: Path) -> Path | None:
     if len(tables) > 1:
         raise UsageError(
             f"{folder} holds {len(tables)} tables ({', '.join(p.name for p in tables[:5])}); name "
-            "the one of the pictures, or call it items.csv"
+            "the one of the images, or call it items.csv"
         )
     return tables[0] if tables else None
 
@@ -79,7 +79,7 @@ def _folder(folder: Path) -> Catalogue:
         ]
     if not names:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"{folder} holds neither a table nor a picture ({known})")
+        raise UsageError(f"{folder} holds neither a table nor an image ({known})")
     names.sort()
     images = ImageSet(
         name=f"folder {folder.resolve().name}",

@@ -1,4 +1,4 @@
-"""Pictures with the identity each one shows."""
+"""Images with the identity each one shows."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ _ARRAY = b"\x93NUMPY"  # how an .npy file begins
 
 
 class ImageSource(Protocol):
-    """Random access to encoded pictures."""
+    """Random access to encoded images."""
 
     def __len__(self) -> int: ...
 
@@ -30,7 +30,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures as files, read when they are asked for."""
+    """Images as files, read when they are asked for."""
 
     paths: Sequence[Path]
 
@@ -58,7 +58,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some pictures of a source."""
+    """Some images of a source."""
 
     source: ImageSource
     indices: np.ndarray
@@ -87,14 +87,14 @@ class _Joined:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Pictures, what each is called and whom it shows.
+    """Images, what each is called and whom it shows.
 
     Attributes:
         name: what the set is called on every figure, such as ``orl_faces`` or ``lfw/funneled``.
         credit: source and licence, or the path it was read from.
-        keys: (n,) a picture's path as people know it; unique.
+        keys: (n,) an image's path as people know it; unique.
         identities: (n,) whom it shows.
-        source: the encoded pictures.
+        source: the encoded images.
     """
 
     name: str
@@ -111,7 +111,7 @@ class ImageSet:
         return len(self.keys)
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Picture ``index`` as RGB; ``UsageError`` with its name if it cannot be read."""
+        """Image ``index`` as RGB; ``UsageError`` with its name if it cannot be read."""
         if isinstance(self.source, Files):
             name = str(self.source.paths[index])
         else:
@@ -119,7 +119,7 @@ class ImageSet:
         return decode(self.source[index], name=name)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> "ImageSet":
-        """The set of these pictures, in this order."""
+        """The set of these images, in this order."""
         keys = tuple(self.keys[index] for index in indices.tolist())
         return ImageSet(
             name=self.name,
@@ -143,7 +143,7 @@ class ImageSet:
         )
 
     def checksum(self) -> str:
-        """sha256 over names, identities and the pictures' bytes: the set that was really used."""
+        """sha256 over names, identities and the images' bytes: the set that was really used."""
         digest = hashlib.sha256()
         for index, (key, identity) in enumerate(zip(self.keys, self.identities, strict=True)):
             digest.update(f"{key}\0{identity}\0".encode())
@@ -156,15 +156,15 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such picture; check the path") from None
+        raise UsageError(f"{path}: no such image; check the path") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode a picture to RGB: EXIF rotation applied, transparency on white.
+    """Decode an image to RGB: EXIF rotation applied, transparency on white.
 
-    A file that is cut short is an error, never a half-grey picture.
+    A file that is cut short is an error, never a half-grey image.
     """
     if content.startswith(_ARRAY):  # of Arrays, which has checked it
         array = np.load(io.BytesIO(content), allow_pickle=False)
@@ -185,10 +185,10 @@ def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
             return np.asarray(picture.convert("RGB"))
     except UnidentifiedImageError:
         raise UsageError(
-            f"{name}: not a picture that Pillow can read; replace or remove it"
+            f"{name}: not an image that Pillow can read; replace or remove it"
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name}: broken picture ({error}); replace or remove it") from None
+        raise UsageError(f"{name}: broken image ({error}); replace or remove it") from None
 
 
 _TURNS = {
@@ -209,12 +209,12 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Indices of the pictures that show one of ``people``."""
+    """Indices of the images that show one of ``people``."""
     return np.flatnonzero(np.isin(images.identities, list(people)))
 
 
 def of_files(paths: Sequence[Path], *, name: str) -> ImageSet:
-    """A set of picture files of unknown identity, called by their paths."""
+    """A set of image files of unknown identity, called by their paths."""
     return ImageSet(
         name=name,
         credit="",
@@ -269,16 +269,16 @@ def of_arrays(
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files (by suffix) anywhere in a folder, sorted by path.
+    """The image files (by suffix) anywhere in a folder, sorted by path.
 
     Raises ``UsageError`` if it is no folder or has none.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of pictures; check the path")
+        raise UsageError(f"{folder}: no such folder of images; check the path")
     found = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"{folder} holds no picture ({known}); give the folder that does")
+        raise UsageError(f"{folder} holds no image ({known}); give the folder that does")
     return sorted(found)
 
 

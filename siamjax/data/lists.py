@@ -1,4 +1,4 @@
-"""Own pictures: a folder of identity folders, or list files ``path1 path2 label``."""
+"""Own images: a folder of identity folders, or list files ``path1 path2 label``."""
 
 import itertools
 from pathlib import Path
@@ -17,7 +17,7 @@ _TREE = "FOLDER/anna/1.jpg, FOLDER/anna/2.jpg, FOLDER/bert/1.jpg, ..."
 def folder_images(folder: Path) -> ImageSet:
     """A folder with one sub-folder an identity: its name is the identity's.
 
-    Hidden files are left alone. A file that is no picture by its suffix is an error, so that
+    Hidden files are left alone. A file that is no image by its suffix is an error, so that
     none is dropped in silence.
     """
     if not folder.is_dir():
@@ -32,14 +32,14 @@ def folder_images(folder: Path) -> ImageSet:
         for path in pictures:
             if path.suffix.lower() not in IMAGE_SUFFIXES:
                 raise UsageError(
-                    f"{path}: not a picture by its suffix ({', '.join(sorted(IMAGE_SUFFIXES))}); "
+                    f"{path}: not an image by its suffix ({', '.join(sorted(IMAGE_SUFFIXES))}); "
                     "move it out of the identity's folder"
                 )
         if not pictures:
-            raise UsageError(f"{person}: an identity without pictures; add some or remove it")
+            raise UsageError(f"{person}: an identity without images; add some or remove it")
         paths += pictures
     if not paths:
-        raise UsageError(f"{folder}: no pictures in its sub-folders; expected is {_TREE}")
+        raise UsageError(f"{folder}: no images in its sub-folders; expected is {_TREE}")
     return ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),
@@ -54,16 +54,16 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
-    """The pictures of list files, one set, and the pairs of each list.
+    """The images of list files, one set, and the pairs of each list.
 
     A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or by spaces;
     label 1 = same, 0 = different; paths are relative to the list's folder. Empty lines and those
     that begin with ``#`` are skipped.
-    Whom a picture shows is not known from a list: each picture is its own identity, and only
+    Whom an image shows is not known from a list: each image is its own identity, and only
     these pairs can be asked.
 
     Raises ``UsageError`` with path and line for a line of another form, a label that is neither
-    0 nor 1, a picture that does not exist, and a list without any pair.
+    0 nor 1, an image that does not exist, and a list without any pair.
     """
     index: dict[Path, int] = {}
     parsed = []
@@ -84,7 +84,7 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
             pair = [path.parent / word for word in words[:2]]
             for picture in pair:
                 if not picture.is_file():
-                    raise UsageError(f"{where}: {picture}: no such picture; check the path")
+                    raise UsageError(f"{where}: {picture}: no such image; check the path")
             first, second = (index.setdefault(p.resolve(), len(index)) for p in pair)
             rows.append((first, second, words[2] == "1"))
         if not rows:
@@ -124,7 +124,7 @@ def list_splits(
         both = shown[one] & shown[other]
         if both:
             raise UsageError(
-                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}: a picture "
+                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}: an image "
                 "must not be in two of the lists for training, validation and test"
             )
     training, validating, testing = parts
@@ -135,7 +135,7 @@ def list_splits(
         trained_on=(),
         validation=validating,
         test=testing,
-        protocol=f"lists {names}: no picture is in two; identities are unknown, so people may be",
+        protocol=f"lists {names}: no image is in two; identities are unknown, so people may be",
         request=request,
     )
 

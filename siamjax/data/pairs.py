@@ -1,4 +1,4 @@
-"""Pairs of pictures: drawn from (seed, position), or taken from a list."""
+"""Pairs of images: drawn from (seed, position), or taken from a list."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from siamjax.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairList:
-    """Pairs of pictures of one set, by index.
+    """Pairs of images of one set, by index.
 
     Attributes:
         name: such as ``pairs.txt``; what a figure calls it.
@@ -45,7 +45,7 @@ class PairList:
 def all_pairs(
     images: ImageSet, indices: Int[np.ndarray, " n"], *, name: str, limit: int | None = None
 ) -> PairList:
-    """Every unordered pair of the pictures, once: n (n - 1) / 2.
+    """Every unordered pair of the images, once: n (n - 1) / 2.
 
     Where that is more than ``limit``, so many different ones drawn at random (seed 0), and the
     name says so. Raises ``UsageError`` unless both kinds of pair occur.
@@ -57,7 +57,7 @@ def all_pairs(
         name = f"{name}, {limit:,} of {total:,} pairs drawn at random"
     else:
         chosen = np.arange(total)
-    # Pairs are numbered row by row: row r (its picture with all later ones) begins at starts[r].
+    # Pairs are numbered row by row: row r (its image with all later ones) begins at starts[r].
     starts = np.concatenate([[0], np.cumsum(np.arange(count - 1, 0, -1))])
     rows = np.searchsorted(starts, chosen, side="right") - 1
     columns = chosen - starts[rows] + rows + 1
@@ -65,10 +65,10 @@ def all_pairs(
     same = images.identities[first] == images.identities[second]
     if not same.any() or same.all():
         raise UsageError(
-            f"{name} of {images.name}: {count} pictures of "
+            f"{name} of {images.name}: {count} images of "
             f"{len(set(images.identities[indices]))} people give no pair of "
             f"{'one person' if not same.any() else 'two people'}; "
-            "at least two people, and two pictures of one of them, are needed"
+            "at least two people, and two images of one of them, are needed"
         )
     return PairList(name=name, first=first, second=second, same=same)
 
@@ -78,8 +78,8 @@ def split_people(
 ) -> tuple[list[str], list[str], list[str]]:
     """Disjoint people for training, validation and test, drawn from ``seed``.
 
-    Validation and test each get people with at least two pictures, else they could not be asked
-    whether two pictures show the same one.
+    Validation and test each get people with at least two images, else they could not be asked
+    whether two images show the same one.
     """
     people, counts = np.unique(images.identities, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(len(people))
@@ -87,7 +87,7 @@ def split_people(
     needed = validation + test + 1
     if len(eligible) < needed or validation < 2 or test < 2:
         raise UsageError(
-            f"{images.name}: {len(eligible)} of {len(people)} people have two pictures or more, "
+            f"{images.name}: {len(eligible)} of {len(people)} people have two images or more, "
             f"but {validation} for validation + {test} for test + at least 1 for training are "
             "asked for (and at least 2 for validation and test each); add people or ask for fewer"
         )
@@ -108,8 +108,8 @@ class SampledPairs:
     """Pairs drawn from identities: the pair at a position depends on (seed, position) alone.
 
     So a resumed run sees the pairs that a straight one sees, and processes that share a batch
-    each draw their part of it. A positive is a person (uniform over those with two pictures or
-    more) and two different pictures; a negative is two people and a picture each.
+    each draw their part of it. A positive is a person (uniform over those with two images or
+    more) and two different images; a negative is two people and an image each.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class SampledPairs:
     ) -> None:
         """``people`` None: all of the set.
 
-        ``positive_share`` None draws two different pictures uniformly, whatever they show.
+        ``positive_share`` None draws two different images uniformly, whatever they show.
         """
         self._pool = np.arange(len(images)) if people is None else images_of(images, people)
         self._groups = _groups(images, self._pool)
@@ -137,7 +137,7 @@ class SampledPairs:
         if not self._repeated:
             raise UsageError(
                 f"{images.name}: every one of the {len(self._groups)} training people has a single "
-                "picture, so that no pair of one person exists; add pictures"
+                "image, so that no pair of one person exists; add images"
             )
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
@@ -158,10 +158,10 @@ class SampledPairs:
 class PositivesOfAnEpoch:
     """Every pair of one identity once an epoch, each followed by pairs of two identities.
 
-    As the released normxcorr code samples: all unordered pairs of an identity's pictures are the
+    As the released normxcorr code samples: all unordered pairs of an identity's images are the
     epoch's positives, in an order drawn anew each epoch, and each brings ``negatives`` random
     pairs of two people. The pair at a position depends on (seed, position) alone. Which of two
-    pictures comes first is drawn too, for networks that are not symmetric.
+    images comes first is drawn too, for networks that are not symmetric.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class PositivesOfAnEpoch:
         negatives: int = 2,
         cameras: Int[np.ndarray, " images"] | None = None,
     ) -> None:
-        """With ``cameras`` (one a picture of the set) positives are of two cameras only."""
+        """With ``cameras`` (one an image of the set) positives are of two cameras only."""
         if negatives < 1:
             raise UsageError(f"negatives {negatives} must be at least 1: both kinds are needed")
         self._groups = _groups(images, indices)
@@ -187,7 +187,7 @@ class PositivesOfAnEpoch:
         self._positives = np.concatenate(couples)
         if not len(self._positives):
             raise UsageError(
-                f"{images.name}: no training person has two pictures"
+                f"{images.name}: no training person has two images"
                 f"{'' if cameras is None else ' of two cameras'}, so that no positive pair exists"
             )
         self._seed, self._cycle = seed, 1 + negatives
@@ -240,7 +240,7 @@ class EpochOrder:
 
 
 def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
-    """The pictures of each person, at least two people."""
+    """The images of each person, at least two people."""
     labels = images.identities[indices]
     groups = [indices[labels == person] for person in sorted(set(labels.tolist()))]
     if len(groups) < 2:
@@ -252,7 +252,7 @@ def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
 
 
 def _of_two(rng: np.random.Generator, groups: list[np.ndarray]) -> tuple[int, int]:
-    """A picture each of two people."""
+    """An image each of two people."""
     one, other = rng.choice(len(groups), 2, replace=False)
     return rng.choice(groups[one]), rng.choice(groups[other])
 

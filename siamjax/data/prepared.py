@@ -23,7 +23,7 @@ FORMAT = "array_record"  # the one format that TFDS writes and reads without Ten
 
 @dataclass(frozen=True)
 class Examples:
-    """The encoded pictures of prepared splits, one after the other."""
+    """The encoded images of prepared splits, one after the other."""
 
     splits: tuple[Any, ...]
 
@@ -39,13 +39,13 @@ class Examples:
 
 
 Picture = tuple[str, str, int, bytes]
-"""File, as people know it; identity; camera; the encoded picture."""
+"""File, as people know it; identity; camera; the encoded image."""
 
 
 class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builder of one split ``people``: image (bytes as they came), identity, camera, file.
 
-    Beside the pictures, ``info.metadata`` keeps the official partitions of a set that ships them
+    Beside the images, ``info.metadata`` keeps the official partitions of a set that ships them
     in its large files, so that those are read once.
     """
 
@@ -62,7 +62,7 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def _pictures(self) -> Iterable[Picture]:
-        """All pictures in a fixed order; ``UsageError`` unless they are complete."""
+        """All images in a fixed order; ``UsageError`` unless they are complete."""
 
     def _partitions(self) -> dict[str, Any]:
         """What ``info.metadata`` keeps, as JSON can hold it."""
@@ -115,9 +115,9 @@ def prepare(builder: Any) -> None:
 def prepared_examples(
     builder: Any, splits: Sequence[str], columns: Sequence[str]
 ) -> tuple[Examples, dict[str, list[Any]]]:
-    """Open splits of a prepared builder: the pictures, and some of what stands beside each.
+    """Open splits of a prepared builder: the images, and some of what stands beside each.
 
-    Every record is read once for its columns; no picture is decoded or kept.
+    Every record is read once for its columns; no image is decoded or kept.
     """
     undecoded = {"image": tfds.decode.SkipDecoding()}
     opened = tuple(builder.as_data_source(split, decoders=undecoded) for split in splits)
@@ -137,7 +137,7 @@ def prepared_images(builder: Any, *, credit: str) -> ImageSet:
 
 
 def prepared_people(builder: Any, *, credit: str) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
-    """The same of split ``people``, whose pictures also tell their camera: (images, cameras)."""
+    """The same of split ``people``, whose images also tell their camera: (images, cameras)."""
     images, columns = _opened(builder, "people", credit, "camera")
     return images, np.array([int(camera) for camera in columns["camera"]], np.int64)
 

@@ -27,9 +27,9 @@ class Ranking:
         name: such as ``test people``; what a figure calls it.
         query: (queries,) indices into the image set. Each has a true match in the gallery.
         gallery: (gallery,) indices into the image set.
-        rule: ``market``: for each query the gallery's pictures of the same identity by the same
+        rule: ``market``: for each query the gallery's images of the same identity by the same
             camera are dropped, all others ranked (CMC, mAP). ``single_shot``: a trial draws one
-            gallery picture of each identity; CMC is averaged over trials.
+            gallery image of each identity; CMC is averaged over trials.
         distractor: (gallery,) True = shows no query's identity and is in the gallery in every
             trial, such as GRID's 775 and Market-1501's 0000.
     """
@@ -62,13 +62,13 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReidSplits:
-    """Pictures, those that are trained on, and the rankings that choose and test.
+    """Images, those that are trained on, and the rankings that choose and test.
 
     Attributes:
-        images: all pictures; every index is into it. Some may be in no split at all.
-        cameras: (n,) who took each picture; numbers as the set has them. Of the embedded
+        images: all images; every index is into it. Some may be in no split at all.
+        cameras: (n,) who took each image; numbers as the set has them. Of the embedded
             pedestrians it is the tracklet.
-        training: indices of the pictures to train on.
+        training: indices of the images to train on.
         validation: chooses the checkpoint; shows no one of the test.
         test: what the result is about.
         protocol: one line for every number: boxes, protocol, split, counts, what is disjoint.
@@ -116,7 +116,7 @@ def rank(
     ``UsageError`` where fewer than two people can be asked for: then any network is right.
     """
     shown: list[str] = images.identities.tolist()
-    # Single-shot has no cameras to compare: one picture in the gallery is a match for any query.
+    # Single-shot has no cameras to compare: one image in the gallery is a match for any query.
     by = cameras.tolist() if rule == "market" else [0] * len(images)
     own = cameras.tolist() if rule == "market" else [-1] * len(images)
     seen: dict[str, set[int]] = {}
@@ -128,7 +128,7 @@ def rank(
     if people < 2:
         raise UsageError(
             f"{name} of {images.name}: {people} of its people can be looked up (seen by a second "
-            f"camera, with a picture in the gallery); at least 2 are needed: hold out more people"
+            f"camera, with an image in the gallery); at least 2 are needed: hold out more people"
         )
     ranking = Ranking(
         name=name,
@@ -151,7 +151,7 @@ def rank_by_camera(
 ) -> tuple[Ranking, str]:
     """A ranking by the Market rule where no official one exists.
 
-    The queries are one picture of each person and camera, drawn from ``seed``, as Market-1501
+    The queries are one image of each person and camera, drawn from ``seed``, as Market-1501
     took its own. They stay in the gallery too, where the rule drops them for themselves. People
     seen by one camera are not asked for; they are distractors.
     """
@@ -169,7 +169,7 @@ def rank_by_camera(
 def rank_views(
     images: ImageSet, cameras: Int[np.ndarray, " n"], people: Collection[str], *, name: str
 ) -> tuple[Ranking, str]:
-    """Single-shot: pictures of view 1 ask, those of view 2 are the gallery."""
+    """Single-shot: images of view 1 ask, those of view 2 are the gallery."""
     chosen = np.zeros(len(images), np.bool_)
     chosen[images_of(images, sorted(people))] = True
     return rank(
@@ -258,7 +258,7 @@ def reid_splits(
 ) -> ReidSplits:
     """The splits of a set, by its published protocol.
 
-    Validation never shows a test person, and pictures are trained on only if they are in
+    Validation never shows a test person, and images are trained on only if they are in
     ``training``. An option that the set has no use for raises ``UsageError``, so that no number
     is thought to depend on it.
 

@@ -24,7 +24,7 @@ ONLINE_PRODUCTS = "stanford_online_products"
 class Retrieval:
     """Queries and the gallery in which each one's item is looked for.
 
-    A query's matches are the gallery's pictures of the same identity; it has one at least.
+    A query's matches are the gallery's images of the same identity; it has one at least.
 
     Attributes:
         name: such as ``test items``; what a figure calls it.
@@ -53,7 +53,7 @@ class RetrievalSplits:
 
     Attributes:
         catalogue: all rows; every index is into it.
-        training: indices of the pictures to train on.
+        training: indices of the images to train on.
         validation: chooses the checkpoint.
         test: what the result is about. No item is in two of the three.
         protocol: one line for every number: how the items were divided, and counts.
@@ -73,7 +73,7 @@ class RetrievalSplits:
 
     @property
     def images(self) -> ImageSet:
-        """The catalogue's pictures."""
+        """The catalogue's images."""
         return self.catalogue.images
 
     @property
@@ -119,17 +119,17 @@ def retrieval_splits(
 ) -> RetrievalSplits:
     """Splits that share no item, drawn from ``seed``.
 
-    * ``emoji``: Google's pictures ask, Twitter's are the gallery; 200 items test and 100 validate
+    * ``emoji``: Google's images ask, Twitter's are the gallery; 200 items test and 100 validate
       unless told.
-    * ``stanford_online_products``, or its unpacked folder: the official split; every test picture
+    * ``stanford_online_products``, or its unpacked folder: the official split; every test image
       asks all others. Validation is drawn from the training items, a tenth unless told.
     * any other catalogue that :func:`~siamjax.data.catalogues.open_catalogue` opens: of the
-      items with two pictures or more, a fifth tests and a tenth validates unless told (2 at
-      least); every picture of these asks all others. Items of one picture are trained on.
+      items with two images or more, a fifth tests and a tenth validates unless told (2 at
+      least); every image of these asks all others. Items of one image are trained on.
 
     ``triplets`` is a file that :func:`~siamjax.data.catalogues.read_triplets` reads, whose
-    rows count from ``first_row``: the triplets to train on. Where no two pictures of the
-    catalogue are of one item, query and positive of every triplet are (and so are pictures that
+    rows count from ``first_row``: the triplets to train on. Where no two images of the
+    catalogue are of one item, query and positive of every triplet are (and so are images that
     a chain of these connects). Triplets that show an item held out, or whose negative is of the
     query's item, are left out; ``protocol`` counts them.
 
@@ -169,9 +169,9 @@ def retrieval_splits(
     test = make(catalogue, np.flatnonzero(parts[0]), "test items")
     validation = make(catalogue, np.flatnonzero(parts[1]), "validation items")
     asking = (
-        "google pictures ask, twitter's are the gallery"
+        "google images ask, twitter's are the gallery"
         if data == "emoji"
-        else "every picture asks all others"
+        else "every image asks all others"
     )
     return RetrievalSplits(
         catalogue=catalogue,
@@ -180,7 +180,7 @@ def retrieval_splits(
         test=test,
         protocol=(
             f"{catalogue.images.name}: {origin}{how}: {len(np.unique(number[training])):,} trained "
-            f"on ({len(training):,} pictures), {len(tested):,} tested ({len(test.query):,} "
+            f"on ({len(training):,} images), {len(tested):,} tested ({len(test.query):,} "
             f"queries, gallery {len(test.gallery):,}), {len(validated):,} others choose the "
             f"checkpoint; no item is in two of these; {asking}{left_out}"
             + ("; artwork, no photographs" if data == "emoji" else "")
@@ -199,7 +199,7 @@ def _with_items(catalogue: Catalogue, rows: Int[np.ndarray, "triplets 3"]) -> tu
     _, item = connected_components(links, directed=False)
     _, first, item = np.unique(item, return_index=True, return_inverse=True)
     images = dataclasses.replace(images, identities=images.identities[first][item])
-    joined = "items are pictures that triplets join as query and positive, "
+    joined = "items are images that triplets join as query and positive, "
     return dataclasses.replace(catalogue, images=images), joined
 
 
@@ -260,7 +260,7 @@ def _trainable(
 def _numbered(
     catalogue: Catalogue,
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " items"]]:
-    """The number of each picture's item, in order of their names, and each item's pictures."""
+    """The number of each image's item, in order of their names, and each item's images."""
     _, number, counts = np.unique(
         catalogue.images.identities, return_inverse=True, return_counts=True
     )
@@ -273,14 +273,14 @@ def _draw(
     """So many different ones of the items for each count; two must be left to train on."""
     if not len(items):
         raise UsageError(
-            f"{catalogue.images.name}: no item has two pictures, so that none can be searched for; "
-            "tell which pictures show the same by a column item, or by a sub-folder for each"
+            f"{catalogue.images.name}: no item has two images, so that none can be searched for; "
+            "tell which images show the same by a column item, or by a sub-folder for each"
         )
     if min(counts) < 2 or sum(counts) + 2 > len(items):
         raise UsageError(
             f"{catalogue.images.name}: {' + '.join(map(str, counts))} items to hold out of "
-            f"{len(items)} that have two pictures or more; at least 2 for each split and 2 to "
-            "train on are needed: ask for others, add pictures, or, where triplets join pictures "
+            f"{len(items)} that have two images or more; at least 2 for each split and 2 to "
+            "train on are needed: ask for others, add images, or, where triplets join images "
             "to too few items, give the table a column item"
         )
     shuffled = np.random.default_rng(seed).permutation(items)

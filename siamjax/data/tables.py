@@ -1,4 +1,4 @@
-"""A catalogue's table as a text file: a row a picture, the columns in any order."""
+"""A catalogue's table as a text file: a row an image, the columns in any order."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ HEADLESS = ("category", "colour", "id", "gender", "name")
 """The columns of a table whose first line names none, in order."""
 
 _CHUNK = 20_000  # rows that are lists of strings at one time
-_PROBED = 10  # pictures that are looked for to learn where all lie
+_PROBED = 10  # images that are looked for to learn where all lie
 
 
 def read_table(path: Path) -> Catalogue:
@@ -27,28 +27,28 @@ def read_table(path: Path) -> Catalogue:
 
     The first line names the columns, in any order, upper or lower case:
 
-    * the picture: ``image``, ``file``, ``path`` or ``filename``, the first of these that is
+    * the image: ``image``, ``file``, ``path`` or ``filename``, the first of these that is
       there; a path relative to the table's folder or to its sub-folder ``images``;
-    * ``id``, optional: unique. Without it the picture's path is the id. Without a picture
-      column the id names the picture: ID.jpg (or another suffix, one for all), or a path;
-    * ``item``, ``identity`` or ``product``, optional: what the picture shows. Where it is empty
-      or missing, the picture is an item of its own;
+    * ``id``, optional: unique. Without it the image's path is the id. Without an image
+      column the id names the image: ID.jpg (or another suffix, one for all), or a path;
+    * ``item``, ``identity`` or ``product``, optional: what the image shows. Where it is empty
+      or missing, the image is an item of its own;
     * every other one is an attribute, called by its name in lower case.
 
     A table of five columns without such a line has category, colour, id, gender and name; it is
-    taken for one if the picture of its first line is there. Empty lines are skipped; row
+    taken for one if the image of its first line is there. Empty lines are skipped; row
     numbers, as triplets use them, do not count them.
 
-    No picture is opened, and but for the first few none is looked for: what is missing or
+    No image is opened, and but for the first few none is looked for: what is missing or
     broken is named when it is read.
 
     Raises ``UsageError`` with path and line for a table that cannot be read, is empty, lacks a
-    column, has a row of another length, an empty or repeated id, or a row without a picture.
+    column, has a row of another length, an empty or repeated id, or a row without an image.
     """
     names, header = _header(path)
     columns = dict(zip(names, _columns(path, len(names), skip=header), strict=True))
     if not len(columns[names[0]]):
-        raise UsageError(f"{path}: a table without rows; expected is one a picture")
+        raise UsageError(f"{path}: a table without rows; expected is one an image")
     picture = next((name for name in PICTURE if name in columns), None)
     item = next((name for name in ITEM if name in columns), None)
     called = "id" if "id" in columns else picture
@@ -84,7 +84,7 @@ def _header(path: Path) -> tuple[list[str], bool]:
     with contextlib.closing(_rows(path)) as rows:
         line, cells = next(rows, (0, []))
     if not cells:
-        raise UsageError(f"{path}: an empty table; expected is a line of names and one a picture")
+        raise UsageError(f"{path}: an empty table; expected is a line of names and one an image")
     names = [cell.strip().lower() for cell in cells]
     known = {*PICTURE, *ITEM, *HEADLESS} & set(names)
     nameless = len(names) == len(HEADLESS) and len(known) < 2 and not known & {*PICTURE, "id"}
@@ -95,9 +95,9 @@ def _header(path: Path) -> tuple[list[str], bool]:
     where = f"{path}, line {line}"
     if not {*PICTURE, "id"} & set(names):
         raise UsageError(
-            f"{where}: no column for the picture ({', '.join(PICTURE)} or id); there are "
+            f"{where}: no column for the image ({', '.join(PICTURE)} or id); there are "
             f"{', '.join(names)[:200]}; name one in the first line"
-            + (f" (or, if these are no names, add the picture {first[:80]!r})" if first else "")
+            + (f" (or, if these are no names, add the image {first[:80]!r})" if first else "")
         )
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{where}: two columns are called {min(twice)}; rename one")
@@ -190,7 +190,7 @@ def _items(path: Path, ids: np.ndarray, items: np.ndarray | None, name: str | No
 
 
 def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:
-    """The folder of all pictures and the suffix that their names lack, as the first few tell."""
+    """The folder of all images and the suffix that their names lack, as the first few tell."""
     for name in files[:_PROBED].tolist():
         if found := _found(folder, name):
             return found
@@ -199,7 +199,7 @@ def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:
 
 
 def _found(folder: Path, name: str) -> tuple[Path, str] | None:
-    """The folder of a picture and the suffix that its name lacks; None where there is none."""
+    """The folder of an image and the suffix that its name lacks; None where there is none."""
     suffixes = ("", ".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"}))
     for below, suffix in itertools.product((folder, folder / "images"), suffixes):
         if os.path.isfile(below / (name + suffix)):

@@ -1,4 +1,4 @@
-"""From a decoded picture to the network's input: resize and augment."""
+"""From a decoded image to the network's input: resize and augment."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from PIL import Image
 from siamjax.errors import UsageError
 
 Size = int | tuple[int, int]
-"""Of a network's pictures in pixels: the side of a square, or (height, width)."""
+"""Of a network's images in pixels: the side of a square, or (height, width)."""
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -26,10 +26,10 @@ class Augmentation:
         rotation: greatest turn either way, in degrees.
         translation: greatest shift either way, as a share of the height and of the width.
         scale: greatest change of size either way, as a share (0.1: 0.9 to 1.1 times).
-        recolor: give both pictures of a pair the same random colours (:func:`color_table`), and
+        recolor: give both images of a pair the same random colours (:func:`color_table`), and
             those of half of the different pairs two of their own. So a few people stand for many,
             and a network learns to compare colours instead of knowing people's by heart.
-        symmetries: give all pictures of an example the same :class:`Symmetry`. So a few things
+        symmetries: give all images of an example the same :class:`Symmetry`. So a few things
             stand for many, and a network learns to compare them; for artwork and patterns.
     """
 
@@ -69,7 +69,7 @@ class Symmetry:
 
     Attributes:
         mirror: mirror left-right, first.
-        quarters: quarter turns, counterclockwise; a picture that is no square is turned by an even
+        quarters: quarter turns, counterclockwise; an image that is no square is turned by an even
             number, the next lower one, so that it keeps its shape.
         channels: which channel becomes red, green and blue.
     """
@@ -88,7 +88,7 @@ class Symmetry:
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture, mirrored, turned and recoloured."""
+        """The image, mirrored, turned and recoloured."""
         quarters = self.quarters if image.shape[0] == image.shape[1] else self.quarters // 2 * 2
         mirrored = image[:, ::-1] if self.mirror else image
         return np.ascontiguousarray(np.rot90(mirrored, quarters)[..., list(self.channels)])
@@ -137,5 +137,5 @@ def color_table(rng: np.random.Generator) -> np.ndarray:
 def recolored(
     image: UInt8[np.ndarray, "height width 3"], table: np.ndarray
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture in the colours of a :func:`color_table`."""
+    """The image in the colours of a :func:`color_table`."""
     return np.stack([line[:256][image[..., line[256]]] for line in table], axis=-1)

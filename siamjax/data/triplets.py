@@ -1,4 +1,4 @@
-"""Triplets of pictures: drawn from (seed, position), taken from a list, or mined."""
+"""Triplets of images: drawn from (seed, position), taken from a list, or mined."""
 
 from typing import Protocol
 
@@ -44,12 +44,12 @@ class ListedTriplets:
 class SampledTriplets:
     """Triplets drawn from items: the one at a position depends on (seed, position) alone.
 
-    Anchor and positive are two different pictures of an item (uniform over those with two
-    pictures or more). The negative is a picture of another item: of the same category for a
+    Anchor and positive are two different images of an item (uniform over those with two
+    images or more). The negative is an image of another item: of the same category for a
     share of ``in_class`` of the positions, evenly spread, else of another one; uniform over the
-    pictures that qualify.
+    images that qualify.
 
-    An item's category is that of its first picture; where that is "", it is not known and the
+    An item's category is that of its first image; where that is "", it is not known and the
     item is alone. An item that is alone in its category has no in-class negative: it gets one of
     another category at every position. ``alone`` counts such items, of those that can be anchors.
     """
@@ -63,11 +63,11 @@ class SampledTriplets:
         in_class: float = 0.5,
         category: str | None = "category",
     ) -> None:
-        """``indices`` are the training pictures; ``category`` names an attribute.
+        """``indices`` are the training images; ``category`` names an attribute.
 
         A set of images has no attributes, and so no categories.
         With ``category`` None there are no categories: the negative is of any other item.
-        Raises ``UsageError`` unless both an item with two pictures and what the negatives need
+        Raises ``UsageError`` unless both an item with two images and what the negatives need
         are there.
         """
         if not 0 <= in_class <= 1:
@@ -88,13 +88,13 @@ class SampledTriplets:
         if len(self._start) < 2 or not len(self._repeated):
             raise UsageError(
                 f"{name}: {len(self._start)} items to train on, {len(self._repeated)} of them with "
-                "two pictures or more; two items are needed, and two pictures of one of them"
+                "two images or more; two items are needed, and two images of one of them"
             )
         peers = (self._last - self._first) - (self._stop - self._start)
         self.alone = int((peers[self._repeated] == 0).sum())
         if self._share < 1 and self._last[0] == len(indices):
             raise UsageError(
-                f"{name}: all training pictures are of one {category}, so that in_class "
+                f"{name}: all training images are of one {category}, so that in_class "
                 f"{in_class} leaves some triplets without a negative; give 1"
             )
         if self._share == 1 and self.alone and self._last[0] != len(indices) and (peers == 0).all():
@@ -106,7 +106,7 @@ class SampledTriplets:
     def _lay_out(
         self, catalogue: Catalogue, indices: Int[np.ndarray, " n"], category: str | None
     ) -> None:
-        """Order pictures by category and item, so that both are ranges of places.
+        """Order images by category and item, so that both are ranges of places.
 
         Item i has places start[i] to stop[i], its category first[i] to last[i].
         """
@@ -145,7 +145,7 @@ class SampledTriplets:
         return int(anchor), int(positive), negative
 
     def _negative(self, rng: np.random.Generator, position: int, item: int, within: bool) -> int:
-        """A picture of another item, ``within`` the same category or not."""
+        """An image of another item, ``within`` the same category or not."""
         start, stop = self._start[item], self._stop[item]
         first, last = self._first[item], self._last[item]
         if within:
@@ -161,8 +161,8 @@ class MinedTriplets(SampledTriplets):
     """Sampled triplets, a share of whose negatives are the nearest in a current embedding.
 
     From the step on that a table is used (:meth:`use`), a negative is with probability ``hard``
-    one of the ``neighbours`` pictures nearest to the item: in its category or outside, as the
-    share of ``in_class`` says. Before that, and for an item without any such picture, it is
+    one of the ``neighbours`` images nearest to the item: in its category or outside, as the
+    share of ``in_class`` says. Before that, and for an item without any such image, it is
     drawn as ever.
 
     What a position gives depends on (seed, position) and the tables. Batches are read ahead: give
@@ -200,16 +200,16 @@ class MinedTriplets(SampledTriplets):
     def nearest_others(
         self, embeddings: Float[np.ndarray, "n features"], *, block: int = 1024
     ) -> Int[np.ndarray, "items 2 neighbours"]:
-        """A table for :meth:`use` from the embeddings of the training pictures, in their order.
+        """A table for :meth:`use` from the embeddings of the training images, in their order.
 
         int32 image indices for each item, nearest first, -1 where there are fewer: [:, 0] of
-        other categories, [:, 1] of the same. An item is at the mean of its pictures; the nearest
+        other categories, [:, 1] of the same. An item is at the mean of its images; the nearest
         are those of the least Euclidean distance to that. Distances are taken ``block`` items by
-        ``block`` pictures at a time; the work is items x pictures x features. Raises
+        ``block`` images at a time; the work is items x images x features. Raises
         ``UsageError`` for embeddings that are not finite.
         """
         if embeddings.ndim != 2 or len(embeddings) != len(self._pictures):
-            raise ValueError(f"{embeddings.shape} embeddings of {len(self._pictures)} pictures")
+            raise ValueError(f"{embeddings.shape} embeddings of {len(self._pictures)} images")
         centres = self._centres(embeddings, block)
         table = np.full((len(self._start), 2, self._neighbours), -1, np.int32)
         for low in range(0, len(table), block):
@@ -222,13 +222,13 @@ class MinedTriplets(SampledTriplets):
         """Draw hard negatives from a table, from step ``start`` on until a later one's.
 
         All tables are kept, so that any position can be asked for; a memory map will do. Raises
-        ``UsageError`` for a table of other items or pictures.
+        ``UsageError`` for a table of other items or images.
         """
         expected = (len(self._start), 2, self._neighbours)
         if table.shape != expected or not np.isin(table[table >= 0], self._pictures).all():
             raise UsageError(
                 f"a table of nearest others of shape {table.shape}, expected is {expected} of the "
-                "training pictures: it belongs to other data or other options"
+                "training images: it belongs to other data or other options"
             )
         begin = start * self._batch_size
         kept = [one for one in self._tables if one[0] != begin]
@@ -263,7 +263,7 @@ class MinedTriplets(SampledTriplets):
         embeddings: Float[np.ndarray, "n features"],
         block: int,
     ) -> Int[np.ndarray, "b 2 neighbours"]:
-        """Places of the pictures nearest to each item outside and within its category; -1: none."""
+        """Places of the images nearest to each item outside and within its category; -1: none."""
         count = self._neighbours
         kept = np.full((2, len(centres), count), np.inf, np.float32)
         found = np.full(kept.shape, -1)

@@ -25,10 +25,10 @@ LFW_NAMES = ("lfw", "lfw/original", "lfw/funneled", "lfw/deepfunneled")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VerificationSplits:
-    """Pictures and the pairs of the three splits.
+    """Images and the pairs of the three splits.
 
     Attributes:
-        images: all pictures; every split indexes into them.
+        images: all images; every split indexes into them.
         training: pairs to train on.
         trained_on: identities that training may show (empty where a list tells none).
         validation: pairs that choose threshold and checkpoint.
@@ -65,7 +65,7 @@ class VerificationSplits:
 
 
 def load_images(data: str) -> ImageSet:
-    """The pictures that a word names: ``orl_faces``, ``lfw[/alignment]`` or a folder's path."""
+    """The images that a word names: ``orl_faces``, ``lfw[/alignment]`` or a folder's path."""
     from siamjax.data.datasets import lfw, orl_faces
     from siamjax.data.lists import folder_images
 
@@ -93,13 +93,13 @@ def verification_splits(
     View 1: there the leak is counted and said.
 
     * ``orl_faces`` or a folder of identity folders: people are divided at random from ``seed``;
-      validation and test ask every pair of their pictures.
+      validation and test ask every pair of their images.
     * ``lfw[/alignment]``: training takes View 1's pairsDevTrain.txt whole (image-restricted),
       validation its pairsDevTest.txt, test is View 2's pairs.txt. View 1's people return in View
       2: the protocol line counts them. With ``lfw_fold`` K (1..10) nothing leaks: test is fold K
       of View 2, validation the fold before it, training the other eight, whole.
     * a list file ``path1 path2 label``: it is trained on, with ``validation_list`` and
-      ``test_list`` for the rest; lists tell no identities, so only the pictures are compared.
+      ``test_list`` for the rest; lists tell no identities, so only the images are compared.
 
     ``positive_share`` applies where pairs are drawn from identities, not to lists.
     """
@@ -174,7 +174,7 @@ def divide_people(
 
 
 def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
-    """Pictures and pairs to evaluate a run on.
+    """Images and pairs to evaluate a run on.
 
     LFW gives View 2, a list file its pairs; of any other set all pairs are asked, of more than
     ``limit`` so many drawn at random.

@@ -1,4 +1,4 @@
-"""What a network must beat: features of pictures that need no learning."""
+"""What a network must beat: features of images that need no learning."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,12 +13,12 @@ from siamjax.inference.pairs import in_blocks, shown_once
 def pixel_features(
     images: ImageSet, indices: Int[np.ndarray, " n"], *, size: Size = 32
 ) -> Float[np.ndarray, "n features"]:
-    """Raw pixels at ``size``, each picture less its mean and of norm 1: products are cosines."""
+    """Raw pixels at ``size``, each image less its mean and of norm 1: products are cosines."""
     pictures = [resize(images.image(int(index)), size) for index in indices]
     pixels = np.stack([picture.ravel().astype(np.float32) for picture in pictures])
     pixels -= pixels.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(pixels, axis=1, keepdims=True)
-    return pixels / np.where(norms > 0, norms, 1.0)  # a picture of one colour is like nothing
+    return pixels / np.where(norms > 0, norms, 1.0)  # an image of one colour is like nothing
 
 
 def pixel_scores(

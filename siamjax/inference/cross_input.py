@@ -1,7 +1,7 @@
-"""Scores of every query with every gallery picture by a cross-input network.
+"""Scores of every query with every gallery image by a cross-input network.
 
-A cross-input network has no embedding of a picture that could be looked up: every query meets every
-gallery picture. What can be shared is the trunk, which is run once a picture and not once a pair.
+A cross-input network has no embedding of an image that could be looked up: every query meets every
+gallery image. What can be shared is the trunk, which is run once an image and not once a pair.
 """
 
 from collections.abc import Iterator
@@ -38,39 +38,39 @@ def score_pairs(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """The logit of P(same) of every query with every gallery picture.
+    """The logit of P(same) of every query with every gallery image.
 
-    Each picture goes through ``network.embed`` once, in whatever lists and however often it is;
-    then ``network.compare(query, gallery picture)`` runs tile by tile, each tile's gallery split
+    Each image goes through ``network.embed`` once, in whatever lists and however often it is;
+    then ``network.compare(query, gallery image)`` runs tile by tile, each tile's gallery split
     over the local devices. Equal to the network on each pair to rounding.
 
     With ``output`` memory is that of a tile, whatever the gallery: features lie in a file beside
-    it until all is done (44 kB a picture for ``NormXCorrNet``), and scores come to it as they are
+    it until all is done (44 kB an image for ``NormXCorrNet``), and scores come to it as they are
     made. A process that is killed loses the tile it was at; the same call goes on from there, on
     any number of devices, and returns at once when all is done.
 
     Args:
-        network: has ``embed`` (pictures -> features) and ``compare`` (features, features ->
+        network: has ``embed`` (images -> features) and ``compare`` (features, features ->
             logits); its fields must be hashable.
         variables: of the network.
-        images: the pictures.
+        images: the images.
         queries: indices into them, as first of the pair.
         gallery: likewise, as second.
-        size: of the network's pictures.
+        size: of the network's images.
         output: .npy file to write and to go on with; NaN in it is not done yet. None: memory.
-        tile: at most so many queries x gallery pictures at a time: what a kill loses, and
-            what memory grows with: features of all these pictures, and the network's work on one
-            query with a tile's gallery pictures.
-        symmetric: the logit of the mean of P(query, picture) and P(picture, query), at twice the
+        tile: at most so many queries x gallery images at a time: what a kill loses, and
+            what memory grows with: features of all these images, and the network's work on one
+            query with a tile's gallery images.
+        symmetric: the logit of the mean of P(query, image) and P(image, query), at twice the
             time, for a network to which the order of a pair matters.
-        batch_size: pictures a call of ``embed``, over all devices.
+        batch_size: images a call of ``embed``, over all devices.
         progress: show progress bars.
 
     Returns: the scores, and with ``output`` a read-only map of that file.
 
     Raises ``UsageError`` for indices out of range, a network that compares by a distance,
-    features or scores that are not finite (naming the pictures), an ``output`` of another
-    network, weights, pictures, lists or options (naming what differs), or one that cannot be
+    features or scores that are not finite (naming the images), an ``output`` of another
+    network, weights, images, lists or options (naming what differs), or one that cannot be
     written or is damaged.
     """
     gallery = _indices("gallery", gallery, len(images), axes=1)
@@ -103,9 +103,9 @@ def score_candidates(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Float[np.ndarray, "queries k"]:
-    """:func:`score_pairs` of each query with pictures of its own, ``candidates`` (indices too).
+    """:func:`score_pairs` of each query with images of its own, ``candidates`` (indices too).
 
-    A tile holds the features of all its pairs' second pictures.
+    A tile holds the features of all its pairs' second images.
     """
     queries = _indices("queries", queries, len(images), axes=1)
     candidates = _indices("candidates", candidates, len(images), axes=2)
@@ -205,7 +205,7 @@ def _fill(
     """The tiles that are missing; ``queries`` and ``others`` are places among the features."""
     pairs = [(q.stop - q.start) * (c.stop - c.start) for q, c in tiles]
     done = sum(pairs[: record.tiles])
-    # One shape for all: the last tile of a row or column repeats pictures to fill it.
+    # One shape for all: the last tile of a row or column repeats images to fill it.
     rows, columns = tiles[0][0].stop, tiles[0][1].stop
     bar = tqdm(total=sum(pairs), initial=done, unit="pair", unit_scale=True, disable=not progress)
     with bar:
@@ -251,10 +251,10 @@ def _indices(name: str, values: np.ndarray, total: int, *, axes: int) -> np.ndar
     values = np.asarray(values)
     if values.ndim != axes or values.size == 0 or values.dtype.kind not in "iu":
         raise UsageError(
-            f"{name}: {values.dtype} of shape {values.shape}; indices of pictures are needed, "
+            f"{name}: {values.dtype} of shape {values.shape}; indices of images are needed, "
             f"whole numbers in {axes} axes, at least one"
         )
     if values.min() < 0 or values.max() >= total:
         worst = values.min() if values.min() < 0 else values.max()
-        raise UsageError(f"{name}: {worst} is no index of {total} pictures, counted from 0")
+        raise UsageError(f"{name}: {worst} is no index of {total} images, counted from 0")
     return values.astype(np.int64)

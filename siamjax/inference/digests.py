@@ -30,7 +30,7 @@ def weights_digest(variables: Any) -> str:
 
 
 def pictures_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:
-    """Over names and bytes: a picture that was replaced since is another picture."""
+    """Over names and bytes: an image that was replaced since is another image."""
     digest = hashlib.sha256()
     for index in shown.tolist():
         content = images.source[index]
@@ -40,6 +40,6 @@ def pictures_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:
 
 
 def list_digest(indices: Int[np.ndarray, "*shape"]) -> str:
-    """Over a list of pictures, in its order."""
+    """Over a list of images, in its order."""
     digest = hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes())
     return f"{' x '.join(map(str, indices.shape))} ({digest.hexdigest()[:_SHOWN]})"

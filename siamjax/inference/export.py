@@ -21,14 +21,14 @@ from siamjax.training.finished import Finished
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest value, between the run and what was written
-_CHECKED = 3  # pictures of the check
+_CHECKED = 3  # images of the check
 
 _README = """\
 # {name}
 
-`embed.stablehlo`: pictures -> embeddings. `score.stablehlo`: two lists of pictures -> {measure} of
+`embed.stablehlo`: images -> embeddings. `score.stablehlo`: two lists of images -> {measure} of
 each pair{meaning}.
-Pictures are uint8 RGB of shape (n, {height}, {width}, 3), n is free, resized by whoever calls; all
+Images are uint8 RGB of shape (n, {height}, {width}, 3), n is free, resized by whoever calls; all
 other preprocessing is inside. Platforms: {platforms}. To load it, jax {version} or a later one of
 the six months after it, and flatbuffers, which jax.export uses:
 
@@ -48,7 +48,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
     """Write the folder ``out``: embedder, pair scorer, weights, manifest and a README.
 
     The batch size is free, the platforms are lowered for wherever this runs. What was written is
-    read back and compared with the run on random pictures; the largest relative differences of
+    read back and compared with the run on random images; the largest relative differences of
     embedder and scorer are returned. The folder appears whole or not at all.
 
     Raises ``UsageError`` if ``out`` exists, for an unknown platform, and if the check fails.

@@ -15,7 +15,7 @@ what they hold must not depend on how far."""
 
 
 class Miner:
-    """Gives a stream of triplets the training pictures' nearest others, evaluation by evaluation.
+    """Gives a stream of triplets the training images' nearest others, evaluation by evaluation.
 
     What was mined after step s is used from step s + ``LAG`` on, and lies in ``folder/s.npy``, so
     that a resumed run has the triplets of a straight one. In an experiment::
@@ -58,7 +58,7 @@ class Miner:
             self._triplets.use(table, start=int(path.stem) + LAG)
 
     def mine(self, step: int, embedder: Embedder) -> None:
-        """Embed the training pictures and keep each one's nearest pictures of other items."""
+        """Embed the training images and keep each one's nearest images of other items."""
         table = self._triplets.nearest_others(embedder.embeddings(self._images, self._training))
         self._folder.mkdir(exist_ok=True)
         temporary = self._folder / f"{step}.tmp"

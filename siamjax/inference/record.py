@@ -26,10 +26,10 @@ _FILLING = 1 << 20  # numbers written at a time
 
 
 class Record(Protocol):
-    """Scores (queries, columns) and features (pictures, ...), and how many are done.
+    """Scores (queries, columns) and features (images, ...), and how many are done.
 
     Attributes:
-        embedded: pictures whose features are there, counted from the first.
+        embedded: images whose features are there, counted from the first.
         tiles: tiles whose scores are there, counted from the first.
     """
 
@@ -37,11 +37,11 @@ class Record(Protocol):
     tiles: int
 
     def put_features(self, rows: np.ndarray) -> None:
-        """Features of the next pictures."""
+        """Features of the next images."""
         ...
 
     def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
-        """A copy of the features of these pictures."""
+        """A copy of the features of these images."""
         ...
 
     def put_scores(self, place: Place, scores: np.ndarray) -> None:
@@ -161,7 +161,7 @@ class DiskRecord:
             self.embedded, self.tiles = int(content["embedded"]), int(content["tiles"])
             counts = (self.embedded, self._features.shape[0]), (self.tiles, self.total)
             if before == self._about and not all(0 <= done <= of for done, of in counts):
-                raise ValueError(f"{self.embedded} pictures and {self.tiles} tiles done")
+                raise ValueError(f"{self.embedded} images and {self.tiles} tiles done")
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{self.manifest}: not a manifest of scores ({type(error).__name__}: {error}); "

@@ -1,4 +1,4 @@
-"""A matching network at work: features of pictures, and the scores of a tile of pairs.
+"""A cross-input network at work: features of images, and the scores of a tile of pairs.
 
 Both functions are compiled once for a network and shape, however often a gallery is ranked.
 """
@@ -70,7 +70,7 @@ class TileScorer:
         queries: Float[np.ndarray, "queries ..."],
         gallery: Float[np.ndarray, "columns lists ..."],
     ) -> Float[np.ndarray, "queries columns"]:
-        """Logits of every query with its gallery pictures.
+        """Logits of every query with its gallery images.
 
         ``gallery``'s second axis: one list for each query, or a single one for all of them.
         """
@@ -79,7 +79,7 @@ class TileScorer:
         # An operator that works on a few pairs at a time takes a divisor of their number: of a
         # prime one, a pair at a time (normxcorr on a CPU is 15 % slower so).
         each = -(-each // 4) * 4 if each > 4 else each
-        # Filled up by features of real pictures: no padding can make a warning or a NaN.
+        # Filled up by features of real images: no padding can make a warning or a NaN.
         whole = np.arange(each * devices) % columns
         split = shard({"gallery": gallery if len(whole) == columns else gallery[whole]})
         state = self._variables, replicate(queries)

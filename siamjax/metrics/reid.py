@@ -2,12 +2,12 @@
 
 Contract: ``score`` (queries, gallery) rises with similarity (a distance is negated); ``match`` of
 the same shape is bool, True = same identity; ``valid`` likewise, False = junk for that query: as if
-the picture were not in the gallery, neither right nor wrong. None: everything is valid.
+the image were not in the gallery, neither right nor wrong. None: everything is valid.
 A query without a valid match cannot be ranked: it is left out, as the official codes do, and the
 number of queries that count is reported.
 
 Ties: a score says nothing about the order of equal ones, and a constant score has to be chance.
-``ties="expected"`` is the exact mean over all orders of the tied pictures, ``"pessimistic"`` puts
+``ties="expected"`` is the exact mean over all orders of the tied images, ``"pessimistic"`` puts
 the matches behind all that tie with them. The order of the arrays never counts.
 
 Plain NumPy, query by query. ``UsageError`` for shapes that do not fit, masks not of bool, and NaN.
@@ -33,7 +33,7 @@ def _codes(query, gallery) -> tuple[np.ndarray, np.ndarray]:
     """Both arrays with each identity replaced by a number: comparing numbers is cheap."""
     query, gallery = np.asarray(query), np.asarray(gallery)
     if query.ndim != 1 or gallery.ndim != 1:
-        raise UsageError(f"identities {query.shape} and {gallery.shape} must be one a picture")
+        raise UsageError(f"identities {query.shape} and {gallery.shape} must be one an image")
     if (query.dtype.kind in "iu") != (gallery.dtype.kind in "iu"):
         kinds = f"{query.dtype} for the queries, {gallery.dtype} for the gallery"
         raise UsageError(f"identities are {kinds}: give both as text or both as whole numbers")
@@ -44,7 +44,7 @@ def _codes(query, gallery) -> tuple[np.ndarray, np.ndarray]:
 def same_identity(
     query_identity: Shaped[np.ndarray, " queries"], gallery_identity: Shaped[np.ndarray, " gallery"]
 ) -> Mask:
-    """``match``: True where query and gallery picture show the same identity (text or numbers)."""
+    """``match``: True where query and gallery image show the same identity (text or numbers)."""
     query, gallery = _codes(query_identity, gallery_identity)
     return query[:, None] == gallery
 
@@ -59,7 +59,7 @@ def market_valid(
 ) -> Mask:
     """``valid`` by the rule of Market-1501 (Zheng et al., ICCV 2015, and its evaluation code).
 
-    Dropped for a query are the pictures of its own identity from its own camera, and for every
+    Dropped for a query are the images of its own identity from its own camera, and for every
     query those of the identity ``junk`` (bad boxes; None: there are none). Distractors, identity
     0 in Market, stay: they can only be wrong.
     """
@@ -67,7 +67,7 @@ def market_valid(
     query_camera, gallery_camera = np.asarray(query_camera), np.asarray(gallery_camera)
     if same.shape != (*query_camera.shape, *gallery_camera.shape):
         shapes = f"cameras {query_camera.shape} and {gallery_camera.shape}"
-        raise UsageError(f"{shapes} do not fit the identities {same.shape}: one a picture")
+        raise UsageError(f"{shapes} do not fit the identities {same.shape}: one an image")
     valid = ~(same & (query_camera[:, None] == gallery_camera))
     if junk is not None:
         valid &= np.asarray(gallery_identity).astype(str) != str(junk)
@@ -75,11 +75,11 @@ def market_valid(
 
 
 class _Groups(NamedTuple):
-    """Gallery pictures of one score, with a match among them; query by query, the best first."""
+    """Gallery images of one score, with a match among them; query by query, the best first."""
 
     query: np.ndarray  # (groups,) whose list it is
-    above: np.ndarray  # valid pictures of a higher score
-    size: np.ndarray  # valid pictures of this score
+    above: np.ndarray  # valid images of a higher score
+    size: np.ndarray  # valid images of this score
     hits: np.ndarray  # matches among them, at least 1
     hits_above: np.ndarray  # matches of a higher score
     matches: np.ndarray  # (queries,) all matches
@@ -106,7 +106,7 @@ def _groups(score, match, valid, ties) -> _Groups:
     for query, (scores, hit) in enumerate(zip(score, match, strict=True)):
         if np.isnan(scores).any():
             at = np.flatnonzero(np.isnan(scores))[0]
-            raise UsageError(f"the score of query {query} and gallery picture {at} is NaN")
+            raise UsageError(f"the score of query {query} and gallery image {at} is NaN")
         scores, hit = scores[valid[query]], hit[valid[query]]
         values, hits = np.unique(scores[hit], return_counts=True)
         ordered = np.sort(scores)  # the values alone: much faster than argsort
@@ -135,7 +135,7 @@ class Cmc:
 def cmc(
     score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected", ranks: int = 50
 ) -> Cmc:
-    """Probability in [0, 1] that a match is among the first k = 1..``ranks`` pictures.
+    """Probability in [0, 1] that a match is among the first k = 1..``ranks`` images.
 
     All matches stay in the gallery (Market-1501); see ``single_shot`` for one an identity.
     Raises ``UsageError`` when no query has a valid match.
@@ -148,7 +148,7 @@ def cmc(
 def hits(
     score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected", ranks: int = 50
 ) -> Float[np.ndarray, "queries ranks"]:
-    """Of each query the probability that a match is among the first k = 1..``ranks`` pictures.
+    """Of each query the probability that a match is among the first k = 1..``ranks`` images.
 
     0 or 1 where nothing ties; NaN for a query without a valid match. Its mean over queries is the
     CMC, which in catalogue search is called recall@k.
@@ -184,7 +184,7 @@ def average_precision(
     * ``"at_r"``: of P(r) over the first R places alone, R the number of matches, divided by R: of
       which the mean is MAP@R (Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020).
 
-    All are exact for ``ties="expected"``: of n equal scores, m of matches, below a pictures and c
+    All are exact for ``ties="expected"``: of n equal scores, m of matches, below an images and c
     matches of higher score, place j holds a match with probability m / n, and then the precision is
     (c + 1 + (j - 1)(m - 1) / (n - 1)) / (a + j) on average.
     """
@@ -205,7 +205,7 @@ def average_precision(
         return places * other + (start - other * (before + 1)) * inverse
 
     value = total(hits_above + 1, above)
-    if definition == "trapezoid":  # one place up: one picture less, and the match itself not yet
+    if definition == "trapezoid":  # one place up: one image less, and the match itself not yet
         top = 1 + (size - 1) * other  # above the first place the precision counts as 1
         value = (value + np.where(above, total(hits_above, np.maximum(above - 1, 0)), top)) / 2
     sums = np.bincount(query, value * hits / size, minlength=len(matches))
@@ -245,11 +245,11 @@ def inverse_negative_penalty(
 
 @dataclass(frozen=True, kw_only=True)
 class SingleShot:
-    """CMC over trials, each with another gallery of one picture an identity."""
+    """CMC over trials, each with another gallery of one image an identity."""
 
     mean: Float[np.ndarray, " ranks"]
     standard_deviation: Float[np.ndarray, " ranks"]  # of the trials, ddof 1; NaN for one trial
-    gallery: int  # pictures in the gallery of each trial
+    gallery: int  # images in the gallery of each trial
 
 
 def single_shot(
@@ -263,12 +263,12 @@ def single_shot(
     ties: Ties = "expected",
     ranks: int = 50,
 ) -> SingleShot:
-    """CMC where the gallery holds one picture an identity, drawn anew in each of ``trials``.
+    """CMC where the gallery holds one image an identity, drawn anew in each of ``trials``.
 
-    CUHK03 (classic), CUHK01, QMUL GRID. Every row of ``score`` is a query in every trial. Pictures
+    CUHK03 (classic), CUHK01, QMUL GRID. Every row of ``score`` is a query in every trial. Images
     marked in ``distractor`` are in every gallery and match nobody, whatever their identity (the
     775 of GRID). The first trials of a seed are the same for any number of ``trials``.
-    Raises ``UsageError`` naming a query of whom no picture can be drawn.
+    Raises ``UsageError`` naming a query of whom no image can be drawn.
     """
     query, gallery = _codes(query_identity, gallery_identity)
     always = np.zeros(gallery.size, bool) if distractor is None else np.asarray(distractor)
@@ -279,7 +279,7 @@ def single_shot(
     match = (query[:, None] == gallery) & ~always
     for at in np.flatnonzero(~match.any(axis=1)):
         name = np.asarray(query_identity)[at]
-        raise UsageError(f"query {at} shows {name}, of whom no gallery picture can be drawn")
+        raise UsageError(f"query {at} shows {name}, of whom no gallery image can be drawn")
     generator, curves, shown = np.random.default_rng(seed), [], always
     for _ in range(trials):
         shuffled = generator.permutation(np.flatnonzero(~always))
@@ -299,9 +299,9 @@ def summary(
 ) -> dict[str, float | None]:
     """All measures by name.
 
-    ``rank1`` to ``rank20`` (CMC; None where the gallery has fewer pictures), ``map``,
+    ``rank1`` to ``rank20`` (CMC; None where the gallery has fewer images), ``map``,
     ``map_trapezoid``, ``minp``, and how many ``queries`` count, how many are
-    ``queries_without_match``, and how many ``gallery`` pictures are valid for any query.
+    ``queries_without_match``, and how many ``gallery`` images are valid for any query.
     """
     found = cmc(score, match, valid=valid, ties=ties, ranks=max(RANKS))
     gallery = np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())

@@ -1,7 +1,7 @@
-"""Re-ranking by k-reciprocal neighbours: a gallery picture counts as near if its neighbours agree.
+"""Re-ranking by k-reciprocal neighbours: a gallery image counts as near if its neighbours agree.
 
 Zhong, Zheng, Cao, Li, *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017.
-Labels are not used. Notation: d is the distance of two pictures, queries and gallery taken
+Labels are not used. Notation: d is the distance of two images, queries and gallery taken
 together as one set (as in the authors' code), queries first; N(p, k) are the k nearest of p.
 
 * R(p, k) = {g in N(p, k): p in N(g, k)} (equation 3);
@@ -14,16 +14,16 @@ As in the authors' code, and not in the paper: d is divided by the greatest dist
 it is in [0, 1] in (7) and (12); V_p is divided by its sum before (11), so that the two sums of (10)
 add up to 2. ``neighbours`` chooses between the two in the rest:
 
-* ``"code"``: p itself and k more are the k nearest (k1 + 1, k1 / 2 + 1 pictures), and "by two
+* ``"code"``: p itself and k more are the k nearest (k1 + 1, k1 / 2 + 1 images), and "by two
   thirds" is more than 2/3;
-* ``"paper"``: N(p, k) are k pictures, p among them, and "by two thirds" is at least 2/3.
+* ``"paper"``: N(p, k) are k images, p among them, and "by two thirds" is at least 2/3.
 
-In both N(p, k2) are k2 pictures with p, and a half k1 / 2 is rounded to even. p is its own nearest,
-at whatever distance. Pictures that tie for the last place of N(p, k) are all left out:
+In both N(p, k2) are k2 images with p, and a half k1 / 2 is rounded to even. p is its own nearest,
+at whatever distance. Images that tie for the last place of N(p, k) are all left out:
 the order of the arrays never counts, and a constant distance stays constant.
 
 Distances are asked for block by block, twice. What stays in memory is the result, k1 + 2
-neighbours a picture and the sparse V.
+neighbours an image and the sparse V.
 """
 
 from collections.abc import Callable
@@ -48,21 +48,21 @@ def _rows(distance_rows: Rows, start: int, stop: int, total: int) -> np.ndarray:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UsageError(
-            f"the distance of pictures {start + row} and {column} is {rows[row, column]}: "
+            f"the distance of images {start + row} and {column} is {rows[row, column]}: "
             "distances are finite and not negative (of a score s in [0, 1] use 1 - s)"
         )
     return rows
 
 
 def _nearest(order: np.ndarray, distance: np.ndarray, k: int) -> csr_array:
-    """N(p, k) of every picture p as a row of ones, from sorted neighbours (total, more than k)."""
+    """N(p, k) of every image p as a row of ones, from sorted neighbours (total, more than k)."""
     inside = distance < distance[:, k : k + 1] if k < order.shape[1] else order >= 0
     ones, ends = np.ones(inside.sum(), np.int32), np.append(0, np.cumsum(inside.sum(axis=1)))
     return csr_array((ones, order[inside], ends), shape=(len(order), len(order)))
 
 
 def _expanded(near: csr_array, half_near: csr_array, neighbours: Neighbours) -> csr_array:
-    """R*(p, k1) of every picture as a row of positive numbers, from N(., k1) and N(., k1 / 2)."""
+    """R*(p, k1) of every image as a row of positive numbers, from N(., k1) and N(., k1 / 2)."""
     reciprocal = csr_array(near * near.T)
     half = csr_array(half_near * half_near.T)
     shared = csr_array((reciprocal @ half.T) * reciprocal)  # |R(p, k1) and R(q, k1 / 2)|
@@ -84,17 +84,17 @@ def k_reciprocal(
     neighbours: Neighbours = "code",
     block: int = 512,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """The re-ranked distance of ``queries`` from the other ``total - queries`` pictures, float32.
+    """The re-ranked distance of ``queries`` from the other ``total - queries`` images, float32.
 
-    ``distance_rows(start, stop)`` gives the distances of pictures start..stop-1 from all ``total``
-    pictures, the queries first: finite, >= 0, symmetric; squared Euclidean in the paper and its
+    ``distance_rows(start, stop)`` gives the distances of images start..stop-1 from all ``total``
+    images, the queries first: finite, >= 0, symmetric; squared Euclidean in the paper and its
     code. ``block`` is how many rows are asked for at once (memory alone). The result is in [0, 1]
     and cannot be compared between galleries. Raises ``UsageError`` naming a bad distance.
     """
     if neighbours not in get_args(Neighbours):
         raise UsageError(f"neighbours is {neighbours!r}: use 'code' or 'paper'")
     if not 0 < queries < total:
-        raise UsageError(f"{queries} queries of {total} pictures: both kinds are needed")
+        raise UsageError(f"{queries} queries of {total} images: both kinds are needed")
     if min(k1, k2, block) < 1 or not 0 <= weight <= 1:
         options = f"k1 {k1}, k2 {k2}, block {block}"
         raise UsageError(f"{options} must be at least 1 and weight {weight} in [0, 1]")
@@ -128,7 +128,7 @@ def k_reciprocal(
     encodings = csr_array((encoded, expanded.indices, expanded.indptr), shape=expanded.shape)
     group = _nearest(order, distance, k2)
     encodings = csr_array((group @ encodings) / group.sum(axis=1)[:, None])
-    inverted = csr_array(encodings[queries:].T)  # which gallery pictures have this entry
+    inverted = csr_array(encodings[queries:].T)  # which gallery images have this entry
     for query in range(queries):
         span = slice(*encodings.indptr[query : query + 2])
         lists = inverted[encodings.indices[span]]
@@ -181,7 +181,7 @@ def k_reciprocal_embeddings(
     pictures = np.concatenate([query_embeddings, gallery_embeddings]).astype(np.float64)
     if not np.isfinite(pictures).all():
         bad = np.argwhere(~np.isfinite(pictures))[0][0]
-        raise UsageError(f"the embedding of picture {bad} (the queries first) is not finite")
+        raise UsageError(f"the embedding of image {bad} (the queries first) is not finite")
     pictures -= pictures.mean(axis=0)  # less cancellation below
     norms = (pictures**2).sum(axis=1)
     noise = 1e-12 * norms.max()

@@ -19,7 +19,7 @@ class Found:
     Attributes:
         recall: (queries, 5) probability that a match is among the first 1, 3, 5, 10, 20.
         map_at_r: (queries,) average precision over the first R, R the number of its matches.
-        gallery: pictures that each query is looked up in.
+        gallery: images that each query is looked up in.
     """
 
     recall: Float[np.ndarray, "queries 5"]
@@ -29,7 +29,7 @@ class Found:
     def summary(self, chosen: np.ndarray | None = None) -> dict[str, float | None]:
         """Means by name, over all queries or those that a mask chooses.
 
-        None where the gallery has fewer than k pictures. ``UsageError`` if no query counts.
+        None where the gallery has fewer than k images. ``UsageError`` if no query counts.
         """
         recall = self.recall if chosen is None else self.recall[chosen]
         precision = self.map_at_r if chosen is None else self.map_at_r[chosen]

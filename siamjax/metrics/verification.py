@@ -1,4 +1,4 @@
-"""Verification: are two pictures of the same identity? Measures of a score against the truth.
+"""Verification: are two images of the same identity? Measures of a score against the truth.
 
 Contract: ``score`` (pairs,) rises with similarity (a distance is negated); ``same`` (pairs,) is
 bool, True = same identity. Plain NumPy in float64, outside jit: these run once, on the host.

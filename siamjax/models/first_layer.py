@@ -1,4 +1,4 @@
-"""Convolution, ReLU and pooling of pictures as one function: few input channels starve a CPU."""
+"""Convolution, ReLU and pooling of images as one function: few input channels starve a CPU."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,17 @@ def conv_relu_pool(
     kernel: Float[Array, "side side channels features"],
     bias: Float[Array, " features"],
 ) -> Float[Array, "batch (height-side+1)/2 (width-side+1)/2 features"]:
-    """``max_pool_2x2(relu(conv(x) + bias))`` without padding, for even pictures, odd kernels.
+    """``max_pool_2x2(relu(conv(x) + bias))`` without padding, for even images, odd kernels.
 
     On a CPU, in float32, equal to that to rounding and in about half the time for three channels:
     the four outputs of a pooling window are four groups of channels of one convolution over the
-    picture's 2x2 blocks (so pooling compares channels), done as one matrix product a picture whose
+    image's 2x2 blocks (so pooling compares channels), done as one matrix product an image whose
     patches stay in the cache. Elsewhere it is the three steps as they stand. ``UsageError`` for
     odd sides or an even kernel.
     """
     if any(side % 2 for side in x.shape[1:3]) or not all(side % 2 for side in kernel.shape[:2]):
         raise UsageError(
-            f"pictures {x.shape} and kernel {kernel.shape}: even height and width and an odd "
+            f"images {x.shape} and kernel {kernel.shape}: even height and width and an odd "
             "kernel are needed"
         )
     if x.dtype != jnp.float32:
@@ -101,7 +101,7 @@ def _pooled_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Arra
         add, jnp.zeros((kernel[..., 0].size, kernel.shape[-1])), (blocks, winner, cotangent)
     )
     of_bias = jnp.where(winner < 4, cotangent, 0.0).sum((0, 1))
-    # Unused where the pictures are data, and then never computed.
+    # Unused where the images are data, and then never computed.
     high, wide = (blocks.shape[i] - kernel.shape[i - 1] + 1 for i in (1, 2))
     outputs = routed(winner, cotangent).reshape(blocks.shape[0], high, wide, -1)
     (of_blocks,) = jax.vjp(lambda blocks: _conv(blocks, kernel), blocks)[1](outputs)

@@ -17,7 +17,7 @@ class ConcatenationHead(nn.Module):
     """Concatenate both embeddings, dense 1: the logit of P(same), as in the LFW recipe.
 
     Know what it can say: the logit is ``g(first) + h(second)``, a sum with no term of both. For
-    any two pictures ``logit(a, a) + logit(b, b) = logit(a, b) + logit(b, a)``, so it can learn
+    any two images ``logit(a, a) + logit(b, b) = logit(a, b) + logit(b, a)``, so it can learn
     which faces occur in matching pairs, but not whether two faces match: on people it has not
     seen, expect an AUC of 0.5. :class:`DifferenceHead` has no such bound.
     """

@@ -1,4 +1,4 @@
-"""Picture -> embedding by a pretrained InceptionV3."""
+"""Image -> embedding by a pretrained InceptionV3."""
 
 import flax.linen as nn
 import jax
@@ -22,8 +22,8 @@ class InceptionEmbedding(nn.Module):
         embedding: features of the dense layer, or None for none.
         preprocessing: as the weights need it.
         frozen: the last block that training leaves alone.
-        given: the block whose map may be given in place of pictures, so that a frozen part runs
-            once a picture and not once an epoch.
+        given: the block whose map may be given in place of images, so that a frozen part runs
+            once an image and not once an epoch.
         freeze_statistics: keep the running statistics of batch normalisation, everywhere.
         dtype: of the convolutions; parameters, statistics and the embedding are float32.
     """
@@ -58,7 +58,7 @@ class InceptionEmbedding(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Embed pictures (3 channels; uint8, or floats in [0, 1]), or maps of the block given."""
+        """Embed images (3 channels; uint8, or floats in [0, 1]), or maps of the block given."""
         maps = self.maps(x, train=train, weight=weight)
         features = _unit(maps.astype(jnp.float32).mean(axis=(1, 2)))
         return features if self.embedding is None else _unit(self.dense(features))

@@ -18,13 +18,13 @@ ENDS = tuple(f"mixed{number}" for number in range(11))
 
 
 class InceptionV3(nn.Module):
-    """Picture -> features: Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016.
+    """Image -> features: Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016.
 
     As Keras publishes it: 94 convolutions without bias, each followed by batch normalisation
     without a scale (epsilon 1e-3) and a ReLU, named ``conv2d_1`` ... ``conv2d_94``,
     ``batch_normalization_1`` ... and ``activation_1`` ... in the order in which they are built;
     blocks ``mixed0`` to ``mixed10``. 21,802,784 parameters and statistics without the top. Any
-    picture of at least 75x75; 299x299 as published. Glorot uniform.
+    image of at least 75x75; 299x299 as published. Glorot uniform.
 
     Attributes:
         end: the last block; none of the layers after it exist.
@@ -54,9 +54,9 @@ class InceptionV3(nn.Module):
     ) -> Float[Array, "batch ..."]:
         """The last block's map (batch, height, width, channels), or logits of the classes.
 
-        Pictures are preprocessed already. ``weight`` is that of each in the batch statistics.
+        Images are preprocessed already. ``weight`` is that of each in the batch statistics.
         With ``after`` x is the map of that block, and only the layers after it are applied.
-        Raises ``UsageError`` for pictures that are too small, and for blocks that are none.
+        Raises ``UsageError`` for images that are too small, and for blocks that are none.
         """
         for block in (self.end, self.frozen, after):
             if block is not None and block not in ENDS[: 1 + _place(self.end)]:
@@ -83,7 +83,7 @@ class InceptionV3(nn.Module):
     def _stem(self, conv: "_Layers", x: Array) -> Array:
         if x.ndim != 4 or min(x.shape[1:3]) < 75:
             raise UsageError(
-                f"pictures of shape {x.shape}: (batch, height, width, 3) of at least 75x75 needed"
+                f"images of shape {x.shape}: (batch, height, width, 3) of at least 75x75 needed"
             )
         x = conv.chain(x.astype(self.dtype), (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
         x = Named(name="max_pooling2d_1")(max_pool_3x3(x))

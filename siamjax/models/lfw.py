@@ -11,7 +11,7 @@ from siamjax.models.pooling import max_pool_2x2
 
 
 class LfwNet(nn.Module):
-    """Picture -> embedding of 1024: four convolution blocks and a dense one.
+    """Image -> embedding of 1024: four convolution blocks and a dense one.
 
     conv 5x5x64, conv 5x5x128, conv 3x3x256, conv 3x3x512 (stride 1, zero padded), each followed
     by ReLU and then batch norm, the first three by a 2x2 max pool; dense 1024, ReLU, batch norm.
@@ -19,8 +19,8 @@ class LfwNet(nn.Module):
 
     Attributes:
         width: factor on every number of channels, the embedding's included.
-        standardize: first take each picture's mean away and divide by sqrt(variance + 0.05^2),
-            so that light and contrast of the whole picture cannot tell people apart.
+        standardize: first take each image's mean away and divide by sqrt(variance + 0.05^2),
+            so that light and contrast of the whole image cannot tell people apart.
         dtype: of the convolutions and the dense product; parameters and statistics are float32.
         embedding_scale: start of the last batch norm's scale. At 1 two random embeddings lie
             ``sqrt(2 * 1024) = 45`` apart: no negative pair is within a margin of 1 and the
@@ -40,12 +40,12 @@ class LfwNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Embed pictures in [0, 1] whose sides are multiples of 8 (``UsageError`` otherwise)."""
+        """Embed images in [0, 1] whose sides are multiples of 8 (``UsageError`` otherwise)."""
         if self.width <= 0:
             raise UsageError(f"width {self.width} must be positive")
         if x.ndim != 4 or not x.shape[1] or not x.shape[2] or x.shape[1] % 8 or x.shape[2] % 8:
             raise UsageError(
-                f"pictures of shape {x.shape}: (batch, height, width, channels) with sides that "
+                f"images of shape {x.shape}: (batch, height, width, channels) with sides that "
                 "are multiples of 8 are needed (three 2x2 pools)"
             )
 

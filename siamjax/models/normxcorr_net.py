@@ -1,4 +1,4 @@
-"""Person re-identification by inexact matching: patches of one picture searched in the other."""
+"""Person re-identification by inexact matching: patches of one image searched in the other."""
 
 import math
 from typing import ClassVar, Literal
@@ -27,18 +27,18 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class NormXCorrNet(nn.Module):
-    """Two pictures -> logit of P(same), through the correlation of all their patches.
+    """Two images -> logit of P(same), through the correlation of all their patches.
 
     Subramaniam, Chatterjee, Mittal, *Deep Neural Networks with Inexact Matching for Person
-    Re-Identification*, NIPS 2016, as released, for 160x60 pictures in [0, 1]::
+    Re-Identification*, NIPS 2016, as released, for 160x60 images in [0, 1]::
 
-        conv 5x5x20, ReLU, pool - conv 5x5x25, ReLU, pool       (both pictures; 37 x 12 x 25)
+        conv 5x5x20, ReLU, pool - conv 5x5x25, ReLU, pool       (both images; 37 x 12 x 25)
         normxcorr (1500), ReLU - conv 1x1x25, ReLU - conv 3x3x25 - pool   (17 x 5 x 25)
         dense 500, ReLU - dense 2
 
     The released softmax over two classes is the sigmoid of their difference, which is returned.
-    A matching network has no embedding of a picture: ``embed`` gives the features that both
-    pictures are compared by, ``compare`` does all the rest. It is not symmetric.
+    A cross-input network has no embedding of an image: ``embed`` gives the features that both
+    images are compared by, ``compare`` does all the rest. It is not symmetric.
 
     Attributes:
         fused: the "cooperative" network: a cross-input neighbourhood layer (Ahmed et al. 2015)
@@ -97,7 +97,7 @@ class NormXCorrNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"]]:
-        """Logits of pairs, and the features of all pictures (first all ``x1``), flat."""
+        """Logits of pairs, and the features of all images (first all ``x1``), flat."""
         features = self.embed(jnp.concatenate([x1, x2]), train=train, weight=weight)
         first, second = jnp.split(features, 2)
         return self.compare(first, second), features.reshape(features.shape[0], -1)
@@ -109,11 +109,11 @@ class NormXCorrNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch rows columns 25"]:
-        """Features of pictures: uint8 0..255, or float that is in [0, 1] already."""
+        """Features of images: uint8 0..255, or float that is in [0, 1] already."""
         del train, weight  # nothing here is normalised over the batch
         if x.ndim != 4 or x.shape[1] < 40 or x.shape[2] < 40 or x.shape[1] % 4 or x.shape[2] % 4:
             raise UsageError(
-                f"pictures of shape {x.shape}: (batch, height, width, 3) with sides that are "
+                f"images of shape {x.shape}: (batch, height, width, 3) with sides that are "
                 "multiples of 4 and at least 40 are needed (160x60 as published)"
             )
         if x.dtype == jnp.uint8:

@@ -1,4 +1,4 @@
-"""From a picture's bytes to what a network was trained on: a network carries its own."""
+"""From an image's bytes to what a network was trained on: a network carries its own."""
 
 from typing import Literal, get_args
 
@@ -21,7 +21,7 @@ def preprocess(
     ``unit``: x / 255. ``signed``: x / 127.5 - 1 (Keras' InceptionV3). ``bgr_mean``: channels in
     the order blue, green, red, less ImageNet's means, in 0..255 (VGG, Simonyan and Zisserman
     2014). ``torchvision``: x / 255 less ImageNet's means, divided by its deviations.
-    Floats are taken as pictures in [0, 1] already. ``UsageError`` for another ``kind``.
+    Floats are taken as images in [0, 1] already. ``UsageError`` for another ``kind``.
     """
     unit = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
     if kind == "unit":

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, UInt8
 
 
 class Siamese(nn.Module):
-    """The same backbone on both pictures of a pair, then a head that compares the embeddings.
+    """The same backbone on both images of a pair, then a head that compares the embeddings.
 
     Attributes:
         backbone: ``(images, train=, weight=) -> embeddings``; ``weight`` is passed on only where
@@ -40,7 +40,7 @@ class Siamese(nn.Module):
     ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"]]:
         """Compare pairs; returns the head's value and the embeddings (first all ``x1``).
 
-        Both pictures go through in one apply: batch normalisation then sees one batch, the
+        Both images go through in one apply: batch normalisation then sees one batch, the
         kernels' gradients are computed once, and the order within a pair cannot matter to it.
         """
         both = jnp.concatenate([x1, x2])
@@ -56,7 +56,7 @@ class Siamese(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Embeddings of pictures: uint8 0..255, or float that is in [0, 1] already."""
+        """Embeddings of images: uint8 0..255, or float that is in [0, 1] already."""
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0
         options: dict[str, Any] = {} if weight is None else {"weight": weight}

@@ -26,7 +26,7 @@ def _even(x: Array) -> Array:
 
 
 class Vgg16(nn.Module):
-    """Picture -> features by VGG-16, configuration D of Simonyan and Zisserman 2014.
+    """Image -> features by VGG-16, configuration D of Simonyan and Zisserman 2014.
 
     Five blocks of 3x3 convolutions with ReLU (64, 64; 128, 128; 256 x 3; 512 x 3; 512 x 3), each
     followed by a 2x2 max pool; with ``hidden`` the map is flattened (rows, columns, channels) and
@@ -36,7 +36,7 @@ class Vgg16(nn.Module):
 
     Attributes:
         width: factor on the number of channels.
-        depth: blocks, 1 to 5; the picture's sides are 2^depth at least, and a pool leaves out the
+        depth: blocks, 1 to 5; the image's sides are 2^depth at least, and a pool leaves out the
             last row or column of an odd side.
         hidden: features of ``fc1`` and ``fc2`` (4096 as published), or None to end with the last
             pool's map.
@@ -63,7 +63,7 @@ class Vgg16(nn.Module):
     ) -> Float[Array, "batch ..."]:
         """The last pool's map (batch, height / 2^depth, width / 2^depth, channels), fc2, or logits.
 
-        Pictures are preprocessed already. With ``after`` x is the map of that block's pool, and
+        Images are preprocessed already. With ``after`` x is the map of that block's pool, and
         only the layers after it are applied. Raises ``UsageError`` for sides that cannot be pooled,
         and for ``classes`` without ``hidden``.
         """
@@ -74,7 +74,7 @@ class Vgg16(nn.Module):
         side = 2 ** (self.depth - after)
         if x.ndim != 4 or 0 in x.shape or min(x.shape[1:3]) < side:
             raise UsageError(
-                f"pictures of shape {x.shape}: (batch, height, width, channels) with sides of at "
+                f"images of shape {x.shape}: (batch, height, width, channels) with sides of at "
                 f"least {side} are needed ({self.depth} 2x2 pools)"
             )
         init = nn.initializers.glorot_uniform()
@@ -103,14 +103,14 @@ class Vgg16(nn.Module):
 
 
 class Vgg16Features(nn.Module):
-    """Picture -> mean of VGG-16's last map over all positions, of norm 1: features to search by.
+    """Image -> mean of VGG-16's last map over all positions, of norm 1: features to search by.
 
     Attributes:
         depth: blocks; the last pool of 4 (512 features) tells things apart better than that of 5.
         width: factor on the number of channels.
         preprocessing: as the weights need it.
-        given: the block whose map may be given in place of pictures, so that frozen blocks run once
-            a picture and not once an epoch; 0: none.
+        given: the block whose map may be given in place of images, so that frozen blocks run once
+            an image and not once an epoch; 0: none.
         dtype: of the products; parameters and the features are float32.
     """
 
@@ -131,10 +131,10 @@ class Vgg16Features(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Features of pictures (uint8 0..255, or float in [0, 1]), or of the given block's maps."""
+        """Features of images (uint8 0..255, or float in [0, 1]), or of the given block's maps."""
         del weight  # nothing here is normalised over the batch
         mean = self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2))
-        # Safe where all features are 0: a picture of nothing is at the origin.
+        # Safe where all features are 0: an image of nothing is at the origin.
         squares = jnp.sum(mean * mean, axis=-1, keepdims=True)
         return mean * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 

@@ -35,11 +35,11 @@ def local_response_normalization(
 
 
 class ShallowNet(nn.Module):
-    """One convolution on a small copy of the picture: pattern and colour. 18,528 parameters.
+    """One convolution on a small copy of the image: pattern and colour. 18,528 parameters.
 
     ``recipe``: every ``stride``-th pixel, conv 8x8x96 stride 4, ReLU, max pool, all zero padded
     ("same"). ``visnet``: max pool of ``stride``, conv 8x8x96 stride 4 without padding, ReLU, LRN,
-    max pool that rounds up (864 features of a 224x224 picture, where the recipe has 1536).
+    max pool that rounds up (864 features of a 224x224 image, where the recipe has 1536).
 
     Attributes:
         stride: how many times smaller the copy is: 4, then the last pool is 7x7 with stride 4, or
@@ -56,7 +56,7 @@ class ShallowNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
-        """Features of pictures in [0, 1]; ``UsageError`` for those that leave nothing to pool."""
+        """Features of images in [0, 1]; ``UsageError`` for those that leave nothing to pool."""
         last = {4: (7, 4), 8: (3, 2)}.get(self.stride)
         if last is None:
             raise UsageError(f"stride {self.stride}: the shallow networks are those of 4 and 8")
@@ -68,7 +68,7 @@ class ShallowNet(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
         if min(x.shape[1:3]) < (8 + 4 * (window - step) if visnet else 1):
             raise UsageError(
-                f"pictures too small for the shallow network of stride {self.stride} "
+                f"images too small for the shallow network of stride {self.stride} "
                 f"({x.shape[1]}x{x.shape[2]} after it); use a larger size (224 as published)"
             )
         x = nn.Conv(
@@ -95,11 +95,11 @@ class ShallowNet(nn.Module):
 
 
 class VisualSearchNet(nn.Module):
-    """Picture -> embedding, by VGG-16 and two shallow networks side by side.
+    """Image -> embedding, by VGG-16 and two shallow networks side by side.
 
     VGG-16 with ``fc1`` and ``fc2`` (4096), and two :class:`ShallowNet` (1536 each) on the same
-    picture, concatenated; then one dense layer with a sigmoid: embeddings in (0, 1)^4096.
-    163,661,824 parameters for 224x224 pictures: 134,260,544 deep, 18,528 each shallow one,
+    image, concatenated; then one dense layer with a sigmoid: embeddings in (0, 1)^4096.
+    163,661,824 parameters for 224x224 images: 134,260,544 deep, 18,528 each shallow one,
     29,364,224 in the last layer. The idea is that of *Learning Fine-grained Image Similarity with
     Deep Ranking* (Wang et al., CVPR 2014) and *Deep Learning based Large Scale Visual
     Recommendation and Search for E-Commerce* (VisNet; Shankar et al., arXiv 1703.02344, 2017).
@@ -115,7 +115,7 @@ class VisualSearchNet(nn.Module):
             or ``sphere``: ``x / |x|``, where distances rest on the direction alone.
             None: ``ball`` for ``visnet``, else ``sigmoid``, which saturates and collapses easily.
         dropout: after ``fc1`` and ``fc2`` while training; None: 0.4 for ``visnet``, else 0.
-        preprocessing: of the deep network's pictures, as its weights need it; the shallow ones
+        preprocessing: of the deep network's images, as its weights need it; the shallow ones
             see x / 255.
         dtype: of the products; parameters and the embedding are float32.
     """
@@ -159,7 +159,7 @@ class VisualSearchNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch embedding"]:
-        """Embed pictures: uint8 0..255, or float that is in [0, 1] already."""
+        """Embed images: uint8 0..255, or float that is in [0, 1] already."""
         del weight  # nothing here is normalised over the batch
         unit = preprocess(x, "unit")
         deep = self.deep(preprocess(x, self.preprocessing), train=train)

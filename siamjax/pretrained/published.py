@@ -32,7 +32,7 @@ class Published:
         address: where it is fetched from.
         digest: ``algorithm:hexadecimal`` as the publisher states it; of sha256 the first digits do.
         architecture: which network's.
-        preprocessing: of its pictures.
+        preprocessing: of its images.
         licence: and whose work it is.
     """
 
@@ -117,7 +117,7 @@ def open_weights(
     if name in PUBLISHED and not Path(which).exists():
         stated = PUBLISHED[name].preprocessing
         if preprocessing not in (None, stated):
-            raise UsageError(f"the pictures of {name} are preprocessed by {stated!r}, no other way")
+            raise UsageError(f"the images of {name} are preprocessed by {stated!r}, no other way")
         weights = read_weights(fetch(name), preprocessing=stated)
     else:
         weights = read_weights(which, preprocessing=preprocessing)

@@ -44,7 +44,7 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     values are ``minimum + scale * q``. A ``.pth`` is read without PyTorch, and without running what
     code it may hold.
 
-    What each published file's pictures go through is known: as ``keras.applications`` for Keras
+    What each published file's images go through is known: as ``keras.applications`` for Keras
     files and an .npz with their names, as torchvision for its own, as stated in a file that
     :meth:`Weights.save` wrote. ``preprocessing`` overrides it for Keras' layouts (weights that were
     trained anew), and must be given for TensorFlow.js, which does not say it.
@@ -74,13 +74,13 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
         ) from None
     if found.certain and preprocessing not in (None, found.preprocessing):
         raise UsageError(
-            f"{path}: its pictures are preprocessed by {found.preprocessing!r}, not "
+            f"{path}: its images are preprocessed by {found.preprocessing!r}, not "
             f"{preprocessing!r}; leave the option out"
         )
     preprocessing = preprocessing or found.preprocessing
     if preprocessing is None:
         raise UsageError(
-            f"{path} does not say how its pictures are preprocessed: give preprocessing, one of "
+            f"{path} does not say how its images are preprocessed: give preprocessing, one of "
             f"{', '.join(get_args(Preprocessing))}"
         )
     return Weights(

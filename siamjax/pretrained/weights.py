@@ -31,7 +31,7 @@ class Weights:
         architecture: ``vgg16`` or ``inception_v3``.
         tensors: by collection and path, such as ``params/block1_conv1/kernel`` (HWIO) and
             ``batch_stats/batch_normalization_1/mean``.
-        preprocessing: what the network's pictures must go through.
+        preprocessing: what the network's images must go through.
     """
 
     source: str
@@ -131,15 +131,15 @@ def _stated(network: nn.Module) -> Iterator[str]:
 
 
 def _check_preprocessing(network: nn.Module, weights: Weights) -> None:
-    """Refuse a network that would feed the weights other pictures than they were trained on."""
+    """Refuse a network that would feed the weights other images than they were trained on."""
     stated = set(_stated(network))
     if not stated:
         raise UsageError(
-            f"{type(network).__name__} does not say how its pictures are preprocessed: give it a "
+            f"{type(network).__name__} does not say how its images are preprocessed: give it a "
             f"field preprocessing, {weights.preprocessing!r} for {weights.source}"
         )
     if stated != {weights.preprocessing}:
         raise UsageError(
-            f"{weights.source} was trained on pictures preprocessed by {weights.preprocessing!r}, "
+            f"{weights.source} was trained on images preprocessed by {weights.preprocessing!r}, "
             f"the network has {' and '.join(map(repr, sorted(stated)))}"
         )

@@ -17,7 +17,7 @@ from siamjax.errors import UsageError
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 _REST = "#a8a8a8"
-_SIDE = 64  # pixels of a cell; its picture is within a frame of _FRAME and a gap of 1
+_SIDE = 64  # pixels of a cell; its image is within a frame of _FRAME and a gap of 1
 _FRAME = 4
 _FEW = 16  # so small a side is no work: all components are found
 
@@ -71,33 +71,33 @@ def embedding_map(
     cells: int = 20,
     project: Callable[[np.ndarray], Projection] = principal_components,
 ) -> Figure:
-    """Embeddings in a plane: all of them as points, and as pictures so far as there is room.
+    """Embeddings in a plane: all of them as points, and as images so far as there is room.
 
-    The plane is divided into squares. In each that holds points the picture of the one nearest to
-    the middle is shown, in the middle; no picture hides another, and no other picture is decoded.
+    The plane is divided into squares. In each that holds points the image of the one nearest to
+    the middle is shown, in the middle; no image hides another, and no other image is decoded.
     Both axes have one scale. Points and frames are coloured by label: the eight most frequent
     have a colour each, all others and "" are grey.
 
     Args:
-        images: the pictures, one an embedding.
-        embeddings: finite, in the order of the pictures.
+        images: the images, one an embedding.
+        embeddings: finite, in the order of the images.
         data: names the catalogue and the network.
-        labels: of the pictures, such as their category; None: all have one colour.
+        labels: of the images, such as their category; None: all have one colour.
         named: what a label is, over the legend.
         cells: squares along each side.
         project: embeddings -> points; principal components unless told.
 
-    Raises ``UsageError`` for fewer than two pictures, other numbers of embeddings or labels,
-    embeddings that are not finite, and a picture that cannot be read.
+    Raises ``UsageError`` for fewer than two images, other numbers of embeddings or labels,
+    embeddings that are not finite, and an image that cannot be read.
     """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or len(embeddings) != len(images) or len(images) < 2 or cells < 1:
         raise UsageError(
-            f"embeddings of shape {embeddings.shape} for {len(images)} pictures, {cells} cells: "
-            "(pictures, features) of at least two pictures are needed"
+            f"embeddings of shape {embeddings.shape} for {len(images)} images, {cells} cells: "
+            "(images, features) of at least two images are needed"
         )
     if labels is not None and np.shape(labels) != (len(images),):
-        raise UsageError(f"labels of shape {np.shape(labels)} for {len(images)} pictures")
+        raise UsageError(f"labels of shape {np.shape(labels)} for {len(images)} images")
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise UsageError(f"the embedding of {images.keys[bad[0]]} is not finite")
@@ -110,11 +110,11 @@ def embedding_map(
     limits = (corner[0], corner[0] + 2 * half, corner[1], corner[1] + 2 * half)
 
     figure = Figure(figsize=(19, 10), layout="constrained")
-    figure.suptitle(f"Embeddings of {data}: {len(images):,} pictures", fontsize=14)
+    figure.suptitle(f"Embeddings of {data}: {len(images):,} images", fontsize=14)
     every, some = figure.subplots(1, 2)
     size = float(np.clip(40_000 / len(images), 4, 40))
     every.scatter(*points.T, s=size, c=color, alpha=0.7, lw=0, clip_on=False)
-    every.set_title("every picture as a point")
+    every.set_title("every image as a point")
     some.imshow(_mosaic(images, shown, color, cells), extent=limits, interpolation="antialiased")
     some.set_title(f"{len(shown):,} of them, one in each of the squares that hold any")
     for axes in (every, some):
@@ -164,7 +164,7 @@ def _nearest(places: np.ndarray, cells: int) -> dict[tuple[int, int], int]:
 def _mosaic(
     images: ImageSet, shown: dict[tuple[int, int], int], color: np.ndarray, cells: int
 ) -> np.ndarray:
-    """All cells as one picture, white where nothing lies."""
+    """All cells as one image, white where nothing lies."""
     mosaic = np.full((cells * _SIDE, cells * _SIDE, 3), 255, np.uint8)
     room = _SIDE - 2 * (_FRAME + 1)
     for (column, row), index in shown.items():

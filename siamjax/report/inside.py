@@ -1,6 +1,6 @@
-"""What the layers of a network give for pictures, and which of their filters never answer.
+"""What the layers of a network give for images, and which of their filters never answer.
 
-Contract: a network has ``embed`` (uint8 pictures -> embeddings or features); layers are the linen
+Contract: a network has ``embed`` (uint8 images -> embeddings or features); layers are the linen
 modules that it calls, named by their path, such as ``backbone/conv1``. A name may leave out the
 beginning as long as one layer fits: ``conv1``. ``output`` is what ``embed`` returns. Only layers
 with maps (height, width, channels) or features (features) are listed. Of a layer that is called
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
     Attributes:
         name: its path.
         kind: name of its class.
-        shape: of its result for one picture, (height, width, channels) or (features,).
+        shape: of its result for one image, (height, width, channels) or (features,).
         parameters: how many numbers it learns, those of layers within it included.
         convolution: whether it is a convolution.
     """
@@ -46,13 +46,13 @@ class Layer(NamedTuple):
 
 
 class DeadFilters(NamedTuple):
-    """The all-zero filters of a layer over a set of pictures.
+    """The all-zero filters of a layer over a set of images.
 
     Attributes:
         layer: its name.
         channels: how many it has.
-        dead: those never above 0, at no place of no picture, in ascending order from 0.
-        pictures: how many were looked at.
+        dead: those never above 0, at no place of no image, in ascending order from 0.
+        images: how many were looked at.
     """
 
     layer: str
@@ -67,7 +67,7 @@ def layers(network: nn.Module, variables: Any, size: int | tuple[int, int]) -> l
     Args:
         network: has ``embed``.
         variables: of the network.
-        size: side, or (height, width), of its pictures.
+        size: side, or (height, width), of its images.
 
     Raises ``UsageError`` for a network without ``embed``.
     """
@@ -106,15 +106,15 @@ def activations(
     *,
     layer: str,
 ) -> Float[np.ndarray, "n ..."]:
-    """What a layer gives for each picture, float32: (n, height, width, channels) or (n, features).
+    """What a layer gives for each image, float32: (n, height, width, channels) or (n, features).
 
     Args:
         network: has ``embed``; its fields must be hashable.
         variables: of the network.
-        pictures: uint8 0..255, of a size that the network takes; all go through at once.
+        images: uint8 0..255, of a size that the network takes; all go through at once.
         layer: name of the layer.
 
-    Raises ``UsageError`` for an unknown layer, a network without ``embed``, other pictures.
+    Raises ``UsageError`` for an unknown layer, a network without ``embed``, other images.
     """
     ((_, values),) = activations_by_layer(network, variables, pictures, names=[layer]).items()
     return values
@@ -141,7 +141,7 @@ def dead_filters(
     *,
     layer: str,
 ) -> DeadFilters:
-    """The channels of a layer that are never above 0, at no place of any picture.
+    """The channels of a layer that are never above 0, at no place of any image.
 
     A ReLU makes such a channel all zero, whether it is part of the layer or comes after it. For a
     layer whose negative values are used (batch normalisation, the last one before a sigmoid) it
@@ -150,11 +150,11 @@ def dead_filters(
     Args:
         network: has ``embed``; its fields must be hashable.
         variables: of the network.
-        batches: pictures, uint8, all of one size. Memory is that of the first batch, the largest;
+        batches: images, uint8, all of one size. Memory is that of the first batch, the largest;
             a smaller one costs no new compilation.
         layer: name of the layer.
 
-    Raises ``UsageError`` as :func:`activations` does, for no pictures, and for values that are not
+    Raises ``UsageError`` as :func:`activations` does, for no images, and for values that are not
     numbers.
     """
     return dead_filters_by_layer(network, variables, batches, names=[layer])[0]
@@ -167,18 +167,18 @@ def dead_filters_by_layer(
     *,
     names: Sequence[str],
 ) -> list[DeadFilters]:
-    """:func:`dead_filters` of several layers from one pass over the pictures."""
+    """:func:`dead_filters` of several layers from one pass over the images."""
     remaining = iter(batches)
     first = next((batch for batch in remaining if len(batch)), None)
     if first is None:
-        raise UsageError("no pictures: dead filters need at least one")
+        raise UsageError("no images: dead filters need at least one")
     paths = _paths(network, variables, _checked(first), names)
     highest, seen = None, 0
     for batch in chain([first], remaining):
         if not len(batch):
             continue
         seen += len(batch)
-        # Pictures that are there already fill it up: they change no maximum.
+        # Images that are there already fill it up: they change no maximum.
         short = max(0, len(first) - len(batch))
         filled = np.pad(_checked(batch), [(0, short), *[(0, 0)] * 3], mode="edge")
         found = jax.device_get(_highest(network, paths, variables, filled))
@@ -200,7 +200,7 @@ def _checked(pictures: np.ndarray) -> np.ndarray:
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
         raise UsageError(
-            f"pictures are {pictures.dtype} of shape {pictures.shape}: uint8 "
+            f"images are {pictures.dtype} of shape {pictures.shape}: uint8 "
             "(n, height, width, 3) is needed"
         )
     return pictures
@@ -258,7 +258,7 @@ def _captured(
     """Results of layers by path, and ``embed``'s own."""
     if not callable(getattr(type(network), "embed", None)):
         raise UsageError(
-            f"{type(network).__name__} has no method embed (pictures -> embeddings): give a "
+            f"{type(network).__name__} has no method embed (images -> embeddings): give a "
             "network that has, such as Siamese around it"
         )
     output, state = network.apply(

@@ -1,4 +1,4 @@
-"""What a layer gives for one picture, as a figure; it names the layer, the network, the picture."""
+"""What a layer gives for one image, as a figure; it names the layer, the network, the image."""
 
 import textwrap
 from typing import NamedTuple
@@ -31,7 +31,7 @@ def activation_figure(
     name: str,
     picture: UInt8[np.ndarray, "rows columns 3"] | None = None,
 ) -> Figure:
-    """All channels of a layer for one picture, counted from 0, row by row.
+    """All channels of a layer for one image, counted from 0, row by row.
 
     Maps stand side by side, each in a scale of its own, since a few channels would outshine the
     others; the bar below a map is its highest value as a share of the layer's highest. Maps that
@@ -39,18 +39,18 @@ def activation_figure(
     are bars, or if they are many cells, all in one scale.
 
     Args:
-        values: of one picture.
+        values: of one image.
         layer: name of the layer.
         network: names the network, or its run.
-        name: of the picture.
-        picture: is shown beside the values; None: it is not.
+        name: of the image.
+        image: is shown beside the values; None: it is not.
 
     Raises ``UsageError`` for values with other axes or that are not finite.
     """
     values = np.asarray(values, np.float32)
     if values.ndim not in (1, 3) or not values.size:
         raise UsageError(
-            f"layer {layer}, values of shape {values.shape}: those of one picture are needed, "
+            f"layer {layer}, values of shape {values.shape}: those of one image are needed, "
             "(height, width, channels) or (features,)"
         )
     if not np.isfinite(values).all():
@@ -74,12 +74,12 @@ def activation_figure(
         side = figure.add_axes((0.1 / width, box.y0, 1.6 / width, box.height))
         side.imshow(picture)
         side.set(anchor="N", xticks=[], yticks=[])
-        side.set_title("the picture", fontsize=9)
+        side.set_title("the image", fontsize=9)
     return figure
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with axes of so many inches, and room for titles, the picture and a scale."""
+    """A figure with axes of so many inches, and room for titles, the image and a scale."""
     left, right, top, bottom = 2.2, 1.15, 1.05, 0.75
     inches = np.array([max(left + width + right, 9.0), top + height + bottom])
     figure = Figure(figsize=tuple(inches))
@@ -127,7 +127,7 @@ def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
     flat = values.reshape(-1, channels)
     peaks, largest = flat.max(axis=0), np.abs(flat).max(axis=0)
     shown = values / np.where(largest > 0, largest, 1)
-    # One picture of all: hundreds of axes or images take many seconds to draw.
+    # One image of all: hundreds of axes or images take many seconds to draw.
     mosaic = np.full((grid.rows * grid.down, grid.columns * grid.across), np.nan, np.float32)
     for k, (x, y) in enumerate(zip(grid.left, grid.top, strict=True)):
         place = mosaic[y : y + grid.height, x : x + grid.width]
@@ -152,7 +152,7 @@ def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
     said = (
         f"Each map has its own scale: 1 is its largest value without its sign{signed}. Bar below "
         "it: its highest value as a share of the layer's highest. Crossed out: never above 0 for "
-        f"this picture, {dead.size} of {channels} channels; {nothing.size} of them are 0 "
+        f"this image, {dead.size} of {channels} channels; {nothing.size} of them are 0 "
         "everywhere (grey)."
     )
     return figure, axes, said

@@ -1,7 +1,7 @@
-"""Where the patches of one picture find their best match in another, by normalised correlation.
+"""Where the patches of one image find their best match in another, by normalised correlation.
 
 Contract: feature maps are ``height width channels``, both of one shape, x's patches searched in y
-as in :func:`siamjax.correlation.normxcorr`. Pictures are uint8 or float in [0, 1], as the network
+as in :func:`siamjax.correlation.normxcorr`. Images are uint8 or float in [0, 1], as the network
 was given them; the centre of their first pixel is (0, 0), as Matplotlib has it.
 """
 
@@ -163,7 +163,7 @@ def match_figure(
     y: Features,
     *,
     data: str,
-    names: tuple[str, str] = ("first picture", "second picture"),
+    names: tuple[str, str] = ("first image", "second image"),
     patch: tuple[int, int] | None = None,
     count: int = 8,
     patch_size: int = 5,
@@ -173,11 +173,11 @@ def match_figure(
     channel: int | None = None,
     field: Field = NORMXCORR_NET,
 ) -> Figure:
-    """Both pictures, arrows from patches of the first to their best matches, and one patch's map.
+    """Both images, arrows from patches of the first to their best matches, and one patch's map.
 
     Arrows start at the patches that :func:`distinctive_patches` finds. Beside them stand the
     correlations of one patch with all places where it is searched, and what it and its best match
-    show. Both are outlined in the pictures, with all the pixels that they are made of.
+    show. Both are outlined in the images, with all the pixels that they are made of.
 
     Args:
         first_picture: what ``x``, whose patches search, was made of.
@@ -185,7 +185,7 @@ def match_figure(
         x: features of the first.
         y: features of the second.
         data: names the data set, and what made the features.
-        names: of both pictures.
+        names: of both images.
         patch: (row, column) in x of the patch whose map is shown, in place of the nearest arrow's.
             None shows that of the arrows' patches that varies most.
         count: number of arrows.
@@ -243,9 +243,9 @@ def match_figure(
 
 
 def _panels(*shapes: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
-    """Axes at places worked out in inches: a layout engine would pull the pictures apart.
+    """Axes at places worked out in inches: a layout engine would pull the images apart.
 
-    Of both pictures, both patches, the map, its bar, and the bar of the arrows.
+    Of both images, both patches, the map, its bar, and the bar of the arrows.
     """
     tall, gap, right = 5.4, 1.0, 4.4
     scale = min(min(tall / shape[0], 3.2 / shape[1]) for shape in shapes)
@@ -274,7 +274,7 @@ def _check_picture(shape: tuple[int, ...], size: tuple[int, ...], field: Field) 
     left_over = [pixels - end for pixels, end in zip(shape, covered, strict=False)]
     if len(shape) != 3 or shape[-1] != 3 or not all(0 <= n < field.stride for n in left_over):
         raise UsageError(
-            f"a picture of shape {shape} does not give features of {size[0]}x{size[1]} with a "
+            f"an image of shape {shape} does not give features of {size[0]}x{size[1]} with a "
             f"{field}: give it (height, width, 3) as the network was given it, or its field="
         )
 
@@ -282,7 +282,7 @@ def _check_picture(shape: tuple[int, ...], size: tuple[int, ...], field: Field) 
 def _pixels(
     place: tuple[int, int], across: float, shape: tuple[int, ...], field: Field
 ) -> tuple[float, float, float, float]:
-    """(left, right, top, bottom) of ``across`` pixels round a feature, kept in the picture."""
+    """(left, right, top, bottom) of ``across`` pixels round a feature, kept in the image."""
     reach = np.array([-across / 2, across / 2])
     (left, right), (top, bottom) = (
         np.clip(field.stride * at + field.offset + reach, -0.5, size - 0.5).tolist()

@@ -98,7 +98,7 @@ def write_page(
     pictures: Sequence[tuple[str, str]],
     manifest: dict[str, Any],
 ) -> None:
-    """Write the page; ``pictures`` are headings and ``data:`` addresses."""
+    """Write the page; ``images`` are headings and ``data:`` addresses."""
     columns, rows = table
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("siamjax.report", "."), autoescape=True, trim_blocks=False

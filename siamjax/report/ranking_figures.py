@@ -1,4 +1,4 @@
-"""Figures of a ranking: whom a query found, as pictures, and CMC curves; each names its data.
+"""Figures of a ranking: whom a query found, as images, and CMC curves; each names its data.
 
 Contract: ``score``, ``match`` and ``valid`` are (queries, gallery) as in
 :mod:`siamjax.metrics.reid`. A list has to put equal scores in some order; here it is that of
@@ -19,7 +19,7 @@ from siamjax.errors import UsageError
 from siamjax.metrics.reid import Mask, Scores, Valid, average_precision
 from siamjax.report.figures import DIFFERENT, NETWORK, PIXELS, SAME
 
-_LONGEST = 320  # pixels of a picture's longer side that a cell of a list can show
+_LONGEST = 320  # pixels of an image's longer side that a cell of a list can show
 
 
 class _Row(NamedTuple):
@@ -51,29 +51,29 @@ def ranked_lists(
     count: int = 6,
     top: int = 10,
 ) -> Figure:
-    """Queries and the pictures that rank first for each: right ones framed green, wrong ones red.
+    """Queries and the images that rank first for each: right ones framed green, wrong ones red.
 
-    The first half of the rows are the hardest queries, those whose first right picture ranks
+    The first half of the rows are the hardest queries, those whose first right image ranks
     worst; the others are typical: of the rest, ordered by average precision, those that divide it
-    evenly. A first right picture further down is added at the end of its row. Junk is left out,
+    evenly. A first right image further down is added at the end of its row. Junk is left out,
     and so are queries without a match, which cannot be ranked.
 
     Args:
         images: that ``query`` and ``gallery`` are indices into.
-        query: pictures that ask.
-        gallery: pictures that are ranked.
+        query: images that ask.
+        gallery: images that are ranked.
         score: rises with similarity.
         match: True = same identity.
         data: names the data set and what made the score.
         valid: False = junk for that query; None: there is none.
         count: number of queries.
-        top: pictures shown of each list.
+        top: images shown of each list.
     """
     if count < 1 or top < 1:
-        raise UsageError(f"count {count}, top {top}: at least 1 query and 1 picture are needed")
+        raise UsageError(f"count {count}, top {top}: at least 1 query and 1 image are needed")
     score, match = np.asarray(score), np.asarray(match)
     if score.shape != (len(query), len(gallery)):
-        raise UsageError(f"score {score.shape} for {len(query)} queries, {len(gallery)} pictures")
+        raise UsageError(f"score {score.shape} for {len(query)} queries, {len(gallery)} images")
     precision = average_precision(score, match, valid=valid)  # checks shapes, masks and NaN too
     if np.isnan(precision).all():
         raise UsageError(f"none of the {len(query)} queries has a valid match in the gallery")
@@ -175,7 +175,7 @@ def _rows(
 
 
 def _first_right(score: np.ndarray, match: np.ndarray, valid: np.ndarray) -> int:
-    """Rank, from 1, of the first right picture; of equal scores the gallery's first stands first.
+    """Rank, from 1, of the first right image; of equal scores the gallery's first stands first.
 
     Without a sort: this runs for every query.
     """
@@ -190,14 +190,14 @@ def _legend(score: np.ndarray, rows: list[_Row], top: int) -> str:
     for row in rows:  # one more than is shown: who ties with the last one may be cut off
         values = score[row.query, row.order[: max(top, row.first) + 1]]
         tied += bool((values[1:] == values[:-1]).any())
-    said = "Over each picture: rank, ✓ right (green) or ✗ wrong (red), score. Junk is left out."
+    said = "Over each image: rank, ✓ right (green) or ✗ wrong (red), score. Junk is left out."
     if tied:
         said += f"\nEqual scores, in {tied} of the {len(rows)} lists, stand in the gallery's order."
     return said
 
 
 def _thumbnail(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Every n-th pixel of a picture that is larger than a cell: 60 photographs fill gigabytes."""
+    """Every n-th pixel of an image that is larger than a cell: 60 photographs fill gigabytes."""
     step = -(-max(picture.shape[:2]) // _LONGEST)
     return np.ascontiguousarray(picture[::step, ::step])
 

@@ -1,4 +1,4 @@
-"""The page of a search: every query with what was found for it, as pictures."""
+"""The page of a search: every query with what was found for it, as images."""
 
 import base64
 import io
@@ -18,10 +18,10 @@ _SIDE = 288  # pixels of a thumbnail's longer side: twice what the page shows, f
 
 
 class Shown(NamedTuple):
-    """A picture of the page.
+    """An image of the page.
 
     Attributes:
-        image: the picture.
+        image: the image.
         caption: what it is called, and its attributes.
         value: its distance or score, as text; empty for a query.
     """

@@ -1,4 +1,4 @@
-"""Embed a catalogue into an index, chunk by chunk, and name the pictures that cannot be read."""
+"""Embed a catalogue into an index, chunk by chunk, and name the images that cannot be read."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ class Embedded(NamedTuple):
         added: items that were added.
         present: items of the catalogue that were in the index before, and still are.
         removed: items that were taken out of it.
-        failed: why the pictures that could not be read could not, by id; they are not in it.
+        failed: why the images that could not be read could not, by id; they are not in it.
     """
 
     index: Index
@@ -59,20 +59,20 @@ def embed_catalogue(
     """Add the items of a catalogue that are not in the index yet; go on where a kill stopped it.
 
     The index is as it was until all is embedded; then items are added and removed at once.
-    Attributes and pictures of items that are in it already are left as they are: remove an item
+    Attributes and images of items that are in it already are left as they are: remove an item
     first to have it embedded anew.
 
     Args:
-        catalogue: pictures with unique ids.
+        catalogue: images with unique ids.
         embedder: of the index's model.
         folder: of the index, made if there is none.
         source: what the catalogue was opened from; kept with the items.
         run: folder of the model's run; kept with a new index.
         dtype: of a new index; None: float32, or what the index has.
         without: ids that are taken out of the index, and left out of what is embedded.
-        on_error: ``report``: embed the pictures that can be read and name the others in the
+        on_error: ``report``: embed the images that can be read and name the others in the
             result and in ``failed.csv``; ``stop``: ``UsageError`` at the first that cannot.
-        chunk: pictures after which the work is made safe.
+        chunk: images after which the work is made safe.
         progress: show a bar.
 
     Raises ``UsageError`` for ids given twice, an id to leave out that is nowhere, an index of
@@ -162,7 +162,7 @@ def _opened(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Lenient(ImageSet):
-    """Gives a black picture for one that cannot be read, and remembers why it could not."""
+    """Gives a black image for one that cannot be read, and remembers why it could not."""
 
     failed: dict[int, str] = field(default_factory=dict)
 
@@ -177,7 +177,7 @@ class _Lenient(ImageSet):
         )
 
     def reasons(self) -> dict[str, str]:
-        """By id, in the order of the pictures."""
+        """By id, in the order of the images."""
         return {self.keys[place]: why for place, why in sorted(self.failed.items())}
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:

@@ -7,8 +7,8 @@
       segment-0001/      never changed once the manifest names it
         embeddings.npy   (rows, features) float32 or float16
         squares.npy      (rows,) float64: the sum of squares of each row
-        items.csv        a line for each row: id, item, picture, and the attributes
-      failed.csv         pictures that could not be read: id, picture, why, catalogue
+        items.csv        a line for each row: id, item, image, and the attributes
+      failed.csv         images that could not be read: id, image, why, catalogue
 
 The manifest is replaced at once or not at all, and only after all that it names is on the disk:
 a kill at any moment leaves the index as it was, or as it should be. Rows are counted over all

@@ -20,8 +20,8 @@ class Item(NamedTuple):
 
     Attributes:
         id: unique among those that are not removed.
-        item: what the picture shows; pictures of one item are matches.
-        picture: absolute path of the file; "" if the catalogue is no folder of files.
+        item: what the image shows; images of one item are matches.
+        image: absolute path of the file; "" if the catalogue is no folder of files.
         catalogue: what was embedded: a path, or a data set's word.
         attributes: by name; "" where it is not known.
     """

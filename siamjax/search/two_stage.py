@@ -1,4 +1,4 @@
-"""Two-stage search: the nearest by embeddings first, and a matching network ranks only these."""
+"""Two-stage search: the nearest by embeddings first, and a cross-input network ranks only these."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def two_stage(
 ) -> Float[np.ndarray, "queries gallery"]:
     """Scores by which to rank: the ``top`` nearest by the matcher, all others behind them.
 
-    The matching network scores only the ``top`` gallery pictures of the least squared Euclidean
+    The cross-input network scores only the ``top`` gallery images of the least squared Euclidean
     distance to the query's embedding (all distances are computed). They have its logits. The
     others come after the last of these, in the embedding's order, at whole steps below it: least
     logit - 1, - 2, ...; equal distances have equal scores. So the result ranks, and goes into
@@ -51,8 +51,8 @@ def two_stage(
         gallery: as there.
         query_embeddings: of any model, such as ``PairScorer.embeddings``; in their order.
         gallery_embeddings: likewise.
-        size: of the matching network's pictures.
-        top: pictures a query that the matcher scores; a smaller gallery is scored in full. Of
+        size: of the cross-input network's images.
+        top: images a query that the matcher scores; a smaller gallery is scored in full. Of
             equal distances at the border those that come first in ``gallery`` are in.
         output: .npy file of the matcher's logits (queries, top), the nearest first, to go on with.
         tile: as there.
@@ -115,7 +115,7 @@ def _check(name: str, embeddings: np.ndarray, indices: np.ndarray) -> None:
     shape = np.shape(embeddings)
     if len(shape) != 2 or shape[:1] != indices.shape:
         raise UsageError(
-            f"{name} of shape {shape} for indices of shape {indices.shape}: one row a picture, "
+            f"{name} of shape {shape} for indices of shape {indices.shape}: one row an image, "
             "(n, features), is needed"
         )
     if not np.isfinite(embeddings).all():

@@ -74,7 +74,7 @@ def save_cuhk03(path, boxes, testsets):
 
 
 def cuhk03_files(pairs):
-    """What the pictures of one kind of boxes are called."""
+    """What the images of one kind of boxes are called."""
     return {
         f"{pair}_{person:03d}_{1 + (number > 5)}_{number:02d}.png": picture
         for pair, people in enumerate(pairs, 1)
@@ -86,9 +86,9 @@ def cuhk03_files(pairs):
 
 def cuhk03_config(pairs):
     """The new protocol's variables: the first nine people are trained on, and of each other one
-    picture of each view asks.
+    image of each view asks.
     """
-    # The published lists are not in the order of the pictures either.
+    # The published lists are not in the order of the images either.
     files = sorted(cuhk03_files(pairs), key=lambda file: file[::-1])
     identities = sorted({file[:5] for file in files})
     labels = np.array([identities.index(file[:5]) + 1 for file in files])

@@ -210,7 +210,7 @@ def stream(faces):
 
 
 class TestTriplets:
-    """The same promises for batches of three pictures."""
+    """The same promises for batches of three images."""
 
     def batches(self, faces, stream, *, start=0, part=(0, 1), workers=0, **changes):
         options = {"augmentation": Augmentation(), "size": (16, 12), **changes}
@@ -326,7 +326,7 @@ class TestAugment:
 
 
 def test_symmetries(rng):
-    """48 of them, each of which keeps the shape, and turns pictures that are no square by half."""
+    """48 of them, each of which keeps the shape, and turns images that are no square by half."""
     square, oblong = (rng.integers(0, 256, shape, np.uint8) for shape in ((4, 4, 3), (4, 6, 3)))
     drawn = [Symmetry.draw(rng) for _ in range(2000)]
     assert len({one(square).tobytes() for one in drawn}) == 48

@@ -29,7 +29,7 @@ def red(catalogue, row):
 
 
 class TestTable:
-    """A row a picture; what the columns are called tells what they are."""
+    """A row an image; what the columns are called tells what they are."""
 
     @pytest.mark.parametrize("separator", [",", ";", "\t"])
     def test_columns(self, tmp_path, separator):
@@ -90,11 +90,11 @@ class TestTable:
         text = "sku,title,brand,price,photo\n1,a,x,3,p1.jpg\n"
         table = write(tmp_path / "t.csv", text)
         picture(tmp_path / "x.jpg", 1)
-        message = r"line 1: no column for the picture .* there are sku, title, brand, price, photo;"
+        message = r"line 1: no column for the image .* there are sku, title, brand, price, photo;"
         with pytest.raises(UsageError, match=message):
             open_catalogue(table)
         write(table, self.RECIPE[0])
-        with pytest.raises(UsageError, match=r"add the picture 'i1'"):
+        with pytest.raises(UsageError, match=r"add the image 'i1'"):
             open_catalogue(table)
 
     def test_recipe_with_header_in_another_order(self, tmp_path):
@@ -110,7 +110,7 @@ class TestTable:
         [
             ("", r"t\.csv: an empty table"),
             ("image,item\n", r"t\.csv: a table without rows"),
-            ("price,item\n1,2\n", r"line 1: no column for the picture .* there are price, item"),
+            ("price,item\n1,2\n", r"line 1: no column for the image .* there are price, item"),
             ("image,a,A\nx,1,2\n", r"line 1: two columns are called a"),
             ("image,item\na.png,1\n\nb.png\n", r"t\.csv, line 4: not of 2 columns"),
             ("image,item\na,1\nb,2\n a ,3\n", r"image 'a' stands in lines 2 and 4"),
@@ -131,15 +131,15 @@ class TestTable:
 
     def test_a_missing_picture_is_named_when_it_is_read(self, tmp_path):
         catalogue = open_catalogue(write(tmp_path / "t.csv", "id,name\ni1,a\ni2,b\n"))
-        with pytest.raises(UsageError, match=r"i2\.jpg: no such picture"):
+        with pytest.raises(UsageError, match=r"i2\.jpg: no such image"):
             catalogue.images.image(1)
-        (tmp_path / "i2.jpg").write_bytes(b"no picture")
-        with pytest.raises(UsageError, match=r"i2\.jpg: not a picture"):
+        (tmp_path / "i2.jpg").write_bytes(b"no image")
+        with pytest.raises(UsageError, match=r"i2\.jpg: not an image"):
             catalogue.images.image(1)
 
 
 class TestFolder:
-    """Pictures without a table."""
+    """Images without a table."""
 
     def test_a_sub_folder_is_an_item(self, tmp_path):
         for place, name in enumerate(("mug/1.png", "mug/2.jpg", "a/b/1.png", "alone.png")):
@@ -162,7 +162,7 @@ class TestFolder:
             open_catalogue(tmp_path)
 
     def test_refuses(self, tmp_path):
-        with pytest.raises(UsageError, match="neither a table nor a picture"):
+        with pytest.raises(UsageError, match="neither a table nor an image"):
             open_catalogue(tmp_path)
         with pytest.raises(UsageError, match=r"nothing: no such table or folder, nor .* emoji"):
             open_catalogue(tmp_path / "nothing")
@@ -348,7 +348,7 @@ class TestSplits:
         assert [len(part) for part in parts] == [827, 100, 200]
         assert len(set().union(*parts)) == 1127
         assert len(splits.training) == 2 * 827
-        for words in ("827 trained on", "200 tested", "google pictures ask", "artwork"):
+        for words in ("827 trained on", "200 tested", "google images ask", "artwork"):
             assert words in splits.protocol
         again = retrieval_splits(**splits.request)
         assert again.fingerprint() == splits.fingerprint()
@@ -388,7 +388,7 @@ class TestSplits:
             retrieval_splits(path, test_items=1)
         with pytest.raises(UsageError, match="seed -1"):
             retrieval_splits(path, seed=-1)
-        with pytest.raises(UsageError, match=r"no item has two pictures.* a column item"):
+        with pytest.raises(UsageError, match=r"no item has two images.* a column item"):
             retrieval_splits(self.table(tmp_path, [1] * 9))
 
 
@@ -404,7 +404,7 @@ class TestListed:
     )
 
     def files(self, tmp_path, rows, *, items=None):
-        """A table in which each picture is an item of its own, unless told, and its triplets."""
+        """A table in which each image is an item of its own, unless told, and its triplets."""
         lines = [f"p{n},{n % 2}" + (f",{items[n]}" if items else "") for n in range(60)]
         title = "id,category" + (",item" if items else "")
         table = write(tmp_path / "t.csv", "\n".join([title, *lines]))
@@ -424,7 +424,7 @@ class TestListed:
         assert 0 < len(expected) < 280
         said = f"{len(expected)} of 280 listed triplets are trained on: {280 - len(expected)} show"
         assert said in splits.protocol
-        assert "items are pictures that triplets join" in splits.protocol
+        assert "items are images that triplets join" in splits.protocol
         stream = ListedTriplets(splits.listed, seed=0)
         assert {stream[i] for i in range(len(expected))} == set(expected)
         assert retrieval_splits(**splits.request).fingerprint() == splits.fingerprint()

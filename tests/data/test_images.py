@@ -50,7 +50,7 @@ def test_truncated_is_an_error_that_names_the_picture(faces, share):
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
 def test_not_a_picture(content):
-    with pytest.raises(UsageError, match=r"anna/1.jpg: (not a|broken) picture"):
+    with pytest.raises(UsageError, match=r"anna/1.jpg: (not a|broken) image"):
         decode(content, name="anna/1.jpg")
 
 
@@ -145,5 +145,5 @@ def test_joined_sets_keep_names_identities_and_order(rng, tmp_path):
 def test_joined_files_are_still_named_by_their_paths(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     one, other = (of_files([tmp_path / name], name="x") for name in ("a.png", "broken.png"))
-    with pytest.raises(UsageError, match=rf"{tmp_path}/broken.png: not a picture"):
+    with pytest.raises(UsageError, match=rf"{tmp_path}/broken.png: not an image"):
         one.joined(other, name="both").image(1)

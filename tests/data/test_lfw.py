@@ -15,7 +15,7 @@ from siamjax.data.datasets import lfw
 from siamjax.data.prepared import prepared_images
 from siamjax.errors import UsageError
 
-NAMES = [f"Person_{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX"]  # 24 people x 3 pictures
+NAMES = [f"Person_{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX"]  # 24 people x 3 images
 
 
 def jpeg(array):
@@ -167,7 +167,7 @@ def test_people_in_two_splits_are_found(lfw_here, tmp_path):
 
 def test_incomplete_lfw_is_refused(lfw_here, monkeypatch):
     monkeypatch.setattr(lfw, "IMAGES", 13_233)
-    with pytest.raises(UsageError, match="72 pictures of 24 people, but LFW has 13,233"):
+    with pytest.raises(UsageError, match="72 images of 24 people, but LFW has 13,233"):
         face_data.verification_splits("lfw", seed=0)
 
 

@@ -15,11 +15,11 @@ def test_folder(face_folder):
 def test_folder_mistakes(tmp_path, face_folder):
     with pytest.raises(UsageError, match=r"nowhere: no such folder; expected is FOLDER/anna"):
         folder_images(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="no pictures in its sub-folders"):
+    with pytest.raises(UsageError, match="no images in its sub-folders"):
         folder_images(tmp_path)
     (tmp_path / "anna").mkdir()
     (tmp_path / "anna" / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match=r"anna/notes.txt: not a picture by its suffix"):
+    with pytest.raises(UsageError, match=r"anna/notes.txt: not an image by its suffix"):
         folder_images(tmp_path)
 
 
@@ -43,7 +43,7 @@ def test_list(face_folder):
         ("s01/01.png s01/02.png", r"pairs.txt, line 2: 2 words"),
         ("s01/01.png s01/02.png 2", r"pairs.txt, line 2: label '2' must be 1"),
         ("s01/01.png s01/02.png -1", r"pairs.txt, line 2: label '-1' must be 1"),
-        ("s01/01.png s01/99.png 1", r"pairs.txt, line 2: .*s01/99.png: no such picture"),
+        ("s01/01.png s01/99.png 1", r"pairs.txt, line 2: .*s01/99.png: no such image"),
     ],
 )
 def test_wrong_line(face_folder, line, message):
@@ -53,21 +53,21 @@ def test_wrong_line(face_folder, line, message):
 
 
 def test_tabs_allow_spaces_and_a_byte_order_mark_is_no_name(face_folder, tmp_path):
-    spaced = tmp_path / "my picture.png"
+    spaced = tmp_path / "my image.png"
     spaced.write_bytes((face_folder / "s01" / "01.png").read_bytes())
     path = tmp_path / "list.txt"
-    path.write_text("my picture.png\tmy picture.png\t1\n", encoding="utf-8-sig")
+    path.write_text("my image.png\tmy image.png\t1\n", encoding="utf-8-sig")
     images, _ = listed_images(path)
     assert images.keys == (str(spaced),)
 
 
 def test_nothing_in_a_folder_is_dropped_in_silence(tmp_path, face_folder):
     (tmp_path / "anna").mkdir()
-    with pytest.raises(UsageError, match="anna: an identity without pictures"):
+    with pytest.raises(UsageError, match="anna: an identity without images"):
         folder_images(tmp_path)
     picture = (face_folder / "s01" / "01.png").read_bytes()
     (tmp_path / "anna" / "1.png").write_bytes(picture[:500])
-    with pytest.raises(UsageError, match=r"anna/1.png: (not a|broken) picture"):
+    with pytest.raises(UsageError, match=r"anna/1.png: (not a|broken) image"):
         folder_images(tmp_path).image(0)
     (tmp_path / "stray.png").write_bytes(picture)
     with pytest.raises(UsageError, match=r"stray.png: in no identity's folder"):

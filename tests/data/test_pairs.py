@@ -59,7 +59,7 @@ def test_people_with_one_picture_only_train():
     images = image_set([2, 2, 2, 2, 2, 1, 1, 1, 1])
     train, _, _ = split_people(images, validation=2, test=2, seed=0)
     assert {"p5", "p6", "p7", "p8"} <= set(train)
-    with pytest.raises(UsageError, match="5 of 9 people have two pictures"):
+    with pytest.raises(UsageError, match="5 of 9 people have two images"):
         split_people(images, validation=3, test=2, seed=0)
 
 
@@ -84,7 +84,7 @@ def test_other_shares(faces):
     assert [quarter[i][2] for i in range(8)] == [False, False, False, True] * 2
     natural = SampledPairs(faces, people, seed=0, positive_share=None)
     share = np.mean([natural[i][2] for i in range(600)])
-    assert abs(share - 9 / 39) < 0.06  # 9 of the 39 other pictures are of the same person
+    assert abs(share - 9 / 39) < 0.06  # 9 of the 39 other images are of the same person
 
 
 def test_listed_pairs_come_whole_each_epoch_in_new_order():
@@ -100,7 +100,7 @@ def test_listed_pairs_come_whole_each_epoch_in_new_order():
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"), [([1, 1, 1], "single picture"), ([4], "no pair of two people")]
+    ("counts", "message"), [([1, 1, 1], "single image"), ([4], "no pair of two people")]
 )
 def test_no_pair_of_one_kind(counts, message):
     images = image_set(counts)
@@ -116,7 +116,7 @@ def test_images_of():
 
 
 def test_positives_of_an_epoch(faces):
-    """3 people with 10 pictures: 3 x 45 pairs of one person, each once an epoch, 2 others each."""
+    """3 people with 10 images: 3 x 45 pairs of one person, each once an epoch, 2 others each."""
     indices = np.arange(30)
     pairs = PositivesOfAnEpoch(faces, indices, seed=3)
     assert pairs.epoch == 3 * 3 * 45
@@ -137,7 +137,7 @@ def test_positives_of_an_epoch(faces):
 
 
 def test_positives_of_two_cameras(faces):
-    cameras = np.arange(len(faces)) % 10 // 5  # five pictures of each person by each camera
+    cameras = np.arange(len(faces)) % 10 // 5  # five images of each person by each camera
     pairs = PositivesOfAnEpoch(faces, np.arange(20), seed=0, cameras=cameras, negatives=1)
     assert pairs.epoch == 2 * 2 * 25
     drawn = [pairs[position] for position in range(pairs.epoch)]
@@ -147,7 +147,7 @@ def test_positives_of_two_cameras(faces):
 def test_positives_refuse_what_gives_none(faces):
     with pytest.raises(UsageError, match="1 person to train on"):
         PositivesOfAnEpoch(faces, np.arange(10), seed=0)
-    with pytest.raises(UsageError, match="no training person has two pictures,"):
+    with pytest.raises(UsageError, match="no training person has two images,"):
         PositivesOfAnEpoch(faces, np.array([0, 10]), seed=0)
     with pytest.raises(UsageError, match="of two cameras"):
         PositivesOfAnEpoch(faces, np.arange(20), seed=0, cameras=np.zeros(400, int))

@@ -32,7 +32,7 @@ def crops():
 
 @pytest.fixture(scope="module")
 def boxes(crops):
-    """Two or three pictures by each camera, other ones for other people; cells left empty."""
+    """Two or three images by each camera, other ones for other people; cells left empty."""
     made = {}
     place = 0
     for name, shrink in (("labeled", 1), ("detected", 2)):
@@ -162,7 +162,7 @@ def test_new(home, boxes):
 
 
 def test_new_queries_whose_match_is_a_query_too(home, boxes):
-    """Detected boxes here: one picture by camera 2 of every other person, and it asks."""
+    """Detected boxes here: one image by camera 2 of every other person, and it asks."""
     splits = reid_splits("cuhk03/detected", home=home, protocol="new")
     made = cuhk03_config(boxes["detected"])
     gallery = {made["filelist"][number - 1][:7] for number in made["gallery_idx"].ravel()}
@@ -197,7 +197,7 @@ def test_prepared_once_the_large_file_is_not_needed_for_classic(home, tmp_path):
 
 def test_incomplete_by_the_published_counts(home, monkeypatch):
     monkeypatch.setattr(cuhk03, "PICTURES", {"labeled": 14_096})
-    with pytest.raises(UsageError, match=r"cuhk-03.mat: \d+ pictures in 'labeled', but .* 14,096"):
+    with pytest.raises(UsageError, match=r"cuhk-03.mat: \d+ images in 'labeled', but .* 14,096"):
         reid_splits("cuhk03/labeled", home=home)
     monkeypatch.setattr(cuhk03, "PEOPLE", (843, 440, 77, 58, 49))
     with pytest.raises(UsageError, match=r"\(6, 4, 3, 2, 2\) people in its pairs of cameras"):
@@ -217,7 +217,7 @@ def test_incomplete_by_the_published_counts(home, monkeypatch):
         (lambda sets, boxes: boxes.pop("labeled"), "no variable labeled in it, only detected"),
         (
             lambda sets, boxes: boxes["labeled"][1][2].__setitem__(0, np.ones((9, 5), np.uint8)),
-            r"cell of 2_003_1_01.png is uint8 \(9, 5\), which is no RGB picture",
+            r"cell of 2_003_1_01.png is uint8 \(9, 5\), which is no RGB image",
         ),
     ],
 )

@@ -101,14 +101,14 @@ def test_cuhk01_from_archives(small_cuhk01, own, monkeypatch):
 
 def test_cuhk01_incomplete(small_cuhk01, own, monkeypatch):
     (small_cuhk01 / "campus" / "0007003.png").unlink()
-    with pytest.raises(UsageError, match=r"CUHK01: 79 pictures .* 80 .*: 0007003.png is missing"):
+    with pytest.raises(UsageError, match=r"CUHK01: 79 images .* 80 .*: 0007003.png is missing"):
         reid_splits("cuhk01")
     shutil.copy(small_cuhk01 / "campus/0007002.png", small_cuhk01 / "campus/0007003.png")
     shutil.copy(small_cuhk01 / "campus/0007002.png", small_cuhk01 / "campus/0099001.png")
-    with pytest.raises(UsageError, match=r"81 pictures .*: 0099001.png is too many"):
+    with pytest.raises(UsageError, match=r"81 images .*: 0099001.png is too many"):
         reid_splits("cuhk01")
     monkeypatch.setattr(cuhk01, "PEOPLE", 971)
-    with pytest.raises(UsageError, match=r"81 pictures .* has 3,884 \(971 people x 4\)"):
+    with pytest.raises(UsageError, match=r"81 images .* has 3,884 \(971 people x 4\)"):
         reid_splits("cuhk01")
     shutil.rmtree(small_cuhk01)
     with pytest.raises(UsageError, match=r"CUHK01 is not in .*DIR/CUHK01/campus/0001001.png.*ask"):
@@ -200,7 +200,7 @@ def test_grid_partitions_as_plain_numbers(small_grid, own, monkeypatch):
 def test_grid_incomplete(small_grid, monkeypatch):
     probe = next((small_grid / "probe").glob("0004*"))
     probe.rename(probe.with_suffix(".txt"))
-    with pytest.raises(UsageError, match=r"0 pictures of person 0004 in probe/ instead of one, of"):
+    with pytest.raises(UsageError, match=r"0 images of person 0004 in probe/ instead of one, of"):
         reid_splits("grid")
     probe.with_suffix(".txt").rename(probe)
     wrong = small_grid / "gallery" / "holiday.jpeg"
@@ -209,7 +209,7 @@ def test_grid_incomplete(small_grid, monkeypatch):
         reid_splits("grid")
     wrong.unlink()
     monkeypatch.setattr(grid, "STRANGERS", 775)
-    with pytest.raises(UsageError, match=r"6 strangers \(0000\).* 26 pictures .* 775 and 795"):
+    with pytest.raises(UsageError, match=r"6 strangers \(0000\).* 26 images .* 775 and 795"):
         reid_splits("grid")
     monkeypatch.setattr(grid, "PEOPLE", 250)
     monkeypatch.setattr(grid, "TRAINED", 125)

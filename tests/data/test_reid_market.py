@@ -104,7 +104,7 @@ def test_market_by_name(small_market, counted, own, monkeypatch):
 def test_market_by_folder(small_market, monkeypatch):
     splits = reid_splits(str(small_market))
     check_market(splits, small_market)
-    assert "NOT Market-1501: 20 pictures in bounding_box_train instead of 12,936" in splits.protocol
+    assert "NOT Market-1501: 20 images in bounding_box_train instead of 12,936" in splits.protocol
     (small_market / "bounding_box_train" / "0013_c1_f0046182.jpg").write_bytes(
         (small_market / "query" / "0001_c1s2_000776_00.jpg").read_bytes()
     )  # as DukeMTMC names them, without a sequence
@@ -121,8 +121,8 @@ def test_market_by_folder(small_market, monkeypatch):
 def test_market_by_name_needs_the_official_counts(small_market):
     with pytest.raises(
         UsageError,
-        match=r"20 pictures in bounding_box_train instead of 12,936, 6 pictures in query instead "
-        r"of 3,368, 15 pictures in bounding_box_test instead of 19,732; the folder or archive is",
+        match=r"20 images in bounding_box_train instead of 12,936, 6 images in query instead "
+        r"of 3,368, 15 images in bounding_box_test instead of 19,732; the folder or archive is",
     ):
         reid_splits("market1501")
     shutil.rmtree(small_market)
@@ -154,5 +154,5 @@ def test_market_folder_with_a_wrong_file(small_market, file, message):
 
 def test_market_folder_without_a_part(small_market):
     shutil.rmtree(small_market / "query")
-    with pytest.raises(UsageError, match=r"no picture in query/; expected is FOLDER/query/0002_c1"):
+    with pytest.raises(UsageError, match=r"no image in query/; expected is FOLDER/query/0002_c1"):
         reid_splits(str(small_market))

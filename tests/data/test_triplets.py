@@ -26,7 +26,7 @@ def catalogue_of(rows, *, attribute="category"):
     return Catalogue(images=images, attributes={attribute: kinds})
 
 
-# a and b share a category, c has one picture in it, d and e another, f is alone in a third.
+# a and b share a category, c has one image in it, d and e another, f is alone in a third.
 ROWS = [
     *[("d", "shoe")] * 3,
     *[("a", "mug")] * 2,
@@ -104,7 +104,7 @@ def test_an_unknown_category_is_none():
         if sampler is MinedTriplets:
             table = stream.nearest_others(np.random.default_rng(0).normal(size=(len(ROWS), 3)))
             stream.use(table, start=0)
-        assert stream.alone == 2  # d and f, as e has one picture
+        assert stream.alone == 2  # d and f, as e has one image
         negatives = {item: set() for item in "abdf"}
         for anchor, _, negative in draw(stream, 2000):
             negatives[str(items[anchor])].add(str(items[negative]))
@@ -124,7 +124,7 @@ def test_an_unknown_category_is_none():
         (ROWS, {"category": "kind"}, r"no attribute 'kind' \(there are: category\)"),
         ([("a", "x"), ("b", "x")], {}, "0 of them with two"),
         ([("a", "x"), ("a", "x")], {}, "1 items to train on"),
-        ([("a", "x"), ("a", "x"), ("b", "x")], {}, "all training pictures are of one category"),
+        ([("a", "x"), ("a", "x"), ("b", "x")], {}, "all training images are of one category"),
         ([("a", "x"), ("a", "x"), ("b", "y")], {"in_class": 1}, "alone in its category"),
     ],
 )

@@ -213,10 +213,10 @@ import sys, time
 from pathlib import Path
 from siamjax.inference import score_pairs
 from siamjax.inference.tiles import TileScorer
-from stand_in import GALLERY, QUERIES, SIZE, TILE, Matcher, pictures, variables_of
+from stand_in import GALLERY, QUERIES, SIZE, TILE, Matcher, images, variables_of
 call = TileScorer.__call__
 TileScorer.__call__ = lambda *a: time.sleep(0.1) or call(*a)
-score_pairs(Matcher(), variables_of(Matcher()), pictures(13)[0], QUERIES, GALLERY, size=SIZE,
+score_pairs(Matcher(), variables_of(Matcher()), images(13)[0], QUERIES, GALLERY, size=SIZE,
             tile=TILE, output=Path(sys.argv[1]), progress=False)
 """
 
@@ -270,7 +270,7 @@ def test_refuses_to_go_on_with_other_weights_or_pictures(variables, noise, begun
         score(other, noise[0], output=begun)
     changed = list(noise[0].source)
     changed[8] = png(255 - noise[1][8])
-    with pytest.raises(UsageError, match="something else: pictures is 9 of noise"):
+    with pytest.raises(UsageError, match="something else: images is 9 of noise"):
         score(variables, replace(noise[0], source=tuple(changed)), output=begun)
     changed = (*noise[0].source[:4], b"another", *noise[0].source[5:])  # in neither list
     score(variables, replace(noise[0], source=changed), output=begun)
@@ -360,7 +360,7 @@ def test_scores_that_are_not_finite_name_the_pair(variables, noise):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": np.asarray([13])}, "queries: 13 is no index of 13 pictures"),
+        ({"queries": np.asarray([13])}, "queries: 13 is no index of 13 images"),
         ({"gallery": np.asarray([2, -1])}, "gallery: -1 is no index"),
         ({"gallery": np.asarray([], int)}, r"gallery: int64 of shape \(0,\)"),
         ({"queries": np.asarray([0.5])}, "queries: float64"),

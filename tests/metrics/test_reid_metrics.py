@@ -169,8 +169,8 @@ def test_market_rule():
     gallery_identity = np.array(["0005", "-1", "0000", "0005", "0007"])
     gallery_camera = np.array([1, 3, 1, 2, 2])
     valid = r.market_valid(query_identity, gallery_identity, query_camera, gallery_camera)
-    # query 0: the first is its own picture; -1 is junk for all; 0000 of its camera stays
-    # query 1: the last is its own picture, so that it has no match
+    # query 0: the first is its own image; -1 is junk for all; 0000 of its camera stays
+    # query 1: the last is its own image, so that it has no match
     assert valid.tolist() == [[False, False, True, True, True], [True, False, True, True, False]]
     match = r.same_identity(query_identity, gallery_identity)
     score = np.array([[0.9, 0.8, 0.7, 0.6, 0.5]] * 2)
@@ -194,7 +194,7 @@ def test_same_identity_takes_objects_and_numbers():
 
 
 def test_single_shot_by_hand():
-    """One query; its two gallery pictures score 3 and 1, the other person's 2.
+    """One query; its two gallery images score 3 and 1, the other person's 2.
 
     With the first drawn rank 1 is 1, with the second 0; rank 2 is always 1.
     """
@@ -225,7 +225,7 @@ def test_single_shot_trials_are_the_first_of_more(rng):
 
 
 def test_single_shot_draws_each_picture_equally_often():
-    # the query's pictures score 1, 2, 3 and the other person's 2.5, 1.5, 0.5 are always there
+    # the query's images score 1, 2, 3 and the other person's 2.5, 1.5, 0.5 are always there
     score = np.array([[1.0, 2.0, 3.0, 2.5, 1.5, 0.5]])
     distractor = np.arange(6) > 2
     shots = r.single_shot(score, A, np.repeat(["a", "b"], 3), distractor=distractor, trials=900)
@@ -261,7 +261,7 @@ def test_summary():
         *("queries", "queries_without_match", "gallery"),
     ]
     assert (values["rank1"], values["rank5"]) == (0, 1)
-    assert values["rank10"] is None  # of 5 pictures
+    assert values["rank10"] is None  # of 5 images
     assert values["map"] == pytest.approx(159 / 270)
     assert values["map_trapezoid"] == pytest.approx(83 / 180)
     assert values["minp"] == pytest.approx(3 / 5)
@@ -290,7 +290,7 @@ def test_summary_passes_its_options_on(rng, ties):
         (SCORE, MATCH[:, :4], {}, r"score \(1, 5\) and match \(1, 4\)"),
         (SCORE, MATCH, {"valid": MATCH[0]}, r"valid \(5,\)"),
         (SCORE[0], MATCH[0], {}, r"must both be \(queries, gallery\)"),
-        (np.where(MATCH, SCORE, np.nan), MATCH, {}, "query 0 and gallery picture 0 is NaN"),
+        (np.where(MATCH, SCORE, np.nan), MATCH, {}, "query 0 and gallery image 0 is NaN"),
         (SCORE, np.zeros_like(MATCH), {}, "none of the 1 queries has a valid match"),
         (SCORE, MATCH, {"valid": ~MATCH}, "none of the 1 queries has a valid match"),
         (SCORE, MATCH, {"ties": "argsort"}, "ties is 'argsort'"),
@@ -310,9 +310,9 @@ def test_bad_options():
         r.cmc(SCORE, MATCH, ranks=0)
     with pytest.raises(UsageError, match="both as text or both as whole numbers"):
         r.same_identity(np.array(["1"]), np.array([1]))
-    with pytest.raises(UsageError, match="one a picture"):
+    with pytest.raises(UsageError, match="one an image"):
         r.same_identity(np.array([["1"]]), np.array(["1"]))
-    with pytest.raises(UsageError, match="one a picture"):
+    with pytest.raises(UsageError, match="one an image"):
         r.market_valid(A, ABA, np.array([1]), np.array([1]))
 
 

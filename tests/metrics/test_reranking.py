@@ -76,9 +76,9 @@ def test_against_the_equations(rng, neighbours, k1, k2, weight):
 
 
 @pytest.mark.parametrize("neighbours", ["code", "paper"])
-@pytest.mark.parametrize("values", [2, 4])  # of 2, each picture has more copies than k2
+@pytest.mark.parametrize("values", [2, 4])  # of 2, each image has more copies than k2
 def test_ties_against_the_equations_and_in_any_order(rng, neighbours, values):
-    x = rng.integers(0, values, (40, 3)).astype(float)  # many equal pictures and distances
+    x = rng.integers(0, values, (40, 3)).astype(float)  # many equal images and distances
     d = squared(x)
     options = {"k1": 6, "k2": 3, "neighbours": neighbours}
     got = reranking.k_reciprocal(rows_of(d), queries=10, total=40, **options)
@@ -91,7 +91,7 @@ def test_ties_against_the_equations_and_in_any_order(rng, neighbours, values):
 
 
 def test_a_picture_is_its_own_nearest_at_whatever_distance(rng):
-    """A matching network may find a picture nearer to others than to itself."""
+    """A cross-input network may find an image nearer to others than to itself."""
     d = squared(rng.normal(size=(30, 3))) + np.diag(rng.uniform(0, 9, 30))
     got = reranking.k_reciprocal(rows_of(d), queries=8, total=30, k1=6, k2=3)
     np.testing.assert_allclose(got, slow(d, 8, 6, 3, 0.3, "code"), atol=2e-6)
@@ -134,7 +134,7 @@ def test_code_and_paper_differ_by_more_than_one_neighbour(rng):
     for _ in range(10):
         d = squared(rng.normal(size=(30, 3)))
         code = reranking.k_reciprocal(rows_of(d), queries=8, total=30, k1=5, k2=2)
-        # k1 = 6 takes the six pictures of code's k1 = 5, and both take three for the half
+        # k1 = 6 takes the six images of code's k1 = 5, and both take three for the half
         paper = reranking.k_reciprocal(
             rows_of(d), queries=8, total=30, k1=6, k2=2, neighbours="paper"
         )
@@ -205,12 +205,12 @@ GOOD = np.ones((6, 6)) - np.eye(6)
 @pytest.mark.parametrize(
     ("distance", "options", "message"),
     [
-        (np.where(np.eye(6, k=2), np.nan, GOOD), {}, "pictures 0 and 2 is nan"),
-        (np.where(np.eye(6, k=-3), -1.0, GOOD), {}, r"pictures 3 and 0 is -1.0: .* use 1 - s"),
-        (np.where(np.eye(6, k=-3), np.inf, GOOD), {"block": 2}, "pictures 3 and 0 is inf"),
+        (np.where(np.eye(6, k=2), np.nan, GOOD), {}, "images 0 and 2 is nan"),
+        (np.where(np.eye(6, k=-3), -1.0, GOOD), {}, r"images 3 and 0 is -1.0: .* use 1 - s"),
+        (np.where(np.eye(6, k=-3), np.inf, GOOD), {"block": 2}, "images 3 and 0 is inf"),
         (GOOD[:, :5], {}, r"distances from 0 to 6 are \(6, 5\)"),
-        (GOOD, {"queries": 6}, "6 queries of 6 pictures"),
-        (GOOD, {"queries": 0}, "0 queries of 6 pictures"),
+        (GOOD, {"queries": 6}, "6 queries of 6 images"),
+        (GOOD, {"queries": 0}, "0 queries of 6 images"),
         (GOOD, {"k1": 0}, "k1 0"),
         (GOOD, {"k2": 0}, "k2 0"),
         (GOOD, {"block": 0}, "block 0"),
@@ -228,5 +228,5 @@ def test_bad_matrices_and_embeddings():
         reranking.k_reciprocal_matrices(GOOD[:2, :4], GOOD[:2, :2], GOOD[:3, :3])
     bad = np.ones((4, 2))
     bad[2, 1] = np.nan
-    with pytest.raises(UsageError, match="the embedding of picture 5 "):
+    with pytest.raises(UsageError, match="the embedding of image 5 "):
         reranking.k_reciprocal_embeddings(np.ones((3, 2)), bad)

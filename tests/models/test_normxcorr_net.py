@@ -21,7 +21,7 @@ def pictures(rng, count, side=SMALL):
 
 @pytest.fixture(scope="module")
 def networks():
-    """The three networks with variables for small pictures."""
+    """The three networks with variables for small images."""
     one = jnp.zeros((1, *SMALL, 3), jnp.uint8)
     made = {name: NormXCorrNet(**options) for name, options in KINDS.items()}
     return {name: (net, net.init(jax.random.key(0), one, one)) for name, net in made.items()}

@@ -79,7 +79,7 @@ def test_concatenation_is_the_recipe(rng):
 
 
 def test_concatenation_is_additive_and_difference_is_not(rng):
-    """logit(a, a) + logit(b, b) = logit(a, b) + logit(b, a): no term of both pictures."""
+    """logit(a, a) + logit(b, b) = logit(a, b) + logit(b, a): no term of both images."""
     a, b = jnp.asarray(rng.normal(size=(2, 5)), jnp.float32)
     for head, additive in ((ConcatenationHead(), True), (DifferenceHead(), False)):
         variables = head.init(jax.random.key(1), a, b)

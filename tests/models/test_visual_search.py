@@ -106,7 +106,7 @@ def test_embeddings(rng, variant):
     assert np.ptp(np.asarray(embedded), axis=0).max() > 0
     norm = np.linalg.norm(embedded, axis=1)
     assert (embedded > 0).all() if variant == "recipe" else (norm < 1).all()
-    # uint8 and the same pictures as floats in [0, 1]; one by one and together
+    # uint8 and the same images as floats in [0, 1]; one by one and together
     np.testing.assert_allclose(
         network.apply(variables, x.astype(np.float32) / 255), embedded, atol=1e-6
     )

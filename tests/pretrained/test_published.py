@@ -103,7 +103,7 @@ def test_two_at_a_time(folder, handler):
 
 
 def test_a_published_preprocessing_is_not_changed(folder):
-    with pytest.raises(UsageError, match="the pictures of own are preprocessed by 'bgr_mean'"):
+    with pytest.raises(UsageError, match="the images of own are preprocessed by 'bgr_mean'"):
         open_weights("own", preprocessing="unit")
 
 

@@ -144,7 +144,7 @@ def test_unnamed_dense_layers_are_the_published_ones(tmp_path):
 def test_tensorflow_js(tmp_path):
     head = {"dense_1": {"kernel": np.zeros((2, 2), "f4")}}
     content = write_tfjs(tmp_path / "m", {**inception(), **head}, shards=3)
-    with pytest.raises(UsageError, match="does not say how its pictures are preprocessed"):
+    with pytest.raises(UsageError, match="does not say how its images are preprocessed"):
         read_weights(tmp_path / "m")
     weights = read_weights(tmp_path / "m", preprocessing="unit")
     check_inception(weights)

@@ -65,7 +65,7 @@ def test_the_wrong_preprocessing_is_not_silent(network, variables, tensors):
     with pytest.raises(UsageError, match=r"by 'unit', the network has 'bgr_mean'"):
         put(network, variables, weights_of(tensors, "unit"), under="deep", new=("fc",))
     without_any = network.clone(preprocessing="signed").bind(variables).deep
-    with pytest.raises(UsageError, match="does not say how its pictures are preprocessed"):
+    with pytest.raises(UsageError, match="does not say how its images are preprocessed"):
         put(without_any, variables["params"], weights_of(tensors))
 
 

@@ -1,4 +1,4 @@
-"""Projections against a plain SVD; which picture stands where, by hand; what is decoded."""
+"""Projections against a plain SVD; which image stands where, by hand; what is decoded."""
 
 import io
 
@@ -13,7 +13,7 @@ from siamjax.report.embedding_map import Projection, embedding_map, principal_co
 
 
 class Pngs:
-    """Pictures of one colour each, that note which were asked for."""
+    """Images of one colour each, that note which were asked for."""
 
     def __init__(self, colors, size=(30, 20)):
         self.contents, self.asked = [], []
@@ -31,7 +31,7 @@ class Pngs:
 
 
 def pictures(total):
-    """Picture k has the colour (k, 100, 50)."""
+    """Image k has the colour (k, 100, 50)."""
     keys = tuple(f"p{k}" for k in range(total))
     colors = [(k, 100, 50) for k in range(total)]
     return ImageSet(
@@ -67,7 +67,7 @@ def test_equal_embeddings_are_one_point():
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), np.zeros((3, 2)))
 
 
-# Two cells a side over [0, 4]^2, whose middles are 1 and 3. In the left lower cell picture 1 is
+# Two cells a side over [0, 4]^2, whose middles are 1 and 3. In the left lower cell image 1 is
 # the nearest, in the right upper one 3 alone, in the left upper one 4; none in the right lower.
 PLACES = np.array([[0.0, 0.0], [1.2, 0.9], [0.5, 0.5], [4.0, 4.0], [1.0, 3.5]])
 CELL = 64
@@ -104,7 +104,7 @@ def test_each_cell_shows_the_picture_nearest_to_its_middle():
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("across", "up")
         assert axes.get_aspect() == 1
     assert "3 of them" in some.get_title()
-    assert "things: 5 pictures" in figure.get_suptitle()
+    assert "things: 5 images" in figure.get_suptitle()
     figure.savefig(io.BytesIO(), format="png", dpi=20)
 
 
@@ -118,7 +118,7 @@ def test_frames_have_the_colour_of_the_label():
     hues = [to_rgb(handle.get_color()) for handle in legend.legend_handles]
     points = every.collections[0].get_facecolors()[:, :3]
     np.testing.assert_allclose(points, [hues[k] for k in (1, 0, 0, 2, 1)])
-    # A picture of 30 x 20 stands in rows 17 to 46 of its cell; above are 4 of the frame.
+    # An image of 30 x 20 stands in rows 17 to 46 of its cell; above are 4 of the frame.
     pixels = some.images[0].get_array()
     for (column, row), hue in zip(
         [(0, 0), (1, 1), (0, 1)], (hues[0], hues[2], hues[1]), strict=True
@@ -130,7 +130,7 @@ def test_frames_have_the_colour_of_the_label():
 
 
 def test_eight_labels_have_colours_and_all_others_are_grey():
-    """Ten labels, of 3 and 2 pictures and of 1: I and J, last by name, are the rest."""
+    """Ten labels, of 3 and 2 images and of 1: I and J, last by name, are the rest."""
     names = np.array(list("JAABBBCDEFGHI"))
     figure = embedding_map(pictures(13), np.eye(13), data="c", labels=names)
     (legend,) = figure.legends
@@ -147,7 +147,7 @@ def test_eight_labels_have_colours_and_all_others_are_grey():
 
 def test_mistakes_are_told():
     images = pictures(5)
-    with pytest.raises(UsageError, match=r"shape \(4, 2\) for 5 pictures"):
+    with pytest.raises(UsageError, match=r"shape \(4, 2\) for 5 images"):
         embedding_map(images, PLACES[:4], data="c")
     with pytest.raises(UsageError, match=r"labels of shape \(4,\) for 5"):
         embedding_map(images, PLACES, data="c", labels=np.zeros(4))
@@ -155,6 +155,6 @@ def test_mistakes_are_told():
     broken[2, 1] = np.nan
     with pytest.raises(UsageError, match="p2 is not finite"):
         embedding_map(images, broken, data="c")
-    images.source.contents[3] = b"no picture"
+    images.source.contents[3] = b"no image"
     with pytest.raises(UsageError, match="p3 of c"):
         drawn(images)

@@ -1,4 +1,4 @@
-"""Layers against plain NumPy and hand-worked counts; what the pictures and the command say."""
+"""Layers against plain NumPy and hand-worked counts; what the images and the command say."""
 
 import json
 
@@ -195,10 +195,10 @@ def test_dead_filters_by_hand():
     found = dead_filters(
         NETWORK, variables, [pictures[:2], pictures[2:4], pictures[4:]], layer="zeta"
     )
-    # Filling the last batch with black pictures would make channel 3 answer: 0.5 - 0.
+    # Filling the last batch with black images would make channel 3 answer: 0.5 - 0.
     assert (found.layer, found.channels, found.pictures) == ("stage/zeta", 4, 5)
     assert found.dead.tolist() == [0, 1, 2, 3]
-    pictures[4, 3, 2] = 255, 10, 0  # one pixel of the last picture: 1 - 0.9 and 0.5 - 0.04
+    pictures[4, 3, 2] = 255, 10, 0  # one pixel of the last image: 1 - 0.9 and 0.5 - 0.04
     batches = iter([pictures[:2], pictures[2:4], pictures[4:]])
     zeta, alpha = dead_filters_by_layer(NETWORK, variables, batches, names=["zeta", "alpha"])
     assert zeta.dead.tolist() == [0, 2]
@@ -231,7 +231,7 @@ def test_mistakes_are_told(rng):
         activations(NETWORK, variables, pictures, layer="beta")
     with pytest.raises(UsageError, match="float64 of shape"):
         activations(NETWORK, variables, pictures / 255, layer="zeta")
-    with pytest.raises(UsageError, match="no pictures"):
+    with pytest.raises(UsageError, match="no images"):
         dead_filters(NETWORK, variables, [], layer="zeta")
     with pytest.raises(UsageError, match="LfwNet has no method embed"):
         layers(LfwNet(), {"params": {}}, 32)
@@ -277,7 +277,7 @@ def test_every_map_is_drawn_in_its_own_scale(shape, rng):
     lengths = [np.ptp(segment[:, 0]) for segment in bars.get_segments()]
     peaks = values.max(axis=(0, 1)).clip(0)
     np.testing.assert_allclose(lengths, boxes[0].width * peaks / peaks.max(), rtol=1e-5)
-    assert picture.get_title() == "the picture"
+    assert picture.get_title() == "the image"
     title, legend = (text.get_text() for text in figure.texts)
     assert title.startswith(f"conv of net: {shape[2]} channels of {shape[0]}x{shape[1]}, ")
     assert "for a.jpg" in title
@@ -348,7 +348,7 @@ def test_command_draws_and_counts(run, capsys):
     for path in written:
         with Image.open(path) as picture:
             assert min(picture.size) > 200
-    assert "3 pictures" in lines[2]
+    assert "3 images" in lines[2]
     assert lines[3:] == [
         "stage/zeta: 3 of 4 (75.0%): 0-2",
         "stage/alpha: 2 of 3 (66.7%): 0-1",
@@ -358,8 +358,8 @@ def test_command_draws_and_counts(run, capsys):
 
 
 def test_command_tells_mistakes(run):
-    (run / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match=r"broken\.jpg: not a picture"):
+    (run / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"broken\.jpg: not an image"):
         command.inspect(run=run, image=run / "broken.jpg")
     with pytest.raises(UsageError, match="no layer 'conv9'"):
         command.inspect(run=run, layer="conv9")

@@ -21,7 +21,7 @@ from siamjax.report.match_figure import (
     receptive_field,
 )
 
-SMALL = Field(stride=2, offset=1.5, size=4)  # 13 x 9 features of a picture of 28 x 20
+SMALL = Field(stride=2, offset=1.5, size=4)  # 13 x 9 features of an image of 28 x 20
 
 
 def noise(seed, *shape):
@@ -172,7 +172,7 @@ def test_figure_of_a_chosen_patch():
     assert len(arrows(figure)) == 4
     assert (arrows(figure)[-1].xy1, arrows(figure)[-1].xy2) == ((9.5, 13.5), (13.5, 15.5))
     # 5 features of 4 pixels, 2 apart, are made of 4 + 2 * 4 = 12 pixels; the second reaches the
-    # border of a picture of 20 columns: 13.5 + 6 = 19.5.
+    # border of an image of 20 columns: 13.5 + 6 = 19.5.
     assert outline(first) == [3.5, 7.5, 15.5, 19.5]
     assert outline(second) == [7.5, 9.5, 19.5, 21.5]
     assert (crops[1].get_xlim(), crops[1].get_ylim()) == ((7.5, 19.5), (21.5, 9.5))
@@ -212,14 +212,14 @@ def test_pictures_of_any_shape(size):
     rows, columns = ((side - 16) // 4 + 1 for side in size)
     x = noise(6, rows, columns, 1)
     options = {"column_search": 2, "count": 1, "patch": (0, columns - 1)}
-    names = ("a/very/long/name/of/a/picture " * 3, "b.jpg")
+    names = ("a/very/long/name/of/a/image " * 3, "b.jpg")
     figure = match_figure(picture, picture, x, x, data="black", names=names, **options)
     assert overlapping(figure) == []
     for axes in figure.axes:
         box = axes.get_position()
         assert 0 <= box.x0 < box.x1 <= 1
         assert 0 <= box.y0 < box.y1 <= 1
-    # The patch in the corner is outlined so far as the picture has it.
+    # The patch in the corner is outlined so far as the image has it.
     left, top, right, bottom = outline(figure.axes[0])
     assert (right, top) == (size[1] - 0.5, -0.5)
     assert (left, bottom) == (4 * (columns - 1) + 7.5 - 16, 7.5 + 16)
@@ -235,5 +235,5 @@ def test_mistakes_are_told():
         drawn(count=0)
     with pytest.raises(UsageError, match=r"patch \(13, 0\) is not one of the 13x9"):
         drawn(patch=(13, 0))
-    with pytest.raises(UsageError, match=r"picture of shape \(28, 20, 3\) does not give features"):
+    with pytest.raises(UsageError, match=r"image of shape \(28, 20, 3\) does not give features"):
         drawn(field=NORMXCORR_NET)

@@ -12,7 +12,7 @@ from siamjax.errors import UsageError
 from siamjax.report.figures import DIFFERENT, SAME
 from siamjax.report.ranking_figures import cmc_curves, ranked_lists
 
-# Picture k is of the one colour k: what is drawn tells which it is.
+# Image k is of the one colour k: what is drawn tells which it is.
 QUERY = np.array([0, 1, 2, 3])
 GALLERY = np.array([10, 11, 12, 13, 14])
 SCORE = np.array(
@@ -47,7 +47,7 @@ def pictures(*sizes):
 
 
 def lists(figure):
-    """[(row's words, query, [(title, picture, colour of the frame)])] as drawn."""
+    """[(row's words, query, [(title, image, colour of the frame)])] as drawn."""
     rows = []
     for axes in figure.axes:
         if not axes.images:

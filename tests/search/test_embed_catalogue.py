@@ -140,7 +140,7 @@ def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
     paths[3].write_bytes(b"nothing")
     paths[11].write_bytes(paths[11].read_bytes()[:50])
     paths[19].unlink()
-    with pytest.raises(UsageError, match=r"p003.png: not a picture"):
+    with pytest.raises(UsageError, match=r"p003.png: not an image"):
         embed(catalogue, tmp_path / "stopped", on_error="stop")
     done = embed(catalogue, tmp_path / "index")
     assert list(done.failed) == ["p003", "p011", "p019"]
@@ -151,7 +151,7 @@ def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
     assert [line[:2] for line in lines[1:]] == [
         [p.stem, str(p)] for p in (paths[3], paths[11], paths[19])
     ]
-    assert "not a picture" in lines[1][2]
+    assert "not an image" in lines[1][2]
     good = [n for n in range(20) if n not in (3, 11, 19)]
     found = contents(Index.open(tmp_path / "index"))
     assert set(found) == {paths[n].stem for n in good}
@@ -213,7 +213,7 @@ def listing(folder):
 
 
 def test_a_stopped_embedding_that_removes_goes_on(tmp_path, monkeypatch):
-    """Nothing is removed before the end; then the picture that went with its item is missed."""
+    """Nothing is removed before the end; then the image that went with its item is missed."""
     folder = tmp_path / "index"
     embed(files(tmp_path / "pictures", 4)[0], folder)
     both, pixels = files(tmp_path / "pictures", 28, first=1)

@@ -45,7 +45,7 @@ def embedder(*, gain=1.0, seed=0, size=SIZE):
 
 
 def files(folder, count, *, first=0):
-    """A catalogue of picture files with attributes, and its pixels."""
+    """A catalogue of image files with attributes, and its pixels."""
     folder.mkdir(exist_ok=True)
     pixels = np.random.default_rng(5).integers(0, 256, (first + count, *SIZE, 3), np.uint8)
     paths = [folder / f"p{n:03d}.png" for n in range(first, first + count)]
@@ -219,7 +219,7 @@ def test_refuses_a_broken_manifest_and_other_versions(index, tmp_path):
 
 def test_refuses_a_folder_of_other_things(tmp_path):
     catalogue, _ = files(tmp_path / "pictures", 3)
-    with pytest.raises(UsageError, match="pictures is there and is no index"):
+    with pytest.raises(UsageError, match="images is there and is no index"):
         embed(catalogue, tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").iterdir())) == 3
 

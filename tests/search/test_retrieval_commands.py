@@ -15,7 +15,7 @@ from siamjax.training import Finished
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Twelve pictures, opened by the word ``noise``; runs are models by their seed."""
+    """Twelve images, opened by the word ``noise``; runs are models by their seed."""
     made, pixels = files(tmp_path / "pictures", 12)
     opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
     monkeypatch.setattr(readers, "open_catalogue", lambda source: opened.catalogue)
@@ -49,7 +49,7 @@ def test_embeds_and_finds(place, capsys):
     distances = np.square(plain(place.pixels) - plain(place.pixels[[5]])).sum(1)
     order = np.argsort(distances)
     own = re.fullmatch(r"   1  squared distance (\S+)  p005, color blue, note with .*", lines[2])
-    assert float(own[1]) < 1e-10  # rounding depends on how many pictures are embedded at a time
+    assert float(own[1]) < 1e-10  # rounding depends on how many images are embedded at a time
     assert lines[4].startswith(f"   2  squared distance {distances[order[1]]:.3f}"[:26])
     assert f"  p{order[1]:03d}," in lines[4]
 
@@ -67,11 +67,11 @@ def test_adds_and_removes(place, capsys):
 
 def test_broken_pictures_end_with_an_error_that_names_them(place, capsys):
     (place.folder / "pictures" / "p004.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"1 of 12 pictures could not be read .*failed.csv"):
+    with pytest.raises(UsageError, match=r"1 of 12 images could not be read .*failed.csv"):
         embed(place)
-    assert "p004.png: not a picture" in capsys.readouterr().out
+    assert "p004.png: not an image" in capsys.readouterr().out
     assert len(Index.open(place.folder / "index")) == 11
-    with pytest.raises(UsageError, match=r"p004.png: not a picture"):
+    with pytest.raises(UsageError, match=r"p004.png: not an image"):
         embed(place, on_error="stop")
 
 
@@ -98,7 +98,7 @@ def test_refuses_another_model(place):
     with pytest.raises(UsageError, match="at least 1 of each"):
         search(place, 5, top=0)
     (place.folder / "pictures" / "p005.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"p005.png: not a picture"):
+    with pytest.raises(UsageError, match=r"p005.png: not an image"):
         search(place, 5)
 
 
@@ -110,7 +110,7 @@ def test_page(place, capsys):
     search(place, 5, 6, top=12, out=page)
     out = capsys.readouterr().out
     assert out.count("not on the page") == 6
-    assert "p004.png: no such picture" in out
+    assert "p004.png: no such image" in out
     text = page.read_text()
     assert text.count("data:image/jpeg") == 2 * 13
     assert text.count("color green") == 2 * 4

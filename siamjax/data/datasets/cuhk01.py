@@ -1,4 +1,4 @@
-"""CUHK01 (Li, Zhao, Wang 2012): 971 people, two pictures by each of two cameras."""
+"""CUHK01 (Li, Zhao, Wang 2012): 971 people, two images by each of two cameras."""
 
 import re
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ _NAME = re.compile(r"(\d{4})(\d{3})\.png")
 
 
 class Cuhk01(PeopleBuilder, skip_registration=True):
-    """TFDS builder of CUHK01; pictures 1 and 2 of a person are view 1, 3 and 4 view 2."""
+    """TFDS builder of CUHK01; images 1 and 2 of a person are view 1, 3 and 4 view 2."""
 
     name = "cuhk01"
     encoding: ClassVar[str] = "png"
-    about: ClassVar[str] = "971 people, 4 pictures of 60x160 each, two by each of two cameras."
+    about: ClassVar[str] = "971 people, 4 images of 60x160 each, two by each of two cameras."
 
     def _pictures(self) -> Iterator[Picture]:
         source = locate(PUBLISHED, self._home)
@@ -41,7 +41,7 @@ class Cuhk01(PeopleBuilder, skip_registration=True):
         if absent or len(found) != len(expected):
             lack = f"{absent[0]} is missing" if absent else f"{max(found)} is too many"
             raise UsageError(
-                f"{source}: {len(found):,} pictures named like 0001001.png, but CUHK01 has "
+                f"{source}: {len(found):,} images named like 0001001.png, but CUHK01 has "
                 f"{len(expected):,} ({PEOPLE} people x 4): {lack}; the folder or archive is not "
                 "complete"
             )

@@ -68,7 +68,7 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
 
     name = "cuhk03"
     encoding: ClassVar[str] = "png"
-    about: ClassVar[str] = "1,467 people, up to five pictures by each of two cameras."
+    about: ClassVar[str] = "1,467 people, up to five images by each of two cameras."
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="labeled", description="boxes drawn by hand"),
         tfds.core.BuilderConfig(name="detected", description="boxes found by a detector"),
@@ -89,7 +89,7 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
             if people != PEOPLE or any(pair.shape[1:] != (10,) for pair in pairs):
                 raise UsageError(
                     f"{path}: '{self._boxes}' has {people} people in its pairs of cameras, with "
-                    f"{sorted({pair.shape[1:] for pair in pairs})} pictures each, but CUHK03 has "
+                    f"{sorted({pair.shape[1:] for pair in pairs})} images each, but CUHK03 has "
                     f"{PEOPLE} with 10; fetch it again"
                 )
             count = 0
@@ -98,14 +98,14 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
                     file_name = f"{pair}_{person + 1:03d}_{1 + number // 5}_{number + 1:02d}.png"
                     picture = array(file, cell) if cell else np.empty(0)
                     # An empty cell, marked or stored as its dimensions 0 x 0: this view has
-                    # fewer than five pictures.
+                    # fewer than five images.
                     if picture.ndim < 3 and not picture.any():
                         continue
                     count += 1
                     yield file_name, file_name[:5], 1 + number // 5, _png(picture, file_name, path)
             if count != PICTURES[self._boxes]:
                 raise UsageError(
-                    f"{path}: {count:,} pictures in '{self._boxes}', but CUHK03 has "
+                    f"{path}: {count:,} images in '{self._boxes}', but CUHK03 has "
                     f"{PICTURES[self._boxes]:,}; fetch it again"
                 )
 
@@ -140,7 +140,7 @@ def _png(picture: Shaped[np.ndarray, "..."], name: str, path: Path) -> bytes:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise UsageError(
             f"{path}: the cell of {name} is {picture.dtype} {picture.shape}, which is no RGB "
-            "picture of 8 bits; fetch it again"
+            "image of 8 bits; fetch it again"
         )
     encoded = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(encoded, "PNG")
@@ -171,8 +171,7 @@ def divide_classic(
     everyone = set(images.identities.tolist())
     if absent := sorted(set(tested) - everyone):
         raise UsageError(
-            f"{images.name}: person {absent[0]} of test set {split} has no picture; fetch {MAT} "
-            "again"
+            f"{images.name}: person {absent[0]} of test set {split} has no image; fetch {MAT} again"
         )
     others = sorted({p for p in everyone if int(p.split("_")[0]) <= PAIRS} - set(tested))
     count = VALIDATION_PEOPLE if validation_people is None else validation_people
@@ -192,7 +191,7 @@ def divide_classic(
             f"{images.name}, CLASSIC protocol, {boxes} boxes, official split {split} of 0 to "
             f"{SPLITS - 1}: {len(trained):,}/{len(validated)}/{len(tested)} people trained on, for "
             f"validation (seed {seed}) and tested; single-shot, {len(test.query)} queries of view "
-            f"1, {len(test.gallery)} gallery pictures of view 2; no person is in two of these"
+            f"1, {len(test.gallery)} gallery images of view 2; no person is in two of these"
             f"{remark}{other}"
         ),
         request=request,
@@ -239,7 +238,7 @@ def divide_new(
         test=test,
         protocol=(
             f"{images.name}, NEW protocol ({len(people)}/{tested} people), {boxes} boxes, Market "
-            f"rule: {len(trained)} people trained on ({len(training):,} pictures), "
+            f"rule: {len(trained)} people trained on ({len(training):,} images), "
             f"{len(validated)} of the training people for validation (seed {seed}), "
             f"{len(test.query):,} queries, gallery {len(test.gallery):,}; no person is in two of "
             f"these{remark}{other}"
@@ -253,7 +252,7 @@ def read_config(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(training, query, gallery) of a new protocol's file, as indices into ``images``.
 
-    It numbers its own list of files from 1; they are joined to the pictures by name. Checked:
+    It numbers its own list of files from 1; they are joined to the images by name. Checked:
     the official counts, that every file exists, and that labels and cameras mean the same here.
     """
     wanted = ("train_idx", "query_idx", "gallery_idx", "labels", "filelist")

@@ -21,7 +21,7 @@ _ARCHIVE = EMBEDDED / "emoji.zip"
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder of the embedded emoji; split ``pictures`` of 2,254, all of one vendor first.
+    """TFDS builder of the embedded emoji; split ``images`` of 2,254, all of one vendor first.
 
     The same item drawn by another hand: artwork, and no photographs. It shows that code works
     and learns; no claim about a search in photographs can rest on it.

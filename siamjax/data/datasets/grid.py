@@ -94,7 +94,7 @@ def divide(
 ) -> ReidSplits:
     """Official split 0 to 9: 125 people to train on, 125 to test; single-shot, gallery 900.
 
-    The probe picture asks; the gallery is the other picture of each test person and the 775
+    The probe image asks; the gallery is the other image of each test person and the 775
     strangers. Validation is on ``validation_people`` (default a tenth) of the training people,
     from the seed, without strangers, as these belong to the test.
     """
@@ -146,7 +146,7 @@ def divide(
 
 
 def _key(path: PurePosixPath) -> str | None:
-    """``probe/0001_1_25004_107_32_106_221.jpeg``; ``UsageError`` for a picture of another name."""
+    """``probe/0001_1_25004_107_32_106_221.jpeg``; ``UsageError`` for an image of another name."""
     folder = path.parent.name
     if folder not in ("probe", "gallery") or path.suffix.lower() not in (".jpeg", ".jpg"):
         return None
@@ -165,14 +165,14 @@ def _check(source: Path, files: list[str]) -> None:
             count = named.count((folder, f"{number:04d}"))
             if count != 1:
                 raise UsageError(
-                    f"{source}: {count} pictures of person {number:04d} in {folder}/ instead of "
-                    f"one, of {len(files):,} pictures; GRID has {PEOPLE} people in both folders: "
+                    f"{source}: {count} images of person {number:04d} in {folder}/ instead of "
+                    f"one, of {len(files):,} images; GRID has {PEOPLE} people in both folders: "
                     "the folder or archive is not complete"
                 )
     strangers = named.count(("gallery", STRANGER))
     if strangers != STRANGERS or len(named) != 2 * PEOPLE + STRANGERS:
         raise UsageError(
-            f"{source}: {strangers} strangers ({STRANGER}) in gallery/ and {len(named):,} pictures "
+            f"{source}: {strangers} strangers ({STRANGER}) in gallery/ and {len(named):,} images "
             f"in all, but GRID has {STRANGERS} and {2 * PEOPLE + STRANGERS:,}; the folder or "
             "archive is not complete"
         )

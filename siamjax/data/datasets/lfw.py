@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild: pictures, official pair lists, and where to find them."""
+"""Labeled Faces in the Wild: images, official pair lists, and where to find them."""
 
 import hashlib
 import os
@@ -134,7 +134,7 @@ def _fetch(name: str, alignment: Alignment) -> Path:
 
 
 class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder of LFW's pictures as they are (JPEG bytes untouched); split ``faces``."""
+    """TFDS builder of LFW's images as they are (JPEG bytes untouched); split ``faces``."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "lfw"
@@ -159,7 +159,7 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         return tfds.core.DatasetInfo(
             builder=self,
-            description="13,233 pictures of 5,749 people.",
+            description="13,233 images of 5,749 people.",
             features=features,
             disable_shuffling=True,
         )
@@ -172,7 +172,7 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         people = {name.split("/")[0] for name in pictures}
         if (len(pictures), len(people)) != (IMAGES, PEOPLE):  # before anything is prepared
             raise UsageError(
-                f"{self._local.images}: {len(pictures):,} pictures of {len(people):,} people, but "
+                f"{self._local.images}: {len(pictures):,} images of {len(people):,} people, but "
                 f"LFW has {IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete"
             )
         for number, file in enumerate(sorted(pictures)):
@@ -203,7 +203,7 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
     """An official pair list: ``pairs.txt`` (View 2, folds) or a View 1 list (no folds).
 
     First line ``folds<TAB>pairs`` or ``pairs``; then for each fold so many lines ``name n1 n2``
-    and as many ``nameA n1 nameB n2``. Every line and every picture is needed: a missing one
+    and as many ``nameA n1 nameB n2``. Every line and every image is needed: a missing one
     raises ``UsageError`` with path and line, as skipping it would make the folds unofficial.
     """
     try:
@@ -225,9 +225,7 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
     def place(name: str, number: str, line: int) -> int:
         key = f"{name}/{name}_{int(number):04d}.jpg" if number.isdigit() else f"{name} {number}"
         if key not in index:
-            raise UsageError(
-                f"{path}, line {line}: {key} is not among the pictures of {images.name}"
-            )
+            raise UsageError(f"{path}, line {line}: {key} is not among the images of {images.name}")
         return index[key]
 
     first, second, same = [], [], []
@@ -256,7 +254,7 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
 
 
 def find_list(name: str, local: LocalLfw) -> Path:
-    """An official list beside the pictures, or from the mirror."""
+    """An official list beside the images, or from the mirror."""
     beside = [local.home / name, local.images / name]
     for path in beside:
         if path.is_file():
@@ -276,7 +274,7 @@ def _local(data: str) -> LocalLfw:
 
 
 def read_lists(data: str, *names: str) -> tuple[ImageSet, list[PairList], str]:
-    """Pictures, official lists, and a remark if one is not the published file."""
+    """Images, official lists, and a remark if one is not the published file."""
     local = _local(data)
     images = prepared_images(Lfw(local=local), credit=CREDIT)
     paths = [find_list(name, local) for name in names]

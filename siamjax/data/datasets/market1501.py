@@ -1,4 +1,4 @@
-"""Market-1501 (Zheng et al. 2015), and any folder that names its pictures as it does."""
+"""Market-1501 (Zheng et al. 2015), and any folder that names its images as it does."""
 
 import re
 from collections import Counter
@@ -71,7 +71,7 @@ def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
     for part in COUNTS:
         if not any(file.startswith(f"{part}/") for file in found):
             raise UsageError(
-                f"{folder}: no picture in {part}/; expected is FOLDER/{part}/"
+                f"{folder}: no image in {part}/; expected is FOLDER/{part}/"
                 "0002_c1s1_000451_03.jpg ... (identity_camera_...), and the same in "
                 f"{', '.join(other for other in COUNTS if other != part)}"
             )
@@ -145,7 +145,7 @@ def divide(
         test=test,
         protocol=(
             f"{images.name} ({official}), Market rule, single query: {len(trained)} people trained "
-            f"on ({len(training):,} pictures), {len(validated)} of the training people for "
+            f"on ({len(training):,} images), {len(validated)} of the training people for "
             f"validation (seed {seed}), {len(test.query):,} queries, gallery {len(gallery):,} with "
             f"{int((number[gallery] == DISTRACTOR).sum()):,} distractors, {junk:,} junk boxes left "
             f"out; no person is in two of these{remark}{other}"
@@ -155,7 +155,7 @@ def divide(
 
 
 def _key(path: PurePosixPath) -> str | None:
-    """``query/0001_c1s1_001051_00.jpg``; ``UsageError`` for a picture of another name."""
+    """``query/0001_c1s1_001051_00.jpg``; ``UsageError`` for an image of another name."""
     folder = path.parent.name
     if folder not in COUNTS or path.suffix.lower() not in IMAGE_SUFFIXES:
         return None  # gt_bbox, readme.txt, Thumbs.db
@@ -177,7 +177,7 @@ def _difference(files: Any) -> str:
     """What differs from the official counts; empty if nothing does."""
     counts = Counter(file.split("/")[0] for file in files)
     return ", ".join(
-        f"{counts[part]:,} pictures in {part} instead of {count:,}"
+        f"{counts[part]:,} images in {part} instead of {count:,}"
         for part, count in COUNTS.items()
         if counts[part] != count
     )

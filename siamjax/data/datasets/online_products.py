@@ -1,4 +1,4 @@
-"""Stanford Online Products: 120,053 pictures of 22,634 products, with its official split."""
+"""Stanford Online Products: 120,053 images of 22,634 products, with its official split."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ from siamjax.data.retrieval import ONLINE_PRODUCTS as NAME
 from siamjax.errors import UsageError
 
 SPLITS = ("train", "test")
-_CREDIT = "Stanford Online Products (Song et al. 2016), pictures of eBay"
+_CREDIT = "Stanford Online Products (Song et al. 2016), images of eBay"
 _COLUMNS = ("class_id", "super_class_id", "path")
 
 
@@ -24,7 +24,7 @@ def is_unpacked(folder: Path) -> bool:
 
 
 def open_products(home: Path | None) -> Catalogue:
-    """Its pictures; item is the class, attributes are ``category`` and ``split``.
+    """Its images; item is the class, attributes are ``category`` and ``split``.
 
     ``home`` is the unpacked folder (:func:`is_unpacked`), or the data folder of TFDS where the
     set was prepared as array_record; None is TFDS's usual one. Nothing is downloaded: TFDS's

@@ -1,4 +1,4 @@
-"""The ORL (AT&T) faces, embedded: 40 people, 10 pictures each. No download."""
+"""The ORL (AT&T) faces, embedded: 40 people, 10 images each. No download."""
 
 import io
 
@@ -29,7 +29,7 @@ class OrlFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         return tfds.core.DatasetInfo(
             builder=self,
-            description="40 people, 10 grey pictures of 92x112 each: light, expression, glasses.",
+            description="40 people, 10 grey images of 92x112 each: light, expression, glasses.",
             features=features,
             disable_shuffling=True,
             homepage="https://cam-orl.co.uk/facedatabase.html",

@@ -1,4 +1,4 @@
-"""The embedded pedestrians: 832 pictures of 9 walkers in 37 tracklets. No download."""
+"""The embedded pedestrians: 832 images of 9 walkers in 37 tracklets. No download."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def divide(
     validation_people: int | None,
     request: dict[str, Any],
 ) -> ReidSplits:
-    """The splits of the embedded pedestrians, drawn from ``seed``; Market rule, every picture asks.
+    """The splits of the embedded pedestrians, drawn from ``seed``; Market rule, every image asks.
 
     ``person``: ``test_people`` (default 4) are never trained on: three of the six who walk by more
     than once, and one of the three who do not and so cannot be asked for but are in the gallery
@@ -125,7 +125,7 @@ def _divide_people(
         protocol=(
             f"pedestrians (embedded, one real camera; tracklet = camera, Market rule): people "
             f"divided at random (seed {seed}): {len(trained)} trained on ({len(training)} "
-            f"pictures), {len(test)} tested on ({_asked(images, ranking)}); {how}{remark}{other}"
+            f"images), {len(test)} tested on ({_asked(images, ranking)}); {how}{remark}{other}"
         ),
         request=request,
     )
@@ -148,7 +148,7 @@ def _divide_tracklets(
         protocol=(
             f"pedestrians (embedded, one real camera; tracklet = camera, Market rule): tracklets "
             f"divided at random (seed {seed}): {_count(images, training)} people trained on "
-            f"({len(training)} pictures), {HELD_OUT} held-out tracklets of {_count(images, asked)} "
+            f"({len(training)} images), {HELD_OUT} held-out tracklets of {_count(images, asked)} "
             f"of them tested on ({_asked(images, test)}), {HELD_OUT} more of "
             f"{_count(images, validated)} choose the checkpoint; no tracklet is in two of these, "
             f"but PEOPLE ARE{remark}{other}"
@@ -164,7 +164,7 @@ def hold_out(
     *,
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
-    """Split pictures by tracklet: two of each person who has three or more are held out."""
+    """Split images by tracklet: two of each person who has three or more are held out."""
     held: list[int] = []
     for person in sorted(set(images.identities[among].tolist())):
         tracklets = np.unique(cameras[among[images.identities[among] == person]])
@@ -204,7 +204,7 @@ def _everything(
     *,
     name: str,
 ) -> tuple[Ranking, str]:
-    """Every picture of someone with a second tracklet asks; all are the gallery."""
+    """Every image of someone with a second tracklet asks; all are the gallery."""
     seen = {
         person: len(set(cameras[chosen[images.identities[chosen] == person]].tolist()))
         for person in set(images.identities[chosen].tolist())
