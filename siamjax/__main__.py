@@ -3,7 +3,9 @@
 Published weights: ``python -m siamjax weights --help``.
 """
 
+import os
 import sys
+from importlib import metadata
 
 import tyro
 
@@ -21,8 +23,15 @@ WEIGHTS = {"list": list_weights, "get": get, "convert": convert}
 
 def main() -> None:
     """Parse the command line and run the command."""
+    # As python -m does: a network may be defined in an experiment of the current folder.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     commands = {command.__name__: command for command in COMMANDS}
-    words, program, description = sys.argv[1:], "python -m siamjax", __doc__
+    words, description = sys.argv[1:], __doc__
+    program = "siamjax" if sys.argv[0].endswith("siamjax") else "python -m siamjax"
+    if words == ["--version"]:
+        print(f"siamjax {metadata.version('siamjax')}")
+        return
     if words[:1] == ["weights"]:
         commands, words, program = WEIGHTS, words[1:], f"{program} weights"
         description = "Published weights: what there is, fetch them, read any format once for all."
