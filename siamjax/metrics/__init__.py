@@ -1,11 +1,24 @@
 """Measures of training and of evaluation.
 
-``verification`` has ROC, AUC, EER and k-fold accuracy, ``retrieval`` CMC and mAP, ``catalogue``
-recall@k and MAP@R, ``reranking`` k-reciprocal re-ranking.
+``verification``: ROC, AUC, equal error rate, accuracy over folds. ``reid``: CMC, mAP, mINP.
+``retrieval``: recall@k and MAP@R of embeddings. ``reranking``: k-reciprocal re-ranking. Training
+watches :class:`Mean` values, such as those of the monitors.
 """
 
-from siamjax.metrics import verification
+from siamjax.metrics import reid, reranking, retrieval, verification
 from siamjax.metrics.mean import Mean
 from siamjax.metrics.monitors import collapse_message, pair_monitors, triplet_monitors
+from siamjax.metrics.retrieval import map_at_r, recall_at_k
 
-__all__ = ["Mean", "collapse_message", "pair_monitors", "triplet_monitors", "verification"]
+__all__ = [
+    "Mean",
+    "collapse_message",
+    "map_at_r",
+    "pair_monitors",
+    "recall_at_k",
+    "reid",
+    "reranking",
+    "retrieval",
+    "triplet_monitors",
+    "verification",
+]

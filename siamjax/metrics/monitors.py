@@ -18,13 +18,13 @@ def pair_monitors(
     margin: float | None = None,
     logit: Float[Array, " batch"] | None = None,
 ) -> dict[str, Mean]:
-    """Means to watch: distances of both kinds, norm and spread of the embeddings.
+    """Means to watch: distances of both kinds of pairs, norm and spread of the embeddings.
 
-    ``embeddings`` holds the first images' and then the second ones'. ``embedding_spread`` is
-    the mean distance to the batch's mean embedding, over all devices: 0 = all images look alike
-    to the network. With the ``margin`` of a loss that pushes different pairs apart up to it,
-    ``active_fraction`` is the share of the different pairs that are nearer. With the ``logit`` of
-    P(same) ``accuracy`` is the share of pairs on the right side of 0.
+    ``embeddings`` holds those of all first images, then those of all second ones.
+    ``embedding_spread`` is the mean distance to the batch's mean embedding, over all devices:
+    0 = all images look alike to the network. With the ``margin`` up to which the loss pushes
+    different pairs apart, ``active_fraction`` is the share of different pairs within it. With the
+    ``logit`` of P(same), ``accuracy`` is the share of pairs whose logit has the right sign.
     """
     first, second = jnp.split(embeddings.astype(jnp.float32), 2)
     weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
@@ -50,14 +50,13 @@ def triplet_monitors(
     margin: float,
     cap: float | None = None,
 ) -> dict[str, Mean]:
-    """Means to watch while triplets are trained on.
+    """Means to watch while training on triplets.
 
-    ``embeddings`` are the anchors', the positives' and the negatives'; ``positive`` and
-    ``negative`` are the distances that the loss sees, ``margin`` and ``cap`` its own
-    (:func:`siamjax.losses.triplet`). Besides those of :func:`pair_monitors` (the distances as
-    ``distance_same`` and ``distance_different``): ``active_fraction``, the share of triplets that
-    the loss still pushes, ``capped_fraction``, that of triplets at the cap, and the sum of an
-    embedding and the number of its entries that are not 0.
+    ``embeddings`` are those of the anchors, the positives and the negatives; ``positive`` and
+    ``negative`` are the distances that the loss gets, ``margin`` and ``cap`` its options
+    (:func:`siamjax.losses.triplet`). The names are those of :func:`pair_monitors`, and
+    ``active_fraction`` (triplets that the loss still pushes), ``capped_fraction`` (triplets at
+    the cap), ``embedding_sum`` and ``embedding_nonzero`` (entries that are not 0).
     """
     rows = jnp.concatenate(embeddings).astype(jnp.float32)
     weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
@@ -90,17 +89,17 @@ def _cloud(embeddings: Float[Array, "n features"], weight: Float[Array, " n"]) -
 
 
 def collapse_message(values: dict[str, float]) -> str | None:
-    """A collapse in words; None = healthy, or nothing can be said.
+    """What is wrong with a training, in words; None if it looks healthy.
 
-    ``values`` are the computed means of :func:`pair_monitors` or :func:`triplet_monitors`; of
-    metrics without ``embedding_norm`` and ``embedding_spread`` nothing is known here.
+    ``values`` are the computed means of :func:`pair_monitors` or :func:`triplet_monitors`. Without
+    ``embedding_norm`` and ``embedding_spread`` among them nothing can be said.
     """
     if not {"embedding_norm", "embedding_spread"} <= values.keys():
         return None
     if values.get("capped_fraction") == 1.0:
         return (
-            "every triplet is beyond the cap, where the gradient is 0: nothing is learnt; lower "
-            "the margin, or raise or drop the cap"
+            "every triplet is beyond the cap, where the gradient is 0: the network learns nothing; "
+            "lower the margin, or raise or drop the cap"
         )
     same, different = values.get("distance_same"), values.get("distance_different")
     norm, spread = values["embedding_norm"], values["embedding_spread"]
@@ -112,23 +111,23 @@ def collapse_message(values: dict[str, float]) -> str | None:
     if same is not None and different is not None and abs(same - different) < 0.02 * different:
         return (
             f"all distances are alike: {same:.3g} for the same identity, {different:.3g} for "
-            "different ones; if this lasts, the network learns nothing: check the labels, lower "
+            "different ones; if this lasts, the network learns nothing: check the labels and lower "
             "the learning rate"
         )
     active = values.get("active_fraction")
     if active == 0.0:
         return (
-            "active fraction 0: none of the pairs or triplets that could teach does any more: "
-            "the negatives are all beyond the margin; harder ones are needed"
+            "active fraction 0: all negatives are beyond the margin, so they teach nothing any "
+            "more; use harder negatives"
         )
     if values.get("accuracy") == 1.0:
         return (
-            "accuracy 1: every pair of these steps is on the right side; if this lasts, harder "
-            "pairs are needed"
+            "accuracy 1: every pair of these steps is classified correctly; if this lasts, use "
+            "harder pairs"
         )
     if active == 1.0:
         return (
-            "active fraction 1: the loss pushes every pair and none has come to rest; if this "
-            "lasts, the network is stuck: lower the margin or the learning rate"
+            "active fraction 1: every negative is still within the margin; if this lasts, the "
+            "network is stuck: lower the margin or the learning rate"
         )
     return None

@@ -1,14 +1,14 @@
-"""Retrieval: is the right identity at the top of the list? Measures of a query-gallery score.
+"""Re-identification: is the right identity at the top of the list? CMC, mAP and mINP.
 
-Contract: ``score`` (queries, gallery) rises with similarity (a distance is negated); ``match`` of
-the same shape is bool, True = same identity; ``valid`` likewise, False = junk for that query: as if
+Contract: ``score`` (queries, gallery) rises with similarity (negate a distance); ``match`` of the
+same shape is bool, True = same identity; ``valid`` likewise, False = junk for that query: as if
 the image were not in the gallery, neither right nor wrong. None: everything is valid.
-A query without a valid match cannot be ranked: it is left out, as the official codes do, and the
-number of queries that count is reported.
+A query without a valid match cannot be ranked. It is left out, as in the official evaluation
+codes, and the number of queries that count is reported.
 
-Ties: a score says nothing about the order of equal ones, and a constant score has to be chance.
+Ties: equal scores say nothing about their order, so a constant score must give chance.
 ``ties="expected"`` is the exact mean over all orders of the tied images, ``"pessimistic"`` puts
-the matches behind all that tie with them. The order of the arrays never counts.
+the matches behind all that tie with them. The order of the arrays never matters.
 
 Plain NumPy, query by query. ``UsageError`` for shapes that do not fit, masks not of bool, and NaN.
 """
@@ -30,10 +30,11 @@ RANKS = (1, 5, 10, 20)
 
 
 def _codes(query, gallery) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays with each identity replaced by a number: comparing numbers is cheap."""
+    """Both arrays with identities as whole numbers, which are cheap to compare."""
     query, gallery = np.asarray(query), np.asarray(gallery)
     if query.ndim != 1 or gallery.ndim != 1:
-        raise UsageError(f"identities {query.shape} and {gallery.shape} must be one an image")
+        shapes = f"identities of shape {query.shape} and {gallery.shape}"
+        raise UsageError(f"{shapes}: give one identity for each image")
     if (query.dtype.kind in "iu") != (gallery.dtype.kind in "iu"):
         kinds = f"{query.dtype} for the queries, {gallery.dtype} for the gallery"
         raise UsageError(f"identities are {kinds}: give both as text or both as whole numbers")
@@ -44,7 +45,7 @@ def _codes(query, gallery) -> tuple[np.ndarray, np.ndarray]:
 def same_identity(
     query_identity: Shaped[np.ndarray, " queries"], gallery_identity: Shaped[np.ndarray, " gallery"]
 ) -> Mask:
-    """``match``: True where query and gallery image show the same identity (text or numbers)."""
+    """The mask ``match``; identities are text or whole numbers."""
     query, gallery = _codes(query_identity, gallery_identity)
     return query[:, None] == gallery
 
@@ -57,17 +58,17 @@ def market_valid(
     *,
     junk: str | int | None = "-1",
 ) -> Mask:
-    """``valid`` by the rule of Market-1501 (Zheng et al., ICCV 2015, and its evaluation code).
+    """The mask ``valid`` by the rule of Market-1501 (Zheng et al., ICCV 2015, and its code).
 
-    Dropped for a query are the images of its own identity from its own camera, and for every
-    query those of the identity ``junk`` (bad boxes; None: there are none). Distractors, identity
-    0 in Market, stay: they can only be wrong.
+    Images of the query's own identity from its own camera are dropped, and for every query those
+    of the identity ``junk`` (bad boxes; None: there are none). Distractors, identity 0 in
+    Market-1501, stay: they can only be wrong.
     """
     same = same_identity(query_identity, gallery_identity)
     query_camera, gallery_camera = np.asarray(query_camera), np.asarray(gallery_camera)
     if same.shape != (*query_camera.shape, *gallery_camera.shape):
         shapes = f"cameras {query_camera.shape} and {gallery_camera.shape}"
-        raise UsageError(f"{shapes} do not fit the identities {same.shape}: one an image")
+        raise UsageError(f"{shapes} do not fit {same.shape} identities: give one for each image")
     valid = ~(same & (query_camera[:, None] == gallery_camera))
     if junk is not None:
         valid &= np.asarray(gallery_identity).astype(str) != str(junk)
@@ -75,7 +76,7 @@ def market_valid(
 
 
 class _Groups(NamedTuple):
-    """Gallery images of one score, with a match among them; query by query, the best first."""
+    """Gallery images that tie, at least one match among them; query by query, the best first."""
 
     query: np.ndarray  # (groups,) whose list it is
     above: np.ndarray  # valid images of a higher score
@@ -93,7 +94,7 @@ def _counted(has_match: np.ndarray) -> int:
 
 def _groups(score, match, valid, ties) -> _Groups:
     if ties not in get_args(Ties):
-        raise UsageError(f"ties is {ties!r}: use one of {get_args(Ties)}")
+        raise UsageError(f"ties is {ties!r}; choose {' or '.join(get_args(Ties))}")
     score, match = np.asarray(score), np.asarray(match)
     valid = np.broadcast_to(True, match.shape) if valid is None else np.asarray(valid)
     for name, mask in (("match", match), ("valid", valid)):
@@ -129,7 +130,7 @@ class Cmc:
     """Cumulative matching characteristic: ``curve[k - 1]`` = P(a match is among the first k)."""
 
     curve: Float[np.ndarray, " ranks"]
-    queries: int  # how many count: those with a valid match
+    queries: int  # queries with a valid match, the only ones that count
 
 
 def cmc(
@@ -137,7 +138,8 @@ def cmc(
 ) -> Cmc:
     """Probability in [0, 1] that a match is among the first k = 1..``ranks`` images.
 
-    All matches stay in the gallery (Market-1501); see ``single_shot`` for one an identity.
+    All matches stay in the gallery (Market-1501); see :func:`single_shot` for a gallery of one
+    image for each identity.
     Raises ``UsageError`` when no query has a valid match.
     """
     curves = hits(score, match, valid=valid, ties=ties, ranks=ranks)
@@ -148,17 +150,17 @@ def cmc(
 def hits(
     score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected", ranks: int = 50
 ) -> Float[np.ndarray, "queries ranks"]:
-    """Of each query the probability that a match is among the first k = 1..``ranks`` images.
+    """For each query the probability that a match is among the first k = 1..``ranks`` images.
 
-    0 or 1 where nothing ties; NaN for a query without a valid match. Its mean over queries is the
-    CMC, which in catalogue search is called recall@k.
+    0 or 1 where nothing ties; NaN for a query without a valid match. The mean over queries is the
+    CMC, or in retrieval recall@k.
     """
     if ranks < 1:
-        raise UsageError(f"ranks is {ranks}: at least 1 is needed")
+        raise UsageError(f"ranks {ranks} must be at least 1")
     groups = _groups(score, match, valid, ties)
     curves = np.where(groups.matches[:, None] > 0, np.zeros(ranks), np.nan)
     for query, above, size, own in np.stack(groups[:4])[:, groups.hits_above == 0].T:
-        # no match among the first t of the group: t draws without return give others alone
+        # Probability of no match among the first t of the group: t draws without replacement.
         drawn = np.arange(min(size, max(ranks - above, 0)))
         miss = np.cumprod(np.maximum(size - own - drawn, 0) / (size - drawn))
         curves[query, above : above + drawn.size] = 1.0 - miss
@@ -174,27 +176,28 @@ def average_precision(
     definition: Definition = "precision",
     ties: Ties = "expected",
 ) -> Float[np.ndarray, " queries"]:
-    """Average precision of each query, in [0, 1]; NaN for one without a valid match.
+    """Average precision of each query, in [0, 1]; NaN for a query without a valid match.
 
-    With P(r) = matches among the first r, divided by r: the mean, over the ranks r of the matches,
+    With P(r) = matches among the first r, divided by r, it is over the ranks r of the matches
 
-    * ``"precision"``: of P(r) (torchreid, fast-reid);
-    * ``"trapezoid"``: of (P(r - 1) + P(r)) / 2 with P(0) = 1 (the evaluation code of Market-1501).
-      It is lower, unless all matches lead the list;
-    * ``"at_r"``: of P(r) over the first R places alone, R the number of matches, divided by R: of
-      which the mean is MAP@R (Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020).
+    * ``"precision"``: the mean of P(r) (torchreid, fast-reid);
+    * ``"trapezoid"``: the mean of (P(r - 1) + P(r)) / 2 with P(0) = 1 (the evaluation code of
+      Market-1501). It is lower, unless all matches lead the list;
+    * ``"at_r"``: the sum of P(r) over ranks r <= R, divided by R, the number of matches. Its mean
+      is MAP@R (Musgrave, Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020).
 
-    All are exact for ``ties="expected"``: of n equal scores, m of matches, below an images and c
-    matches of higher score, place j holds a match with probability m / n, and then the precision is
-    (c + 1 + (j - 1)(m - 1) / (n - 1)) / (a + j) on average.
+    All are exact for ``ties="expected"``. Let n images tie, m of them matches, behind a images
+    and c matches of higher score. Place j of them holds a match with probability m / n, and then
+    the precision there is (c + 1 + (j - 1)(m - 1) / (n - 1)) / (a + j) on average.
     """
     if definition not in get_args(Definition):
-        raise UsageError(f"definition is {definition!r}: use one of {get_args(Definition)}")
+        names = ", ".join(get_args(Definition))
+        raise UsageError(f"definition is {definition!r}; choose one of {names}")
     query, above, size, hits, hits_above, matches = _groups(score, match, valid, ties)
     # Place j = 1..size of a group holds a match with probability hits / size; if it does, each of
     # the j - 1 places before it holds one of the other matches with probability other.
     other = (hits - 1) / np.maximum(size - 1, 1)
-    # At R no place beyond the R-th counts.
+    # For "at_r" only the first R places count.
     places = size if definition != "at_r" else np.clip(matches[query] - above, 0, size)
     harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, (above + size).max(initial=0) + 1)))
 
@@ -205,8 +208,8 @@ def average_precision(
         return places * other + (start - other * (before + 1)) * inverse
 
     value = total(hits_above + 1, above)
-    if definition == "trapezoid":  # one place up: one image less, and the match itself not yet
-        top = 1 + (size - 1) * other  # above the first place the precision counts as 1
+    if definition == "trapezoid":  # P(r - 1): one image less, and without the match itself
+        top = 1 + (size - 1) * other  # P(0) counts as 1
         value = (value + np.where(above, total(hits_above, np.maximum(above - 1, 0)), top)) / 2
     sums = np.bincount(query, value * hits / size, minlength=len(matches))
     return np.where(matches > 0, sums / np.maximum(matches, 1), np.nan)
@@ -220,7 +223,7 @@ def mean_average_precision(
     definition: Definition = "precision",
     ties: Ties = "expected",
 ) -> float:
-    """mAP: mean of ``average_precision`` over the queries with a match; ``UsageError`` if none."""
+    """mAP: mean of ``average_precision`` over queries with a match; ``UsageError`` without any."""
     values = average_precision(score, match, valid=valid, definition=definition, ties=ties)
     return float(np.nansum(values) / _counted(~np.isnan(values)))
 
@@ -228,14 +231,14 @@ def mean_average_precision(
 def inverse_negative_penalty(
     score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected"
 ) -> float:
-    """mINP in (0, 1]: number of matches / rank of the last one, mean over queries with a match.
+    """mINP in (0, 1]: number of matches / rank of the last one; mean over queries with a match.
 
     Ye et al., *Deep Learning for Person Re-identification: A Survey and Outlook*, TPAMI 2021.
     """
     groups, total = _groups(score, match, valid, ties), 0.0
     for query, above, size, hits, hits_above in zip(*groups[:5], strict=True):
         if hits_above + hits == groups.matches[query]:  # the group of the last match
-            # P(that is at place j) = C(j-1, hits-1) / C(size, hits), from j = size downwards
+            # P(it is at place j) = C(j-1, hits-1) / C(size, hits), from j = size downwards
             place = np.arange(size, hits - 1, -1)
             ratio = (place[:-1] - hits) / (place[:-1] - 1)
             probability = hits / size * np.cumprod(np.append(1.0, ratio))
@@ -245,7 +248,7 @@ def inverse_negative_penalty(
 
 @dataclass(frozen=True, kw_only=True)
 class SingleShot:
-    """CMC over trials, each with another gallery of one image an identity."""
+    """CMC over trials, each with another gallery of one image for each identity."""
 
     mean: Float[np.ndarray, " ranks"]
     standard_deviation: Float[np.ndarray, " ranks"]  # of the trials, ddof 1; NaN for one trial
@@ -263,23 +266,25 @@ def single_shot(
     ties: Ties = "expected",
     ranks: int = 50,
 ) -> SingleShot:
-    """CMC where the gallery holds one image an identity, drawn anew in each of ``trials``.
+    """CMC where the gallery holds one image for each identity, drawn anew in each of ``trials``.
 
-    CUHK03 (classic), CUHK01, QMUL GRID. Every row of ``score`` is a query in every trial. Images
-    marked in ``distractor`` are in every gallery and match nobody, whatever their identity (the
-    775 of GRID). The first trials of a seed are the same for any number of ``trials``.
-    Raises ``UsageError`` naming a query of whom no image can be drawn.
+    The protocol of CUHK03 (classic), CUHK01 and QMUL GRID. Every row of ``score`` is a query in
+    every trial. Images marked in ``distractor`` are in every gallery and match nobody, whatever
+    their identity (the 775 of GRID). The first trials of a seed are the same for any number of
+    ``trials``. Raises ``UsageError`` naming a query without any gallery image to draw.
     """
     query, gallery = _codes(query_identity, gallery_identity)
     always = np.zeros(gallery.size, bool) if distractor is None else np.asarray(distractor)
     if always.dtype != np.bool_ or always.shape != gallery.shape:
-        raise UsageError(f"distractor is {always.dtype} {always.shape}: bool {gallery.shape} fits")
+        raise UsageError(
+            f"distractor is {always.dtype} of shape {always.shape}; give bool of {gallery.shape}"
+        )
     if trials < 1:
-        raise UsageError(f"{trials} trials: at least 1 is needed")
+        raise UsageError(f"trials {trials} must be at least 1")
     match = (query[:, None] == gallery) & ~always
     for at in np.flatnonzero(~match.any(axis=1)):
         name = np.asarray(query_identity)[at]
-        raise UsageError(f"query {at} shows {name}, of whom no gallery image can be drawn")
+        raise UsageError(f"query {at} shows {name}, of whom the gallery holds no image to draw")
     generator, curves, shown = np.random.default_rng(seed), [], always
     for _ in range(trials):
         shuffled = generator.permutation(np.flatnonzero(~always))
@@ -300,8 +305,8 @@ def summary(
     """All measures by name.
 
     ``rank1`` to ``rank20`` (CMC; None where the gallery has fewer images), ``map``,
-    ``map_trapezoid``, ``minp``, and how many ``queries`` count, how many are
-    ``queries_without_match``, and how many ``gallery`` images are valid for any query.
+    ``map_trapezoid``, ``minp``; and the numbers of ``queries`` that count, of
+    ``queries_without_match``, and of ``gallery`` images that are valid for any query.
     """
     found = cmc(score, match, valid=valid, ties=ties, ranks=max(RANKS))
     gallery = np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())

@@ -1,29 +1,29 @@
 """Re-ranking by k-reciprocal neighbours: a gallery image counts as near if its neighbours agree.
 
 Zhong, Zheng, Cao, Li, *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017.
-Labels are not used. Notation: d is the distance of two images, queries and gallery taken
-together as one set (as in the authors' code), queries first; N(p, k) are the k nearest of p.
+No labels are used. Notation: queries and gallery are one set of images (as in the authors' code),
+the queries first; d is the distance of two of them; N(p, k) are the k nearest images of p.
 
 * R(p, k) = {g in N(p, k): p in N(g, k)} (equation 3);
-* R*(p, k1) = R(p, k1) and every R(q, k1 / 2), q in R(p, k1), that lies in it by two thirds (4);
+* R*(p, k1) = R(p, k1) and every R(q, k1 / 2), q in R(p, k1), two thirds of which lie in it (4);
 * V_p = exp(-d(p, g)) for g in R*(p, k1), else 0 (7); then the mean of V over N(p, k2) (11);
 * Jaccard distance = 1 - sum of min(V_p, V_g) / sum of max(V_p, V_g) (10);
 * result = (1 - weight) Jaccard + weight d (12).
 
-As in the authors' code, and not in the paper: d is divided by the greatest distance of p, so that
-it is in [0, 1] in (7) and (12); V_p is divided by its sum before (11), so that the two sums of (10)
-add up to 2. ``neighbours`` chooses between the two in the rest:
+Two things follow the authors' code and not the paper: d is divided by the greatest distance of p,
+so that it is in [0, 1] in (7) and (12); V_p is divided by its sum before (11), so that the two sums
+of (10) add up to 2. ``neighbours`` chooses between code and paper in the rest:
 
-* ``"code"``: p itself and k more are the k nearest (k1 + 1, k1 / 2 + 1 images), and "by two
-  thirds" is more than 2/3;
-* ``"paper"``: N(p, k) are k images, p among them, and "by two thirds" is at least 2/3.
+* ``"code"``: N(p, k) are p itself and k more (k1 + 1 and k1 / 2 + 1 images), and "two thirds" is
+  more than 2/3;
+* ``"paper"``: N(p, k) are k images, p among them, and "two thirds" is at least 2/3.
 
-In both N(p, k2) are k2 images with p, and a half k1 / 2 is rounded to even. p is its own nearest,
+In both, N(p, k2) are k2 images with p, and k1 / 2 is rounded to even. p is its own nearest image,
 at whatever distance. Images that tie for the last place of N(p, k) are all left out:
-the order of the arrays never counts, and a constant distance stays constant.
+the order of the arrays never matters, and a constant distance stays constant.
 
-Distances are asked for block by block, twice. What stays in memory is the result, k1 + 2
-neighbours an image and the sparse V.
+Distances are computed block by block, twice. Only the result, k1 + 2 neighbours for each image and
+the sparse V stay in memory.
 """
 
 from collections.abc import Callable
@@ -43,19 +43,21 @@ def _rows(distance_rows: Rows, start: int, stop: int, total: int) -> np.ndarray:
     rows = np.array(distance_rows(start, stop), np.float32)  # a copy: it is written to
     if rows.shape != (stop - start, total):
         needed = (stop - start, total)
-        raise UsageError(f"distances from {start} to {stop} are {rows.shape}: {needed} is needed")
+        raise UsageError(
+            f"distances of images {start} to {stop - 1} have shape {rows.shape}, expected {needed}"
+        )
     bad = ~((rows >= 0) & (rows < np.inf))
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UsageError(
-            f"the distance of images {start + row} and {column} is {rows[row, column]}: "
-            "distances are finite and not negative (of a score s in [0, 1] use 1 - s)"
+            f"the distance of images {start + row} and {column} is {rows[row, column]}; give "
+            "finite distances of at least 0 (1 - s for a score s in [0, 1])"
         )
     return rows
 
 
 def _nearest(order: np.ndarray, distance: np.ndarray, k: int) -> csr_array:
-    """N(p, k) of every image p as a row of ones, from sorted neighbours (total, more than k)."""
+    """N(p, k) of every image p as a row of ones; from more than k sorted neighbours of each."""
     inside = distance < distance[:, k : k + 1] if k < order.shape[1] else order >= 0
     ones, ends = np.ones(inside.sum(), np.int32), np.append(0, np.cumsum(inside.sum(axis=1)))
     return csr_array((ones, order[inside], ends), shape=(len(order), len(order)))
@@ -88,13 +90,14 @@ def k_reciprocal(
 
     ``distance_rows(start, stop)`` gives the distances of images start..stop-1 from all ``total``
     images, the queries first: finite, >= 0, symmetric; squared Euclidean in the paper and its
-    code. ``block`` is how many rows are asked for at once (memory alone). The result is in [0, 1]
-    and cannot be compared between galleries. Raises ``UsageError`` naming a bad distance.
+    code. ``block`` is the number of rows computed at once; it changes the memory alone. The result
+    is in [0, 1] and cannot be compared between galleries. Raises ``UsageError`` naming a bad
+    distance.
     """
     if neighbours not in get_args(Neighbours):
-        raise UsageError(f"neighbours is {neighbours!r}: use 'code' or 'paper'")
+        raise UsageError(f"neighbours is {neighbours!r}; choose code or paper")
     if not 0 < queries < total:
-        raise UsageError(f"{queries} queries of {total} images: both kinds are needed")
+        raise UsageError(f"{queries} queries among {total} images: give queries and a gallery")
     if min(k1, k2, block) < 1 or not 0 <= weight <= 1:
         options = f"k1 {k1}, k2 {k2}, block {block}"
         raise UsageError(f"{options} must be at least 1 and weight {weight} in [0, 1]")
@@ -149,11 +152,13 @@ def k_reciprocal_matrices(
     neighbours: Neighbours = "code",
     block: int = 512,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """``k_reciprocal`` of given distances (not squared here), for a network without embeddings."""
+    """:func:`k_reciprocal` of given distances, used as they are: for cross-input networks."""
     queries, gallery = query_gallery.shape
     if query_query.shape != (queries, queries) or gallery_gallery.shape != (gallery, gallery):
-        shapes = f"{query_query.shape} or {gallery_gallery.shape} to {query_gallery.shape}"
-        raise UsageError(f"distances do not fit: {shapes}")
+        raise UsageError(
+            f"query_query {query_query.shape} and gallery_gallery {gallery_gallery.shape} do not "
+            f"fit query_gallery {query_gallery.shape}"
+        )
 
     def distance_rows(start: int, stop: int) -> np.ndarray:
         query = slice(start, min(stop, queries))
@@ -177,24 +182,24 @@ def k_reciprocal_embeddings(
     neighbours: Neighbours = "code",
     block: int = 512,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """``k_reciprocal`` of the squared Euclidean distance of embeddings, computed in float64."""
-    pictures = np.concatenate([query_embeddings, gallery_embeddings]).astype(np.float64)
-    if not np.isfinite(pictures).all():
-        bad = np.argwhere(~np.isfinite(pictures))[0][0]
+    """:func:`k_reciprocal` of squared Euclidean distances of embeddings, computed in float64."""
+    images = np.concatenate([query_embeddings, gallery_embeddings]).astype(np.float64)
+    if not np.isfinite(images).all():
+        bad = np.argwhere(~np.isfinite(images))[0][0]
         raise UsageError(f"the embedding of image {bad} (the queries first) is not finite")
-    pictures -= pictures.mean(axis=0)  # less cancellation below
-    norms = (pictures**2).sum(axis=1)
+    images -= images.mean(axis=0)  # less cancellation below
+    norms = (images**2).sum(axis=1)
     noise = 1e-12 * norms.max()
 
     def distance_rows(start: int, stop: int) -> np.ndarray:
-        squared = pictures[start:stop] @ pictures.T
+        squared = images[start:stop] @ images.T
         squared *= -2.0
         squared += norms[start:stop, None]
         squared += norms
-        squared[squared < noise] = 0.0  # equal embeddings are at 0, and not at a rounding error
+        squared[squared < noise] = 0.0  # equal embeddings: exactly 0, not a rounding error
         return squared
 
     return k_reciprocal(
-        distance_rows, queries=len(query_embeddings), total=len(pictures),
+        distance_rows, queries=len(query_embeddings), total=len(images),
         k1=k1, k2=k2, weight=weight, neighbours=neighbours, block=block,
     )  # fmt: skip

@@ -1,7 +1,14 @@
-"""Search of a catalogue by embeddings: recall@k and MAP@R, query block by query block."""
+"""Retrieval: which image of a catalogue shows the same item? Recall@k and MAP@R of embeddings.
 
-from collections.abc import Mapping
+The gallery is ranked for every query by Euclidean distance (of unit vectors, that is by cosine).
+``own`` gives each query's own place in the gallery, where the query itself is left out. A query
+without a match does not count. Ties count by expectation, so that a network whose embeddings are
+all alike scores chance. Plain NumPy; ``UsageError`` for embeddings that are not finite.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -9,7 +16,60 @@ from jaxtyping import Float, Int, Shaped
 from siamjax.errors import UsageError
 from siamjax.metrics import reid
 
+Embeddings = Float[np.ndarray, "n features"]
+Identities = Shaped[np.ndarray, " n"]
+Places = Int[np.ndarray, " queries"]
+
 RECALLS = (1, 3, 5, 10, 20)
+
+
+def recall_at_k(
+    query: Embeddings,
+    gallery: Embeddings,
+    query_identity: Identities,
+    gallery_identity: Identities,
+    *,
+    k: int = 1,
+    own: Places | None = None,
+    block: int = 512,
+) -> float:
+    """Share of the queries that have a match among the ``k`` nearest gallery images.
+
+    In [0, 1]; the same as the CMC at rank k. Memory is that of ``block`` rows of distances.
+    Raises ``UsageError`` if no query has a match, or the gallery has fewer than ``k`` images.
+    """
+    images = len(gallery) - (own is not None)
+    if not 1 <= k <= images:
+        raise UsageError(f"k is {k}: choose 1 to {images}, the number of images in the gallery")
+    asked = (query, gallery, query_identity, gallery_identity)
+    hits = [
+        reid.hits(score, match, valid=valid, ranks=k)[:, -1]
+        for score, match, valid in _blocks(*asked, own=own, block=block)
+    ]
+    return _mean(np.concatenate(hits))
+
+
+def map_at_r(
+    query: Embeddings,
+    gallery: Embeddings,
+    query_identity: Identities,
+    gallery_identity: Identities,
+    *,
+    own: Places | None = None,
+    block: int = 512,
+) -> float:
+    """MAP@R: mean over the queries of ``1/R sum_{i=1..R} P(i)``, R a query's number of matches.
+
+    P(i) is the precision of the first i images if the i-th is a match, and 0 otherwise. In [0, 1].
+    Musgrave, Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020. Memory is
+    that of ``block`` rows of distances. Raises ``UsageError`` if no query has a match.
+    """
+    asked = (query, gallery, query_identity, gallery_identity)
+    precision = [
+        reid.average_precision(score, match, valid=valid, definition="at_r")
+        for score, match, valid in _blocks(*asked, own=own, block=block)
+    ]
+    return _mean(np.concatenate(precision))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +79,7 @@ class Found:
     Attributes:
         recall: (queries, 5) probability that a match is among the first 1, 3, 5, 10, 20.
         map_at_r: (queries,) average precision over the first R, R the number of its matches.
-        gallery: images that each query is looked up in.
+        gallery: number of images that each query is looked up in.
     """
 
     recall: Float[np.ndarray, "queries 5"]
@@ -29,20 +89,18 @@ class Found:
     def summary(self, chosen: np.ndarray | None = None) -> dict[str, float | None]:
         """Means by name, over all queries or those that a mask chooses.
 
-        None where the gallery has fewer than k images. ``UsageError`` if no query counts.
+        None where the gallery has fewer than k images. ``UsageError`` if no query has a match.
         """
         recall = self.recall if chosen is None else self.recall[chosen]
         precision = self.map_at_r if chosen is None else self.map_at_r[chosen]
+        map_at_r = _mean(precision)
         counted = int((~np.isnan(precision)).sum())
-        if not counted:
-            raise UsageError(f"none of the {len(precision)} queries has a match in the gallery")
-        means = np.nanmean(recall, axis=0)
         return {
             **{
                 f"recall_at_{k}": float(mean) if k <= self.gallery else None
-                for k, mean in zip(RECALLS, means, strict=True)
+                for k, mean in zip(RECALLS, np.nanmean(recall, axis=0), strict=True)
             },
-            "map_at_r": float(np.nanmean(precision)),
+            "map_at_r": map_at_r,
             "queries": counted,
             "queries_without_match": len(precision) - counted,
             "gallery": self.gallery,
@@ -51,7 +109,7 @@ class Found:
     def by(self, groups: Shaped[np.ndarray, " queries"]) -> Mapping[str, dict[str, float | None]]:
         """:meth:`summary` of each group of queries with a match, such as a category.
 
-        "" says that a query's group is not known: it is no group.
+        Queries of the group "" are left out: their group is not known.
         """
         counted = ~np.isnan(self.map_at_r)
         names = np.unique(groups[counted]).tolist()
@@ -59,36 +117,21 @@ class Found:
 
 
 def search_quality(
-    query: Float[np.ndarray, "queries features"],
-    gallery: Float[np.ndarray, "gallery features"],
-    query_identity: Shaped[np.ndarray, " queries"],
-    gallery_identity: Shaped[np.ndarray, " gallery"],
+    query: Embeddings,
+    gallery: Embeddings,
+    query_identity: Identities,
+    gallery_identity: Identities,
     *,
-    own: Int[np.ndarray, " queries"] | None = None,
+    own: Places | None = None,
     block: int = 512,
 ) -> Found:
-    """Rank the gallery for every query by Euclidean distance (of unit vectors: by cosine).
+    """Recall@k and MAP@R of every query, from distances that are computed once.
 
-    ``own`` is each query's own place in the gallery, where it is left out (leave one out). Memory
-    is that of ``block`` rows of distances. Ties count by expectation, so that a network whose
-    embeddings are all alike scores chance. Raises ``UsageError`` for embeddings that are not
-    finite.
+    Memory is that of ``block`` rows of distances.
     """
-    if not (np.isfinite(query).all() and np.isfinite(gallery).all()):
-        raise UsageError("embeddings are not finite: the network has diverged")
-    # About the gallery's mean, which takes away most of what cancels.
-    centre = gallery.mean(axis=0)
-    query, gallery = query - centre, gallery - centre
-    squares = np.einsum("gf,gf->g", gallery, gallery)
     recall, precision = [], []
-    for start in range(0, len(query), block):
-        rows = slice(start, start + block)
-        score = 2.0 * query[rows] @ gallery.T - squares  # rises as the distance falls
-        match = reid.same_identity(query_identity[rows], gallery_identity)
-        valid = None
-        if own is not None:
-            valid = np.ones(match.shape, np.bool_)
-            valid[np.arange(len(match)), own[rows]] = False
+    asked = (query, gallery, query_identity, gallery_identity)
+    for score, match, valid in _blocks(*asked, own=own, block=block):
         curves = reid.hits(score, match, valid=valid, ranks=max(RECALLS))
         recall.append(curves[:, [k - 1 for k in RECALLS]])
         precision.append(reid.average_precision(score, match, valid=valid, definition="at_r"))
@@ -97,3 +140,35 @@ def search_quality(
         map_at_r=np.concatenate(precision),
         gallery=len(gallery) - (own is not None),
     )
+
+
+def _blocks(
+    query: Any, gallery: Any, query_identity: Any, gallery_identity: Any, *, own: Any, block: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Score, match and valid of :mod:`siamjax.metrics.reid`, ``block`` queries at a time."""
+    query, gallery, query_identity, gallery_identity = map(
+        np.asarray, (query, gallery, query_identity, gallery_identity)
+    )
+    if not (np.isfinite(query).all() and np.isfinite(gallery).all()):
+        raise UsageError("embeddings are not finite: the network has diverged")
+    # About the gallery's mean, which takes away most of what would cancel.
+    centre = gallery.mean(axis=0)
+    query, gallery = query - centre, gallery - centre
+    squares = np.einsum("gf,gf->g", gallery, gallery)
+    for start in range(0, len(query), block):
+        rows = slice(start, start + block)
+        # The squared distance, negated, without the query's own square, which changes no rank.
+        score = 2.0 * query[rows] @ gallery.T - squares
+        match = reid.same_identity(query_identity[rows], gallery_identity)
+        valid = None
+        if own is not None:
+            valid = np.ones(match.shape, np.bool_)
+            valid[np.arange(len(match)), np.asarray(own)[rows]] = False
+        yield score, match, valid
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the queries with a match; ``UsageError`` if there is no such query."""
+    if np.isnan(values).all():
+        raise UsageError(f"none of the {len(values)} queries has a match in the gallery")
+    return float(np.nanmean(values))

@@ -1,9 +1,9 @@
 """Verification: are two images of the same identity? Measures of a score against the truth.
 
-Contract: ``score`` (pairs,) rises with similarity (a distance is negated); ``same`` (pairs,) is
+Contract: ``score`` (pairs,) rises with similarity (negate a distance); ``same`` (pairs,) is
 bool, True = same identity. Plain NumPy in float64, outside jit: these run once, on the host.
-Ties are grouped: pairs of one score cross every threshold together, so a constant score has an
-AUC of 0.5 and an accuracy of chance, and never the argsort's luck.
+Pairs of equal score cross every threshold together, so a constant score has an AUC of 0.5 and an
+accuracy of chance, whatever the order of the pairs.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from siamjax.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Roc:
-    """Points of the ROC curve, from (0, 0) to (1, 1); the score is accepted if >= threshold."""
+    """Points of the ROC curve, from (0, 0) to (1, 1); a pair is accepted if score >= threshold."""
 
     false_accept: Float[np.ndarray, " points"]
     true_accept: Float[np.ndarray, " points"]
@@ -31,14 +31,14 @@ def _checked(score, same) -> tuple[np.ndarray, np.ndarray]:
     if same.dtype != np.bool_:
         raise UsageError(f"same must be bool (True = same identity), not {same.dtype}")
     if score.shape != same.shape or score.ndim != 1:
-        raise UsageError(f"score {score.shape} and same {same.shape} must be one value a pair")
+        raise UsageError(f"score {score.shape} and same {same.shape}: give one value for each pair")
     if not np.isfinite(score).all():
         bad = int(np.flatnonzero(~np.isfinite(score))[0])
-        raise UsageError(f"score {bad} is {score[bad]}: the network gave no finite value for it")
+        raise UsageError(f"the score of pair {bad} is {score[bad]}: the network has diverged")
     if not same.any() or same.all():
         missing = "same" if not same.any() else "different"
         raise UsageError(
-            f"none of the {same.size} pairs is of the kind '{missing}': both kinds are needed"
+            f"none of the {same.size} pairs is of the kind '{missing}'; give pairs of both kinds"
         )
     return score, same
 
@@ -46,7 +46,7 @@ def _checked(score, same) -> tuple[np.ndarray, np.ndarray]:
 def roc(score: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"]) -> Roc:
     """The empirical ROC curve, one point for each distinct score.
 
-    Raises ``UsageError`` for scores that are not finite or when one kind of pair is missing.
+    Raises ``UsageError`` for scores that are not finite, or if one kind of pair is missing.
     """
     score, same = _checked(score, same)
     order = np.argsort(-score, kind="stable")
@@ -65,12 +65,12 @@ def roc(score: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"]) ->
 
 
 def auc(curve: Roc) -> float:
-    """Area under the curve = P(score of a same pair > of a different one) + P(equal) / 2."""
+    """Area under the curve = P(a same pair scores higher than a different one) + P(equal) / 2."""
     return float(np.trapezoid(curve.true_accept, curve.false_accept))
 
 
 def eer(curve: Roc) -> float:
-    """Equal error rate in [0, 1]: where the line through the ROC points meets FAR = 1 - TAR."""
+    """Equal error rate in [0, 1]: the FAR where the ROC curve meets FAR = 1 - TAR."""
     far, frr = curve.false_accept, 1.0 - curve.true_accept
     after = int(np.argmax(far >= frr))  # the first point at or past the crossing; never 0
     gap_before, gap_after = frr[after - 1] - far[after - 1], far[after] - frr[after]
@@ -81,8 +81,8 @@ def eer(curve: Roc) -> float:
 def tar_at_far(curve: Roc, far: float) -> float | None:
     """Greatest true accept rate at a false accept rate of at most ``far``.
 
-    None = not measurable: fewer than ``1 / far`` different pairs, so that the rate asked for is
-    less than that of a single false accept.
+    None = not measurable: with fewer than ``1 / far`` different pairs, a single false accept is
+    already too many.
     """
     if curve.negatives * far < 1.0 - 1e-9:
         return None
@@ -94,9 +94,9 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold of highest accuracy on these pairs, and that accuracy.
 
-    Accepted is ``score >= threshold``. It lies midway between two neighbouring scores, so that it
-    does not hang on one pair; of equally good ones the middle one is taken. It comes from the
-    data alone: no grid, no assumption on the range of the score.
+    A pair is accepted if ``score >= threshold``. The threshold lies midway between two
+    neighbouring scores, so that it does not depend on one pair; of equally good thresholds the
+    middle one is taken. No grid and no range of the score is assumed.
     """
     curve = roc(score, same)
     correct = curve.true_accept * curve.positives + (1 - curve.false_accept) * curve.negatives
@@ -107,7 +107,7 @@ def best_threshold(
     above = scores[0] + step if at == 0 else scores[at - 1]  # the last score that is accepted
     below = scores[-1] - step if at == len(scores) else scores[at]
     threshold = (above + below) / 2
-    if not below < threshold <= above:  # neighbouring floats have nothing between them
+    if not below < threshold <= above:  # there is no float between the two
         threshold = above
     return float(threshold), float(correct[at] / len(np.asarray(same)))
 
@@ -122,7 +122,7 @@ def accuracy(
 
 @dataclass(frozen=True, kw_only=True)
 class KFold:
-    """Accuracy over folds, each at the threshold of the others."""
+    """Accuracy of each fold, at the threshold that is best on the others."""
 
     accuracies: tuple[float, ...]
     thresholds: tuple[float, ...]
@@ -139,7 +139,7 @@ class KFold:
 
     @property
     def standard_error(self) -> float:
-        """Standard deviation / sqrt(folds): what the LFW tables print after the +-."""
+        """Standard deviation / sqrt(folds): the LFW tables' number after the +-."""
         return self.standard_deviation / float(np.sqrt(len(self.accuracies)))
 
 
@@ -156,7 +156,7 @@ def k_fold(
     fold = np.asarray(fold)
     names = np.unique(fold)
     if len(names) < 2:
-        raise UsageError(f"{len(names)} fold cannot be cross-validated: at least 2 are needed")
+        raise UsageError(f"{len(names)} fold cannot be cross-validated; give at least 2")
     accuracies, thresholds = [], []
     for name in names:
         held_out = fold == name
@@ -178,8 +178,8 @@ def summary(
 ) -> dict[str, float | None]:
     """All measures of one set of pairs, by name; None = not measurable.
 
-    ``threshold`` must come from other people's pairs. With ``fold`` the k-fold accuracy, its
-    standard deviation and standard error are added; they choose thresholds of their own.
+    ``threshold`` must come from pairs of other people. ``fold`` adds the k-fold accuracy, its
+    standard deviation and its standard error, which choose their own thresholds.
     """
     curve = roc(score, same)
     values: dict[str, float | None] = {

@@ -224,7 +224,7 @@ def test_single_shot_trials_are_the_first_of_more(rng):
     assert gap.max() > 0
 
 
-def test_single_shot_draws_each_picture_equally_often():
+def test_single_shot_draws_each_image_equally_often():
     # the query's images score 1, 2, 3 and the other person's 2.5, 1.5, 0.5 are always there
     score = np.array([[1.0, 2.0, 3.0, 2.5, 1.5, 0.5]])
     distractor = np.arange(6) > 2
@@ -306,13 +306,13 @@ def test_bad_options():
     for definition in ("area", ""):
         with pytest.raises(UsageError, match=f"definition is '{definition}'"):
             r.average_precision(SCORE, MATCH, definition=definition)  # pyright: ignore
-    with pytest.raises(UsageError, match="ranks is 0"):
+    with pytest.raises(UsageError, match="ranks 0 must be at least 1"):
         r.cmc(SCORE, MATCH, ranks=0)
     with pytest.raises(UsageError, match="both as text or both as whole numbers"):
         r.same_identity(np.array(["1"]), np.array([1]))
-    with pytest.raises(UsageError, match="one an image"):
+    with pytest.raises(UsageError, match=r"\(1, 1\) and \(1,\): give one identity for each image"):
         r.same_identity(np.array([["1"]]), np.array(["1"]))
-    with pytest.raises(UsageError, match="one an image"):
+    with pytest.raises(UsageError, match=r"\(1,\) and \(1,\) do not fit .*one for each image"):
         r.market_valid(A, ABA, np.array([1]), np.array([1]))
 
 
@@ -322,8 +322,8 @@ def test_bad_options():
         ({"query_identity": ["z"]}, "query 0 shows z"),
         ({"distractor": np.array([True, False, True])}, "query 0 shows a"),
         ({"distractor": np.array([1, 0, 0])}, "distractor is int"),
-        ({"distractor": np.array([True])}, r"bool \(3,\) fits"),
-        ({"trials": 0}, "0 trials"),
+        ({"distractor": np.array([True])}, r"bool of shape \(1,\); give bool of \(3,\)"),
+        ({"trials": 0}, "trials 0 must be"),
         ({"query_identity": ["a", "b"]}, r"score \(1, 3\)"),
     ],
 )

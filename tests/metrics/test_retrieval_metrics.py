@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.metrics.retrieval import search_quality
+from siamjax.metrics.retrieval import map_at_r, recall_at_k, search_quality
 
 
 def slow(query, gallery, same_as, shown, own=None):
@@ -48,6 +50,42 @@ def test_against_loops(rng, leave_one_out):
     assert got.by(groups)["a"]["map_at_r"] == pytest.approx(np.nanmean(expected[:3, 5]))
 
 
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_one_number_against_every_order_of_ties(rng, leave_one_out):
+    """Points of a small grid tie in groups; the mean over all orders of equal distances counts."""
+    gallery = rng.integers(0, 2, (7, 2)).astype(float)
+    shown = rng.integers(0, 3, 7)
+    own = np.array([4, 0, 2]) if leave_one_out else None
+    query = gallery[own] if leave_one_out else rng.integers(0, 2, (5, 2)).astype(float)
+    asked = shown[own] if leave_one_out else np.array([0, 1, 2, 3, 1])  # 3 has no match
+    # A strict order of the gallery's indices breaks every tie: 7! orders give all of them.
+    recall, precision = [], []
+    for order in itertools.permutations(range(7)):
+        order = list(order)
+        place = None if own is None else np.argsort(order)[own]
+        rows = slow(query, gallery[order], asked, shown[order], place)
+        recall.append(rows[:, [0, 1, 2]])
+        precision.append(rows[:, 5])
+    arguments = (query, gallery, asked, shown)
+    for column, k in enumerate((1, 3, 5)):
+        got = recall_at_k(*arguments, k=k, own=own, block=2)
+        assert got == pytest.approx(np.nanmean(np.mean(recall, axis=0)[:, column]))
+    got = map_at_r(*arguments, own=own, block=2)
+    assert got == pytest.approx(np.nanmean(np.mean(precision, axis=0)))
+    assert isinstance(got, float)
+
+
+def test_one_number_by_hand():
+    """On a line: query 0 finds a match at place 2, query 1 at places 1 and 3 (R = 2)."""
+    query, gallery = np.array([[0.0], [10.0]]), np.array([[1.0], [2.0], [9.0], [7.0], [6.5]])
+    asked, shown = np.array(["a", "b"]), np.array(["c", "a", "b", "c", "b"])
+    arguments = (query, gallery, asked, shown)
+    assert recall_at_k(*arguments) == 0.5
+    assert recall_at_k(*arguments, k=2) == 1.0
+    assert map_at_r(*arguments) == (0 / 1 + 1 / 2) / 2  # the third place of query 1 is beyond R
+    assert recall_at_k(*(list(one) for one in arguments), k=1) == 0.5
+
+
 def test_a_constant_network_scores_chance():
     shown = np.repeat(["a", "b", "c", "d"], 2)
     got = search_quality(np.ones((4, 3)), np.ones((8, 3)), shown[::2], shown).summary()
@@ -63,3 +101,9 @@ def test_nothing_to_find_and_not_finite():
         search_quality(one, one, np.array(["a"]), np.array(["b"])).summary()
     with pytest.raises(UsageError, match="not finite"):
         search_quality(one * np.nan, one, np.array(["a"]), np.array(["a"]))
+    for k in (0, 2):
+        with pytest.raises(UsageError, match=f"k is {k}: choose 1 to 1, the number of images"):
+            recall_at_k(one, one, np.array(["a"]), np.array(["a"]), k=k)
+    for measure in (recall_at_k, map_at_r):
+        with pytest.raises(UsageError, match="none of the 1 queries has a match"):
+            measure(one, one, np.array(["a"]), np.array(["b"]))

@@ -110,8 +110,8 @@ def test_k_fold_statistics():
         (np.ones(3), np.array([1, 0, 1]), "must be bool"),
         (np.ones(2), np.array([True, True]), "kind 'different'"),
         (np.ones(2), np.array([False, False]), "kind 'same'"),
-        (np.array([1.0, np.nan]), np.array([True, False]), "score 1 is nan"),
-        (np.ones((2, 1)), np.array([True, False]), "one value a pair"),
+        (np.array([1.0, np.nan]), np.array([True, False]), "score of pair 1 is nan"),
+        (np.ones((2, 1)), np.array([True, False]), "one value for each pair"),
     ],
 )
 def test_bad_input(score, same, message):

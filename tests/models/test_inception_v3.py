@@ -8,11 +8,11 @@ from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_of
 from siamjax.models.pooling import average_pool_3x3, max_pool_3x3
 
-PICTURE = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
+IMAGE = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
 
 
 def shapes(network):
-    return jax.eval_shape(network.init, jax.random.key(0), PICTURE)
+    return jax.eval_shape(network.init, jax.random.key(0), IMAGE)
 
 
 def count(tree):
@@ -42,27 +42,27 @@ def embedding():
     network = InceptionEmbedding(
         end="mixed1", embedding=4, preprocessing="unit", frozen="mixed0", given="mixed0"
     )
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 76, 80, 3), np.uint8)
-    return network, jax.jit(network.init)(jax.random.key(0), pictures), pictures
+    images = np.random.default_rng(0).integers(0, 256, (2, 76, 80, 3), np.uint8)
+    return network, jax.jit(network.init)(jax.random.key(0), images), images
 
 
-def test_maps_in_place_of_pictures(embedding):
-    network, variables, pictures = embedding
+def test_maps_in_place_of_images(embedding):
+    network, variables, images = embedding
     part = network.clone(end="mixed0", embedding=None, frozen=None, given=None)
-    maps = jax.jit(lambda v, x: part.apply(v, x, method="maps"))(variables, pictures)
+    maps = jax.jit(lambda v, x: part.apply(v, x, method="maps"))(variables, images)
     assert maps.shape == (2, 7, 7, 256)
     apply = jax.jit(network.apply)
-    np.testing.assert_allclose(apply(variables, maps), apply(variables, pictures), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(apply(variables, pictures), axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(apply(variables, maps), apply(variables, images), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(apply(variables, images), axis=1), 1.0, rtol=1e-5)
 
 
 def test_no_gradient_and_no_statistics_behind_the_frozen_block(embedding):
-    network, variables, pictures = embedding
+    network, variables, images = embedding
     network = network.clone(freeze_statistics=False)
 
     def loss(params):
         embeddings, state = network.apply(
-            {**variables, "params": params}, pictures, train=True, mutable=["batch_stats"]
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
         )
         return (embeddings[0] * embeddings[1]).sum(), state["batch_stats"]
 

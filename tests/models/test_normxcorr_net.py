@@ -15,7 +15,7 @@ SMALL = (64, 48)  # features of 13 x 9: the network takes any size, and compiles
 KINDS = {"plain": {}, "fused": {"fused": True}, "guide": {"variant": "guide"}}
 
 
-def pictures(rng, count, side=SMALL):
+def images(rng, count, side=SMALL):
     return jnp.asarray(rng.integers(0, 256, (count, *side, 3)), jnp.uint8)
 
 
@@ -114,7 +114,7 @@ def step_by_step(params, first, second, *, fused, guide):
 @pytest.mark.parametrize("name", ["plain", "fused", "guide"])
 def test_equals_its_description(networks, rng, name):
     net, variables = networks[name]
-    first, second = pictures(rng, 2), pictures(rng, 2)
+    first, second = images(rng, 2), images(rng, 2)
     logit, features = jax.jit(net.apply)(variables, first, second)
     assert features.shape == (4, 13 * 9 * 25)
     options = {"fused": net.fused, "guide": net.variant == "guide"}
@@ -126,7 +126,7 @@ def test_equals_its_description(networks, rng, name):
 
 def test_other_sizes_and_bfloat16(rng):
     net = NormXCorrNet(column_search=2, dtype=jnp.bfloat16)
-    pair = pictures(rng, 2)
+    pair = images(rng, 2)
     variables = net.init(jax.random.key(0), pair, pair)
     apply = jax.jit(lambda net, *arguments: net.apply(*arguments)[0], static_argnums=0)
     assert variables["params"]["correlation"]["kernel"].shape == (25 * 5 * 5, 25)
@@ -136,12 +136,12 @@ def test_other_sizes_and_bfloat16(rng):
     np.testing.assert_allclose(logit, wide, atol=0.02)
     for side, message in (((62, 48), "multiples of 4"), ((36, 48), "at least 40")):
         with pytest.raises(UsageError, match=message):
-            net.init(jax.random.key(0), pictures(rng, 1, side), pictures(rng, 1, side))
+            net.init(jax.random.key(0), images(rng, 1, side), images(rng, 1, side))
     with pytest.raises(UsageError, match="variant 'other'"):
         NormXCorrNet(variant="other").init(jax.random.key(0), pair, pair)
 
 
-def test_a_batch_of_uniform_pictures_has_finite_gradients(networks):
+def test_a_batch_of_uniform_images_has_finite_gradients(networks):
     """After ReLU and padding flat patches are ordinary; here all of them are."""
     net, variables = networks["plain"]
     flat = jnp.full((2, *SMALL, 3), 128, jnp.uint8)

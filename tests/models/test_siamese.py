@@ -12,7 +12,7 @@ from siamjax.models.siamese import Siamese
 SMALL = LfwNet(width=0.0625)
 
 
-def pictures(rng, count=2, side=16):
+def images(rng, count=2, side=16):
     return jnp.asarray(rng.integers(0, 256, (count, side, side, 3)), jnp.uint8)
 
 
@@ -55,7 +55,7 @@ def test_start_of_embedding_scale(rng):
 @pytest.mark.parametrize("head", [EuclideanHead(), ConcatenationHead(), DifferenceHead()])
 def test_one_apply_equals_two_and_bytes_equal_floats(rng, head):
     network = Siamese(backbone=SMALL, head=head)
-    x1, x2 = pictures(rng), pictures(rng)
+    x1, x2 = images(rng), images(rng)
     variables = network.init(jax.random.key(0), x1, x2)
     value, embeddings = network.apply(variables, x1, x2)
     f1, f2 = (
@@ -88,7 +88,7 @@ def test_concatenation_is_additive_and_difference_is_not(rng):
         assert bool(jnp.abs(alike - crossed) < 1e-5) == additive
 
 
-def test_standardized_pictures_do_not_show_light_and_contrast(rng):
+def test_standardized_images_do_not_show_light_and_contrast(rng):
     net = LfwNet(width=0.0625, standardize=True)
     x = jnp.asarray(rng.random((2, 16, 16, 3)), jnp.float32)
     variables = net.init(jax.random.key(0), x)

@@ -16,8 +16,8 @@ SMALL = {"width": 0.0625, "depth": 2, "hidden": 8, "embedding": 6}
 
 
 def shapes(network, side):
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
-    return jax.eval_shape(network.init, jax.random.key(0), picture)["params"]
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+    return jax.eval_shape(network.init, jax.random.key(0), image)["params"]
 
 
 def count(params):
@@ -163,22 +163,22 @@ def test_preprocessing_by_hand():
 
 
 def test_refusals():
-    picture = jnp.zeros((1, 36, 7, 3), jnp.uint8)
+    image = jnp.zeros((1, 36, 7, 3), jnp.uint8)
     with pytest.raises(UsageError, match="sides of at least 8"):
-        Vgg16(depth=3).init(jax.random.key(0), picture)
+        Vgg16(depth=3).init(jax.random.key(0), image)
     with pytest.raises(UsageError, match="depth 6"):
-        Vgg16(depth=6).init(jax.random.key(0), picture)
+        Vgg16(depth=6).init(jax.random.key(0), image)
     with pytest.raises(UsageError, match="variant 'x'"):
-        VisualSearchNet(variant="x").init(jax.random.key(0), picture)
+        VisualSearchNet(variant="x").init(jax.random.key(0), image)
     with pytest.raises(UsageError, match="stride 5"):
-        ShallowNet(5).init(jax.random.key(0), picture)
+        ShallowNet(5).init(jax.random.key(0), image)
 
 
 def test_vgg16_goes_on_from_a_map(rng):
     network = Vgg16Features(depth=3, width=0.0625, given=2)
-    pictures = rng.integers(0, 256, (2, 17, 16, 3), np.uint8)
-    variables = network.init(jax.random.key(0), pictures)
-    maps = network.clone(depth=2, given=0).apply(variables, pictures, method="maps")
+    images = rng.integers(0, 256, (2, 17, 16, 3), np.uint8)
+    variables = network.init(jax.random.key(0), images)
+    maps = network.clone(depth=2, given=0).apply(variables, images, method="maps")
     np.testing.assert_allclose(
-        network.apply(variables, maps), network.apply(variables, pictures), atol=1e-6
+        network.apply(variables, maps), network.apply(variables, images), atol=1e-6
     )

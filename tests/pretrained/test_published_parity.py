@@ -79,12 +79,12 @@ def test_keras_applications(keras, tmp_path, name, top):
     if top and name == "vgg16":
         fields["hidden"] = 4096
     network = Published(network=ours(**fields), preprocessing=preprocessing)
-    pictures = np.random.default_rng(1).integers(0, 256, (2, side, side, 3), np.uint8)
-    like = jax.eval_shape(network.init, jax.random.key(0), pictures)
+    images = np.random.default_rng(1).integers(0, 256, (2, side, side, 3), np.uint8)
+    like = jax.eval_shape(network.init, jax.random.key(0), images)
 
     known = getattr(keras.applications, name).preprocess_input
     both = keras.Model(model.input, [*(model.get_layer(n).output for n in layers), model.output])
-    expected = [np.asarray(x) for x in both(known(pictures.astype(np.float32)))]
+    expected = [np.asarray(x) for x in both(known(images.astype(np.float32)))]
     first = None
     for path in saved(keras, model, tmp_path):
         weights = read_weights(path)
@@ -95,7 +95,7 @@ def test_keras_applications(keras, tmp_path, name, top):
             continue
         first = variables
         output, state = network.apply(
-            variables, pictures, capture_intermediates=True, mutable=["intermediates"]
+            variables, images, capture_intermediates=True, mutable=["intermediates"]
         )
         inside = state["intermediates"]["network"]
         results = [*(inside[layer]["__call__"][0] for layer in layers), output]
@@ -134,10 +134,10 @@ def test_torchvision(tmp_path, legacy):
     torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
     weights = read_weights(tmp_path / "w.pth")
     network = Published(network=Vgg16(), preprocessing=weights.preprocessing)
-    pictures = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    like = jax.eval_shape(network.init, jax.random.key(0), pictures)
-    ours = network.apply(put(network, like, weights, under="network"), pictures)
-    x = preprocess(jnp.asarray(pictures), "torchvision").transpose(0, 3, 1, 2)
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    like = jax.eval_shape(network.init, jax.random.key(0), images)
+    ours = network.apply(put(network, like, weights, under="network"), images)
+    x = preprocess(jnp.asarray(images), "torchvision").transpose(0, 3, 1, 2)
     with torch.no_grad():
         theirs = features(torch.tensor(np.array(x))).numpy().transpose(0, 2, 3, 1)
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()

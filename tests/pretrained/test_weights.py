@@ -72,10 +72,10 @@ def test_the_wrong_preprocessing_is_not_silent(network, variables, tensors):
 def test_it_reaches_the_network(rng):
     """The same tensors with another preprocessing stated give other features."""
     network = Vgg16Features(depth=1, width=0.0625)
-    pictures = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
-    variables = network.init(jax.random.key(0), pictures)
-    features = network.apply(variables, pictures)
-    other = network.clone(preprocessing="unit").apply(variables, pictures)
+    images = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    variables = network.init(jax.random.key(0), images)
+    features = network.apply(variables, images)
+    other = network.clone(preprocessing="unit").apply(variables, images)
     assert np.abs(features - other).max() > 0.01
 
 
