@@ -25,7 +25,8 @@ PARTS = ("data", "inference", "metrics", "models", "parallel", "pretrained", "re
 
 
 def blocks_of(page, *, showing=""):
-    found = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    path = ROOT / page if page == "README.md" else DOCS / page
+    found = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
     return [block for block in found if showing in block]
 
 
@@ -105,7 +106,7 @@ def test_what_does_not_exist_is_found():
     ]
 
 
-@pytest.mark.parametrize("page", [page.name for page in sorted(DOCS.glob("*.md"))])
+@pytest.mark.parametrize("page", [page.name for page in PAGES])
 def test_code_names_what_exists(page):
     for block in blocks_of(page):
         assert unknown(block, {}) == []
@@ -136,6 +137,54 @@ def test_modules_and_files_that_are_named_exist(page):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
     for path in set(re.findall(r"`((?:experiments|siamjax|benchmarks)/[\w/.]*)`", text)):
         assert (ROOT / path).exists(), path
+
+
+def test_readme(capsys):
+    """Every block runs as it stands, one after the other, and each is short."""
+    blocks = blocks_of("README.md")
+    assert len(blocks) == 5
+    assert all(len(block.splitlines()) <= 18 for block in blocks)
+    namespace = run("README.md")
+    said = capsys.readouterr().out.split("\n")
+    assert 0 <= float(said[0]) <= 1
+    assert "(4, 32, 32, 3)" in said[1]
+    # The own loss and backbone train, and so does the step of several devices.
+    state, pairs = namespace["state"], namespace["batch"]
+    loss, (_, metrics) = namespace["double_margin"](
+        state.params, state.model_state, pairs, jax.random.key(0)
+    )
+    assert np.isfinite(loss.compute())
+    assert "active_fraction" in metrics
+    logit, _ = namespace["own"].init_with_output(jax.random.key(0), pairs["x1"], pairs["x2"])[0]
+    assert logit.shape == (8,)
+    before = namespace["replicate"](namespace["state"])
+    pairs = {name: np.concatenate([value] * 4) for name, value in namespace["batch"].items()}
+    after, _ = namespace["step"](before, namespace["shard"](pairs))
+    assert int(after.step) == 2
+
+
+def test_readme_s_images_are_those_of_the_repository():
+    """By addresses that also work on a package index."""
+    shown = re.findall(r"!\[[^]]*\]\((\S+?)\)", (ROOT / "README.md").read_text())
+    assert len(shown) >= 3
+    home = "https://raw.githubusercontent.com/siamjax/siamjax/main/"
+    for address in shown:
+        assert address.startswith(home)
+        assert (ROOT / address.removeprefix(home)).exists(), address
+
+
+def test_readme_names_everything_public():
+    text = (ROOT / "README.md").read_text()
+    public = {
+        name
+        for module in (siamjax.losses, siamjax.mining)
+        for name, thing in vars(module).items()
+        if inspect.isfunction(thing) and thing.__module__ == module.__name__ and name[0] != "_"
+    }
+    public |= {name for name in siamjax.models.__all__ if name not in ("Compares", "Embeds")}
+    public |= set(siamjax.correlation.__all__) - {"normxcorr_by_definition"}
+    assert len(public) > 20
+    assert [name for name in sorted(public) if f"`{name}" not in text] == []
 
 
 def test_interactive_page(capsys):
