@@ -82,9 +82,9 @@ def changed(trunk, weights):
 @pytest.mark.slow
 def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     read = []
-    image = batches._Pictures.__call__
+    image = batches._Images.__call__
     monkeypatch.setattr(
-        batches._Pictures, "__call__", lambda *a: read.append(1) or image(*a), raising=True
+        batches._Images, "__call__", lambda *a: read.append(1) or image(*a), raising=True
     )
     results = experiment.main(config(weights, tmp_path / "run"))
     assert list(results) == ["network", "mixed1, untrained", "raw pixels 32x32"]

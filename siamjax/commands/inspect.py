@@ -101,10 +101,11 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
 
 def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
     from siamjax.data.batches import image_batches
-    from siamjax.data.images import of_files, pictures_in
+    from siamjax.data.folders import image_files
+    from siamjax.data.images import of_files
     from siamjax.report.inside import dead_filters_by_layer
 
-    images = of_files(pictures_in(data), name=str(data))
+    images = of_files(image_files(data), name=str(data))
 
     def batches() -> Iterator[np.ndarray]:
         whole = min(_BATCH, len(images))

@@ -1,4 +1,8 @@
-"""The files of a set as they were published: where they lie, in folders and in archives."""
+"""The published files of a set: where they are, in folders and in archives.
+
+Nothing else in ``siamjax.data`` opens an archive, but for the builders of the embedded sets, which
+read the zip files that come with the package.
+"""
 
 import contextlib
 import os
@@ -12,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from siamjax.data.folders import files_in, is_hidden
+from siamjax.data.images import read_file
 from siamjax.errors import UsageError
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
@@ -44,7 +50,7 @@ class Published:
     def missing(self, what: str) -> UsageError:
         """``what`` was not found: what is expected instead and where to get it."""
         return UsageError(
-            f"{what}; expected is {self.tree}. {self.title} has no free mirror: {self.source}"
+            f"{what}; expected {self.tree}. {self.title} has no free mirror: {self.source}"
         )
 
 
@@ -95,7 +101,7 @@ def collect(source: Path, key: Callable[[PurePosixPath], str | None]) -> dict[st
     with _said_if_broken(source):
         for name, read in _files(source):
             path = PurePosixPath(name)
-            called = None if path.name.startswith(".") else key(path)  # ._x: macOS's shadow of x
+            called = None if is_hidden(path.as_posix()) else key(path)
             if called is None:
                 continue
             if called in found:
@@ -108,6 +114,11 @@ def collect(source: Path, key: Callable[[PurePosixPath], str | None]) -> dict[st
     return dict(sorted(found.items()))
 
 
+def content_of(found: bytes | Path) -> bytes:
+    """The bytes of a file that :func:`collect` found."""
+    return read_file(found) if isinstance(found, Path) else found
+
+
 @contextlib.contextmanager
 def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]:
     """The file ``name`` of a set, as a path while the context is open.
@@ -118,9 +129,11 @@ def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]
     if source.name == name and source.is_file():
         yield source
         return
-    if source.is_dir() and (inside := sorted(source.rglob(name), key=lambda p: len(p.parts))):
-        yield inside[0]
-        return
+    if source.is_dir():
+        inside = [path for path in files_in(source) if path.split("/")[-1] == name]
+        if inside:
+            yield source / min(inside, key=lambda path: path.count("/"))
+            return
     if _is_archive(source):
         with tempfile.TemporaryDirectory() as folder:
             unpacked = Path(folder) / name
@@ -140,9 +153,8 @@ def _is_archive(path: Path) -> bool:
 def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
     """(path below ``source``, what gives its path or its bytes) of every file."""
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                yield path.relative_to(source).as_posix(), lambda path=path: path
+        for name in files_in(source):
+            yield name, lambda name=name: source / name
         return
     for name, stream in _members(source):
         yield name, stream.read

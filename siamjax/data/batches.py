@@ -27,25 +27,7 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class _Positions:
-    """Maps a process's own count of examples to positions of the global stream."""
-
-    total: int
-    batch_size: int
-    process: int
-    processes: int
-
-    def __len__(self) -> int:
-        return self.total // self.processes
-
-    def __getitem__(self, index: int) -> int:
-        local = self.batch_size // self.processes
-        step, place = divmod(index, local)
-        return step * self.batch_size + self.process * local + place
-
-
-@dataclass(frozen=True)
-class _Pictures:
+class _Images:
     """Reads the images of one example as the network sees them."""
 
     images: ImageSet
@@ -61,17 +43,17 @@ class _Pictures:
         symmetry = None
         if self.augmentation is not None and self.augmentation.symmetries:
             symmetry = Symmetry.draw(generator(self.seed, position, stream=6))
-        pictures = []
+        seen = []
         for index, table in zip(indices, self._tables(position, same), strict=True):
-            picture = resize(self.images.image(index), self.size)
+            image = resize(self.images.image(index), self.size)
             if self.augmentation is not None:
-                picture = augment(picture, self.augmentation, rng)
+                image = augment(image, self.augmentation, rng)
             if symmetry is not None:
-                picture = symmetry(picture)
+                image = symmetry(image)
             if table is not None:
-                picture = recolored(picture, table)
-            pictures.append(picture)
-        return pictures
+                image = recolored(image, table)
+            seen.append(image)
+        return seen
 
     def _tables(self, position: int, same: Sequence[bool]) -> list[np.ndarray | None]:
         """Random colours: one table for all, or another for half of the images not ``same``."""
@@ -100,11 +82,11 @@ class _LoadPair:
     """Position -> the pair that the network sees."""
 
     pairs: PairStream
-    pictures: _Pictures | _Rows
+    read: _Images | _Rows
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         first, second, same = self.pairs[position]
-        x1, x2 = self.pictures(position, (first, second), (same,))
+        x1, x2 = self.read(position, (first, second), (same,))
         return {"x1": x1, "x2": x2, "same": np.asarray(same, np.bool_)}
 
 
@@ -113,14 +95,14 @@ class _LoadTriplet:
     """Position -> the triplet that the network sees."""
 
     triplets: TripletStream
-    pictures: _Pictures | _Rows
+    read: _Images | _Rows
     identity: np.ndarray  # a number for whom or what each image of the set shows
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         indices = self.triplets[position]
-        pictures = self.pictures(position, indices, (True, False))
+        images = self.read(position, indices, (True, False))
         return {
-            **dict(zip(("anchor", "positive", "negative"), pictures, strict=True)),
+            **dict(zip(("anchor", "positive", "negative"), images, strict=True)),
             "identity": self.identity[indices[0]],
             "negative_identity": self.identity[indices[2]],
         }
@@ -165,7 +147,6 @@ class Batches:
         load: a function that makes the example at a position, called when a first batch is asked
             for and not before.
         names: of the images.
-        process, processes: which part of each batch is made here, of how many.
     """
 
     unit: str
@@ -173,8 +154,6 @@ class Batches:
     indices: Callable[[int], Sequence[int]]
     load: Callable[[], Callable[[int], dict[str, np.ndarray]]]
     names: Sequence[str]
-    process: int = 0
-    processes: int = 1
 
     def __call__(self, start: int = 0) -> Iterator[Batch]:
         """The batches from step ``start`` to the last."""
@@ -198,27 +177,22 @@ def pair_batches(
     size: Size,
     augmentation: Augmentation | None = None,
     rows: Callable[[], np.ndarray] | None = None,
-    process: int = 0,
-    processes: int = 1,
 ) -> Batches:
     """Batches of ``x1, x2`` and ``same``.
 
     Images are uint8 (batch, height, width, 3), ``same`` is bool (batch,).
-    ``process`` of ``processes`` makes its part of each batch.
 
-    ``rows`` gives one row for each of ``images``, which takes the image's place, such as the map
-    of a frozen trunk that was computed once; it is called when training begins, and no image is
-    read. ``UsageError`` with an augmentation.
+    ``rows`` returns one row for each of ``images``, such as the feature map of a frozen trunk. A
+    row takes the place of its image. The function is called when training begins; no image is
+    read then, so that an augmentation raises ``UsageError``.
     """
-    pictures = _pictures(images, size, augmentation, reading.seed, rows)
+    read = _reader(images, size, augmentation, reading.seed, rows)
     return Batches(
         unit="pairs",
         reading=reading,
         indices=lambda position: pairs[position][:2],
-        load=lambda: _LoadPair(pairs, pictures()),
+        load=lambda: _LoadPair(pairs, read()),
         names=images.keys,
-        process=process,
-        processes=processes,
     )
 
 
@@ -230,8 +204,6 @@ def triplet_batches(
     size: Size,
     augmentation: Augmentation | None = None,
     rows: Callable[[], np.ndarray] | None = None,
-    process: int = 0,
-    processes: int = 1,
 ) -> Batches:
     """Batches of ``anchor, positive`` and ``negative``.
 
@@ -240,30 +212,28 @@ def triplet_batches(
     those of :func:`pair_batches`; of an augmentation that recolors, anchor and positive get the
     same colours, and half of the negatives their own.
     """
-    pictures = _pictures(images, size, augmentation, reading.seed, rows)
+    read = _reader(images, size, augmentation, reading.seed, rows)
     identity = np.unique(images.identities, return_inverse=True)[1]
     return Batches(
         unit="triplets",
         reading=reading,
         indices=lambda position: triplets[position],
-        load=lambda: _LoadTriplet(triplets, pictures(), identity),
+        load=lambda: _LoadTriplet(triplets, read(), identity),
         names=images.keys,
-        process=process,
-        processes=processes,
     )
 
 
-def _pictures(
+def _reader(
     images: ImageSet,
     size: Size,
     augmentation: Augmentation | None,
     seed: int,
     rows: Callable[[], np.ndarray] | None,
-) -> Callable[[], _Pictures | _Rows]:
+) -> Callable[[], _Images | _Rows]:
     if min(sides(size)) < 1:
         raise UsageError(f"size {size} must be at least 1")
     if rows is None:
-        return lambda: _Pictures(images, size, augmentation, seed)
+        return lambda: _Images(images, size, augmentation, seed)
     if augmentation is not None:
         raise UsageError("rows stand for images and cannot be augmented; leave one of them out")
 
@@ -281,18 +251,12 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
     import grain
     from absl import flags
 
-    reading, processes = batches.reading, batches.processes
+    reading = batches.reading
     if reading.workers < 0:
         raise UsageError(f"workers {reading.workers} must be 0 (threads) or a number of processes")
-    if reading.batch_size % processes:
-        raise UsageError(
-            f"batch of {reading.batch_size} {batches.unit} cannot be split over {processes} "
-            f"processes; use a multiple of {processes}"
-        )
-    local = reading.batch_size // processes
-    total = reading.steps * reading.batch_size
-    positions = _Positions(total, reading.batch_size, batches.process, processes)
-    dataset = grain.MapDataset.source(positions)[start * local :].map(batches.load()).batch(local)
+    size = reading.batch_size
+    positions = grain.MapDataset.range(start * size, reading.steps * size)
+    dataset = positions.map(batches.load()).batch(size)
     threads = min(4, os.cpu_count() or 1)
     iterable = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=0 if reading.workers else threads, prefetch_buffer_size=4)
@@ -328,8 +292,8 @@ def image_batches(
     dataset = grain.MapDataset.source(indices.tolist()).map(load).batch(batch_size)
     threads = min(4, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
-    for pictures in dataset.to_iter_dataset(options):
-        counted = len(pictures)
+    for loaded in dataset.to_iter_dataset(options):
+        counted = len(loaded)
         filling = ((0, batch_size - counted), (0, 0), (0, 0), (0, 0))
         weight = (np.arange(batch_size) < counted).astype(np.float32)
-        yield {"image": np.pad(pictures, filling), "weight": weight}
+        yield {"image": np.pad(loaded, filling), "weight": weight}

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.datasets import emoji, online_products
+from siamjax.data.folders import entries, files_in, is_image
 from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
 from siamjax.data.tables import read_table, undecodable_line
 from siamjax.errors import UsageError
@@ -54,33 +55,22 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
 def _table_in(folder: Path) -> Path | None:
     if (folder / "items.csv").is_file():
         return folder / "items.csv"
-    tables = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _TABLES and not path.name.startswith(".")
-    )
+    tables = [e.name for e in entries(folder) if os.path.splitext(e.name)[1].lower() in _TABLES]
     if len(tables) > 1:
         raise UsageError(
-            f"{folder} holds {len(tables)} tables ({', '.join(p.name for p in tables[:5])}); name "
-            "the one of the images, or call it items.csv"
+            f"{folder} holds {len(tables)} tables ({', '.join(tables[:5])}); name the one of the "
+            "images, or call it items.csv"
         )
-    return tables[0] if tables else None
+    return folder / tables[0] if tables else None
 
 
 def _folder(folder: Path) -> Catalogue:
-    names: list[str] = []
-    for below, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(below, folder).replace(os.sep, "/")
-        names += [
-            name if relative == "." else f"{relative}/{name}"
-            for name in files
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        ]
+    # Whoever reads the images reports those that cannot be read, broken links among them. The
+    # order is that of the row numbers that files of triplets use.
+    names = sorted(name for name in files_in(folder, keep_broken=True) if is_image(name))
     if not names:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UsageError(f"{folder} holds neither a table nor an image ({known})")
-    names.sort()
     images = ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),

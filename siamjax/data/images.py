@@ -170,19 +170,19 @@ def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
         array = np.load(io.BytesIO(content), allow_pickle=False)
         return np.repeat(array[..., None], 3, axis=-1) if array.ndim == 2 else array
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            orientation = picture.getexif().get(0x0112, 1)
-            picture = _upright(picture, orientation)
-            if picture.mode.startswith(("I", "F")):  # 16 bits a channel: keep the upper 8
-                wide = np.asarray(picture).astype(np.float64)
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            orientation = image.getexif().get(0x0112, 1)
+            image = _upright(image, orientation)
+            if image.mode.startswith(("I", "F")):  # 16 bits a channel: keep the upper 8
+                wide = np.asarray(image).astype(np.float64)
                 grey = (wide / (257.0 if wide.max() > 255 else 1.0)).round().clip(0, 255)
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            return np.asarray(picture.convert("RGB"))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
         raise UsageError(
             f"{name}: not an image that Pillow can read; replace or remove it"
@@ -202,10 +202,10 @@ _TURNS = {
 }
 
 
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
     for turn in _TURNS.get(orientation, ()):
-        picture = picture.transpose(turn)
-    return picture
+        image = image.transpose(turn)
+    return image
 
 
 def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:
@@ -266,20 +266,6 @@ def of_arrays(
         identities=labels.astype(np.str_),
         source=Arrays(checked),
     )
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The image files (by suffix) anywhere in a folder, sorted by path.
-
-    Raises ``UsageError`` if it is no folder or has none.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of images; check the path")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"{folder} holds no image ({known}); give the folder that does")
-    return sorted(found)
 
 
 def fingerprint(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from siamjax.data.folders import is_image, walk
 from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet
 from siamjax.data.pairs import ListedPairs, PairList
 from siamjax.data.verification import VerificationSplits
@@ -15,42 +16,43 @@ _TREE = "FOLDER/anna/1.jpg, FOLDER/anna/2.jpg, FOLDER/bert/1.jpg, ..."
 
 
 def folder_images(folder: Path) -> ImageSet:
-    """A folder with one sub-folder an identity: its name is the identity's.
+    """A folder with one sub-folder for each identity, named after it.
 
-    Hidden files are left alone. A file that is no image by its suffix is an error, so that
-    none is dropped in silence.
+    A file without an image's suffix in an identity's folder is an error, so that none is dropped
+    in silence; beside the identities' folders it may be a README or a list.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; expected is {_TREE}")
-    paths: list[Path] = []
-    for person in _visible(folder):
-        if not person.is_dir():
-            if person.suffix.lower() in IMAGE_SUFFIXES:
-                raise UsageError(f"{person}: in no identity's folder; expected is {_TREE}")
-            continue  # a README or a list beside the folders
-        pictures = _visible(person)
-        for path in pictures:
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UsageError(f"{folder}: no such folder; expected {_TREE}")
+    found = walk(folder)
+    for place, names in found.items():
+        if "/" in place:
+            raise UsageError(
+                f"{folder / place}: a folder within the folder of an identity; move its images up "
+                "or move it away"
+            )
+        for name in names:
+            if place and not is_image(name):
                 raise UsageError(
-                    f"{path}: not an image by its suffix ({', '.join(sorted(IMAGE_SUFFIXES))}); "
-                    "move it out of the identity's folder"
+                    f"{folder / place / name}: not an image by its suffix "
+                    f"({', '.join(sorted(IMAGE_SUFFIXES))}); move it out of the identity's folder"
                 )
-        if not pictures:
-            raise UsageError(f"{person}: an identity without images; add some or remove it")
-        paths += pictures
-    if not paths:
-        raise UsageError(f"{folder}: no images in its sub-folders; expected is {_TREE}")
+            if not place and is_image(name):
+                raise UsageError(f"{folder / name}: in no identity's folder; expected {_TREE}")
+    del found[""]
+    if empty := [place for place, names in found.items() if not names]:
+        raise UsageError(
+            f"{folder / empty[0]}: an identity without images; add some or remove the folder"
+        )
+    if not found:
+        raise UsageError(f"{folder}: no images in its sub-folders; expected {_TREE}")
+    keys = [f"{person}/{name}" for person, names in found.items() for name in names]
     return ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),
-        keys=tuple(str(path.relative_to(folder)) for path in paths),
-        identities=np.array([path.parent.name for path in paths]),
-        source=Files(tuple(paths)),
+        keys=tuple(keys),
+        identities=np.array([key.split("/")[0] for key in keys]),
+        source=Files(tuple(folder / key for key in keys)),
     )
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
@@ -82,9 +84,9 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
             if words[2] not in ("0", "1"):
                 raise UsageError(f"{where}: label {words[2]!r} must be 1 (same) or 0 (different)")
             pair = [path.parent / word for word in words[:2]]
-            for picture in pair:
-                if not picture.is_file():
-                    raise UsageError(f"{where}: {picture}: no such image; check the path")
+            for image in pair:
+                if not image.is_file():
+                    raise UsageError(f"{where}: {image}: no such image; check the path")
             first, second = (index.setdefault(p.resolve(), len(index)) for p in pair)
             rows.append((first, second, words[2] == "1"))
         if not rows:

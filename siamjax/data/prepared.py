@@ -38,7 +38,7 @@ class Examples:
         raise IndexError(index)
 
 
-Picture = tuple[str, str, int, bytes]
+RawImage = tuple[str, str, int, bytes]
 """File, as people know it; identity; camera; the encoded image."""
 
 
@@ -61,7 +61,7 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(config=config, data_dir=data_dir, file_format=FORMAT)
 
     @abc.abstractmethod
-    def _pictures(self) -> Iterable[Picture]:
+    def _images(self) -> Iterable[RawImage]:
         """All images in a fixed order; ``UsageError`` unless they are complete."""
 
     def _partitions(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"people": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, (file, identity, camera, image) in enumerate(self._pictures()):
+        for number, (file, identity, camera, image) in enumerate(self._images()):
             yield (
                 number,
                 {"image": image, "identity": identity, "camera": camera, "file": file},

@@ -13,7 +13,7 @@ from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
 from siamjax.errors import UsageError
 
-PICTURE = ("image", "file", "path", "filename")
+IMAGE = ("image", "file", "path", "filename")
 ITEM = ("item", "identity", "product")
 HEADLESS = ("category", "colour", "id", "gender", "name")
 """The columns of a table whose first line names none, in order."""
@@ -49,14 +49,14 @@ def read_table(path: Path) -> Catalogue:
     columns = dict(zip(names, _columns(path, len(names), skip=header), strict=True))
     if not len(columns[names[0]]):
         raise UsageError(f"{path}: a table without rows; expected is one an image")
-    picture = next((name for name in PICTURE if name in columns), None)
+    image = next((name for name in IMAGE if name in columns), None)
     item = next((name for name in ITEM if name in columns), None)
-    called = "id" if "id" in columns else picture
+    called = "id" if "id" in columns else image
     assert called is not None  # _header
     ids = columns[called]
-    files = ids if picture is None else columns.pop(picture)
+    files = ids if image is None else columns.pop(image)
     columns.pop("id", None)
-    for what, column in ((called, ids), (picture, files)):
+    for what, column in ((called, ids), (image, files)):
         if what is not None and (column == "").any():
             place = names.index(what)
             line = _line(path, lambda cells, place=place: not cells[place].strip())
@@ -86,16 +86,16 @@ def _header(path: Path) -> tuple[list[str], bool]:
     if not cells:
         raise UsageError(f"{path}: an empty table; expected is a line of names and one an image")
     names = [cell.strip().lower() for cell in cells]
-    known = {*PICTURE, *ITEM, *HEADLESS} & set(names)
-    nameless = len(names) == len(HEADLESS) and len(known) < 2 and not known & {*PICTURE, "id"}
+    known = {*IMAGE, *ITEM, *HEADLESS} & set(names)
+    nameless = len(names) == len(HEADLESS) and len(known) < 2 and not known & {*IMAGE, "id"}
     first = cells[HEADLESS.index("id")].strip() if nameless else ""
     if nameless and _found(path.parent, first):
         return list(HEADLESS), False
     names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
     where = f"{path}, line {line}"
-    if not {*PICTURE, "id"} & set(names):
+    if not {*IMAGE, "id"} & set(names):
         raise UsageError(
-            f"{where}: no column for the image ({', '.join(PICTURE)} or id); there are "
+            f"{where}: no column for the image ({', '.join(IMAGE)} or id); there are "
             f"{', '.join(names)[:200]}; name one in the first line"
             + (f" (or, if these are no names, add the image {first[:80]!r})" if first else "")
         )

@@ -121,7 +121,7 @@ class SampledTriplets:
             unknown = np.flatnonzero(column == "")
             kind[unknown] = len(kind) + unknown  # each a kind of its own
         order = np.lexsort((item, kind[item]))  # stable: the last key decides first
-        self._order, self._pictures = order, indices[order]
+        self._order, self._images = order, indices[order]
         ordered = item[order]
         self._start = np.flatnonzero(np.diff(ordered, prepend=-1))
         self._stop = np.append(self._start[1:], len(order))
@@ -141,7 +141,7 @@ class SampledTriplets:
         within = int((position + 1) * self._share) > int(position * self._share)
         within = bool(within and peers > 0)
         negative = self._negative(rng, position, int(item), within)
-        anchor, positive = self._pictures[anchor], self._pictures[positive]
+        anchor, positive = self._images[anchor], self._images[positive]
         return int(anchor), int(positive), negative
 
     def _negative(self, rng: np.random.Generator, position: int, item: int, within: bool) -> int:
@@ -152,9 +152,9 @@ class SampledTriplets:
             place = first + rng.integers((last - first) - (stop - start))
             place += (stop - start) * (place >= start)
         else:
-            place = rng.integers(len(self._pictures) - (last - first))
+            place = rng.integers(len(self._images) - (last - first))
             place += (last - first) * (place >= first)
-        return int(self._pictures[place])
+        return int(self._images[place])
 
 
 class MinedTriplets(SampledTriplets):
@@ -208,14 +208,14 @@ class MinedTriplets(SampledTriplets):
         ``block`` images at a time; the work is items x images x features. Raises
         ``UsageError`` for embeddings that are not finite.
         """
-        if embeddings.ndim != 2 or len(embeddings) != len(self._pictures):
-            raise ValueError(f"{embeddings.shape} embeddings of {len(self._pictures)} images")
+        if embeddings.ndim != 2 or len(embeddings) != len(self._images):
+            raise ValueError(f"{embeddings.shape} embeddings of {len(self._images)} images")
         centres = self._centres(embeddings, block)
         table = np.full((len(self._start), 2, self._neighbours), -1, np.int32)
         for low in range(0, len(table), block):
             rows = slice(low, low + block)
             nearest = self._nearest(rows, centres[rows], embeddings, block)
-            table[rows] = np.where(nearest < 0, -1, self._pictures[nearest])
+            table[rows] = np.where(nearest < 0, -1, self._images[nearest])
         return table
 
     def use(self, table: Int[np.ndarray, "items 2 neighbours"], *, start: int) -> None:
@@ -225,7 +225,7 @@ class MinedTriplets(SampledTriplets):
         ``UsageError`` for a table of other items or images.
         """
         expected = (len(self._start), 2, self._neighbours)
-        if table.shape != expected or not np.isin(table[table >= 0], self._pictures).all():
+        if table.shape != expected or not np.isin(table[table >= 0], self._images).all():
             raise UsageError(
                 f"a table of nearest others of shape {table.shape}, expected is {expected} of the "
                 "training images: it belongs to other data or other options"

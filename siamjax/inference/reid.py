@@ -1,4 +1,4 @@
-"""Re-identification: how good a ranking is, and a folder of images ranked by a finished run."""
+"""Re-identification: evaluate a ranking, or rank a folder of images by a finished run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from siamjax.data.images import ImageSet, of_files, pictures_in
+from siamjax.data.folders import image_files
+from siamjax.data.images import ImageSet, of_files
 from siamjax.data.reid import Ranking, ReidSplits
 from siamjax.errors import UsageError
 from siamjax.inference.cross_input import score_pairs
@@ -16,13 +17,13 @@ from siamjax.training.finished import Finished
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReidEvaluation:
-    """A ranking with everything that judging scores of it needs.
+    """Queries and a gallery with the masks that evaluating scores needs.
 
     Attributes:
         ranking: queries and gallery.
         match: (queries, gallery) True = same identity.
-        valid: (queries, gallery) False = junk, or None.
-        images: of all indices.
+        valid: (queries, gallery) False = junk; None: there is no junk.
+        images: the images that the ranking's indices refer to.
     """
 
     ranking: Ranking
@@ -34,10 +35,10 @@ class ReidEvaluation:
     def of(
         cls, splits: ReidSplits, ranking: Ranking, *, most_queries: int | None = None
     ) -> "ReidEvaluation":
-        """With the masks of the ranking's rule; of ``most_queries``, evenly spaced.
+        """Make the masks by the ranking's rule; use ``most_queries`` evenly spaced queries.
 
-        A cross-input network has to look at every pair, so that a validation of all queries can
-        take longer than the training between two.
+        A cross-input network scores every pair, so that a validation with all queries can take
+        longer than the training between two validations.
         """
         if most_queries is not None:
             ranking = ranking.part(most_queries)
@@ -62,9 +63,9 @@ class ReidEvaluation:
     def judge(
         self, score: np.ndarray, *, trials: int = 10, seed: int = 0
     ) -> tuple[dict[str, float | None], np.ndarray]:
-        """Measures of the ranking's rule by name, and the CMC curve.
+        """Measures by name, as the ranking's rule defines them, and the CMC curve.
 
-        Single-shot: the mean over ``trials`` random galleries drawn from ``seed``.
+        Single-shot measures are means over ``trials`` random galleries, drawn with ``seed``.
         """
         if self.ranking.rule == "market":
             curve = reid.cmc(score, self.match, valid=self.valid, ranks=20).curve
@@ -92,13 +93,13 @@ class ReidEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedGallery:
-    """Images of a gallery, best first for each query.
+    """The best images of a gallery for each query, best first.
 
     Attributes:
-        images: of queries and gallery.
-        query: (queries,) indices into them.
-        found: (queries, top) indices into them.
-        probability: (queries, top) P(same) of those.
+        images: queries and gallery.
+        query: (queries,) indices into ``images``.
+        found: (queries, top) indices into ``images``.
+        probability: (queries, top) P(same) of the images found.
     """
 
     images: ImageSet
@@ -115,19 +116,19 @@ def rank_gallery(
     top: int = 10,
     symmetric: bool = False,
 ) -> RankedGallery:
-    """The ``top`` images of a gallery that a cross-input network holds likeliest to be the query.
+    """The ``top`` images of a gallery to which a cross-input network gives the highest P(same).
 
-    ``queries`` are files or a set of images, ``gallery`` a folder or a set of images
-    (``of_arrays`` makes one of arrays). Equal scores stand in the gallery's order. Raises
-    ``UsageError`` for no query, ``top`` below 1, a network that does not compare, a folder without
-    images, and a broken image (naming it).
+    ``queries`` are files or an image set, ``gallery`` is a folder or an image set (``of_arrays``
+    makes one from arrays). Equal scores keep the gallery's order. Raises ``UsageError`` for no
+    query, ``top`` below 1, a network that does not compare, a folder without images, and an image
+    that cannot be read (naming it).
     """
     if top < 1 or not len(queries):
-        raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
+        raise UsageError(f"{len(queries)} queries, top {top}: give at least 1 of each")
     asked = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")
     name = gallery.name if isinstance(gallery, ImageSet) else str(gallery)
     if not isinstance(gallery, ImageSet):
-        gallery = of_files(pictures_in(gallery), name=name)
+        gallery = of_files(image_files(gallery), name=name)
     images = asked.joined(gallery, name=name)
     query = np.arange(len(asked))
     logits = score_pairs(

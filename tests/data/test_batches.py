@@ -36,17 +36,14 @@ def read(batches, start=0):
     return result
 
 
-def batches(faces, *, start=0, size=16, augmentation=Augmentation(), part=(0, 1), **config):  # noqa: B008
+def batches(faces, *, start=0, size=16, augmentation=Augmentation(), **config):  # noqa: B008
     people = sorted(set(faces.identities))[:6]
-    process, processes = part
     made = pair_batches(
         faces,
         SampledPairs(faces, people, seed=0),
         Config(**config),
         size=size,
         augmentation=augmentation,
-        process=process,
-        processes=processes,
     )
     return read(made, start)
 
@@ -76,18 +73,6 @@ def test_a_resumed_run_sees_the_same(faces, straight):
     assert_same(batches(faces, start=2), straight[2:])
 
 
-def test_processes_share_a_batch(faces, straight):
-    parts = [batches(faces, part=(p, 2)) for p in (0, 1)]
-    joined = [
-        {name: np.concatenate([a[name], b[name]]) for name in a}
-        for a, b in zip(*parts, strict=True)
-    ]
-    assert_same(joined, straight)
-    with pytest.raises(UsageError, match="over 3 processes"):
-        batches(faces, part=(0, 3))
-
-
-@pytest.mark.slow
 def test_worker_processes_give_the_same(faces, straight):
     assert_same(batches(faces, workers=2), straight)
 
@@ -212,14 +197,12 @@ def stream(faces):
 class TestTriplets:
     """The same promises for batches of three images."""
 
-    def batches(self, faces, stream, *, start=0, part=(0, 1), workers=0, **changes):
+    def batches(self, faces, stream, *, start=0, workers=0, **changes):
         options = {"augmentation": Augmentation(), "size": (16, 12), **changes}
         made = triplet_batches(
             faces,
             stream,
             Config(seed=7, steps=5, workers=workers),
-            process=part[0],
-            processes=part[1],
             **options,
         )
         assert made.unit == "triplets"
@@ -264,19 +247,11 @@ class TestTriplets:
                 expected = symmetry(plain[step][word][place])
                 np.testing.assert_array_equal(got[step][word][place], expected)
 
-    def test_resumed_and_shared(self, faces, stream):
+    def test_a_resumed_run_sees_the_same(self, faces, stream):
         straight = self.batches(faces, stream)
         assert_same(self.batches(faces, stream, start=2), straight[2:])
-        parts = [self.batches(faces, stream, part=(p, 2)) for p in (0, 1)]
-        joined = [
-            {name: np.concatenate([a[name], b[name]]) for name in a}
-            for a, b in zip(*parts, strict=True)
-        ]
-        assert_same(joined, straight)
 
     def test_refuses(self, faces, stream):
-        with pytest.raises(UsageError, match="batch of 4 triplets cannot be split over 3"):
-            self.batches(faces, stream, part=(0, 3))
         with pytest.raises(UsageError, match="workers -1"):
             self.batches(faces, stream, workers=-1)
 

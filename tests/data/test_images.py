@@ -32,25 +32,25 @@ def test_sixteen_bits_keep_their_upper_half():
 
 
 def test_exif_rotation_is_applied():
-    picture = np.zeros((2, 3, 3), np.uint8)
-    picture[0, 0] = 255
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[0, 0] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-    upright = decode(encoded(picture, exif=exif), name="x")
+    upright = decode(encoded(image, exif=exif), name="x")
     assert upright.shape == (3, 2, 3)
     np.testing.assert_array_equal(upright[0, 1], 255)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
-def test_truncated_is_an_error_that_names_the_picture(faces, share):
+def test_truncated_is_an_error_that_names_the_image(faces, share):
     content = encoded(faces.image(0), "JPEG")
     with pytest.raises(UsageError, match=r"anna/1.jpg.*broken"):
         decode(content[: int(len(content) * share)], name="anna/1.jpg")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
-def test_not_a_picture(content):
-    with pytest.raises(UsageError, match=r"anna/1.jpg: (not a|broken) image"):
+def test_not_an_image(content):
+    with pytest.raises(UsageError, match=r"anna/1.jpg: (not an|broken) image"):
         decode(content, name="anna/1.jpg")
 
 

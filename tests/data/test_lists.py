@@ -13,7 +13,7 @@ def test_folder(face_folder):
 
 
 def test_folder_mistakes(tmp_path, face_folder):
-    with pytest.raises(UsageError, match=r"nowhere: no such folder; expected is FOLDER/anna"):
+    with pytest.raises(UsageError, match=r"nowhere: no such folder; expected FOLDER/anna"):
         folder_images(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no images in its sub-folders"):
         folder_images(tmp_path)
@@ -67,7 +67,7 @@ def test_nothing_in_a_folder_is_dropped_in_silence(tmp_path, face_folder):
         folder_images(tmp_path)
     picture = (face_folder / "s01" / "01.png").read_bytes()
     (tmp_path / "anna" / "1.png").write_bytes(picture[:500])
-    with pytest.raises(UsageError, match=r"anna/1.png: (not a|broken) image"):
+    with pytest.raises(UsageError, match=r"anna/1.png: (not an|broken) image"):
         folder_images(tmp_path).image(0)
     (tmp_path / "stray.png").write_bytes(picture)
     with pytest.raises(UsageError, match=r"stray.png: in no identity's folder"):

@@ -79,7 +79,7 @@ def home(original, boxes, tmp_path, monkeypatch):
         made = cuhk03_config(pairs)
         counts[name] = tuple(len(made[f"{part}_idx"]) for part in ("train", "query", "gallery"))
     monkeypatch.setattr(cuhk03, "PEOPLE", PEOPLE)
-    monkeypatch.setattr(cuhk03, "PICTURES", {n: len(cuhk03_files(p)) for n, p in boxes.items()})
+    monkeypatch.setattr(cuhk03, "IMAGES", {n: len(cuhk03_files(p)) for n, p in boxes.items()})
     monkeypatch.setattr(cuhk03, "TESTED", 3)
     monkeypatch.setattr(protocols, "VALIDATION_PEOPLE", 2)
     monkeypatch.setattr(protocols, "COUNTS", counts)
@@ -196,7 +196,7 @@ def test_prepared_once_the_large_file_is_not_needed_for_classic(home, tmp_path):
 
 
 def test_incomplete_by_the_published_counts(home, monkeypatch):
-    monkeypatch.setattr(cuhk03, "PICTURES", {"labeled": 14_096})
+    monkeypatch.setattr(cuhk03, "IMAGES", {"labeled": 14_096})
     with pytest.raises(UsageError, match=r"cuhk-03.mat: \d+ images in 'labeled', but .* 14,096"):
         reid_splits("cuhk03/labeled", home=home)
     monkeypatch.setattr(cuhk03, "PEOPLE", (843, 440, 77, 58, 49))
@@ -239,8 +239,8 @@ def test_test_person_without_a_picture(home, boxes, test_sets, tmp_path, monkeyp
     gone = sum(cell is not None for cell in pairs[pair - 1][person - 1])
     pairs[pair - 1][person - 1] = [None] * 10
     save_cuhk03(tmp_path / "cuhk-03.mat", {"labeled": pairs}, test_sets)
-    left = cuhk03.PICTURES["labeled"] - gone
-    monkeypatch.setattr(cuhk03, "PICTURES", {"labeled": left})
+    left = cuhk03.IMAGES["labeled"] - gone
+    monkeypatch.setattr(cuhk03, "IMAGES", {"labeled": left})
     with pytest.raises(UsageError, match=f"person {pair}_{person:03d} of test set 0 has no"):
         reid_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat")
 

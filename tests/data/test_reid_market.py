@@ -126,7 +126,7 @@ def test_market_by_name_needs_the_official_counts(small_market):
     ):
         reid_splits("market1501")
     shutil.rmtree(small_market)
-    with pytest.raises(UsageError, match=r"Market-1501 is not in .*expected is DIR/Market-1501"):
+    with pytest.raises(UsageError, match=r"Market-1501 is not in .*expected DIR/Market-1501"):
         reid_splits("market1501")
 
 

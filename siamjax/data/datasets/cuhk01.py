@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from siamjax.data.archives import Published, collect, locate
-from siamjax.data.images import images_of, read_file
-from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
+from siamjax.data.archives import Published, collect, content_of, locate
+from siamjax.data.images import images_of
+from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import ReidSplits, draw_people, rank_views, tenth
 from siamjax.errors import UsageError
 
@@ -33,7 +33,7 @@ class Cuhk01(PeopleBuilder, skip_registration=True):
     encoding: ClassVar[str] = "png"
     about: ClassVar[str] = "971 people, 4 images of 60x160 each, two by each of two cameras."
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _images(self) -> Iterator[RawImage]:
         source = locate(PUBLISHED, self._home)
         found = collect(source, _key)
         expected = [f"{p:04d}{n:03d}.png" for p in range(1, PEOPLE + 1) for n in range(1, 5)]
@@ -46,8 +46,7 @@ class Cuhk01(PeopleBuilder, skip_registration=True):
                 "complete"
             )
         for file, content in found.items():
-            image = read_file(content) if isinstance(content, Path) else content
-            yield file, file[:4], 1 if int(file[4:7]) <= 2 else 2, image
+            yield file, file[:4], 1 if int(file[4:7]) <= 2 else 2, content_of(content)
 
 
 def _key(path: PurePosixPath) -> str | None:

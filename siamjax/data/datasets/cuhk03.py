@@ -16,7 +16,7 @@ from PIL import Image
 from siamjax.data.archives import Published, locate, opened_file
 from siamjax.data.images import ImageSet, images_of
 from siamjax.data.matlab import array, load_v5, open_v73
-from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
+from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
     ReidSplits,
     assert_apart,
@@ -33,7 +33,7 @@ Boxes = Literal["labeled", "detected"]
 CREDIT = "CUHK03 (Li, Zhao, Xiao and Wang 2014)"
 MAT = "cuhk-03.mat"
 PEOPLE = (843, 440, 77, 58, 49)  # of each pair of cameras; the paper's 1,360 are the first three
-PICTURES = {"labeled": 14_096, "detected": 14_097}
+IMAGES = {"labeled": 14_096, "detected": 14_097}
 SPLITS, TESTED = 20, 100
 PUBLISHED = Published(
     title="CUHK03",
@@ -81,7 +81,7 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
         self._boxes = boxes
         super().__init__(home=home, config=boxes, data_dir=data_dir)
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _images(self) -> Iterator[RawImage]:
         source = locate(PUBLISHED, self._home)
         with opened_file(source, MAT, PUBLISHED) as path, open_v73(path, self._boxes) as file:
             pairs = [array(file, pair) for pair in array(file, self._boxes).ravel()]
@@ -96,17 +96,17 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
             for pair, cells in enumerate(pairs, 1):
                 for (person, number), cell in np.ndenumerate(cells):
                     file_name = f"{pair}_{person + 1:03d}_{1 + number // 5}_{number + 1:02d}.png"
-                    picture = array(file, cell) if cell else np.empty(0)
+                    image = array(file, cell) if cell else np.empty(0)
                     # An empty cell, marked or stored as its dimensions 0 x 0: this view has
                     # fewer than five images.
-                    if picture.ndim < 3 and not picture.any():
+                    if image.ndim < 3 and not image.any():
                         continue
                     count += 1
-                    yield file_name, file_name[:5], 1 + number // 5, _png(picture, file_name, path)
-            if count != PICTURES[self._boxes]:
+                    yield file_name, file_name[:5], 1 + number // 5, _png(image, file_name, path)
+            if count != IMAGES[self._boxes]:
                 raise UsageError(
                     f"{path}: {count:,} images in '{self._boxes}', but CUHK03 has "
-                    f"{PICTURES[self._boxes]:,}; fetch it again"
+                    f"{IMAGES[self._boxes]:,}; fetch it again"
                 )
 
     def _partitions(self) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def read_test_sets(path: Path) -> list[list[list[int]]]:
     return [rows.astype(int).tolist() for rows in sets]
 
 
-def _png(picture: Shaped[np.ndarray, "..."], name: str, path: Path) -> bytes:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+def _png(image: Shaped[np.ndarray, "..."], name: str, path: Path) -> bytes:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(
-            f"{path}: the cell of {name} is {picture.dtype} {picture.shape}, which is no RGB "
+            f"{path}: the cell of {name} is {image.dtype} {image.shape}, which is no RGB "
             "image of 8 bits; fetch it again"
         )
     encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(encoded, "PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(encoded, "PNG")
     return encoded.getvalue()
 
 

@@ -57,9 +57,9 @@ class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 for item in items:
                     key = f"{vendor}/{item['item']}"
                     # TFDS knows no WebP.
-                    picture = Image.open(io.BytesIO(archive.read(f"{key}.webp")))
+                    image = Image.open(io.BytesIO(archive.read(f"{key}.webp")))
                     encoded = io.BytesIO()
-                    picture.convert("RGBA").save(encoded, "PNG")
+                    image.convert("RGBA").save(encoded, "PNG")
                     yield (
                         number,
                         {

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Shaped
 
-from siamjax.data.archives import Published, collect, locate, opened_file
-from siamjax.data.images import images_of, read_file
+from siamjax.data.archives import Published, collect, content_of, locate, opened_file
+from siamjax.data.images import images_of
 from siamjax.data.matlab import load_v5
-from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
+from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import ReidSplits, assert_apart, draw_people, rank, tenth
 from siamjax.errors import UsageError
 
@@ -41,14 +41,13 @@ class Grid(PeopleBuilder, skip_registration=True):
     name = "grid"
     about: ClassVar[str] = "250 people seen by two of eight cameras each, and 775 strangers."
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _images(self) -> Iterator[RawImage]:
         source = locate(PUBLISHED, self._home)
         found = collect(source, _key)
         _check(source, list(found))
         for file, content in found.items():
-            image = read_file(content) if isinstance(content, Path) else content
             name = file.split("/")[1]
-            yield file, name[:4], int(name.split("_")[1]), image
+            yield file, name[:4], int(name.split("_")[1]), content_of(content)
 
     def _partitions(self) -> dict[str, Any]:
         with opened_file(locate(PUBLISHED, self._home), PARTITIONS, PUBLISHED) as path:

@@ -10,8 +10,8 @@ import numpy as np
 import pooch
 import tensorflow_datasets as tfds
 
-from siamjax.data.archives import collect, manual_folder
-from siamjax.data.images import ImageSet, read_file
+from siamjax.data.archives import collect, content_of, manual_folder
+from siamjax.data.images import ImageSet
 from siamjax.data.pairs import ListedPairs, PairList
 from siamjax.data.prepared import FORMAT, prepared_images
 from siamjax.data.verification import VerificationSplits, assert_disjoint, leaked, people_of
@@ -168,16 +168,15 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"faces": self._generate_examples()}
 
     def _generate_examples(self):
-        pictures = _pictures(self._local.images)
-        people = {name.split("/")[0] for name in pictures}
-        if (len(pictures), len(people)) != (IMAGES, PEOPLE):  # before anything is prepared
+        images = _images(self._local.images)
+        people = {name.split("/")[0] for name in images}
+        if (len(images), len(people)) != (IMAGES, PEOPLE):  # before anything is prepared
             raise UsageError(
-                f"{self._local.images}: {len(pictures):,} images of {len(people):,} people, but "
+                f"{self._local.images}: {len(images):,} images of {len(people):,} people, but "
                 f"LFW has {IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete"
             )
-        for number, file in enumerate(sorted(pictures)):
-            content = pictures[file]
-            image = read_file(content) if isinstance(content, Path) else content
+        for number, (file, found) in enumerate(images.items()):
+            image = content_of(found)
             yield number, {"image": image, "identity": file.split("/")[0], "file": file}
 
 
@@ -185,7 +184,7 @@ def _has_people(folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob("*/*_0001.jpg"))
 
 
-def _pictures(source: Path) -> dict[str, bytes | Path]:
+def _images(source: Path) -> dict[str, bytes | Path]:
     """``Name/Name_0001.jpg`` -> bytes of an archive, or path in a folder."""
 
     def key(path: PurePosixPath) -> str | None:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from siamjax.data.archives import Published, collect, locate
-from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of, read_file
-from siamjax.data.prepared import PeopleBuilder, Picture, prepared_people
+from siamjax.data.archives import Published, collect, content_of, locate
+from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of
+from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
     ReidSplits,
     assert_apart,
@@ -52,7 +52,7 @@ class Market1501(PeopleBuilder, skip_registration=True):
     name = "market1501"
     about: ClassVar[str] = "36,036 boxes by six cameras: 1,501 people, distractors and junk."
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _images(self) -> Iterator[RawImage]:
         source = locate(PUBLISHED, self._home)
         found = collect(source, _key)
         if difference := _difference(found):
@@ -61,8 +61,7 @@ class Market1501(PeopleBuilder, skip_registration=True):
                 "own in this naming is read by the path of its folder)"
             )
         for file, content in found.items():
-            image = read_file(content) if isinstance(content, Path) else content
-            yield file, *_parse(file), image
+            yield file, *_parse(file), content_of(content)
 
 
 def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:

@@ -40,11 +40,11 @@ class OrlFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self):
         with np.load(_ARCHIVE) as archive:
-            pictures = archive["images"]
-        for person, series in enumerate(pictures, start=1):
-            for number, picture in enumerate(series, start=1):
+            images = archive["images"]
+        for person, series in enumerate(images, start=1):
+            for number, image in enumerate(series, start=1):
                 encoded = io.BytesIO()
-                Image.fromarray(picture).save(encoded, "PNG")
+                Image.fromarray(image).save(encoded, "PNG")
                 identity = f"s{person:02d}"
                 yield (
                     (person - 1) * len(series) + number,

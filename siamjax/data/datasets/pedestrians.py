@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, images_of
-from siamjax.data.prepared import EMBEDDED, PeopleBuilder, Picture, prepared_people
+from siamjax.data.prepared import EMBEDDED, PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import Ranking, ReidSplits, assert_apart, rank
 from siamjax.errors import UsageError
 
@@ -33,7 +33,7 @@ class Pedestrians(PeopleBuilder, skip_registration=True):
     name = "pedestrians"
     about: ClassVar[str] = "9 walkers, 37 tracklets, 832 crops of 60x160 from one static camera."
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _images(self) -> Iterator[RawImage]:
         with zipfile.ZipFile(_ARCHIVE) as archive:
             labels = io.StringIO(archive.read("labels.csv").decode())
             for row in csv.DictReader(labels):
