@@ -17,7 +17,7 @@ QUERIES, GALLERY = np.asarray([5, 0, 9, 3, 5]), np.asarray([8, 3, 1, 0, 12, 3, 7
 TILE = (2, 3)  # 5 x 8: 3 x 3 tiles, both with a rest
 
 
-class Matcher(nn.Module):
+class CrossInput(nn.Module):
     """Not symmetric, and not a function of a distance."""
 
     measure: ClassVar[str] = "logit"
@@ -44,8 +44,8 @@ class Matcher(nn.Module):
 
 
 def variables_of(network, *, seed=0, size=SIZE):
-    picture = np.zeros((1, *size, 3), np.uint8)
-    return jax.jit(network.init)(jax.random.key(seed), picture, picture)
+    image = np.zeros((1, *size, 3), np.uint8)
+    return jax.jit(network.init)(jax.random.key(seed), image, image)
 
 
 def png(pixels):
@@ -54,7 +54,7 @@ def png(pixels):
     return content.getvalue()
 
 
-def pictures(count, *, size=SIZE, seed=0):
+def noise_images(count, *, size=SIZE, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
     names = tuple(f"p{index}.png" for index in range(count))
     images = ImageSet(
@@ -79,7 +79,7 @@ def pair_by_pair(network, variables, pixels, queries, gallery, *, backward=False
     for query in queries:
         for other in gallery:
             pair = (pixels[other], pixels[query]) if backward else (pixels[query], pixels[other])
-            value = apply(variables, *(picture[None] for picture in pair))
+            value = apply(variables, *(image[None] for image in pair))
             rows.append(np.asarray(value[0] if isinstance(value, tuple) else value)[0])
     return np.asarray(rows).reshape(len(queries), len(gallery))
 

@@ -77,7 +77,7 @@ def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
 def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) -> None:
     from siamjax.data.images import decode, read_file
     from siamjax.data.transforms import resize
-    from siamjax.report.inside import activations_by_layer
+    from siamjax.report.inside import activations
     from siamjax.report.inside_figures import activation_figure
 
     picture = resize(decode(read_file(image), name=str(image)), run.size)
@@ -86,10 +86,10 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
     except OSError as error:
         raise UsageError(f"{out}: cannot be made ({error.strerror}); give --out another") from None
     names = [one.name for one in chosen]
-    found = activations_by_layer(run.network, run.variables, picture[None], names=names)
+    found = activations(run.network, run.variables, picture[None], names=names)
     for name, values in found.items():
         figure = activation_figure(
-            values[0], layer=name, network=str(run.folder), name=image.name, picture=picture
+            values[0], layer=name, network=str(run.folder), name=image.name, image=picture
         )
         path = out / f"{image.stem}-{name.replace('/', '-')}.png"
         try:
@@ -103,7 +103,7 @@ def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
     from siamjax.data.batches import image_batches
     from siamjax.data.folders import image_files
     from siamjax.data.images import of_files
-    from siamjax.report.inside import dead_filters_by_layer
+    from siamjax.report.inside import dead_filters
 
     images = of_files(image_files(data), name=str(data))
 
@@ -113,7 +113,7 @@ def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
             yield batch["image"][: int(batch["weight"].sum())]
 
     names = [one.name for one in chosen]
-    counted = dead_filters_by_layer(run.network, run.variables, batches(), names=names)
+    counted = dead_filters(run.network, run.variables, batches(), names=names)
     print(f"filters never above 0 for any of the {len(images):,} images of {data}")
     for one in counted:
         print(_line(one))

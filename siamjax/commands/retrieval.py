@@ -202,8 +202,8 @@ class _Pictures:
         from siamjax.errors import UsageError
 
         try:
-            if item.picture:
-                return decode(read_file(Path(item.picture)), name=item.picture)
+            if item.image:
+                return decode(read_file(Path(item.image)), name=item.image)
             return self._from_catalogue(item)
         except UsageError as error:
             print(f"not on the page: {error}")

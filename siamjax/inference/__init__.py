@@ -1,11 +1,11 @@
-"""Images through a trained network: embeddings, scores of pairs, whole galleries, baselines.
+"""What a trained network gives: embeddings, scores of pairs, ranked galleries; and baselines.
 
-``verification``, ``reid`` and ``retrieval`` have what a finished run of each task does, ``export``
-what makes it independent of this project.
+``verification``, ``reid`` and ``retrieval`` do what a finished run of their task can do;
+``export`` writes a run so that JAX alone can call it.
 """
 
 from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
-from siamjax.inference.cross_input import score_candidates, score_pairs
+from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.embedder import Embedder
 from siamjax.inference.frozen import frozen_maps
 from siamjax.inference.hard_negatives import Miner
@@ -24,6 +24,5 @@ __all__ = [
     "hsv_stripe_features",
     "pixel_features",
     "pixel_scores",
-    "score_candidates",
     "score_pairs",
 ]

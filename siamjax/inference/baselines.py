@@ -1,4 +1,4 @@
-"""What a network must beat: features of images that need no learning."""
+"""What a network must beat: features of images that are not learned."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,18 +13,18 @@ from siamjax.inference.pairs import in_blocks, shown_once
 def pixel_features(
     images: ImageSet, indices: Int[np.ndarray, " n"], *, size: Size = 32
 ) -> Float[np.ndarray, "n features"]:
-    """Raw pixels at ``size``, each image less its mean and of norm 1: products are cosines."""
-    pictures = [resize(images.image(int(index)), size) for index in indices]
-    pixels = np.stack([picture.ravel().astype(np.float32) for picture in pictures])
+    """Raw pixels at ``size``, minus the image's mean, scaled to norm 1: products are cosines."""
+    resized = [resize(images.image(int(index)), size) for index in indices]
+    pixels = np.stack([image.ravel().astype(np.float32) for image in resized])
     pixels -= pixels.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(pixels, axis=1, keepdims=True)
-    return pixels / np.where(norms > 0, norms, 1.0)  # an image of one colour is like nothing
+    return pixels / np.where(norms > 0, norms, 1.0)  # an image of one colour scores 0 with all
 
 
 def pixel_scores(
     images: ImageSet, pairs: PairList, *, size: Size = 32
 ) -> Float[np.ndarray, " pairs"]:
-    """The dumb baseline: cosine of the images at ``size`` x ``size``, each less its mean."""
+    """The baseline of raw pixels: cosine of the two images by :func:`pixel_features`."""
     shown, first, second = shown_once(pairs)
     pixels = pixel_features(images, shown, size=size)
     return in_blocks(
@@ -37,8 +37,8 @@ def hsv_stripe_features(
 ) -> Float[np.ndarray, "n features"]:
     """Colour histograms of horizontal stripes, of norm 1: products are Bhattacharyya coefficients.
 
-    8 x 4 x 4 bins of hue, saturation and value in each stripe, square roots of the shares: what
-    clothes a person wears from head to feet, the classic baseline of re-identification.
+    Each stripe has 8 x 4 x 4 bins of hue, saturation and value; a feature is the square root of a
+    bin's share. They describe clothes from head to feet: a classic re-identification baseline.
     """
     features = []
     for index in indices:

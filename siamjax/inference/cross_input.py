@@ -1,7 +1,7 @@
 """Scores of every query with every gallery image by a cross-input network.
 
-A cross-input network has no embedding of an image that could be looked up: every query meets every
-gallery image. What can be shared is the trunk, which is run once an image and not once a pair.
+Such a network has no embedding that could be looked up: it has to compare every query with every
+gallery image. Its trunk, however, runs once an image and not once a pair.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from tqdm import tqdm
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.inference.digests import describe, list_digest, pictures_digest, weights_digest
+from siamjax.inference.digests import describe, images_digest, list_digest, weights_digest
 from siamjax.inference.embedder import Embedder, check_finite
-from siamjax.inference.record import DiskRecord, MemoryRecord, Place, Record
-from siamjax.inference.tiles import TileScorer, check_matcher
+from siamjax.inference.record import DiskRecord, Place, Record
+from siamjax.inference.tiles import TileScorer, check_cross_input
 
-TILE, CANDIDATE_TILE = (16, 256), (8, 256)
+TILE, CANDIDATE_TILE = (16, 256), (8, 256)  # of one gallery, and of candidates of each query
 
 
 def score_pairs(
@@ -29,126 +29,63 @@ def score_pairs(
     variables: Any,
     images: ImageSet,
     queries: Int[np.ndarray, " queries"],
-    gallery: Int[np.ndarray, " gallery"],
+    gallery: Int[np.ndarray, " gallery"] | Int[np.ndarray, "queries gallery"],
     *,
     size: Size,
     output: Path | None = None,
-    tile: tuple[int, int] = TILE,
+    tile: tuple[int, int] | None = None,
     symmetric: bool = False,
     batch_size: int = 64,
     progress: bool = True,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """The logit of P(same) of every query with every gallery image.
+    """The logit of P(same) of every query with every gallery image, or with candidates of its own.
 
-    Each image goes through ``network.embed`` once, in whatever lists and however often it is;
-    then ``network.compare(query, gallery image)`` runs tile by tile, each tile's gallery split
-    over the local devices. Equal to the network on each pair to rounding.
+    Each image goes through ``network.embed`` once, however often it is listed. Then
+    ``network.compare(query, gallery image)`` runs tile by tile; the gallery images of a tile are
+    split over the local devices. Equal to the network on each pair, to rounding.
 
-    With ``output`` memory is that of a tile, whatever the gallery: features lie in a file beside
-    it until all is done (44 kB an image for ``NormXCorrNet``), and scores come to it as they are
-    made. A process that is killed loses the tile it was at; the same call goes on from there, on
-    any number of devices, and returns at once when all is done.
+    With ``output``, memory is that of a tile, whatever the gallery: features lie in a file beside
+    the scores until all is done (44 kB an image for ``NormXCorrNet``), and each tile's scores are
+    written at once. If the process is killed, the same call resumes at the tile it was at, on any
+    number of devices; when all is done it returns at once.
 
     Args:
         network: has ``embed`` (images -> features) and ``compare`` (features, features ->
             logits); its fields must be hashable.
-        variables: of the network.
-        images: the images.
-        queries: indices into them, as first of the pair.
-        gallery: likewise, as second.
-        size: of the network's images.
-        output: .npy file to write and to go on with; NaN in it is not done yet. None: memory.
-        tile: at most so many queries x gallery images at a time: what a kill loses, and
-            what memory grows with: features of all these images, and the network's work on one
-            query with a tile's gallery images.
+        variables: the network's variables.
+        images: the image set that the indices refer to.
+        queries: indices of the first images of the pairs.
+        gallery: indices of the second images: one list for all queries, or a row for each.
+        size: image size of the network.
+        output: .npy file to write, or to resume; NaN = not scored yet. None: memory only.
+        tile: the most queries x gallery images at a time: what a kill loses, and what memory
+            grows with, by the features of a tile's images and by the network's work on one query.
+            None: 16 x 256, and 8 x 256 with a row for each query.
         symmetric: the logit of the mean of P(query, image) and P(image, query), at twice the
             time, for a network to which the order of a pair matters.
         batch_size: images a call of ``embed``, over all devices.
         progress: show progress bars.
 
-    Returns: the scores, and with ``output`` a read-only map of that file.
+    Returns: the scores, (queries, gallery); with ``output`` a read-only map of that file.
 
     Raises ``UsageError`` for indices out of range, a network that compares by a distance,
-    features or scores that are not finite (naming the images), an ``output`` of another
-    network, weights, images, lists or options (naming what differs), or one that cannot be
-    written or is damaged.
+    features or scores that are not finite (naming the images), and an ``output`` that cannot be
+    written, is damaged, or has scores of another network, weights, images, lists or options.
     """
-    gallery = _indices("gallery", gallery, len(images), axes=1)
-    return _score(
-        network,
-        variables,
-        images,
-        _indices("queries", queries, len(images), axes=1),
-        gallery[None],
-        size=size,
-        output=output,
-        tile=tile,
-        symmetric=symmetric,
-        batch_size=batch_size,
-        progress=progress,
-    )
-
-
-def score_candidates(
-    network: nn.Module,
-    variables: Any,
-    images: ImageSet,
-    queries: Int[np.ndarray, " queries"],
-    candidates: Int[np.ndarray, "queries k"],
-    *,
-    size: Size,
-    output: Path | None = None,
-    tile: tuple[int, int] = CANDIDATE_TILE,
-    symmetric: bool = False,
-    batch_size: int = 64,
-    progress: bool = True,
-) -> Float[np.ndarray, "queries k"]:
-    """:func:`score_pairs` of each query with images of its own, ``candidates`` (indices too).
-
-    A tile holds the features of all its pairs' second images.
-    """
+    check_cross_input(network)
     queries = _indices("queries", queries, len(images), axes=1)
-    candidates = _indices("candidates", candidates, len(images), axes=2)
-    if len(candidates) != len(queries):
-        raise UsageError(f"{len(candidates)} rows of candidates for {len(queries)} queries")
-    return _score(
-        network,
-        variables,
-        images,
-        queries,
-        candidates,
-        size=size,
-        output=output,
-        tile=tile,
-        symmetric=symmetric,
-        batch_size=batch_size,
-        progress=progress,
-    )
-
-
-def _score(
-    network: nn.Module,
-    variables: Any,
-    images: ImageSet,
-    queries: np.ndarray,
-    others: np.ndarray,  # (queries, columns), or (1, columns): for every query the same
-    *,
-    size: Size,
-    output: Path | None,
-    tile: tuple[int, int],
-    symmetric: bool,
-    batch_size: int,
-    progress: bool,
-) -> np.ndarray:
-    check_matcher(network)
+    own = np.ndim(gallery) == 2  # each query has candidates of its own
+    others = np.atleast_2d(_indices("gallery", gallery, len(images), axes=2 if own else 1))
+    if own and len(others) != len(queries):
+        raise UsageError(
+            f"gallery: {len(others)} rows for {len(queries)} queries; give one list, or a row each"
+        )
+    tile = tile or (CANDIDATE_TILE if own else TILE)
     if min(*tile, batch_size) < 1:
         raise UsageError(f"tile {tile}, batch_size {batch_size}: each must be 1 or more")
     shown, place = np.unique(np.concatenate([queries, others.ravel()]), return_inverse=True)
     embedder = Embedder(
-        network=network,
-        variables=variables,
-        size=size,
-        batch_size=min(batch_size, len(shown)),
+        network=network, variables=variables, size=size, batch_size=min(batch_size, len(shown))
     )
     feature = embedder.feature
     tiles = list(_tiles(len(queries), others.shape[1], tile))
@@ -157,12 +94,12 @@ def _score(
         "features": (len(shown), *feature.shape),
     }
     if output is None:
-        record: Record = MemoryRecord(**shapes)
+        record = Record(**shapes)
     else:
         about = {
             "network": describe(network),
             "weights": weights_digest(variables),
-            "pictures": pictures_digest(images, shown),
+            "pictures": images_digest(images, shown),
             "size": sides(size),
             "queries": list_digest(queries),
             "gallery": list_digest(others),
@@ -182,7 +119,7 @@ def _score(
 def _embed(
     record: Record, embedder: Embedder, images: ImageSet, shown: np.ndarray, *, progress: bool
 ) -> None:
-    """The features that are missing, batch by batch."""
+    """Embed the images that the record lacks, batch by batch."""
     left = shown[record.embedded :]
     bar = tqdm(total=len(shown), initial=record.embedded, unit="image", disable=not progress)
     with bar:
@@ -202,10 +139,10 @@ def _fill(
     names: list[str],
     progress: bool,
 ) -> None:
-    """The tiles that are missing; ``queries`` and ``others`` are places among the features."""
+    """Score the tiles that the record lacks; ``queries`` and ``others`` are rows of features."""
     pairs = [(q.stop - q.start) * (c.stop - c.start) for q, c in tiles]
     done = sum(pairs[: record.tiles])
-    # One shape for all: the last tile of a row or column repeats images to fill it.
+    # All tiles have one shape: the last of a row or column repeats images to fill it.
     rows, columns = tiles[0][0].stop, tiles[0][1].stop
     bar = tqdm(total=sum(pairs), initial=done, unit="pair", unit_scale=True, disable=not progress)
     with bar:
@@ -223,19 +160,19 @@ def _fill(
                 pair = names[first[row]], names[second[row % len(second), column]]
                 raise UsageError(
                     f"the score of {' and '.join(pair)} is {scores[row, column]}: the network "
-                    "has diverged; take an earlier checkpoint"
+                    "has diverged; use an earlier checkpoint"
                 )
             record.put_scores((down, across), scores)
             bar.update(pairs[number])
 
 
 def _filled(array: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Repeated along an axis up to a length."""
+    """Repeat the array along an axis up to a length."""
     return np.take(array, np.arange(length) % array.shape[axis], axis=axis)
 
 
 def _tiles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[Place]:
-    """Tiles row by row, the first of them the largest; even, so that the rest is little."""
+    """Tiles row by row, about equally large, the first the largest."""
     height, width = (_even(total, side) for total, side in ((rows, most[0]), (columns, most[1])))
     for row in range(0, rows, height):
         for column in range(0, columns, width):
@@ -251,10 +188,10 @@ def _indices(name: str, values: np.ndarray, total: int, *, axes: int) -> np.ndar
     values = np.asarray(values)
     if values.ndim != axes or values.size == 0 or values.dtype.kind not in "iu":
         raise UsageError(
-            f"{name}: {values.dtype} of shape {values.shape}; indices of images are needed, "
-            f"whole numbers in {axes} axes, at least one"
+            f"{name}: {values.dtype} of shape {values.shape}; give indices of images, whole "
+            f"numbers in {axes} axes, at least one"
         )
     if values.min() < 0 or values.max() >= total:
         worst = values.min() if values.min() < 0 else values.max()
-        raise UsageError(f"{name}: {worst} is no index of {total} images, counted from 0")
+        raise UsageError(f"{name}: {worst} is not an index of {total} images, counted from 0")
     return values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""What scores are scores of, in a few characters each: to tell two galleries' scores apart."""
+"""Short descriptions of networks, weights and images, to tell whether results belong together."""
 
 import hashlib
 import re
@@ -15,12 +15,12 @@ _SHOWN = 16  # characters of a sha256
 
 
 def describe(network: nn.Module) -> str:
-    """Class and fields in a line, without the addresses that change from process to process."""
+    """Class and fields in one line, without the memory addresses that differ between processes."""
     return re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+", "", repr(network)))
 
 
 def weights_digest(variables: Any) -> str:
-    """Over paths, types, shapes and values."""
+    """Hash of the paths, types, shapes and values of all weights."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         value = np.asarray(leaf)
@@ -29,8 +29,8 @@ def weights_digest(variables: Any) -> str:
     return digest.hexdigest()[:_SHOWN]
 
 
-def pictures_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:
-    """Over names and bytes: an image that was replaced since is another image."""
+def images_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:
+    """Count, set and hash of these images: names and bytes, so that a replaced file is noticed."""
     digest = hashlib.sha256()
     for index in shown.tolist():
         content = images.source[index]
@@ -40,6 +40,15 @@ def pictures_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:
 
 
 def list_digest(indices: Int[np.ndarray, "*shape"]) -> str:
-    """Over a list of images, in its order."""
+    """Shape and hash of indices, in their order."""
     digest = hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes())
     return f"{' x '.join(map(str, indices.shape))} ({digest.hexdigest()[:_SHOWN]})"
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not equal in two descriptions, for a message."""
+    return [
+        f"{name.replace('picture', 'image')} is {before.get(name)} there and {now.get(name)} here"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]

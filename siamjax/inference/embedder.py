@@ -1,4 +1,4 @@
-"""Images through a network: the one way that everything here takes."""
+"""Images through a network, batch by batch over the local devices."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from siamjax.parallel import data_parallel_map, replicate, shard
 
 
 def features_of(network: nn.Module, variables: Any, images: Any, *, method: str = "embed") -> Any:
-    """``network.embed`` of images, or another method of it."""
+    """``network.embed(images)``, or another method of the network."""
     return network.apply(variables, images, method=method)
 
 
@@ -29,7 +29,7 @@ def features_of(network: nn.Module, variables: Any, images: Any, *, method: str 
 def _embed_function(network: nn.Module, method: str) -> Callable[..., Array]:
     """Pmapped ``(variables, batch) -> features`` float32, (devices, batch / devices, ...).
 
-    Compiled once a network and shape, however often it is asked for.
+    Cached, so that each network and shape is compiled once a process.
     """
 
     def embed(variables: Any, batch: dict[str, Array]) -> Array:
@@ -39,27 +39,27 @@ def _embed_function(network: nn.Module, method: str) -> Callable[..., Array]:
 
 
 def check_finite(rows: np.ndarray, images: ImageSet, indices: Int[np.ndarray, " n"]) -> None:
-    """Raise ``UsageError`` with an image's name if its features, a row each, are not finite."""
+    """Raise ``UsageError`` naming the first image whose row of features is not finite."""
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
     if len(bad):
         raise UsageError(
             f"the features of {images.keys[int(indices[bad[0]])]} of {images.name} are not finite: "
-            "the network has diverged (or this image makes it so); take an earlier checkpoint, or "
-            "look at the image"
+            "the network has diverged, or the image is unusual; use an earlier checkpoint, or look "
+            "at the image"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """A network that embeds single images, with everything that its embeddings depend on.
+    """A network with everything that its embeddings of images depend on.
 
     Attributes:
-        network: has ``embed`` (uint8 images (batch, height, width, 3) -> (batch, ...)); its
-            preprocessing is inside it.
-        variables: of the network.
-        size: of its images.
+        network: has ``embed`` (uint8 images (batch, height, width, 3) -> (batch, ...)), which
+            does the preprocessing too.
+        variables: the network's variables.
+        size: image size of the network.
         batch_size: images a call, over all devices.
-        method: of the network, if another one than ``embed`` is meant, such as ``maps``.
+        method: the method to call; by default ``embed``.
     """
 
     network: nn.Module
@@ -70,7 +70,7 @@ class Embedder:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """What embeddings depend on, by name: two of equal fingerprints may be compared."""
+        """What the embeddings depend on; those of equal fingerprints can be compared."""
         return {
             "network": describe(self.network),
             "weights": weights_digest(self.variables),
@@ -79,25 +79,26 @@ class Embedder:
 
     @cached_property
     def feature(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of what the network gives for one image.
+        """Shape and dtype of the network's output for one image.
 
         Raises ``UsageError`` for a network that does not embed.
         """
         if self.method == "embed" and not isinstance(self.network, Embeds):
-            raise UsageError(f"{type(self.network).__name__} has no method embed(images)")
+            raise UsageError(
+                f"{type(self.network).__name__} has no method embed(images) and cannot embed"
+            )
         image = jax.ShapeDtypeStruct((1, *sides(self.size), 3), np.uint8)
-
         embed = partial(features_of, self.network, method=self.method)
         found = jax.eval_shape(embed, self.variables, image)
         return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
 
     @property
     def features(self) -> int:
-        """Length of an embedding; ``UsageError`` for a network that gives maps and no vector."""
+        """Length of an embedding; ``UsageError`` for a network whose output is not a vector."""
         if len(self.feature.shape) != 1:
             raise UsageError(
-                f"{type(self.network).__name__} gives maps of {self.feature.shape} for an image "
-                "and no embedding: it compares two images at a time; rank or verify with it"
+                f"{type(self.network).__name__} gives maps of shape {self.feature.shape} and no "
+                "embedding vector; it can compare two images: use it to rank or to verify"
             )
         return self.feature.shape[0]
 
@@ -108,9 +109,9 @@ class Embedder:
     def batches(
         self, images: ImageSet, indices: Int[np.ndarray, " n"]
     ) -> Iterator[Float[np.ndarray, "batch ..."]]:
-        """What the network gives for these images, in their order, up to ``batch_size`` at a time.
+        """The network's float32 output for these images, in their order, batch by batch.
 
-        float32 (batch, ...). Raises ``UsageError`` with an image's name if it cannot be read.
+        Raises ``UsageError`` naming an image that cannot be read.
         """
         devices, embed = jax.local_device_count(), _embed_function(self.network, self.method)
         whole = -(-self.batch_size // devices) * devices
@@ -122,7 +123,7 @@ class Embedder:
     def embeddings(
         self, images: ImageSet, indices: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n ..."]:
-        """All of them, in memory; ``UsageError`` for features that are not finite, too."""
+        """All :meth:`batches` in one array; ``UsageError`` if features are not finite."""
         rows = np.empty((len(indices), *self.feature.shape), np.float32)
         done = 0
         for batch in self.batches(images, indices):

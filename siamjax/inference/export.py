@@ -1,4 +1,4 @@
-"""A finished run as serialised StableHLO: to be used where JAX is, and nothing of this project."""
+"""A finished run as serialised StableHLO, which JAX runs without this project."""
 
 import hashlib
 import os
@@ -20,72 +20,77 @@ from siamjax.models.protocols import Compares
 from siamjax.training.finished import Finished
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4  # of the largest value, between the run and what was written
-_CHECKED = 3  # images of the check
+TOLERANCE = 1e-4  # largest difference between run and export, relative to the largest value
+_CHECKED = 3  # random images on which run and export are compared
 
 _README = """\
 # {name}
 
-`embed.stablehlo`: images -> embeddings. `score.stablehlo`: two lists of images -> {measure} of
+`embed.stablehlo`: images -> embeddings. `score.stablehlo`: two batches of images -> {measure} of
 each pair{meaning}.
-Images are uint8 RGB of shape (n, {height}, {width}, 3), n is free, resized by whoever calls; all
-other preprocessing is inside. Platforms: {platforms}. To load it, jax {version} or a later one of
-the six months after it, and flatbuffers, which jax.export uses:
+Images are uint8 RGB of shape (n, {height}, {width}, 3) for any n; the caller resizes them, all
+other preprocessing is inside. Platforms: {platforms}. Loading needs flatbuffers and jax {version},
+or a jax released in the six months after it:
 
 ```python
 import jax.export, numpy as np
 
 weights = dict(np.load("weights.npz"))
 score = jax.export.deserialize(bytearray(open("score.stablehlo", "rb").read()))
-print(score.call(weights, first_pictures, second_pictures))
+print(score.call(weights, first_images, second_images))
 ```
 
-Call it within `jax.jit` to keep the weights on the device. `manifest.json` has the rest.
+Call it within `jax.jit` to keep the weights on the device. `manifest.json` says which run it is of.
 """
 
 
 def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFORMS) -> list[float]:
     """Write the folder ``out``: embedder, pair scorer, weights, manifest and a README.
 
-    The batch size is free, the platforms are lowered for wherever this runs. What was written is
-    read back and compared with the run on random images; the largest relative differences of
-    embedder and scorer are returned. The folder appears whole or not at all.
+    Any batch size can be given; every platform can be lowered for, wherever this runs. What was
+    written is read back and compared with the run on random images. Returns the largest relative
+    differences of embedder and scorer. The folder appears whole or not at all.
 
     Raises ``UsageError`` if ``out`` exists, for an unknown platform, and if the check fails.
     """
     unknown = sorted(set(platforms) - set(PLATFORMS))
     if unknown or not platforms:
-        raise UsageError(f"platforms {', '.join(unknown) or '()'}: known are {PLATFORMS}")
+        raise UsageError(
+            f"platforms {', '.join(unknown) or '()'}: choose from {', '.join(PLATFORMS)}"
+        )
     if out.exists():
         raise UsageError(f"{out} exists already; give --out another folder, or remove it")
     weights = {
         name: np.asarray(value)
         for name, value in flax.traverse_util.flatten_dict(run.variables, sep="/").items()
     }
-    picture = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *run.size, 3), np.uint8)
+    image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *run.size, 3), np.uint8)
     functions = {"embed": (_embed(run), 1), "score": (_score(run), 2)}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made ({error.strerror})") from None
+        raise UsageError(f"{out}: the folder cannot be made ({error.strerror})") from None
     try:
         np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
         for name, (function, count) in functions.items():
             try:
                 exported = jax.export.export(jax.jit(function), platforms=platforms)(
-                    weights, *[picture] * count
+                    weights, *[image] * count
                 )
             except TypeError as error:
                 if "_DimExpr" not in str(error):
                     raise
                 raise UsageError(
-                    f"{type(run.network).__name__} cannot be exported for any number of images: it "
-                    f"asks for that number ({error}); use x.shape[0] and x.reshape(x.shape[0], -1) "
-                    "in place of len(x) and of a number computed from it"
+                    f"{type(run.network).__name__} cannot be exported for any batch size: it uses "
+                    f"the batch size as a number ({error}); in the network, use x.shape[0] and "
+                    "x.reshape(x.shape[0], -1) in place of len(x)"
                 ) from None
             (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
-        differences = [_difference(run, folder, name, functions) for name in functions]
+        differences = [
+            _difference(folder, name, function, weights, count, run.size)
+            for name, (function, count) in functions.items()
+        ]
         _describe(run, folder, out.name, platforms, differences)
         folder.chmod(0o777 & ~_umask())
         os.replace(folder, out)
@@ -103,9 +108,9 @@ def _umask() -> int:
 
 
 def _embed(run: Finished) -> Callable[..., jax.Array]:
-    def embed(weights: dict[str, Any], pictures: jax.Array) -> jax.Array:
+    def embed(weights: dict[str, Any], images: jax.Array) -> jax.Array:
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
-        return features_of(run.network, variables, pictures).astype(np.float32)
+        return features_of(run.network, variables, images).astype(np.float32)
 
     return embed
 
@@ -123,27 +128,27 @@ def _score(run: Finished) -> Callable[..., jax.Array]:
     return score
 
 
-def _difference(run: Finished, folder: Path, name: str, functions: dict[str, Any]) -> float:
-    """Between what lies in the folder and the run, relative to the largest value."""
-    _, count = functions[name]
+def _difference(
+    folder: Path,
+    name: str,
+    function: Callable[..., jax.Array],
+    weights: dict[str, Any],
+    count: int,
+    size: tuple[int, int],
+) -> float:
+    """Between the files in the folder and the run's function, relative to the largest value."""
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (_CHECKED, *run.size, 3), np.uint8) for _ in range(count)]
+    images = [rng.integers(0, 256, (_CHECKED, *size, 3), np.uint8) for _ in range(count)]
     with np.load(folder / "weights.npz") as archive:
-        weights = {key: archive[key] for key in archive.files}
+        stored = {key: archive[key] for key in archive.files}
     exported = jax.export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
-    written = np.asarray(exported.call(weights, *pictures))
-    embeddings = [features_of(run.network, run.variables, one) for one in pictures]
-    if count == 1:
-        expected = np.asarray(embeddings[0], np.float32)
-    elif not isinstance(run.network, Compares):
-        expected = np.asarray(euclidean(*embeddings))
-    else:
-        expected = np.asarray(run.network.apply(run.variables, *embeddings, method="compare"))
+    written = np.asarray(exported.call(stored, *images))
+    expected = np.asarray(function(weights, *images))
     difference = float(np.abs(written - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= TOLERANCE:
         raise UsageError(
-            f"the exported {name} differs from the run by {difference:.1e} of the largest value "
-            f"(at most {TOLERANCE:.0e}); nothing was written"
+            f"the exported {name} differs from the run by {difference:.1e} of the largest value, "
+            f"more than {TOLERANCE:.0e}; nothing was written"
         )
     return difference
 

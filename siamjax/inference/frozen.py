@@ -1,4 +1,4 @@
-"""What a frozen part of a network gives for each image, computed once."""
+"""The output of a frozen part of a network, computed once for each image."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def frozen_maps(
     *,
     size: Size,
 ) -> Float[np.ndarray, "images rows columns channels"]:
-    """``part.maps`` of the images ``shown``, in memory: what a frozen part gives, once.
+    """``part.maps`` of the images with the indices ``shown``, in memory.
 
-    A row for every one of ``images``, 0 (and no memory touched) for those not shown.
-    11 MB a hundred images for InceptionV3's ``mixed6`` at 128x128, 89 MB at 299x299.
+    The result has a row for each of ``images``; those not shown are 0 and use no memory. A
+    hundred images take 11 MB for InceptionV3's ``mixed6`` at 128x128, 89 MB at 299x299.
     """
     embedder = Embedder(network=part, variables=variables, size=size, method="maps")
     rows = np.zeros((len(images), *embedder.feature.shape), np.float32)

@@ -1,4 +1,4 @@
-"""Hard negatives while a run trains: mined at its evaluations, kept in its folder."""
+"""Hard negatives, mined at a run's evaluations and kept in its folder."""
 
 from pathlib import Path
 
@@ -10,15 +10,16 @@ from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
 
 LAG = 32
-"""Steps from an evaluation to the first batch with what it mined: batches are read ahead, and
-what they hold must not depend on how far."""
+"""Steps from an evaluation to the first batch that uses its negatives.
+
+Batches are prepared ahead of the step; the lag keeps them independent of how far ahead."""
 
 
 class Miner:
-    """Gives a stream of triplets the training images' nearest others, evaluation by evaluation.
+    """Finds each training image's nearest negatives at an evaluation, for the triplets to come.
 
-    What was mined after step s is used from step s + ``LAG`` on, and lies in ``folder/s.npy``, so
-    that a resumed run has the triplets of a straight one. In an experiment::
+    Negatives mined after step s are used from step s + ``LAG`` on. They are kept in
+    ``folder/s.npy``, so that a resumed run sees the same triplets. In an experiment::
 
         miner = Miner(triplets, images, training, folder=run.folder / "mined")
 
@@ -37,9 +38,9 @@ class Miner:
         folder: Path,
         workers: int = 0,
     ) -> None:
-        """``training`` are indices of the images of ``triplets``, ``workers`` those of the run.
+        """Load what ``folder`` has of an earlier start of the run.
 
-        What an earlier session of the run mined is taken up from ``folder``.
+        ``training`` are indices of the images of ``triplets``, ``workers`` those of the run.
         """
         if workers:
             raise UsageError(
@@ -52,13 +53,13 @@ class Miner:
                 table = np.load(path, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise UsageError(
-                    f"{path}: cannot be read ({error}); without it the run cannot be resumed as it "
-                    "was: start a new one"
+                    f"{path}: cannot be read ({error}), and the run cannot be resumed without it; "
+                    "start a new run"
                 ) from None
             self._triplets.use(table, start=int(path.stem) + LAG)
 
     def mine(self, step: int, embedder: Embedder) -> None:
-        """Embed the training images and keep each one's nearest images of other items."""
+        """Embed the training images and store the nearest images of other items for each."""
         table = self._triplets.nearest_others(embedder.embeddings(self._images, self._training))
         self._folder.mkdir(exist_ok=True)
         temporary = self._folder / f"{step}.tmp"

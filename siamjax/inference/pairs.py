@@ -1,4 +1,4 @@
-"""Values of listed pairs by a network that embeds every image once and then compares."""
+"""Distances or logits of listed pairs: every image is embedded once, then compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +23,11 @@ _VALUES = 2**24  # numbers in the features of one side of a block, at most: 64 M
 
 @dataclass(frozen=True)
 class PairScorer:
-    """A network that embeds every image once and then compares the embeddings.
-
-    One that embeds and has no ``compare`` is taken to compare by the Euclidean distance.
+    """Compares pairs by a network's ``compare``, or by the Euclidean distance of its embeddings.
 
     Attributes:
-        network: has ``embed``, and ``compare`` if it can.
-        size: of its images.
+        network: has ``embed``, and may have ``compare``.
+        size: image size of the network.
         batch_size: images a call, over all devices.
     """
 
@@ -39,7 +37,7 @@ class PairScorer:
 
     @property
     def measure(self) -> str:
-        """What a value is: ``distance`` or ``logit``."""
+        """What the network's value is: ``distance`` or ``logit``."""
         return self.network.measure if isinstance(self.network, Compares) else "distance"
 
     @cached_property
@@ -51,7 +49,7 @@ class PairScorer:
     def embeddings(
         self, variables: Any, images: ImageSet, indices: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n ..."]:
-        """Embeddings of these images, in their order."""
+        """Embeddings of the images with these indices, in their order."""
         embedder = Embedder(
             network=self.network, variables=variables, size=self.size, batch_size=self.batch_size
         )
@@ -66,7 +64,7 @@ class PairScorer:
         block = max(1, min(_BLOCK, _VALUES // max(1, embeddings[0].size)))
 
         def compare(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-            # One block shape: padded at the end, so that any number of pairs compiles once.
+            # The last block is padded to the others' shape, so that it compiles once.
             padded = [np.resize(index, block) for index in (rows, others)]
             compared = self._compare(variables, embeddings[padded[0]], embeddings[padded[1]])
             return np.asarray(compared)[: len(rows)]
@@ -76,17 +74,17 @@ class PairScorer:
     def scores(
         self, variables: Any, images: ImageSet, pairs: PairList
     ) -> Float[np.ndarray, " pairs"]:
-        """A score for every pair that rises with similarity: the logit, or minus the distance."""
+        """A score for every pair that rises with similarity: the logit, or the negated distance."""
         return self.rising(self.values(variables, images, pairs))
 
     def rising(self, values: np.ndarray) -> np.ndarray:
-        """Values, or a threshold of them, turned so that they rise with similarity."""
+        """Values, or a threshold, negated if need be so that they rise with similarity."""
         rises = isinstance(self.network, Compares) and self.network.rises_with_similarity
         return values if rises else -values
 
 
 def shown_once(pairs: PairList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The images that the pairs show, each once, and the pairs as indices into those."""
+    """The images of the pairs without repeats, and the pairs as indices into these."""
     shown, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     first, second = place.reshape(2, -1)
     return shown, first, second
@@ -99,7 +97,7 @@ def in_blocks(
     *,
     block: int = _BLOCK,
 ) -> np.ndarray:
-    """``compare`` over all pairs, so many at a time that memory does not grow with them."""
+    """``compare`` over all pairs, ``block`` at a time, so that memory stays bounded."""
     starts = range(0, len(first), block)
     blocks = [compare(first[s : s + block], second[s : s + block]) for s in starts]
     return np.concatenate(blocks)

@@ -1,10 +1,10 @@
-"""Scores that come tile by tile: in memory, or on disk where they outlive a kill.
+"""Scores made tile by tile, in memory or on disk, where they survive a kill.
 
-On disk, beside ``scores.npy`` lie ``scores.npy.json``, the manifest, and until all is scored
-``scores.npy.features``. The order of writing is what makes a kill harmless: the manifest first of
-all, so that a file found without one is someone else's; then both arrays in full, so that a disk
-that is too small says so before the work; then each part of the work to its array, to the disk,
-and only then to the manifest, which is replaced at once or not at all.
+On disk, the manifest ``scores.npy.json`` and, until all is scored, ``scores.npy.features`` lie
+beside ``scores.npy``. The order of writing makes a kill harmless. The manifest comes first, so
+that a file without one is known to be someone else's. Then both arrays are written in full, so
+that a disk that is too small says so before the work. Each part of the work then goes to its
+array, to the disk, and only then to the manifest, which is replaced at once or not at all.
 """
 
 import json
@@ -13,85 +13,63 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from siamjax.errors import UsageError
 from siamjax.files import write_json
+from siamjax.inference.digests import differing
 
 Place = tuple[slice, slice]
-_FILLING = 1 << 20  # numbers written at a time
+_FILLING = 1 << 20  # numbers that create() writes at a time
 
 
-class Record(Protocol):
-    """Scores (queries, columns) and features (images, ...), and how many are done.
+class Record:
+    """Scores (queries, columns) and features (images, ...) in memory, and how many are done.
 
     Attributes:
         embedded: images whose features are there, counted from the first.
         tiles: tiles whose scores are there, counted from the first.
     """
 
-    embedded: int
-    tiles: int
-
-    def put_features(self, rows: np.ndarray) -> None:
-        """Features of the next images."""
-        ...
-
-    def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
-        """A copy of the features of these images."""
-        ...
-
-    def put_scores(self, place: Place, scores: np.ndarray) -> None:
-        """Scores of the next tile."""
-        ...
-
-    def finish(self) -> Float[np.ndarray, "queries columns"]:
-        """All scores; the features are gone."""
-        ...
-
-
-class MemoryRecord:
-    """A record that ends with the process."""
-
     def __init__(self, *, scores: tuple[int, int], features: tuple[int, ...]) -> None:
-        self._scores = np.full(scores, np.nan, np.float32)
-        self._features = np.empty(features, np.float32)
+        self._scores: Any = np.full(scores, np.nan, np.float32)
+        self._features: Any = np.empty(features, np.float32)
         self.embedded = self.tiles = 0
 
     def put_features(self, rows: np.ndarray) -> None:
-        """As in :class:`Record`, and so the rest."""
+        """Store the features of the next images."""
         self._features[self.embedded : self.embedded + len(rows)] = rows
         self.embedded += len(rows)
 
     def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
-        """As there."""
+        """A copy of the features of these images."""
         return self._features[rows]
 
     def put_scores(self, place: Place, scores: np.ndarray) -> None:
-        """As there."""
+        """Store the scores of the next tile."""
         self._scores[place] = scores
         self.tiles += 1
 
     def finish(self) -> Float[np.ndarray, "queries columns"]:
-        """As there."""
+        """All scores; the features are dropped."""
         return self._scores
 
 
-class DiskRecord:
-    """A record in files; made, or taken up where it stopped.
+class DiskRecord(Record):
+    """A record in files, new or resumed; what a ``put`` method stores is on disk when it returns.
 
     Args:
         output: the .npy file of the scores.
-        about: what they are scores of, by name: what may not differ when they are taken up.
-        scores: their shape.
+        about: what they are scores of, by name; must be equal when they are resumed.
+        scores: shape of the scores.
         features: shape of the features.
         total: number of all tiles.
 
-    Raises ``UsageError`` for an ``output`` of something else, for files that are damaged, and
-    where something cannot be written; what was written before stays.
+    Raises ``UsageError`` for an ``output`` that holds something else, for damaged files, and where
+    something cannot be written; what was written before is kept.
     """
 
     def __init__(
@@ -111,11 +89,11 @@ class DiskRecord:
         self._made, self.embedded, self.tiles = False, 0, 0
         with self._disk():
             if self.manifest.exists():
-                self._take_up()
+                self._resume()
             elif output.exists():
                 raise UsageError(
-                    f"{output} exists and {self.manifest.name} does not: these are no scores that "
-                    "could be gone on with; give another output, or remove it"
+                    f"{output} exists and {self.manifest.name} does not: these scores cannot be "
+                    "resumed; give another output, or remove it"
                 )
             else:
                 output.parent.mkdir(parents=True, exist_ok=True)
@@ -123,27 +101,27 @@ class DiskRecord:
         if not self._made:
             self._make()
         for array in (self._scores, self._features)[: 1 if self.tiles == total else 2]:
-            array.open()  # damage is found now and not after the next tile
+            array.open()  # find damage now, not after the next tile
 
     def put_features(self, rows: np.ndarray) -> None:
-        """As in :class:`Record`; on the disk when this returns."""
+        """Write the features of the next images to the disk."""
         after = self.embedded + len(rows)
         with self._disk():
             self._features.put(slice(self.embedded, after), rows)
             self._note(embedded=after, tiles=self.tiles)
 
     def take_features(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "..."]:
-        """As there."""
+        """A copy, read from the file, of the features of these images."""
         return np.array(self._features.open()[rows])
 
     def put_scores(self, place: Place, scores: np.ndarray) -> None:
-        """As there; on the disk when this returns."""
+        """Write the scores of the next tile to the disk."""
         with self._disk():
             self._scores.put(place, scores)
             self._note(embedded=self.embedded, tiles=self.tiles + 1)
 
     def finish(self) -> Float[np.ndarray, "queries columns"]:
-        """All scores, mapped read-only."""
+        """All scores, mapped read-only; the file of the features is removed."""
         with self._disk():
             self._features.path.unlink(missing_ok=True)
         return self._scores.open()
@@ -153,7 +131,7 @@ class DiskRecord:
         write_json(self.manifest, {"scores_of": self._about, **counts})
         self._made, self.embedded, self.tiles = made, embedded, tiles
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         try:
             content = json.loads(self.manifest.read_text())
             before = dict(content["scores_of"])
@@ -165,21 +143,16 @@ class DiskRecord:
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{self.manifest}: not a manifest of scores ({type(error).__name__}: {error}); "
-                f"put it back, or remove it and {self.output.name} to begin anew"
+                f"restore it, or remove it and {self.output.name} to start again"
             ) from None
-        differing = [
-            f"{name} is {before.get(name)} there and {self._about.get(name)} here"
-            for name in sorted({*before, *self._about})
-            if before.get(name) != self._about.get(name)
-        ]
-        if differing:
+        if different := differing(before, self._about):
             raise UsageError(
-                f"{self.output} has scores of something else: {'; '.join(differing)}. Give "
-                f"another output, or remove it and {self.manifest.name} to begin anew"
+                f"{self.output} has scores of something else: {'; '.join(different)}. Give "
+                f"another output, or remove it and {self.manifest.name} to start again"
             )
 
     def _make(self) -> None:
-        """Both arrays, in full; if that fails nothing is left."""
+        """Write both arrays in full; if that fails, leave nothing behind."""
         arrays = self._scores, self._features
         try:
             with self._disk():
@@ -193,7 +166,7 @@ class DiskRecord:
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """Errors of the disk as ``UsageError``: what is safe, and what to do."""
+        """Turn errors of the disk into ``UsageError``: what is safe, and what to do."""
         try:
             yield
         except OSError as error:
@@ -203,21 +176,21 @@ class DiskRecord:
             raise UsageError(
                 f"{self.output}: cannot be written ({error.strerror or error}; its files take "
                 f"{needed / 1e6:.1f} MB in all, {free / 1e6:.1f} MB are free now). {self.tiles} of "
-                f"{self.total} tiles are done and safe: mend that and call again"
+                f"{self.total} tiles are done and safe: make room or fix the path, and call again"
             ) from None
 
 
 class _DiskArray:
-    """A float32 .npy file, mapped only while it is read or written: no page of it stays ours."""
+    """A float32 .npy file, mapped only while in use, so that its pages do not stay in memory."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path, self.shape = path, shape
         self.bytes = 4 * int(np.prod(shape))
 
     def create(self) -> None:
-        """Write it full of NaN: the disk has room for all, and what is not done shows."""
+        """Fill it with NaN: this claims the disk space, and shows what is not done."""
         header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
-        # Not through a map: where the disk is full, writing to a map kills the process.
+        # Not through a map: writing to one kills the process when the disk is full.
         with self.path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             left = self.bytes // 4
@@ -229,15 +202,15 @@ class _DiskArray:
             os.fsync(file.fileno())
 
     def open(self, *, write: bool = False) -> np.memmap:
-        """Map it; ``UsageError`` if it is missing or not what was made."""
+        """Map the file; ``UsageError`` if it is missing or has another shape or type."""
         try:
             array = np.lib.format.open_memmap(self.path, mode="r+" if write else "r")
             if array.shape != self.shape or array.dtype != np.float32:
-                raise ValueError(f"{array.dtype} {array.shape}; float32 {self.shape} was begun")
+                raise ValueError(f"{array.dtype} {array.shape} in place of float32 {self.shape}")
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{self.path}: cannot be gone on with ({error}); put it back, or remove it and "
-                "the manifest (.npy.json) to begin anew"
+                f"{self.path}: cannot be resumed ({error}); restore it, or remove it and the "
+                "manifest (.npy.json) to start again"
             ) from None
         return array
 

@@ -1,4 +1,4 @@
-"""How well embeddings find things: recall@k and MAP@R of a split of a catalogue."""
+"""How well embeddings find the items of a catalogue: recall@k and MAP@R."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from siamjax.data.retrieval import Retrieval
 from siamjax.metrics.retrieval import Found, search_quality
 
 Features = Callable[[ImageSet, Int[np.ndarray, " n"]], Float[np.ndarray, "n features"]]
-"""Images by index -> a row each, compared by Euclidean distance: ``Embedder.embeddings``."""
+"""Features of images by index, compared by Euclidean distance: ``Embedder.embeddings``."""
 
 
 def embed_split(
     features: Features, images: ImageSet, asked: Retrieval
 ) -> tuple[Float[np.ndarray, "queries features"], Float[np.ndarray, "gallery features"]]:
-    """Features of the queries and of the gallery; an image that is in both is embedded once."""
+    """Features of the queries and of the gallery; an image in both is embedded once."""
     both = np.concatenate([asked.query, asked.gallery])
     shown, place = np.unique(both, return_inverse=True)
     rows = features(images, shown)
@@ -24,7 +24,7 @@ def embed_split(
 
 
 def evaluate_retrieval(features: Features, images: ImageSet, asked: Retrieval) -> Found:
-    """Recall@k and MAP@R of every query, by the distances of ``features``."""
+    """Recall@k and MAP@R of every query, from ``features`` of the images."""
     return judge(*embed_split(features, images, asked), images, asked)
 
 
@@ -34,7 +34,7 @@ def judge(
     images: ImageSet,
     asked: Retrieval,
 ) -> Found:
-    """:func:`evaluate_retrieval` of what is embedded already."""
+    """:func:`evaluate_retrieval` of images that are embedded already."""
     shown = images.identities
     return search_quality(
         query, gallery, shown[asked.query], shown[asked.gallery], own=asked.own_places

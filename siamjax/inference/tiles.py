@@ -1,6 +1,6 @@
 """A cross-input network at work: features of images, and the scores of a tile of pairs.
 
-Both functions are compiled once for a network and shape, however often a gallery is ranked.
+Compiled once for a network and shape, however often a gallery is ranked.
 """
 
 from collections.abc import Callable
@@ -19,33 +19,33 @@ from siamjax.models.protocols import Compares
 from siamjax.parallel import data_parallel_map, replicate, shard
 
 
-def check_matcher(network: nn.Module) -> None:
-    """``UsageError`` unless the network compares two images by the logit of P(same)."""
+def check_cross_input(network: nn.Module) -> None:
+    """Raise ``UsageError`` unless the network compares two images by the logit of P(same)."""
     if not isinstance(network, Compares):
         raise UsageError(
             f"{type(network).__name__} does not compare two images (it has no method "
             "compare(first, second), measure and rises_with_similarity): embed the images and rank "
-            "by their distances"
+            "them by their distances"
         )
     if network.measure != "logit":
         raise UsageError(
             f"{type(network).__name__} compares by a {network.measure} and not by the logit of "
-            "P(same): embed the images and rank by their distances"
+            "P(same): embed the images and rank them by their distances"
         )
 
 
 def symmetric_logit(
     first: Float[np.ndarray, "*pairs"], second: Float[np.ndarray, "*pairs"]
 ) -> Float[np.ndarray, "*pairs"]:
-    """Logit of the mean of two probabilities, from their logits: float32, any range.
+    """Logit of the mean of two probabilities, given their logits; float32, for any range.
 
-    With p = (sigmoid(a) + sigmoid(b)) / 2 it is log p - log(1 - p), and 1 - sigmoid(a) is
-    sigmoid(-a), so that both logarithms are sums of tiny numbers kept as logarithms::
+    With p = (sigmoid(a) + sigmoid(b)) / 2 it is log p - log(1 - p), where 1 - sigmoid(a) is
+    sigmoid(-a) and the factor 1/2 cancels. In logarithms, which do not underflow::
 
         logaddexp(ls(a), ls(b)) - logaddexp(ls(-a), ls(-b)),   ls(a) = log sigmoid(a)
 
-    (the 1/2 cancels). Probabilities that round to 1 keep their order. In float64, because near 0
-    the two logarithms cancel. Symmetric exactly; ``symmetric_logit(a, a)`` is a to rounding.
+    Probabilities that round to 1 keep their order. Computed in float64, because the two terms
+    cancel near 0. Exactly symmetric; ``symmetric_logit(a, a)`` is a, to rounding.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
 
@@ -56,7 +56,7 @@ def symmetric_logit(
 
 
 class TileScorer:
-    """Scores tiles of query x gallery features, the gallery's split over the local devices."""
+    """Scores tiles of query x gallery features; the gallery is split over the local devices."""
 
     def __init__(
         self, network: nn.Module, variables: Any, *, dtype: np.dtype, symmetric: bool
@@ -72,14 +72,14 @@ class TileScorer:
     ) -> Float[np.ndarray, "queries columns"]:
         """Logits of every query with its gallery images.
 
-        ``gallery``'s second axis: one list for each query, or a single one for all of them.
+        The second axis of ``gallery`` has a list for each query, or one list for all queries.
         """
         columns, devices = len(gallery), jax.local_device_count()
         each = -(-columns // devices)
-        # An operator that works on a few pairs at a time takes a divisor of their number: of a
-        # prime one, a pair at a time (normxcorr on a CPU is 15 % slower so).
+        # normxcorr works on a few pairs at a time, a divisor of their number: with a prime number
+        # it would take one pair at a time, which is 15 % slower on a CPU.
         each = -(-each // 4) * 4 if each > 4 else each
-        # Filled up by features of real images: no padding can make a warning or a NaN.
+        # Padded with features of real images, which cannot cause a warning or a NaN.
         whole = np.arange(each * devices) % columns
         split = shard({"gallery": gallery if len(whole) == columns else gallery[whole]})
         state = self._variables, replicate(queries)
@@ -102,7 +102,7 @@ def _tile_function(network: nn.Module, dtype: str, symmetric: bool) -> Callable[
 
         def one_query(row: tuple[Array, Array]) -> Array:
             query, others = row
-            # Only one query's features are ever repeated: memory is that of a row of the tile.
+            # One query at a time is repeated, so that memory is that of a row of the tile.
             others = gallery[0] if len(gallery) == 1 else others
             repeated = jnp.broadcast_to(query, others.shape)
             directions = [compare(repeated, others)]

@@ -18,12 +18,12 @@ from siamjax.training.run import read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """A finished run that has a threshold.
+    """A finished run that decides "same" or "different" by its threshold.
 
     Attributes:
         run: network, variables and manifest.
-        scorer: the network and its images' size.
-        threshold: in the unit of the network's value.
+        scorer: compares pairs by the network.
+        threshold: a distance or a logit, as ``measure`` says.
     """
 
     run: Finished
@@ -32,15 +32,13 @@ class Verifier:
 
     @classmethod
     def open(cls, folder: Path) -> "Verifier":
-        """Load a finished run by :meth:`Finished.open`, which see for its errors.
-
-        Raises ``UsageError`` for a run without a threshold, too.
-        """
+        """Load a finished run; ``UsageError`` as of :meth:`Finished.open`, or without threshold."""
         run = Finished.open(folder)
         if "threshold" not in run.manifest:
             raise UsageError(
                 f"{folder} has no threshold between same and different: its experiment "
-                f"({run.manifest['config'].get('experiment', 'of an earlier version')}) sets none"
+                f"({run.manifest['config'].get('experiment', 'of an earlier version')}) sets none; "
+                "use a run of a verification experiment"
             )
         return cls(
             run=run,
@@ -56,7 +54,7 @@ class Verifier:
     def compare(self, first: Path | np.ndarray, second: Path | np.ndarray) -> tuple[float, bool]:
         """The network's value for two images, and whether they show the same identity.
 
-        Each is a file or an array, uint8 (height, width, 3) or grey (height, width).
+        Each image is a file or a uint8 array, (height, width, 3) or grey (height, width).
         """
         one, other = (
             of_arrays([image]) if isinstance(image, np.ndarray) else of_files([image], name="files")
@@ -76,8 +74,8 @@ class Verifier:
     ) -> tuple[dict[str, dict[str, float | None]], str]:
         """Results of the network and of raw pixels by name, and a sentence on leaks.
 
-        The network's threshold is the run's own. Raw pixels have none for these pairs, so their
-        accuracy is that of the best threshold *on them*: an upper bound, and named so.
+        The network uses the run's own threshold. Raw pixels use the best threshold *on these
+        pairs*: their accuracy is an upper bound, and their name says so.
         """
         score = self.scorer.scores(self.run.variables, images, pairs)
         limit = float(self.scorer.rising(np.array([self.threshold]))[0])
@@ -91,8 +89,8 @@ class Verifier:
         }
         trained_on = self.run.manifest["trained_on"]
         if not trained_on:
-            return results, "trained on lists without identities: leaks cannot be checked"
-        # By name, whatever the set is called: LFW's alignments show the same people.
+            return results, "the run does not name its training identities: leaks cannot be checked"
+        # By name, whatever the set is called: alignments of LFW show the same people.
         known = np.isin(images.identities, list(trained_on))
         count = int((known[pairs.first] | known[pairs.second]).sum())
         sentence = (
@@ -102,28 +100,27 @@ class Verifier:
 
 
 def across_folds(folders: Sequence[Path]) -> str:
-    """One line on runs that each left one fold of LFW's View 2 out and tested on it.
+    """One line on runs that were each tested on another fold of LFW's View 2.
 
-    Raises ``UsageError`` unless they are of different folds, and otherwise of one config.
+    Raises ``UsageError`` unless the folds differ and all else in the config is equal.
     """
     manifests = [read_json(folder / "manifest.json") for folder in folders]
     numbers = [manifest["splits"].get("lfw_fold") for manifest in manifests]
     if len(numbers) < 2 or None in numbers or len(set(numbers)) != len(numbers):
-        raise UsageError(f"folds {numbers}: expected are at least two runs of different folds")
+        raise UsageError(f"folds {numbers}: give at least two runs, each of another fold")
     ignored = ("lfw_fold", "data_fingerprint")
     configs = [{k: v for k, v in m["config"].items() if k not in ignored} for m in manifests]
     for folder, config in zip(folders, configs, strict=True):
         if config != configs[0]:
-            raise UsageError(f"{folder} is a run of another config than {folders[0]}")
+            raise UsageError(
+                f"{folder} has another config than {folders[0]}; only the fold may differ"
+            )
     accuracies = tuple(m["results"]["network"]["accuracy"] for m in manifests)
     over = verification.KFold(
         accuracies=accuracies, thresholds=tuple(m["threshold"] for m in manifests)
     )
-    missing = (
-        ""
-        if len(numbers) == 10
-        else f" (of 10: {sorted(set(range(1, 11)) - set(numbers))} missing)"
-    )
+    absent = sorted(set(range(1, 11)) - set(numbers))
+    missing = f" (of 10: {absent} missing)" if absent else ""
     return (
         f"{manifests[0]['data']}, {len(numbers)} folds{missing}: accuracy {over.mean:.4f} ± "
         f"{over.standard_error:.4f} (standard error; standard deviation "

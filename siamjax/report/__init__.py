@@ -1,4 +1,4 @@
-"""The report of a run: tables, figures, one page; and a look inside a network."""
+"""The report of a run, with tables and figures on one page; and a look inside a network."""
 
 from siamjax.report.inside import activations, dead_filters, layers
 from siamjax.report.page import write_report

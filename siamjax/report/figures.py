@@ -1,9 +1,8 @@
-"""Figures of a verification run; each names its data set."""
+"""Figures of a run: training curves, ROC, distributions, hardest pairs; each names its data."""
 
-import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.metrics.verification import Roc, auc
+from siamjax.report.page import data_address
 
 NETWORK, PIXELS = "#1f6f8b", "#b0b0b0"
 SAME, DIFFERENT = "#2a9d5c", "#c44536"
@@ -18,51 +18,67 @@ SAME, DIFFERENT = "#2a9d5c", "#c44536"
 
 def as_png(figure: Figure) -> str:
     """The figure as a ``data:`` address, so that a page needs no other file."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")
-    return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
+    return data_address(content.getvalue(), kind="png")
 
 
-Panels = Sequence[tuple[str, dict[str, str]]]
-"""Title of each panel, and colours of the metrics in it."""
+class Line(NamedTuple):
+    """A logged metric in a panel: its name in the metrics file, its name in words, its colour."""
 
+    metric: str
+    label: str
+    color: str
+
+
+Panels = Sequence[tuple[str, Sequence[Line]]]
+"""For each panel its title and its lines."""
+
+_LOSS = ("Loss, training", [Line("loss", "loss", NETWORK)])
+_DISTANCES = (
+    "Embedding distance, training pairs",
+    [
+        Line("distance_same", "same identity", SAME),
+        Line("distance_different", "different identities", DIFFERENT),
+    ],
+)
 VERIFICATION_PANELS: Panels = (
-    ("loss (training)", {"loss": NETWORK}),
-    ("AUC (validation people)", {"validation_auc": NETWORK}),
-    (
-        "distance of embeddings (training)",
-        {"distance_same": SAME, "distance_different": DIFFERENT},
-    ),
+    _LOSS,
+    ("AUC, validation", [Line("validation_auc", "AUC", NETWORK)]),
+    _DISTANCES,
 )
 REID_PANELS: Panels = (
-    ("loss (training)", {"loss": NETWORK}),
-    ("mAP and rank-1 (validation)", {"validation_map": NETWORK, "validation_rank1": SAME}),
-    ("accuracy (training pairs)", {"accuracy": DIFFERENT}),
+    _LOSS,
+    (
+        "mAP and rank-1, validation",
+        [Line("validation_map", "mAP", NETWORK), Line("validation_rank1", "rank-1", SAME)],
+    ),
+    ("Accuracy, training pairs", [Line("accuracy", "accuracy", DIFFERENT)]),
 )
 RETRIEVAL_PANELS: Panels = (
-    ("loss (training)", {"loss": NETWORK}),
+    _LOSS,
     (
-        "recall@1 and MAP@R (validation items)",
-        {"validation_recall_at_1": NETWORK, "validation_map_at_r": SAME},
+        "Recall@1 and MAP@R, validation",
+        [
+            Line("validation_recall_at_1", "recall@1", NETWORK),
+            Line("validation_map_at_r", "MAP@R", SAME),
+        ],
     ),
-    (
-        "distance of embeddings (training)",
-        {"distance_same": SAME, "distance_different": DIFFERENT},
-    ),
+    _DISTANCES,
 )
 
 
 def training_curves(rows: Sequence[dict[str, float]], *, data: str, panels: Panels) -> Figure:
-    """Loss, what validation measured, and what the training pairs show, over the steps."""
+    """Logged metrics over the training steps, in three panels."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     figure.suptitle(f"Training on {data}")
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
-        for name, color in lines.items():
-            points = [(row["step"], row[name]) for row in rows if name in row]
+        for metric, label, color in lines:
+            points = [(row["step"], row[metric]) for row in rows if metric in row]
             if points:
                 marker = "o" if len(points) < 20 else None
-                axes.plot(*zip(*points, strict=True), color=color, label=name, marker=marker, ms=3)
-        axes.set(title=title, xlabel="step")
+                axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, ms=3)
+        axes.set(title=title, xlabel="training step")
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(frameon=False)
@@ -70,10 +86,10 @@ def training_curves(rows: Sequence[dict[str, float]], *, data: str, panels: Pane
 
 
 def roc_curves(curves: dict[str, Roc], *, data: str) -> Figure:
-    """ROC curves, linear and with a logarithmic false accept rate."""
+    """ROC curves, with a linear and with a logarithmic axis of the false accept rate."""
     colors = [NETWORK, PIXELS, "#8d6b94", "#d9a441"]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    figure.suptitle(f"ROC on {data}")
+    figure.suptitle(f"ROC curves on {data}")
     linear, logarithmic = figure.subplots(1, 2)
     for (name, curve), color in zip(curves.items(), colors, strict=False):
         linear.plot(
@@ -96,15 +112,16 @@ def roc_curves(curves: dict[str, Roc], *, data: str) -> Figure:
 def histogram(
     values: np.ndarray, same: np.ndarray, *, threshold: float, measure: str, data: str
 ) -> Figure:
-    """Distribution of the head's value for same and different pairs, and the threshold."""
+    """Distributions of the distance or logit of same and different pairs, and the threshold."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots()
     edges = np.histogram_bin_edges(values, bins=60).tolist()
-    for kind, color, name in ((same, SAME, "same"), (~same, DIFFERENT, "different")):
+    names = (same, SAME, "same identity"), (~same, DIFFERENT, "different identities")
+    for kind, color, name in names:
         label = f"{name} ({kind.sum():,} pairs)"
         axes.hist(values[kind], edges, density=True, color=color, alpha=0.6, label=label)
     axes.axvline(threshold, color="black", lw=1, ls="--", label=f"threshold {threshold:.3f}")
-    axes.set(title=f"{measure} on {data}", xlabel=measure, ylabel="density")
+    axes.set(title=f"{measure.capitalize()} on {data}", xlabel=measure, ylabel="density")
     axes.legend(frameon=False)
     return figure
 
@@ -118,12 +135,12 @@ def hardest_pairs(
     measure: str,
     count: int = 6,
 ) -> Figure:
-    """The same pairs that score lowest and the different pairs that score highest."""
+    """The same pairs of the lowest scores and the different pairs of the highest."""
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     figure.suptitle(f"Hardest pairs of {pairs.name}, {images.name}")
     rows = (
-        ("same, but far", np.flatnonzero(pairs.same), score, SAME),
-        ("different, but near", np.flatnonzero(~pairs.same), -score, DIFFERENT),
+        ("same, low score", np.flatnonzero(pairs.same), score, SAME),
+        ("different, high score", np.flatnonzero(~pairs.same), -score, DIFFERENT),
     )
     grid: Any = figure.subplots(2, count, squeeze=False)
     for line, (title, kind, order, color) in zip(grid, rows, strict=True):

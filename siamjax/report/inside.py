@@ -1,13 +1,13 @@
 """What the layers of a network give for images, and which of their filters never answer.
 
-Contract: a network has ``embed`` (uint8 images -> embeddings or features); layers are the linen
-modules that it calls, named by their path, such as ``backbone/conv1``. A name may leave out the
-beginning as long as one layer fits: ``conv1``. ``output`` is what ``embed`` returns. Only layers
-with maps (height, width, channels) or features (features) are listed. Of a layer that is called
-several times the last result counts.
+Contract: a network has ``embed`` (uint8 images -> embeddings or features). Its layers are the linen
+modules that it calls, named by their path, such as ``backbone/conv1``; the end of a path is enough
+if it fits only one layer: ``conv1``. ``output`` is what ``embed`` returns. Only layers that give
+maps (height, width, channels) or features (features,) are listed. If a layer is called several
+times, its last result counts.
 
-A layer ends where its module does: if the network applies a ReLU to it, the values here are those
-before it.
+A layer ends where its module ends: if the network applies a ReLU to its result, the values here are
+those before the ReLU.
 """
 
 import difflib
@@ -31,10 +31,10 @@ class Layer(NamedTuple):
     """One layer of a network.
 
     Attributes:
-        name: its path.
-        kind: name of its class.
-        shape: of its result for one image, (height, width, channels) or (features,).
-        parameters: how many numbers it learns, those of layers within it included.
+        name: path of the module.
+        kind: class of the module.
+        shape: shape of its result for one image, (height, width, channels) or (features,).
+        parameters: number of parameters, including those of layers within it.
         convolution: whether it is a convolution.
     """
 
@@ -46,30 +46,26 @@ class Layer(NamedTuple):
 
 
 class DeadFilters(NamedTuple):
-    """The all-zero filters of a layer over a set of images.
+    """The channels of a layer that are never above 0 for a set of images.
 
     Attributes:
-        layer: its name.
-        channels: how many it has.
-        dead: those never above 0, at no place of no image, in ascending order from 0.
-        images: how many were looked at.
+        layer: path of the layer.
+        channels: number of its channels.
+        dead: the channels never above 0, numbered from 0, in ascending order.
+        images: number of images.
     """
 
     layer: str
     channels: int
     dead: Int[np.ndarray, " dead"]
-    pictures: int
+    images: int
 
 
 def layers(network: nn.Module, variables: Any, size: int | tuple[int, int]) -> list[Layer]:
     """The layers of ``embed``, in the order in which they end; nothing is computed.
 
-    Args:
-        network: has ``embed``.
-        variables: of the network.
-        size: side, or (height, width), of its images.
-
-    Raises ``UsageError`` for a network without ``embed``.
+    ``size`` is the side, or (height, width), of the network's images. Raises ``UsageError`` for a
+    network without ``embed``.
     """
     height, width = (size, size) if isinstance(size, int) else size
     return _layers(network, variables, (height, width, 3))
@@ -78,7 +74,7 @@ def layers(network: nn.Module, variables: Any, size: int | tuple[int, int]) -> l
 def find_layer(known: Sequence[Layer], name: str) -> Layer:
     """The layer of this name, or the one whose path ends in it.
 
-    Raises ``UsageError`` if there is none or more than one; it names those that are near.
+    Raises ``UsageError``, with similar names, if no layer or more than one fits.
     """
     for layer in known:
         if layer.name == name:
@@ -89,48 +85,37 @@ def find_layer(known: Sequence[Layer], name: str) -> Layer:
         return fitting[0]
     if fitting:
         raise UsageError(
-            f"layer {name!r} is one of {', '.join(layer.name for layer in fitting)}: give more of "
-            "its path"
+            f"layer {name!r} fits {', '.join(layer.name for layer in fitting)}; give a longer path"
         )
     ends = [own.rpartition("/")[2] for own in names]
     close = difflib.get_close_matches(name, {*names, *ends}, n=8)
     near = [own for own, end in zip(names, ends, strict=True) if own in close or end in close]
-    said = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names)}"
+    said = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
     raise UsageError(f"no layer {name!r}; {said}")
 
 
 def activations(
     network: nn.Module,
     variables: Any,
-    pictures: UInt8[np.ndarray, "n height width 3"],
-    *,
-    layer: str,
-) -> Float[np.ndarray, "n ..."]:
-    """What a layer gives for each image, float32: (n, height, width, channels) or (n, features).
-
-    Args:
-        network: has ``embed``; its fields must be hashable.
-        variables: of the network.
-        images: uint8 0..255, of a size that the network takes; all go through at once.
-        layer: name of the layer.
-
-    Raises ``UsageError`` for an unknown layer, a network without ``embed``, other images.
-    """
-    ((_, values),) = activations_by_layer(network, variables, pictures, names=[layer]).items()
-    return values
-
-
-def activations_by_layer(
-    network: nn.Module,
-    variables: Any,
-    pictures: UInt8[np.ndarray, "n height width 3"],
+    images: UInt8[np.ndarray, "n height width 3"],
     *,
     names: Sequence[str],
 ) -> dict[str, Float[np.ndarray, "n ..."]]:
-    """:func:`activations` of several layers from one pass, by their whole paths."""
-    pictures = _checked(pictures)
-    paths = _paths(network, variables, pictures, names)
-    values = _of_layers(network, paths, variables, pictures)
+    """What layers give for images, from one pass, by the whole path of each layer.
+
+    Args:
+        network: has ``embed``; its fields must be hashable.
+        variables: the network's variables.
+        images: uint8, of the network's size; all go through at once.
+        names: the layers.
+
+    Returns: for each layer float32, (n, height, width, channels) or (n, features).
+
+    Raises ``UsageError`` for an unknown layer, a network without ``embed``, and other images.
+    """
+    images = _checked(images)
+    paths = _paths(network, variables, images, names)
+    values = _of_layers(network, paths, variables, images)
     return dict(zip(paths, map(np.asarray, values), strict=True))
 
 
@@ -139,46 +124,33 @@ def dead_filters(
     variables: Any,
     batches: Iterable[UInt8[np.ndarray, "n height width 3"]],
     *,
-    layer: str,
-) -> DeadFilters:
-    """The channels of a layer that are never above 0, at no place of any image.
+    names: Sequence[str],
+) -> list[DeadFilters]:
+    """The channels of layers that are never above 0, at any place of any image, from one pass.
 
-    A ReLU makes such a channel all zero, whether it is part of the layer or comes after it. For a
-    layer whose negative values are used (batch normalisation, the last one before a sigmoid) it
-    says only that.
+    A ReLU, within the layer or after it, makes such a channel all zero. In a layer whose negative
+    values are used (before batch normalisation or a sigmoid), such a channel need not be dead.
 
     Args:
         network: has ``embed``; its fields must be hashable.
-        variables: of the network.
-        batches: images, uint8, all of one size. Memory is that of the first batch, the largest;
-            a smaller one costs no new compilation.
-        layer: name of the layer.
+        variables: the network's variables.
+        batches: uint8 images, all of one size, the first batch the largest: memory is that of the
+            first, and smaller ones cost no new compilation.
+        names: the layers.
 
-    Raises ``UsageError`` as :func:`activations` does, for no images, and for values that are not
-    numbers.
+    Raises ``UsageError`` as :func:`activations` does, for no images, and for NaN.
     """
-    return dead_filters_by_layer(network, variables, batches, names=[layer])[0]
-
-
-def dead_filters_by_layer(
-    network: nn.Module,
-    variables: Any,
-    batches: Iterable[UInt8[np.ndarray, "n height width 3"]],
-    *,
-    names: Sequence[str],
-) -> list[DeadFilters]:
-    """:func:`dead_filters` of several layers from one pass over the images."""
     remaining = iter(batches)
     first = next((batch for batch in remaining if len(batch)), None)
     if first is None:
-        raise UsageError("no images: dead filters need at least one")
+        raise UsageError("no images: give at least one, to find dead filters")
     paths = _paths(network, variables, _checked(first), names)
     highest, seen = None, 0
     for batch in chain([first], remaining):
         if not len(batch):
             continue
         seen += len(batch)
-        # Images that are there already fill it up: they change no maximum.
+        # Repeated images fill a smaller batch; they change no maximum.
         short = max(0, len(first) - len(batch))
         filled = np.pad(_checked(batch), [(0, short), *[(0, 0)] * 3], mode="edge")
         found = jax.device_get(_highest(network, paths, variables, filled))
@@ -187,8 +159,8 @@ def dead_filters_by_layer(
     for path, values in zip(paths, highest, strict=True):
         if np.isnan(values).any():
             raise UsageError(
-                f"layer {path} gives values that are no numbers, in channel "
-                f"{np.flatnonzero(np.isnan(values))[0]}: the network has diverged"
+                f"layer {path} gives NaN in channel {np.flatnonzero(np.isnan(values))[0]}: the "
+                "network has diverged; use an earlier checkpoint"
             )
     return [
         DeadFilters(path, values.size, np.flatnonzero(values <= 0), seen)
@@ -196,49 +168,46 @@ def dead_filters_by_layer(
     ]
 
 
-def _checked(pictures: np.ndarray) -> np.ndarray:
-    pictures = np.asarray(pictures)
-    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
+def _checked(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise UsageError(
-            f"images are {pictures.dtype} of shape {pictures.shape}: uint8 "
-            "(n, height, width, 3) is needed"
+            f"images: {images.dtype} of shape {images.shape}; give uint8 (n, height, width, 3)"
         )
-    return pictures
+    return images
 
 
 def _paths(
-    network: nn.Module, variables: Any, pictures: np.ndarray, names: Sequence[str]
+    network: nn.Module, variables: Any, images: np.ndarray, names: Sequence[str]
 ) -> tuple[str, ...]:
-    known = _layers(network, variables, pictures.shape[1:])
+    known = _layers(network, variables, images.shape[1:])
     return tuple(find_layer(known, name).name for name in names)
 
 
-def _layers(network: nn.Module, variables: Any, picture: tuple[int, ...]) -> list[Layer]:
-    modules: dict[str, nn.Module] = {}  # in the order in which they end; trees are sorted by name
+def _layers(network: nn.Module, variables: Any, shape: tuple[int, ...]) -> list[Layer]:
+    modules: dict[
+        str, nn.Module
+    ] = {}  # in the order in which they end; a tree would be sorted by name
 
     def captured(module: nn.Module, method: str) -> bool:
         if method == "__call__" and module.path:
             modules.setdefault("/".join(module.path), module)
         return method == "__call__"
 
-    def run(variables: Any, pictures: Array) -> dict[str, Array]:
-        return _captured(network, variables, pictures, captured)
+    def run(variables: Any, images: Array) -> dict[str, Array]:
+        return _captured(network, variables, images, captured)
 
-    results = jax.eval_shape(run, variables, jax.ShapeDtypeStruct((1, *picture), jnp.uint8))
+    results = jax.eval_shape(run, variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
     modules[OUTPUT] = network
     found = []
     for name, module in modules.items():
-        shape = getattr(results[name], "shape", ())
-        if len(shape) in (2, 4):
-            kernel = _inside(variables, name).get("kernel")
-            convolution = len(shape) == 4 and getattr(kernel, "ndim", 0) == 4
-            kind, count = type(module).__name__, _count(variables, name)
-            found.append(Layer(name, kind, shape[1:], count, convolution))
+        result = getattr(results[name], "shape", ())
+        if len(result) in (2, 4):
+            inside = _inside(variables, name)
+            convolution = len(result) == 4 and getattr(inside.get("kernel"), "ndim", 0) == 4
+            count = sum(leaf.size for leaf in jax.tree.leaves(inside))
+            found.append(Layer(name, type(module).__name__, result[1:], count, convolution))
     return found
-
-
-def _count(variables: Any, path: str) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(_inside(variables, path)))
 
 
 def _inside(variables: Any, path: str) -> Any:
@@ -252,18 +221,18 @@ def _inside(variables: Any, path: str) -> Any:
 def _captured(
     network: nn.Module,
     variables: Any,
-    pictures: Any,
+    images: Any,
     captured: Callable[[nn.Module, str], bool] | bool,
 ) -> dict[str, Any]:
-    """Results of layers by path, and ``embed``'s own."""
+    """Results of the layers by path, and that of ``embed`` as ``output``."""
     if not callable(getattr(type(network), "embed", None)):
         raise UsageError(
-            f"{type(network).__name__} has no method embed (images -> embeddings): give a "
-            "network that has, such as Siamese around it"
+            f"{type(network).__name__} has no method embed (images -> embeddings); give a "
+            "network that has one, such as Siamese around it"
         )
     output, state = network.apply(
         variables,
-        pictures,
+        images,
         method="embed",
         capture_intermediates=captured,
         mutable=["intermediates"],
@@ -273,7 +242,9 @@ def _captured(
     def walk(tree: Any, path: tuple[str, ...]) -> None:
         for name, value in tree.items():
             if name == "__call__":
-                found["/".join(path)] = value[-1]  # the outermost: a subclass may call its base's
+                found["/".join(path)] = value[
+                    -1
+                ]  # the last is the outermost: a subclass may call its base's
             elif hasattr(value, "items"):
                 walk(value, (*path, name))
 
@@ -283,17 +254,17 @@ def _captured(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _of_layers(
-    network: nn.Module, paths: tuple[str, ...], variables: Any, pictures: Array
+    network: nn.Module, paths: tuple[str, ...], variables: Any, images: Array
 ) -> tuple[Array, ...]:
-    """What no asked layer needs is not computed: the compiler leaves it out."""
-    values = _captured(network, variables, pictures, True)
+    """Float32 results of the layers; the compiler drops what none of them needs."""
+    values = _captured(network, variables, images, True)
     return tuple(values[path].astype(jnp.float32) for path in paths)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _highest(
-    network: nn.Module, paths: tuple[str, ...], variables: Any, pictures: Array
+    network: nn.Module, paths: tuple[str, ...], variables: Any, images: Array
 ) -> tuple[Array, ...]:
-    """Of each layer the highest value of each channel."""
-    values = _of_layers(network, paths, variables, pictures)
+    """For each layer, the highest value of each channel."""
+    values = _of_layers(network, paths, variables, images)
     return tuple(value.max(axis=tuple(range(value.ndim - 1))) for value in values)

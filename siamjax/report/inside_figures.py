@@ -1,4 +1,4 @@
-"""What a layer gives for one image, as a figure; it names the layer, the network, the image."""
+"""What a layer gives for one image, as a figure that names the layer, network and image."""
 
 import textwrap
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from siamjax.errors import UsageError
 from siamjax.report.figures import DIFFERENT, NETWORK
 
-_WIDTH, _HEIGHT = 14.0, 9.0  # inches at most of what is drawn, without titles
-_NUMBERED = 64  # so many maps at most have each its number over it
-_BARS = 128  # so many features at most are drawn as bars
+_WIDTH, _HEIGHT = 14.0, 9.0  # largest size of the drawn values in inches, without titles
+_NUMBERED = 64  # up to so many maps, each has its number above it
+_BARS = 128  # up to so many features are drawn as bars
 _GREY = "#a8a8a8"
 
 
@@ -29,33 +29,34 @@ def activation_figure(
     layer: str,
     network: str,
     name: str,
-    picture: UInt8[np.ndarray, "rows columns 3"] | None = None,
+    image: UInt8[np.ndarray, "rows columns 3"] | None = None,
 ) -> Figure:
-    """All channels of a layer for one image, counted from 0, row by row.
+    """All channels of a layer for one image, numbered from 0, row by row.
 
-    Maps stand side by side, each in a scale of its own, since a few channels would outshine the
-    others; the bar below a map is its highest value as a share of the layer's highest. Maps that
-    are never above 0 are crossed out, and grey if they are 0 everywhere. Features without a place
-    are bars, or if they are many cells, all in one scale.
+    Maps stand side by side, each with its own colour scale, because a few channels would outshine
+    the others; the bar below a map is its highest value relative to the layer's. Maps that are
+    never above 0 are crossed out; those that are 0 everywhere are grey. Features without a place
+    are drawn as bars or, if there are many, as cells with one colour scale.
 
     Args:
-        values: of one image.
+        values: what the layer gives for one image.
         layer: name of the layer.
         network: names the network, or its run.
-        name: of the image.
-        image: is shown beside the values; None: it is not.
+        name: names the image.
+        image: the image to show beside the values; None: no image.
 
-    Raises ``UsageError`` for values with other axes or that are not finite.
+    Raises ``UsageError`` for values with other axes and for values that are not finite.
     """
     values = np.asarray(values, np.float32)
     if values.ndim not in (1, 3) or not values.size:
         raise UsageError(
-            f"layer {layer}, values of shape {values.shape}: those of one image are needed, "
-            "(height, width, channels) or (features,)"
+            f"layer {layer}, values of shape {values.shape}: give those of one image, (height, "
+            "width, channels) or (features,)"
         )
     if not np.isfinite(values).all():
         raise UsageError(
-            f"layer {layer} gives values that are not finite for {name}: the network has diverged"
+            f"layer {layer} gives values that are not finite for {name}: the network has diverged; "
+            "use an earlier checkpoint"
         )
     if values.ndim == 3:
         shape = "{2} channels of {0}x{1}".format(*values.shape)
@@ -65,21 +66,21 @@ def activation_figure(
         figure, axes, said = (_bars if values.size <= _BARS else _cells)(values)
     width, height = figure.get_size_inches()
     title = f"{layer} of {network}: {shape}, values from {values.min():.3g} to {values.max():.3g}"
-    lines = [*textwrap.wrap(title, int(width * 9.5)), *textwrap.wrap(f"for {name}", 80)[:1]]
+    lines = [*textwrap.wrap(title, int(width * 9.5)), *textwrap.wrap(f"Image: {name}", 80)[:1]]
     figure.text(0.1 / width, 1 - 0.1 / height, "\n".join(lines), va="top", fontsize=12)
     lines = textwrap.wrap(said, int(width * 13))
     figure.text(0.1 / width, 0.1 / height, "\n".join(lines), va="bottom", fontsize=9)
-    if picture is not None:
+    if image is not None:
         box = axes.get_position()
         side = figure.add_axes((0.1 / width, box.y0, 1.6 / width, box.height))
-        side.imshow(picture)
+        side.imshow(image)
         side.set(anchor="N", xticks=[], yticks=[])
-        side.set_title("the image", fontsize=9)
+        side.set_title("image", fontsize=9)
     return figure
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with axes of so many inches, and room for titles, the image and a scale."""
+    """A figure with axes of this size in inches, and room for titles, image and colour scale."""
     left, right, top, bottom = 2.2, 1.15, 1.05, 0.75
     inches = np.array([max(left + width + right, 9.0), top + height + bottom])
     figure = Figure(figsize=tuple(inches))
@@ -88,12 +89,12 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _scale(values: np.ndarray) -> tuple[Colormap, float]:
-    """Colours and the lowest end: values below 0 are blue, if there are any."""
+    """Colours and the low end of the scale; if there are values below 0, these are blue."""
     return (colormaps["RdBu_r"], -1.0) if values.min() < 0 else (colormaps["magma"], 0.0)
 
 
 class _Grid(NamedTuple):
-    """Where maps stand, in units of their pixels (of several cells each if maps are small)."""
+    """Where maps stand, in pixels of the maps (enlarged if they are small)."""
 
     height: int
     width: int
@@ -102,7 +103,7 @@ class _Grid(NamedTuple):
     across: int  # from one map to the next
     down: int
     bar: int  # thickness of the bar below a map
-    inch: float  # per unit
+    inch: float  # inches a pixel
     left: np.ndarray
     top: np.ndarray
 
@@ -121,13 +122,15 @@ def _grid(height: int, width: int, channels: int) -> _Grid:
 
 def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
     channels = values.shape[-1]
-    grown = max(1, 32 // max(values.shape[:2]))  # so that gaps beside small maps are narrow
+    grown = max(
+        1, 32 // max(values.shape[:2])
+    )  # enlarge small maps, so that the gaps are narrow beside them
     grid = _grid(values.shape[0] * grown, values.shape[1] * grown, channels)
     colors, lowest = _scale(values)
     flat = values.reshape(-1, channels)
     peaks, largest = flat.max(axis=0), np.abs(flat).max(axis=0)
     shown = values / np.where(largest > 0, largest, 1)
-    # One image of all: hundreds of axes or images take many seconds to draw.
+    # All maps in one image, because hundreds of axes or images take many seconds to draw.
     mosaic = np.full((grid.rows * grid.down, grid.columns * grid.across), np.nan, np.float32)
     for k, (x, y) in enumerate(zip(grid.left, grid.top, strict=True)):
         place = mosaic[y : y + grid.height, x : x + grid.width]
@@ -147,11 +150,16 @@ def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
         names = np.arange(grid.columns), np.arange(0, channels, grid.columns)
         centres = grid.left[names[0]] + grid.width / 2, grid.top[names[1]] + grid.height / 2
         _numbers(axes, *centres, names=names)
-    _bar(figure, axes, ScalarMappable(Normalize(lowest, 1), colors), "share of the map's largest")
+    _bar(
+        figure,
+        axes,
+        ScalarMappable(Normalize(lowest, 1), colors),
+        "value / largest magnitude of the map",
+    )
     signed = " (blue: below 0)" if lowest < 0 else ""
     said = (
-        f"Each map has its own scale: 1 is its largest value without its sign{signed}. Bar below "
-        "it: its highest value as a share of the layer's highest. Crossed out: never above 0 for "
+        f"Each map has its own colour scale: 1 is its largest magnitude{signed}. The bar below a "
+        "map is its highest value relative to the layer's highest. Crossed out: never above 0 for "
         f"this image, {dead.size} of {channels} channels; {nothing.size} of them are 0 "
         "everywhere (grey)."
     )
@@ -161,7 +169,7 @@ def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
 def _mark(
     axes: Axes, grid: _Grid, peaks: np.ndarray, *, nothing: np.ndarray, dead: np.ndarray
 ) -> None:
-    """Frames, bars, and what is wrong with a map."""
+    """Draw frames, bars, and the marks of maps without positive values."""
     corners = list(zip(grid.left.tolist(), grid.top.tolist(), strict=True))
     boxes = [Rectangle(corner, grid.width, grid.height) for corner in corners]
     frames = PatchCollection(boxes, facecolor="none", edgecolor=_GREY, linewidth=0.5)
@@ -188,7 +196,7 @@ def _mark(
 
 
 def _columns(channels: int, slope: float) -> int:
-    """Maps a row, so that all of them fill the figure's shape; a number without rest if it can."""
+    """Maps in a row, so that all fill the figure; a divisor of their number if one fits."""
     best = max(1.0, min(channels, (channels * slope * _WIDTH / _HEIGHT) ** 0.5))
     whole = [k for k in range(1, channels + 1) if channels % k == 0 and 0.7 < k / best < 1.45]
     return min(whole, key=lambda k: abs(k - best)) if whole else round(best)
@@ -197,7 +205,7 @@ def _columns(channels: int, slope: float) -> int:
 def _numbers(
     axes: Axes, across: np.ndarray, down: np.ndarray, *, names: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """The first number of a row at its left; over a column what to add to it."""
+    """Write the first number of each row beside it, and what to add above each column."""
     axes.set_xticks(across, [f"+{k}" for k in names[0]], fontsize=7)
     axes.set_yticks(down, [str(k) for k in names[1]], fontsize=8)
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
@@ -218,6 +226,7 @@ def _bars(values: np.ndarray) -> tuple[Figure, Axes, str]:
     axes.bar(np.arange(values.size), values, color=np.where(values < 0, DIFFERENT, NETWORK))
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlim=(-0.8, values.size - 0.2))
+    axes.set(xlabel="feature", ylabel="value")
     axes.set_xticks(range(0, values.size, max(1, values.size // 16)))
     zero = np.flatnonzero(values == 0)
     axes.plot(zero, np.zeros(zero.size), "x", color=DIFFERENT, ms=5)

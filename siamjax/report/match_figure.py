@@ -1,8 +1,8 @@
-"""Where the patches of one image find their best match in another, by normalised correlation.
+"""Where patches of one image find their best match in another, by normalised correlation.
 
-Contract: feature maps are ``height width channels``, both of one shape, x's patches searched in y
-as in :func:`siamjax.correlation.normxcorr`. Images are uint8 or float in [0, 1], as the network
-was given them; the centre of their first pixel is (0, 0), as Matplotlib has it.
+Contract: feature maps are ``height width channels``, both of one shape; patches of x are searched
+in y as by :func:`siamjax.correlation.normxcorr`. Images are uint8 or float in [0, 1], as given to
+the network; the centre of their first pixel is (0, 0), as in Matplotlib.
 """
 
 import textwrap
@@ -26,15 +26,15 @@ from siamjax.correlation import normxcorr
 from siamjax.errors import UsageError
 
 Features = Float[Array, "height width channels"]
-Picture = Shaped[np.ndarray, "height width 3"]
+Pixels = Shaped[np.ndarray, "height width 3"]
 
-# Neither SAME nor DIFFERENT: a correlation is no verdict. The outline is in no photograph.
+# Not the colours SAME and DIFFERENT: a correlation is no decision. Photographs have no such cyan.
 _COLORS = colormaps["plasma"]
 _CHOSEN = "#00e5ff"
 
 
 class Field(NamedTuple):
-    """The pixels that a feature is made of: feature i is centred at ``stride * i + offset``."""
+    """Receptive field of a feature: feature i is centred at pixel ``stride * i + offset``."""
 
     stride: int
     offset: float
@@ -45,7 +45,7 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> Field:
     """The field of a chain of unpadded windows (size, stride), the one next to the pixels first.
 
     A window of k features that lie ``stride`` pixels apart adds (k - 1) * stride pixels to the
-    size and half of them to the offset; its own stride multiplies.
+    size and half of that to the offset; its own stride multiplies the stride.
     """
     stride, offset, size = 1, 0.0, 1
     for window, step in layers:
@@ -61,10 +61,10 @@ NORMXCORR_NET = receptive_field([(5, 1), (2, 2), (5, 1), (2, 2)])
 
 
 class Matches(NamedTuple):
-    """For each patch of x, the patch of y that it correlates best with."""
+    """For each patch of x, the patch of y with which it correlates best."""
 
-    row_offset: Int[Array, "height width"]  # rows further down in y, within +-row_search
-    column: Int[Array, "height width"]  # in y; beyond the map only with column_search
+    row_offset: Int[Array, "height width"]  # rows further down in y, from -row_search to row_search
+    column: Int[Array, "height width"]  # column in y; beyond the map only with column_search
     correlation: Float[Array, "height width"]
 
 
@@ -80,25 +80,29 @@ def best_matches(
 ) -> Matches:
     """Where in y each patch of x correlates best, among the places that normxcorr searches.
 
-    These include, as there, centres beyond the map, so far as the patch around them reaches into
-    it. Of places that correlate equally the nearest counts: a patch of one value, which correlates
-    0 with everything, stays where it is.
+    These include centres beyond the map if the patch around them reaches into it. Of places with
+    equal correlation the nearest is taken: a patch of one value, which correlates 0 with all,
+    stays where it is.
 
-    Options are normxcorr's; ``channel`` None takes the mean correlation of all channels (one that
-    is flat, or dead, counts as 0), a number that channel alone.
+    Options are those of ``normxcorr``. ``channel`` is the channel to correlate; None takes the
+    mean correlation of all channels (a flat or dead one counts as 0).
     """
     searched = _searched(x, y, patch_size, row_search, column_search, epsilon, channel)
     return _best(searched, patch_size, column_search)
 
 
 def _searched(x, y, patch_size, row_search, column_search, epsilon, channel) -> Array:
-    """Correlations, (height, width, rows searched, columns searched)."""
+    """Correlations (height, width, rows searched, columns searched)."""
     if x.ndim != 3 or y.shape != x.shape:
-        shapes = f"features of shape {x.shape} and {y.shape}"
-        raise UsageError(f"{shapes}: give two maps (height, width, channels) of one shape")
+        raise UsageError(
+            f"features of shape {x.shape} and {y.shape}: give two maps (height, width, channels) "
+            "of one shape"
+        )
     if channel is not None:
         if not 0 <= channel < x.shape[-1]:
-            raise UsageError(f"channel {channel}: the features have 0 to {x.shape[-1] - 1}")
+            raise UsageError(
+                f"channel {channel}: the features have channels 0 to {x.shape[-1] - 1}"
+            )
         x, y = (u[..., channel : channel + 1] for u in (x, y))
     mapped = normxcorr(
         jnp.asarray(x, jnp.float32),
@@ -131,15 +135,15 @@ def _best(searched: Array, patch_size: int, column_search: int | None) -> Matche
 
 
 def distinctive_patches(x: Features, *, count: int, patch_size: int = 5) -> list[tuple[int, int]]:
-    """Up to ``count`` patches (row, column) that vary most, one in each of as many bands of rows.
+    """Up to ``count`` patches (row, column) of the largest variation, one in each band of rows.
 
-    A match lies at nearly its patch's height, so arrows stay apart if their rows do: a band's
-    last third is left out. So are patches that reach beyond the map, whose padding is no content,
-    unless there are no others. Variation is the mean over channels of the standard deviation; the
-    patch that varies most comes first.
+    A match has nearly the same row as its patch, so that arrows stay apart if the patches' rows
+    do; the last third of each band is left out for that. Patches that reach into the padding are
+    left out too, unless there are no others. Variation is the standard deviation, averaged over
+    channels; the patch of the largest variation comes first.
     """
     if count < 1:
-        raise UsageError(f"count is {count}: at least 1 patch is needed")
+        raise UsageError(f"count is {count}: give at least 1")
     half = patch_size // 2
     padded = np.pad(np.asarray(x, np.float32), [(half, half), (half, half), (0, 0)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (patch_size,) * 2, axis=(0, 1))
@@ -157,8 +161,8 @@ def distinctive_patches(x: Features, *, count: int, patch_size: int = 5) -> list
 
 
 def match_figure(
-    first_picture: Picture,
-    second_picture: Picture,
+    first_image: Pixels,
+    second_image: Pixels,
     x: Features,
     y: Features,
     *,
@@ -175,27 +179,27 @@ def match_figure(
 ) -> Figure:
     """Both images, arrows from patches of the first to their best matches, and one patch's map.
 
-    Arrows start at the patches that :func:`distinctive_patches` finds. Beside them stand the
-    correlations of one patch with all places where it is searched, and what it and its best match
-    show. Both are outlined in the images, with all the pixels that they are made of.
+    Arrows start at the patches of :func:`distinctive_patches`. Beside the images stand the
+    correlations of one patch with all places where it is searched, and close-ups of it and of its
+    best match. Both are outlined in the images, with all pixels of their receptive field.
 
     Args:
-        first_picture: what ``x``, whose patches search, was made of.
-        second_picture: what ``y``, which is searched, was made of.
-        x: features of the first.
-        y: features of the second.
+        first_image: the image of ``x``, whose patches are searched for.
+        second_image: the image of ``y``, which is searched.
+        x: features of the first image.
+        y: features of the second image.
         data: names the data set, and what made the features.
-        names: of both images.
-        patch: (row, column) in x of the patch whose map is shown, in place of the nearest arrow's.
-            None shows that of the arrows' patches that varies most.
+        names: names of the two images.
+        patch: (row, column) in x of the patch whose map is shown; replaces the nearest arrow.
+            None: the arrows' patch of the largest variation.
         count: number of arrows.
-        patch_size: as in :func:`best_matches`, as all options from here to ``channel``.
-        field: the pixels that a feature is made of; that of ``NormXCorrNet`` unless told.
+        patch_size: as in :func:`best_matches`, and so are the options up to ``channel``.
+        field: receptive field of a feature; by default that of ``NormXCorrNet``.
     """
     searched = _searched(x, y, patch_size, row_search, column_search, epsilon, channel)
-    pictures = [np.asarray(first_picture), np.asarray(second_picture)]
-    for picture in pictures:
-        _check_picture(picture.shape, searched.shape[:2], field)
+    images = [np.asarray(first_image), np.asarray(second_image)]
+    for image in images:
+        _check_image(image.shape, searched.shape[:2], field)
     starts = distinctive_patches(x, count=count, patch_size=patch_size)
     if patch is not None:
         if not (0 <= patch[0] < x.shape[0] and 0 <= patch[1] < x.shape[1]):
@@ -206,25 +210,27 @@ def match_figure(
     ends = [(i + int(offsets[i, j]), int(columns[i, j])) for i, j in starts]
     values = np.array([highest[start] for start in starts])
 
-    figure, panels = _panels(*(picture.shape for picture in pictures))
+    figure, panels = _panels(*(image.shape for image in images))
     first, second, *crops, searched_map, map_bar, bar = panels
     figure.suptitle(f"Best matches of patches: {data}")
     colors = ScalarMappable(Normalize(values.min(), values.max()), _COLORS)
     figure.colorbar(colors, cax=bar, label="correlation of the best match")
-    for n, color in reversed(list(enumerate(colors.to_rgba(values)))):  # the outlined one last
-        tail = _pixels(starts[n], 0, pictures[0].shape, field)
-        head = _pixels(ends[n], 0, pictures[1].shape, field)
+    for n, color in reversed(
+        list(enumerate(colors.to_rgba(values)))
+    ):  # the outlined one last, on top
+        tail = _pixels(starts[n], 0, images[0].shape, field)
+        head = _pixels(ends[n], 0, images[1].shape, field)
         arrow = ConnectionPatch((tail[0], tail[2]), (head[0], head[2]), "data", "data")
         arrow.set(arrowstyle="-|>", mutation_scale=13, lw=1.8, color=color)
         arrow.axesA, arrow.axesB = first, second
         arrow.set_path_effects([withStroke(linewidth=3.6, foreground="white" if n else _CHOSEN)])
         figure.add_artist(arrow)
     across = field.size + field.stride * (patch_size - 1)
-    whats = (f"the patch, {across}x{across} pixels", f"its best match, correlation {values[0]:.2f}")
+    whats = (f"patch, {across}x{across} pixels", f"best match, correlation {values[0]:.2f}")
     for n, (row, column) in enumerate((starts[0], ends[0])):
-        box = _pixels((row, column), across, pictures[n].shape, field)
+        box = _pixels((row, column), across, images[n].shape, field)
         for axes in (whole := (first, second)[n], crops[n]):
-            axes.imshow(pictures[n])
+            axes.imshow(images[n])
             _outline(axes, *box)
         whole.set_title("\n".join(textwrap.wrap(names[n], 34)[:2]), fontsize=9)
         crops[n].set(xlim=box[:2], ylim=box[:1:-1])
@@ -237,15 +243,15 @@ def match_figure(
     offset, column = ends[0][0] - starts[0][0], ends[0][1]
     _outline(searched_map, column - 0.5, column + 0.5, offset - 0.5, offset + 0.5)
     of = f"mean of {x.shape[-1]} channels" if channel is None else f"channel {channel}"
-    searched_map.set_title(f"correlation of the outlined patch ({of})", fontsize=9)
+    searched_map.set_title(f"Correlation of the outlined patch ({of})", fontsize=9)
     searched_map.set(xlabel="column", ylabel="row offset")
     return figure
 
 
 def _panels(*shapes: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
-    """Axes at places worked out in inches: a layout engine would pull the images apart.
+    """Axes placed in inches, because a layout engine would pull the images apart.
 
-    Of both images, both patches, the map, its bar, and the bar of the arrows.
+    They are: both images, both patches, the map, its colour bar, and that of the arrows.
     """
     tall, gap, right = 5.4, 1.0, 4.4
     scale = min(min(tall / shape[0], 3.2 / shape[1]) for shape in shapes)
@@ -269,20 +275,20 @@ def _panels(*shapes: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
     return figure, [*made, axes(second + other + 0.15, 0.6, 0.12, tall - 1.0)]
 
 
-def _check_picture(shape: tuple[int, ...], size: tuple[int, ...], field: Field) -> None:
+def _check_image(shape: tuple[int, ...], size: tuple[int, ...], field: Field) -> None:
     covered = [field.stride * (features - 1) + field.size for features in size]
     left_over = [pixels - end for pixels, end in zip(shape, covered, strict=False)]
     if len(shape) != 3 or shape[-1] != 3 or not all(0 <= n < field.stride for n in left_over):
         raise UsageError(
-            f"an image of shape {shape} does not give features of {size[0]}x{size[1]} with a "
-            f"{field}: give it (height, width, 3) as the network was given it, or its field="
+            f"an image of shape {shape} does not give features of {size[0]}x{size[1]} with "
+            f"{field}: give the image (height, width, 3) that the network was given, or its field"
         )
 
 
 def _pixels(
     place: tuple[int, int], across: float, shape: tuple[int, ...], field: Field
 ) -> tuple[float, float, float, float]:
-    """(left, right, top, bottom) of ``across`` pixels round a feature, kept in the image."""
+    """(left, right, top, bottom) of ``across`` pixels around a feature, clipped to the image."""
     reach = np.array([-across / 2, across / 2])
     (left, right), (top, bottom) = (
         np.clip(field.stride * at + field.offset + reach, -0.5, size - 0.5).tolist()

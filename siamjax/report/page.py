@@ -1,8 +1,8 @@
 """The page of a run: one HTML file with everything in it."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Table = tuple[list[str], list[tuple[str, list[str]]]]
-"""Columns, and for each row its name and its cells."""
+"""Columns, and for each row its name and its cells, as text."""
 
-# What the page's table shows already, or what is too long for it.
+# Facts that the page shows elsewhere, or that are too long for its list.
 _NOT_LISTED = ("results", "by_category", "network", "trained_on")
 
 
@@ -33,30 +33,31 @@ def write_report(
 ) -> Results:
     """End a run: write its manifest and its page, and print its table. Returns ``results``.
 
-    ``results`` are measures by name, of the network and of the baselines; ``table`` is how they
-    are shown (None: a column a measure). ``remark`` says what they are about, ``figures`` have
-    headings, and ``facts`` go into the manifest: what only this experiment has, such as a
-    threshold. ``size`` is that of the network's images.
+    ``results`` are measures by name, of the network and of the baselines; ``table`` is how to
+    show them (None: a column a measure). ``remark`` explains them, ``figures`` have headings, and
+    ``facts`` are added to the manifest: what only this experiment has, such as a threshold.
+    ``size`` is the image size of the network.
     """
     from siamjax.report.figures import as_png
 
     written: Results = {name: dict(values) for name, values in results.items()}
-    table = plain_table(written) if table is None else table
+    table = table_of(written) if table is None else table
     manifest = run.write_manifest(size=size, results=written, facts=facts)
     listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
-    write_page(
-        run.folder / "report.html",
+    shown = {**listed, "network": manifest["network"]}
+    shown["trained_on"] = f"{len(manifest['trained_on'])} identities"
+    columns, rows = table
+    page = render(
+        "page.html",
         title=f"{run.folder.name} on {manifest['data']}",
         protocol=manifest["protocol"],
-        table=table,
+        columns=columns,
+        rows=rows,
         remark=remark,
-        pictures=[(name, as_png(figure)) for name, figure in figures],
-        manifest={
-            **listed,
-            "network": manifest["network"],
-            "trained_on": f"{len(manifest['trained_on'])} identities",
-        },
+        figures=[(name, as_png(figure)) for name, figure in figures],
+        manifest=[(k, v if isinstance(v, str) else json.dumps(v)) for k, v in shown.items()],
     )
+    write_text(run.folder / "report.html", page)
     print(manifest["protocol"])
     print(text_table(*table))
     if remark:
@@ -65,21 +66,31 @@ def write_report(
     return written
 
 
-def plain_table(results: Results) -> Table:
-    """Every measure that has a value somewhere, by its own name."""
-    columns = list(dict.fromkeys(name for values in results.values() for name in values))
-    rows = [(name, [_cell(values.get(key)) for key in columns]) for name, values in results.items()]
-    return columns, rows
+def table_of(
+    results: Results,
+    columns: Mapping[str, str] | None = None,
+    *,
+    missing: str = "not measurable",
+) -> Table:
+    """Results by name as a table.
 
+    ``columns`` are measures and their titles; None: every measure, by its own name. ``missing`` is
+    shown where a measure has no value.
+    """
+    if columns is None:
+        columns = {measure: measure for values in results.values() for measure in values}
 
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "not measurable"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    def cell(value: float | None) -> str:
+        if value is None:
+            return missing
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+    rows = [(name, [cell(values.get(key)) for key in columns]) for name, values in results.items()]
+    return list(columns.values()), rows
 
 
 def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """The table for a terminal."""
+    """The table as aligned text, for a terminal."""
     lines = [["", *columns], *([name, *cells] for name, cells in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -88,32 +99,12 @@ def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
     )
 
 
-def write_page(
-    path: Path,
-    *,
-    title: str,
-    protocol: str,
-    table: Table,
-    remark: str,
-    pictures: Sequence[tuple[str, str]],
-    manifest: dict[str, Any],
-) -> None:
-    """Write the page; ``images`` are headings and ``data:`` addresses."""
-    columns, rows = table
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("siamjax.report", "."), autoescape=True, trim_blocks=False
-    )
-    flat = [
-        (name, value if isinstance(value, str) else json.dumps(value))
-        for name, value in manifest.items()
-    ]
-    page = environment.get_template("page.html").render(
-        title=title,
-        protocol=protocol,
-        columns=columns,
-        rows=rows,
-        remark=remark,
-        pictures=pictures,
-        manifest=flat,
-    )
-    write_text(path, page)
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this package; values are escaped."""
+    loader = jinja2.PackageLoader("siamjax.report", ".")
+    return jinja2.Environment(loader=loader, autoescape=True).get_template(template).render(values)
+
+
+def data_address(content: bytes, *, kind: str) -> str:
+    """An image file as a ``data:`` address, so that a page needs no other file."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,8 +1,8 @@
-"""Figures of a ranking: whom a query found, as images, and CMC curves; each names its data.
+"""Figures of a ranking: ranked lists as images, and CMC curves; each names its data.
 
-Contract: ``score``, ``match`` and ``valid`` are (queries, gallery) as in
-:mod:`siamjax.metrics.reid`. A list has to put equal scores in some order; here it is that of
-the gallery, and the figure says so where it happened in what it shows.
+Contract: ``score``, ``match`` and ``valid`` are (queries, gallery), as in
+:mod:`siamjax.metrics.reid`. Equal scores are listed in the gallery's order, and the figure says so
+if any that it shows are equal.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from siamjax.errors import UsageError
 from siamjax.metrics.reid import Mask, Scores, Valid, average_precision
 from siamjax.report.figures import DIFFERENT, NETWORK, PIXELS, SAME
 
-_LONGEST = 320  # pixels of an image's longer side that a cell of a list can show
+_LONGEST = 320  # pixels of an image's longer side that a cell can show
 
 
 class _Row(NamedTuple):
@@ -27,15 +27,15 @@ class _Row(NamedTuple):
     title: str
     precision: float
     order: np.ndarray  # columns of the score, best first, without junk
-    first: int  # rank of the first right one, from 1
+    first: int  # rank of the first correct image, from 1
 
     def shown(self, top: int) -> list[int]:
-        """Columns of the score: the first ``top``, and the first right one."""
+        """Columns of the score: the first ``top``, and the first correct one."""
         further = [self.order[self.first - 1]] if self.first > top else []
         return [int(column) for column in (*self.order[:top], *further)]
 
     def words(self) -> str:
-        place = f"first right one:\nrank {self.first} of {self.order.size}"
+        place = f"first correct:\nrank {self.first} of {self.order.size}"
         return f"{self.title}\nAP {self.precision:.3f}\n{place}"
 
 
@@ -51,29 +51,31 @@ def ranked_lists(
     count: int = 6,
     top: int = 10,
 ) -> Figure:
-    """Queries and the images that rank first for each: right ones framed green, wrong ones red.
+    """Queries and the images that rank first for each: correct ones framed green, wrong ones red.
 
-    The first half of the rows are the hardest queries, those whose first right image ranks
-    worst; the others are typical: of the rest, ordered by average precision, those that divide it
-    evenly. A first right image further down is added at the end of its row. Junk is left out,
-    and so are queries without a match, which cannot be ranked.
+    The first half of the rows are the hardest queries: those whose first correct image ranks
+    worst. The others are typical: the rest is ordered by average precision and sampled evenly. A
+    first correct image further down is added at the end of its row. Junk is left out, and so are
+    queries without a match.
 
     Args:
-        images: that ``query`` and ``gallery`` are indices into.
-        query: images that ask.
-        gallery: images that are ranked.
+        images: the image set that ``query`` and ``gallery`` refer to.
+        query: indices of the queries.
+        gallery: indices of the gallery images.
         score: rises with similarity.
         match: True = same identity.
         data: names the data set and what made the score.
-        valid: False = junk for that query; None: there is none.
+        valid: False = junk for that query; None: there is no junk.
         count: number of queries.
         top: images shown of each list.
     """
     if count < 1 or top < 1:
-        raise UsageError(f"count {count}, top {top}: at least 1 query and 1 image are needed")
+        raise UsageError(f"count {count}, top {top}: give at least 1 of each")
     score, match = np.asarray(score), np.asarray(match)
     if score.shape != (len(query), len(gallery)):
-        raise UsageError(f"score {score.shape} for {len(query)} queries, {len(gallery)} images")
+        raise UsageError(
+            f"score of shape {score.shape} for {len(query)} queries, {len(gallery)} gallery images"
+        )
     precision = average_precision(score, match, valid=valid)  # checks shapes, masks and NaN too
     if np.isnan(precision).all():
         raise UsageError(f"none of the {len(query)} queries has a valid match in the gallery")
@@ -82,12 +84,12 @@ def ranked_lists(
 
     further = any(row.first > top for row in rows)
     across = min(top, max(row.order.size for row in rows))
-    pictures = {
+    thumbnails = {
         index: _thumbnail(images.image(index))
         for row in rows
         for index in (int(query[row.query]), *(int(gallery[k]) for k in row.shown(top)))
     }
-    slope = float(np.median([len(shown) / shown.shape[1] for shown in pictures.values()]))
+    slope = float(np.median([len(shown) / shown.shape[1] for shown in thumbnails.values()]))
     widths = [1.7, 1.0, 0.1, *[1.0] * across, *[0.1, 1.0] * further]
     height = 0.75 * min(max(slope, 0.5), 3.0) + 0.4
     size = (0.85 * sum(widths), len(rows) * height + 0.8)
@@ -100,7 +102,7 @@ def ranked_lists(
         words.set_axis_off()
         words.text(0, 0.5, row.words(), va="center", fontsize=9)
         axes = figure.add_subplot(grid[line, 1])
-        _show(axes, pictures[int(query[row.query])], "query", "black")
+        _show(axes, thumbnails[int(query[row.query])], "query", "black")
         for place in row.shown(top):
             rank = int(np.flatnonzero(row.order == place)[0])
             column = 3 + rank if rank < top else len(widths) - 1
@@ -108,7 +110,7 @@ def ranked_lists(
             value = f"{score[row.query, place]:#.3g}".rstrip(".")
             title = f"{rank + 1} {'✓' if right else '✗'} {value}"
             axes = figure.add_subplot(grid[line, column])
-            _show(axes, pictures[int(gallery[place])], title, SAME if right else DIFFERENT)
+            _show(axes, thumbnails[int(gallery[place])], title, SAME if right else DIFFERENT)
     return figure
 
 
@@ -121,15 +123,17 @@ def cmc_curves(
 ) -> Figure:
     """CMC curves by name, rank-1 in the legend: ``curve[k - 1]`` = P(a match is among the first k).
 
-    The axis ends at ``ranks``, at the longest curve or at the ``gallery``'s size (None: it is not
-    known), whichever comes first.
+    The axis ends at ``ranks``, at the end of the longest curve or at the size of the ``gallery``
+    (None: not known), whichever comes first.
     """
     if not curves or ranks < 1 or (gallery is not None and gallery < 1):
-        raise UsageError(f"{len(curves)} curves, ranks {ranks}, gallery {gallery}: 1 is the least")
+        raise UsageError(
+            f"{len(curves)} curves, ranks {ranks}, gallery {gallery}: give at least 1 of each"
+        )
     for name, curve in curves.items():
         values = np.asarray(curve)
         if values.ndim != 1 or not values.size or not np.all((values >= 0) & (values <= 1)):
-            raise UsageError(f"CMC curve {name!r}: probabilities (ranks,) in [0, 1] are needed")
+            raise UsageError(f"CMC curve {name!r}: give probabilities (ranks,) in [0, 1]")
     last = min(ranks, max(map(len, curves.values())), gallery or ranks)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -139,7 +143,7 @@ def cmc_curves(
         label = f"{name}: rank-1 {values[0]:.4f}"
         ranked = np.arange(1, values.size + 1)
         axes.plot(ranked, values, ls=dashes, color=color, label=label, marker="o", ms=3.5)
-    axes.set(title=f"CMC on {data}", xlabel="rank", ylabel="probability of a match up to the rank")
+    axes.set(title=f"CMC curve on {data}", xlabel="rank", ylabel="matching rate")
     axes.set(xlim=(1 - 0.02 * last, last + 0.02 * last), ylim=(0, 1.02))
     axes.set_xticks(
         range(1, last + 1) if last <= 10 else [1, *range(5, last + 1, -(-last // 50) * 5)]
@@ -152,17 +156,17 @@ def cmc_curves(
 def _rows(
     score: np.ndarray, match: np.ndarray, valid: np.ndarray, precision: np.ndarray, count: int
 ) -> list[_Row]:
-    """The hardest queries, the worst first, then typical ones, the best first."""
+    """The hardest queries, worst first, then typical ones, best first."""
     ranked = np.flatnonzero(~np.isnan(precision))
     first = np.array([_first_right(score[q], match[q], valid[q]) for q in ranked])
     count = min(count, len(ranked))
     by_first = ranked[np.argsort(-first, kind="stable")]
     hardest = by_first[: count // 2]
     rest = by_first[count // 2 :]
-    rest = np.sort(rest)  # so that equal precisions stand in the order of the queries
+    rest = np.sort(rest)  # so that equal precisions keep the order of the queries
     rest = rest[np.argsort(-precision[rest], kind="stable")]
     some = min(count - len(hardest), len(rest))
-    # The middles of as many equal parts: neither only the best nor only the worst.
+    # The middles of equal parts, so that neither the best nor the worst prevail.
     typical = rest[((np.arange(some) + 0.5) * len(rest) / max(some, 1)).astype(int)]
     place = dict(zip(ranked.tolist(), first.tolist(), strict=True))
     rows = []
@@ -175,9 +179,9 @@ def _rows(
 
 
 def _first_right(score: np.ndarray, match: np.ndarray, valid: np.ndarray) -> int:
-    """Rank, from 1, of the first right image; of equal scores the gallery's first stands first.
+    """Rank, from 1, of the first correct image; equal scores keep the gallery's order.
 
-    Without a sort: this runs for every query.
+    Without a sort, because it runs for every query.
     """
     right = np.flatnonzero(match & valid)
     best = right[np.argmax(score[right])]  # the first of equal ones
@@ -187,23 +191,23 @@ def _first_right(score: np.ndarray, match: np.ndarray, valid: np.ndarray) -> int
 
 def _legend(score: np.ndarray, rows: list[_Row], top: int) -> str:
     tied = 0
-    for row in rows:  # one more than is shown: who ties with the last one may be cut off
+    for row in rows:  # one more than is shown: the last may tie with one cut off
         values = score[row.query, row.order[: max(top, row.first) + 1]]
         tied += bool((values[1:] == values[:-1]).any())
-    said = "Over each image: rank, ✓ right (green) or ✗ wrong (red), score. Junk is left out."
+    said = "Above each image: rank, ✓ correct (green) or ✗ wrong (red), score. Junk is left out."
     if tied:
-        said += f"\nEqual scores, in {tied} of the {len(rows)} lists, stand in the gallery's order."
+        said += f"\nEqual scores, in {tied} of the {len(rows)} lists, keep the gallery's order."
     return said
 
 
-def _thumbnail(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Every n-th pixel of an image that is larger than a cell: 60 photographs fill gigabytes."""
-    step = -(-max(picture.shape[:2]) // _LONGEST)
-    return np.ascontiguousarray(picture[::step, ::step])
+def _thumbnail(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Every n-th pixel of a large image, because 60 photographs in full take gigabytes."""
+    step = -(-max(image.shape[:2]) // _LONGEST)
+    return np.ascontiguousarray(image[::step, ::step])
 
 
-def _show(axes: Axes, picture: np.ndarray, title: str, color: str) -> None:
-    axes.imshow(picture)
+def _show(axes: Axes, image: np.ndarray, title: str, color: str) -> None:
+    axes.imshow(image)
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=8, color=color, pad=4)
     for edge in axes.spines.values():

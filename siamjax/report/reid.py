@@ -11,7 +11,7 @@ from siamjax.data.reid import ReidSplits
 from siamjax.data.transforms import Size, resize
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.reid import ReidEvaluation
-from siamjax.report.page import Table, write_report
+from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Features = Callable[[ImageSet, np.ndarray], np.ndarray]
-"""Images by index -> (n, features) whose products are similarities."""
+"""Features of images by index, (n, features), whose products are similarities."""
 
 _RANKING_COLUMNS = {
     "rank1": "rank-1",
@@ -29,22 +29,15 @@ _RANKING_COLUMNS = {
     "map": "mAP",
     "map_trapezoid": "mAP (trapezoid)",
     "minp": "mINP",
-    "rank1_deviation": "rank-1, deviation over trials",
+    "rank1_deviation": "rank-1, standard deviation over trials",
 }
 
 
 def ranking_table(results: Results) -> Table:
-    """Columns and rows, as text, of rankings by name; what the protocol lacks is left out."""
-    columns = {
-        key: name
-        for key, name in _RANKING_COLUMNS.items()
-        if any(key in values for values in results.values())
-    }
-    rows = []
-    for name, values in results.items():
-        shown = [values.get(key) for key in columns]
-        rows.append((name, ["gallery too small" if v is None else f"{v:.4f}" for v in shown]))
-    return list(columns.values()), rows
+    """Ranking measures of methods by name; measures that the protocol lacks are left out."""
+    known = {name for values in results.values() for name in values}
+    columns = {key: title for key, title in _RANKING_COLUMNS.items() if key in known}
+    return table_of(results, columns, missing="gallery too small")
 
 
 def reid_report(
@@ -60,9 +53,10 @@ def reid_report(
 ) -> Results:
     """Rank the test gallery by the chosen checkpoint, once, and end the run.
 
-    ``network`` is a cross-input network; its scores are kept in the run's folder, and a report
-    that was stopped resumes there. ``symmetric`` scores by the mean of both orders of a pair,
-    ``trials`` are random galleries of a single-shot protocol. Returns measures by name.
+    ``network`` is a cross-input network. Its scores are kept in the run's folder, from which a
+    report that was stopped resumes. ``symmetric`` scores by the mean of both orders of a pair;
+    ``trials`` is the number of random galleries of a single-shot protocol. Returns measures by
+    name.
     """
     from siamjax.report import figures, ranking_figures
 
@@ -87,8 +81,8 @@ def reid_report(
     for name, score in scores.items():
         results[name], curves[name] = test.judge(score, trials=trials, seed=run.config.seed)
     rule = {
-        "market": "same person by the same camera dropped, the rest of the gallery ranked",
-        "single_shot": f"one gallery image a person, {trials} trials",
+        "market": "images of the same person by the same camera are left out",
+        "single_shot": f"one gallery image a person, mean of {trials} trials",
     }[splits.test.rule]
     where = f"{splits.test.name} of {images.name}"
     return write_report(
@@ -120,7 +114,7 @@ def reid_report(
                     valid=test.valid,
                 ),
             ),
-            ("What matched what", _matches(network, variables, test, scores["network"], size)),
+            ("Best matches", _matches(network, variables, test, scores["network"], size)),
         ],
         facts={"trials": trials},
     )
@@ -129,7 +123,7 @@ def reid_report(
 def _matches(
     network: nn.Module, variables: Any, test: ReidEvaluation, scores: np.ndarray, size: Size
 ) -> "Figure":
-    """The right pair that the network is surest of, by what it matched."""
+    """The best matches within the correct pair that has the highest score."""
     from siamjax.report.match_figure import match_figure
 
     right = test.match if test.valid is None else test.match & test.valid

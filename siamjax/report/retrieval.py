@@ -8,7 +8,7 @@ import numpy as np
 from siamjax.inference.embedder import Embedder
 from siamjax.inference.retrieval import Features, embed_split, evaluate_retrieval, judge
 from siamjax.metrics import reid
-from siamjax.report.page import Table, write_report
+from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from siamjax.data.retrieval import RetrievalSplits
 
-_PICTURED, _MAPPED = 200, 2000  # queries of the report's ranked lists, images of its map
+_QUERIES, _MAPPED = 200, 2000  # queries for the ranked lists, images on the map
 
 _SEARCH_COLUMNS = {
     "queries": "queries",
@@ -26,27 +26,15 @@ _SEARCH_COLUMNS = {
 }
 
 
-def search_table(
-    results: Results,
-    by_category: Mapping[str, Results],
-) -> Table:
-    """Columns and rows, as text, of searches by name: all queries, then category by category."""
-    rows = [(name, _search_cells(values)) for name, values in results.items()]
+def search_table(results: Results, by_category: Mapping[str, Results]) -> Table:
+    """Search measures of methods by name: over all queries, then category by category."""
     categories = sorted({category for found in by_category.values() for category in found})
-    for category in categories:
-        rows += [
-            (f"{category}: {name}", _search_cells(found[category]))
-            for name, found in by_category.items()
-        ]
-    return list(_SEARCH_COLUMNS.values()), rows
-
-
-def _search_cells(values: dict[str, float | None]) -> list[str]:
-    shown = [values[key] for key in _SEARCH_COLUMNS]
-    return [
-        "gallery too small" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}"
-        for v in shown
-    ]
+    listed = results | {
+        f"{category}: {name}": found[category]
+        for category in categories
+        for name, found in by_category.items()
+    }
+    return table_of(listed, _SEARCH_COLUMNS, missing="gallery too small")
 
 
 def retrieval_report(
@@ -58,8 +46,8 @@ def retrieval_report(
 ) -> Results:
     """Search the test catalogue by the chosen checkpoint, once, and end the run.
 
-    ``embedder`` has its variables; ``baselines`` are features that are compared by the Euclidean
-    distance too. Where the catalogue has a column ``category``, the table has each of them.
+    ``embedder`` has the checkpoint's variables; ``baselines`` are features, also compared by the
+    Euclidean distance. If the catalogue has a column ``category``, each category is reported too.
     Returns measures by name.
     """
     images, test = splits.images, splits.test
@@ -91,16 +79,16 @@ def retrieval_report(
 def _figures(
     run: Run, splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray
 ) -> list[tuple[str, "Figure"]]:
-    """Of a few embedded queries and the whole embedded gallery of the test."""
+    """Training curves, ranked lists of some queries, and a map of the gallery."""
     from siamjax.report import figures, ranking_figures
     from siamjax.report.embedding_map import embedding_map
 
     images, test = splits.images, splits.test
     where = f"{test.name} of {images.name}"
-    some = np.linspace(0, len(test.query) - 1, min(_PICTURED, len(test.query))).round().astype(int)
+    some = np.linspace(0, len(test.query) - 1, min(_QUERIES, len(test.query))).round().astype(int)
     mapped = np.linspace(0, len(gallery) - 1, min(_MAPPED, len(gallery))).round().astype(int)
     asked, shown = test.query[some], images.identities
-    # Differences and not products: equal images shall have distance 0 here.
+    # From differences, not products, so that equal images have distance 0.
     score = -np.stack([np.linalg.norm(gallery - row, axis=1) for row in query[some]])
     valid = None if test.own_places is None else test.gallery != asked[:, None]
     category = splits.catalogue.attributes.get("category")
@@ -112,14 +100,14 @@ def _figures(
             ),
         ),
         (
-            "Found",
+            "Ranked lists",
             ranking_figures.ranked_lists(
                 images,
                 asked,
                 test.gallery,
                 score,
                 reid.same_identity(shown[asked], shown[test.gallery]),
-                data=f"{where}, minus distance",
+                data=f"{where}, score = -distance",
                 valid=valid,
             ),
         ),

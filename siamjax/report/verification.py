@@ -9,7 +9,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
-from siamjax.report.page import Table, write_report
+from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from siamjax.data.verification import VerificationSplits
 
 Scores = Callable[[ImageSet, PairList], np.ndarray]
-"""Scores of pairs, rising with similarity."""
+"""Scores of pairs, which rise with similarity."""
 
 _COLUMNS = {
     "auc": "AUC",
@@ -31,24 +31,16 @@ _COLUMNS = {
 
 
 def result_table(results: Results) -> Table:
-    """Columns and rows, as text, of summaries by name; what cannot be measured says so."""
+    """Verification measures of methods by name; k-fold accuracy with its spread, where measured."""
     columns = dict(_COLUMNS)
     if any("fold_accuracy" in values for values in results.values()):
         columns["fold_accuracy"] = "k-fold accuracy (± standard error; standard deviation)"
-    rows = []
-    for name, values in results.items():
-        cells = []
-        for key in columns:
-            value = values.get(key)
-            cells.append("not measurable" if value is None else f"{value:.4f}")
-            if key == "fold_accuracy" and value is not None:
-                error, deviation = (
-                    values["fold_standard_error"],
-                    values["fold_standard_deviation"],
-                )
-                cells[-1] += f" ± {error:.4f}; {deviation:.4f}"
-        rows.append((name, cells))
-    return list(columns.values()), rows
+    titles, rows = table_of(results, columns)
+    for values, (_, cells) in zip(results.values(), rows, strict=True):
+        if values.get("fold_accuracy") is not None:
+            error, deviation = values["fold_standard_error"], values["fold_standard_deviation"]
+            cells[-1] += f" ± {error:.4f}; {deviation:.4f}"
+    return titles, rows
 
 
 def verification_report(
@@ -59,11 +51,11 @@ def verification_report(
     *,
     baselines: Mapping[str, Scores],
 ) -> Results:
-    """Judge the chosen checkpoint on the test pairs, once, and end the run.
+    """Evaluate the chosen checkpoint on the test pairs, once, and end the run.
 
-    Every threshold, of the network and of each of the ``baselines``, is the best one on the
-    validation pairs. Manifest and page get the results; the manifest also the network's
-    threshold, in the unit of its value. Returns measures by name.
+    The thresholds of the network and of the ``baselines`` are the best ones on the validation
+    pairs. The network's threshold goes into the manifest, as a distance or a logit. Returns
+    measures by name.
     """
     from siamjax.report import figures
 

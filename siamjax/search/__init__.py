@@ -1,11 +1,10 @@
-"""A catalogue's index and what is nearest in it; two stages, of which a cross-input network is one.
+"""The index of a catalogue, the items nearest to a query, and two-stage search."""
 
-Contract: images are indices into one ``ImageSet``; scores are (queries, gallery) float32 and rise
-with similarity, as ``siamjax.metrics.reid`` takes them.
-"""
-
+from siamjax.search.approximate import approximate
+from siamjax.search.embed_catalogue import embed_catalogue
 from siamjax.search.index import Index
+from siamjax.search.nearest import nearest
 from siamjax.search.query import search_index
 from siamjax.search.two_stage import two_stage
 
-__all__ = ["Index", "search_index", "two_stage"]
+__all__ = ["Index", "approximate", "embed_catalogue", "nearest", "search_index", "two_stage"]

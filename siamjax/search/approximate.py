@@ -1,9 +1,9 @@
-"""Approximate nearest neighbours of an index, by FAISS (``pip install faiss-cpu``).
+"""Approximate nearest neighbours in an index, by FAISS (``pip install faiss-cpu``).
 
-FAISS keeps a byte for each number of an embedding (``IVF,SQ8``): rows are sorted into lists by
-their nearest of some centres, and a query looks into the lists of its nearest centres only. What
-is found so is compared again with the index's own embeddings, so that distances are exact; only
-which items are found is approximate.
+FAISS keeps one byte for each number of an embedding (``IVF,SQ8``). Rows are sorted into lists, each
+row into that of the nearest centre; a query looks only into the lists of the centres nearest to it.
+What it finds is compared again with the index's own embeddings: distances are exact, but some of
+the nearest items may be missed.
 """
 
 import fcntl
@@ -22,9 +22,9 @@ from siamjax.search.exact_distances import Metric, distances_to, row_squares
 from siamjax.search.index import Index
 from siamjax.search.nearest import Nearest, check_undamaged, checked_gallery, checked_queries
 
-_BLOCK = 8192  # rows that are given to FAISS at a time
-_EACH = 50  # rows of the sample that a centre is made of
-_WIDER = 4  # times as many are found as are returned, to be compared again
+_BLOCK = 8192  # rows given to FAISS at a time
+_EACH = 50  # sampled rows a centre
+_WIDER = 4  # so many times ``top`` rows are found, to be compared again
 
 
 def approximate(
@@ -36,22 +36,22 @@ def approximate(
     where: Bool[np.ndarray, " rows"] | None = None,
     probes: int = 32,
 ) -> Nearest:
-    """As :func:`siamjax.search.nearest.nearest`, but some of the nearest may be missed.
+    """The ``top`` rows nearest to each query, some of which may be missed; faster than ``nearest``.
 
-    FAISS's own file is made at the first call, in the index's folder ``approximate``, and again
-    when segments were added; another search that needs it meanwhile waits for it. It is read into
-    memory: a byte for each number of an embedding.
+    The first call makes FAISS's file in the index's folder ``approximate``, and so does the first
+    after segments were added; another search that needs the file waits for it. It is read into
+    memory: one byte for each number of an embedding.
 
     Args:
-        queries: as there.
-        index: that is searched.
-        top: as there; where too few are found the last rows are -1, at distance infinity.
-        metric: as there.
-        where: as there.
-        probes: lists that are looked into; more find more and take longer.
+        queries: finite embeddings.
+        index: the index to search.
+        top: how many; where fewer are found, the last rows are -1 at distance infinity.
+        metric: a cosine distance is 1 if either vector is zero.
+        where: True = this row may be found; None: all rows.
+        probes: lists that a query looks into; more find more and take longer.
 
-    Raises ``UsageError`` as there (damage is seen in what is compared again, and when FAISS's file
-    is made), if FAISS is not installed, and for numbers below 1.
+    Raises ``UsageError`` as :func:`siamjax.search.nearest.nearest` does (damage is seen in the rows
+    compared again, and when FAISS's file is made), and if FAISS is not installed.
     """
     if min(top, probes) < 1:
         raise UsageError(f"top {top}, probes {probes}: each must be 1 or more")
@@ -80,19 +80,19 @@ def approximate(
 
 
 def recall(found: Nearest, exact: Nearest) -> float:
-    """The share of the exact nearest that were found, in [0, 1]."""
+    """The share of the exact nearest rows that were found, in [0, 1]."""
     hits = [len(np.intersect1d(*pair)) for pair in zip(found.rows, exact.rows, strict=True)]
     return sum(hits) / max(1, exact.rows.size)
 
 
 def _faiss() -> Any:
     try:
-        with warnings.catch_warnings():  # of its SWIG types
+        with warnings.catch_warnings():  # about FAISS's SWIG types
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module("faiss")
     except ImportError:
         raise UsageError(
-            "approximate search needs FAISS: pip install faiss-cpu; or leave --approximate out"
+            "approximate search needs FAISS: pip install faiss-cpu, or search without --approximate"
         ) from None
 
 
@@ -106,7 +106,7 @@ def _prepared(rows: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
-    """These rows, which rise; ``UsageError`` if they are damaged."""
+    """Embeddings of these rows, given in ascending order; ``UsageError`` if they are damaged."""
     gathered, base = np.empty((len(rows), index.features), index.dtype), 0
     for segment in index.segments:
         inside = np.flatnonzero((rows >= base) & (rows < base + len(segment)))
@@ -121,7 +121,7 @@ def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f
 
 
 def _open(faiss: Any, index: Index, metric: Metric) -> Any:
-    """FAISS's index of all rows (removed ones too), from its file if that is of these segments."""
+    """FAISS's index of all rows, removed ones too, from its file if that has these segments."""
     about = [metric, *(f"{one.folder.name} {len(one)}" for one in index.segments)]
     digest = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
     folder = index.folder / "approximate"
@@ -130,19 +130,21 @@ def _open(faiss: Any, index: Index, metric: Metric) -> Any:
         try:
             return faiss.read_index(str(path))
         except RuntimeError as error:
-            raise UsageError(f"{path} cannot be read ({error}); remove it") from None
+            raise UsageError(
+                f"{path} cannot be read ({error}); remove it, and it is made again"
+            ) from None
     try:
         folder.mkdir(exist_ok=True)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():  # made by another search while this one waited
+            if path.exists():  # another search made it while this one waited
                 return _open(faiss, index, metric)
             made = _make(faiss, index, metric)
             _write(faiss, made, path)
             _forget(folder, metric, path)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error}); mend that, or leave --approximate out"
+            f"{path} cannot be written ({error}); fix that, or search without --approximate"
         ) from None
     return made
 
@@ -151,7 +153,7 @@ def _write(faiss: Any, made: Any, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     try:
         faiss.write_index(made, str(temporary))
-    except RuntimeError as error:  # FAISS's word for one of the disk
+    except RuntimeError as error:  # what FAISS raises when the disk does
         raise OSError(str(error)) from None
     os.replace(temporary, path)
 

@@ -1,10 +1,10 @@
-"""Embed a catalogue into an index, chunk by chunk, and name the images that cannot be read."""
+"""Embed a catalogue into an index, chunk by chunk; report the images that cannot be read."""
 
 import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,11 +29,11 @@ class Embedded(NamedTuple):
     """What :func:`embed_catalogue` did.
 
     Attributes:
-        index: as it is now.
-        added: items that were added.
-        present: items of the catalogue that were in the index before, and still are.
-        removed: items that were taken out of it.
-        failed: why the images that could not be read could not, by id; they are not in it.
+        index: the new index.
+        added: number of items added.
+        present: number of items of the catalogue that were in the index before and still are.
+        removed: number of items removed from it.
+        failed: by id, why an image could not be read; these are not in the index.
     """
 
     index: Index
@@ -56,37 +56,38 @@ def embed_catalogue(
     chunk: int = 512,
     progress: bool = True,
 ) -> Embedded:
-    """Add the items of a catalogue that are not in the index yet; go on where a kill stopped it.
+    """Add the items of a catalogue that the index lacks; a call that was killed is resumed.
 
-    The index is as it was until all is embedded; then items are added and removed at once.
-    Attributes and images of items that are in it already are left as they are: remove an item
-    first to have it embedded anew.
+    The index stays as it was until all is embedded; then items are added and removed at once.
+    Items that are in it keep their images and attributes: to embed an item again, remove it first.
 
     Args:
         catalogue: images with unique ids.
-        embedder: of the index's model.
-        folder: of the index, made if there is none.
-        source: what the catalogue was opened from; kept with the items.
-        run: folder of the model's run; kept with a new index.
-        dtype: of a new index; None: float32, or what the index has.
-        without: ids that are taken out of the index, and left out of what is embedded.
-        on_error: ``report``: embed the images that can be read and name the others in the
-            result and in ``failed.csv``; ``stop``: ``UsageError`` at the first that cannot.
-        chunk: images after which the work is made safe.
+        embedder: the model of the index.
+        folder: folder of the index, made if it does not exist.
+        source: what the catalogue was opened from; stored with the items.
+        run: folder of the model's run; stored with a new index.
+        dtype: type of the embeddings of a new index; None: float32, or that of the index.
+        without: ids to remove from the index and to leave out of the catalogue.
+        on_error: ``report`` embeds the images that can be read and names the others in the
+            result and in ``failed.csv``; ``stop`` raises ``UsageError`` at the first of these.
+        chunk: images between two writes to the disk.
         progress: show a bar.
 
-    Raises ``UsageError`` for ids given twice, an id to leave out that is nowhere, an index of
+    Raises ``UsageError`` for duplicate ids, an id in ``without`` that is nowhere, an index of
     another model, embeddings that are not finite or do not fit float16, a full disk (what was
     done is safe), and several hosts.
     """
     if jax.process_count() > 1:
-        raise UsageError("embedding on several hosts is not supported; use one with many devices")
+        raise UsageError(
+            "embedding on several hosts is not supported; use one host with several devices"
+        )
     if min(chunk, embedder.batch_size) < 1:
         raise UsageError(f"batch size {embedder.batch_size}, chunk {chunk}: each must be 1 or more")
     images = catalogue.images
     twice = [key for key, count in Counter(images.keys).items() if count > 1]
     if twice:
-        raise UsageError(f"{source}: the id {twice[0]} is there twice; ids must be unique")
+        raise UsageError(f"{source}: the id {twice[0]} is there twice; give every image its own id")
     out = set(without)
     with writing(folder):
         index = _opened(folder, embedder, run, dtype, out - set(images.keys))
@@ -102,7 +103,7 @@ def embed_catalogue(
             left = np.asarray([p for key, p in wanted.items() if key not in held], np.int64)
             images = _Lenient.of(images) if on_error == "report" else images
             done = len(wanted) - len(left)
-            with tqdm(total=len(wanted), initial=done, unit="picture", disable=not progress) as bar:
+            with tqdm(total=len(wanted), initial=done, unit="image", disable=not progress) as bar:
                 for places, rows in _chunks(images, left, embedder, chunk):
                     making.append([_item(catalogue, p, source) for p in places], rows)
                     bar.update(len(places))
@@ -119,10 +120,10 @@ def embed_catalogue(
 def _told_apart(
     index: Index, out: Collection[str], keys: Collection[str]
 ) -> tuple[set[str], list[int], set[str]]:
-    """Ids that stay in the index, rows to remove, and ids to leave out that are nowhere."""
+    """Ids that stay in the index, rows to remove, and ids to remove that are nowhere."""
     before, gone, unknown = set(), [], set(out).difference(keys)
     for key, row, kept in index.ids():
-        unknown.discard(key)  # one that was removed by an earlier call is no mistake
+        unknown.discard(key)  # an id that an earlier call removed is no mistake
         if kept and key in out:
             gone.append(row)
         elif kept:
@@ -141,7 +142,7 @@ def _check_known(folder: Path, unknown: Collection[str]) -> None:
 def _opened(
     folder: Path, embedder: Embedder, run: str, dtype: Dtype | None, outside: Collection[str]
 ) -> Index:
-    """The index, a new one if there is none; ``outside``: ids that a new one cannot have."""
+    """The index, or a new one; ``outside`` are ids that a new one cannot have."""
     if not (folder / MANIFEST).exists():
         _check_known(folder, outside)
         return Index.create(
@@ -155,29 +156,23 @@ def _opened(
     index.check(embedder.fingerprint)
     if dtype not in (None, index.dtype):
         raise UsageError(
-            f"{folder} keeps {index.dtype}, not {dtype}; leave --dtype out, or give a new folder"
+            f"{folder} stores {index.dtype}, not {dtype}; omit --dtype, or give a new folder"
         )
     return index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Lenient(ImageSet):
-    """Gives a black image for one that cannot be read, and remembers why it could not."""
+    """Gives a black image for one that cannot be read, and remembers why."""
 
     failed: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, images: ImageSet) -> "_Lenient":
-        return cls(
-            name=images.name,
-            credit=images.credit,
-            keys=images.keys,
-            identities=images.identities,
-            source=images.source,
-        )
+        return cls(**{one.name: getattr(images, one.name) for one in fields(ImageSet)})
 
     def reasons(self) -> dict[str, str]:
-        """By id, in the order of the images."""
+        """Why images could not be read, by id, in their order."""
         return {self.keys[place]: why for place, why in sorted(self.failed.items())}
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -191,7 +186,7 @@ class _Lenient(ImageSet):
 def _chunks(
     images: ImageSet, left: np.ndarray, embedder: Embedder, chunk: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Places and embeddings, at least ``chunk`` at a time (fewer at the end), the good ones."""
+    """Places and embeddings of readable images, at least ``chunk`` at a time (fewer at the end)."""
     places: list[int] = []
     kept: list[np.ndarray] = []
     seen = 0
@@ -210,15 +205,14 @@ def _chunks(
 
 def _item(catalogue: Catalogue, place: int, source: str) -> Item:
     images = catalogue.images
-    picture = ""
-    if isinstance(images.source, Files):
-        picture = str(images.source.paths[place].absolute())
+    files = images.source
+    image = str(files.paths[place].absolute()) if isinstance(files, Files) else ""
     attributes = {name: str(column[place]) for name, column in catalogue.attributes.items()}
-    return Item(images.keys[place], str(images.identities[place]), picture, source, attributes)
+    return Item(images.keys[place], str(images.identities[place]), image, source, attributes)
 
 
 def _write_failed(folder: Path, catalogue: Catalogue, failed: dict[str, str], source: str) -> None:
-    """Replace ``failed.csv``: what it has of other catalogues stays in it."""
+    """Replace this catalogue's lines in ``failed.csv``; those of other catalogues stay."""
     path = folder / FAILED
     lines = []
     if path.exists():
@@ -226,7 +220,7 @@ def _write_failed(folder: Path, catalogue: Catalogue, failed: dict[str, str], so
             lines = [line for line in list(csv.reader(file))[1:] if line[3:] != [source]]
     places = {key: place for place, key in enumerate(catalogue.images.keys)}
     for key, why in failed.items():
-        lines.append([key, _item(catalogue, places[key], source).picture, why, source])
+        lines.append([key, _item(catalogue, places[key], source).image, why, source])
     if not lines:
         path.unlink(missing_ok=True)
         return

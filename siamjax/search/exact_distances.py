@@ -1,4 +1,4 @@
-"""Distances of a query to a few rows, in float64 and without cancellation."""
+"""Distances of a query to a few rows, in float64 and from differences, without cancellation."""
 
 from typing import Literal
 
@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 Metric = Literal["squared_euclidean", "cosine"]
-"""``siamjax.distances`` by these names: ``sum_i (x_i - y_i)^2``, and 1 - the cosine."""
+"""As in ``siamjax.distances``: ``sum_i (x_i - y_i)^2``, and 1 - the cosine."""
 
-_ROWS = 256  # in float64 at a time
+_ROWS = 256  # converted to float64 at a time
 
 
 def distances_to(
@@ -17,11 +17,11 @@ def distances_to(
     *,
     metric: Metric,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Distances in float64, from differences; and the sum of squares of each row.
+    """Distances of the query to the rows, and the sum of squares of each row.
 
-    0 for a duplicate, and equal for equal rows, to the last bit. The cosine distance is half the
-    squared distance of the vectors scaled to length 1, which does not cancel where the angle is
-    small.
+    A duplicate has distance 0, and equal rows have equal distances, to the last bit. The cosine
+    distance is half the squared distance of the vectors scaled to length 1, which keeps its
+    precision at small angles.
     """
     found, squares = np.empty(len(rows)), np.empty(len(rows))
     query = np.asarray(query, np.float64)
@@ -51,7 +51,7 @@ def row_squares(rows: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"
 
 
 def unit_rows(rows: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n features"]:
-    """Rows scaled to length 1; a zero vector stays what it is."""
+    """Rows scaled to length 1; a zero vector stays zero."""
     return rows / _lengths(row_squares(rows))[:, None]
 
 
@@ -60,5 +60,5 @@ def _squares(wide: np.ndarray) -> np.ndarray:
 
 
 def _lengths(squares: np.ndarray) -> np.ndarray:
-    """To divide by."""
+    """Lengths to divide by: 1 for a zero vector."""
     return np.sqrt(np.where(squares == 0, 1.0, squares))

@@ -1,9 +1,9 @@
-"""The embeddings of a catalogue in a folder: searched from the disk, grown and thinned in place.
+"""A catalogue's embeddings in a folder; searched from the disk, items are added and removed.
 
 ::
 
     index/
-      manifest.json      what counts: the fingerprint, the segments, the rows that were removed
+      manifest.json      the fingerprint, the segments, the removed rows
       segment-0001/      never changed once the manifest names it
         embeddings.npy   (rows, features) float32 or float16
         squares.npy      (rows,) float64: the sum of squares of each row
@@ -11,7 +11,7 @@
       failed.csv         images that could not be read: id, image, why, catalogue
 
 The manifest is replaced at once or not at all, and only after all that it names is on the disk:
-a kill at any moment leaves the index as it was, or as it should be. Rows are counted over all
+whenever the process is killed, the index is the old one or the new one. Rows are numbered over all
 segments in order, removed ones too, so that a row keeps its number.
 """
 
@@ -28,27 +28,27 @@ from jaxtyping import Bool
 
 from siamjax.errors import UsageError
 from siamjax.files import write_json
+from siamjax.inference.digests import differing
 from siamjax.search.index_segment import Dtype, Item, Segment
 
 FORMAT, VERSION = "siamjax catalogue index", 1
 MANIFEST = "manifest.json"
-_SHOWN = 20  # values that a message lists
+_SHOWN = 20  # values that a message lists at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """A folder of embeddings; :meth:`open` one, or :meth:`create` it.
+    """A folder of embeddings to search; :meth:`open` one, or :meth:`create` it.
 
-    A value: what changes an index returns the new one. Give it to
-    :func:`siamjax.search.nearest.nearest`.
+    An index is a value: methods that change the folder return the new index.
 
     Attributes:
-        folder: where it lies.
-        fingerprint: of the model, its weights and the preprocessing; see ``Embedder``.
+        folder: the folder.
+        fingerprint: model, weights and preprocessing; see ``Embedder``.
         features: length of an embedding.
-        dtype: that embeddings are kept in.
+        dtype: type of the stored embeddings.
         run: folder of the model's run, "" if there is none.
-        segments: in order.
+        segments: the parts of the index, in order.
     """
 
     folder: Path
@@ -68,9 +68,9 @@ class Index:
         dtype: Dtype = "float32",
         run: str = "",
     ) -> "Index":
-        """An empty one; ``UsageError`` if the folder has something in it."""
+        """Make an empty index; ``UsageError`` if the folder is not empty."""
         if dtype not in ("float32", "float16"):
-            raise UsageError(f"dtype {dtype}: embeddings are kept as float32 or float16")
+            raise UsageError(f"dtype {dtype}: choose float32 or float16")
         _check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         index = cls(folder=folder, fingerprint=fingerprint, features=features, dtype=dtype, run=run)
@@ -79,15 +79,15 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path) -> "Index":
-        """The index that lies in a folder.
+        """Open the index in a folder.
 
         Raises ``UsageError`` if there is none, if another version of siamjax wrote it, and if one
-        of its files is missing or not of the right size.
+        of its files is missing or has the wrong size.
         """
         path = folder / MANIFEST
         if not path.is_file():
             raise UsageError(
-                f"{folder} is no index (it has no {MANIFEST}); make one with: python -m siamjax "
+                f"{folder} is not an index (it has no {MANIFEST}); make one by: python -m siamjax "
                 f"embed CATALOGUE --run RUN --out {folder}"
             )
         try:
@@ -118,42 +118,36 @@ class Index:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{path}: not the manifest of an index ({type(error).__name__}: {error}); put it "
-                "back, or embed the catalogue into a new folder"
+                f"{path}: not the manifest of an index ({type(error).__name__}: {error}); "
+                "restore it, or embed the catalogue into a new folder"
             ) from None
         for segment in index.segments:
             segment.check()
         return index
 
     def __len__(self) -> int:
-        """Items that can be found."""
+        """Number of items that can be found."""
         return int(self.kept.sum())
 
     @property
     def kept(self) -> Bool[np.ndarray, " rows"]:
-        """Of every row whether it can be found, that is was not removed."""
+        """Whether each row can be found: False if it was removed."""
         kept = np.ones(sum(map(len, self.segments)), bool)
         for base, segment in self._bases():
             kept[base + np.asarray(segment.removed, np.int64)] = False
         return kept
 
     def check(self, fingerprint: dict[str, str]) -> None:
-        """``UsageError`` unless embeddings of this fingerprint can be compared with the index."""
-        here = self.fingerprint
-        differing = [
-            f"{name} {here.get(name)} in the index and {fingerprint.get(name)} here"
-            for name in sorted({*here, *fingerprint})
-            if here.get(name) != fingerprint.get(name)
-        ]
-        if differing:
+        """Raise ``UsageError`` unless embeddings of this fingerprint fit the index."""
+        if different := differing(self.fingerprint, fingerprint):
             raise UsageError(
                 f"{self.folder} was embedded by another model or preprocessing: "
-                f"{'; '.join(differing)}. Use the run that made it ({self.run or 'not known'}), "
+                f"{'; '.join(different)}. Use the run that made it ({self.run or 'not known'}), "
                 "or embed the catalogue into a new folder"
             )
 
     def items(self) -> Iterator[tuple[int, Item]]:
-        """Rows and what is known of them, without the removed ones; read as it is asked for."""
+        """Rows that are not removed and their items, read lazily."""
         kept = self.kept
         for base, segment in self._bases():
             for row, item in enumerate(segment.items(), start=base):
@@ -161,27 +155,27 @@ class Index:
                     yield row, item
 
     def ids(self) -> Iterator[tuple[str, int, bool]]:
-        """Each row's id and number, and whether it can be found: of removed ones, too."""
+        """Each row's id and number, and whether it can be found (False: removed)."""
         kept = self.kept
         for base, segment in self._bases():
             for row, one in enumerate(segment.ids(), start=base):
                 yield one, row, bool(kept[row])
 
     def lookup(self, rows: Iterable[int]) -> dict[int, Item]:
-        """What is known of these rows; one pass over the tables."""
+        """The items of these rows, in one pass over the tables."""
         wanted = set(map(int, rows))
         return {row: item for row, item in self.items() if row in wanted}
 
     def where(self, conditions: Sequence[tuple[str, str]]) -> Bool[np.ndarray, " rows"]:
         """Rows whose attributes have all these values, given as (name, value).
 
-        Raises ``UsageError`` for a name or value that no item has, with those that there are.
+        Raises ``UsageError`` for a name or value that no item has, and lists those that exist.
         """
         names = sorted({name for segment in self.segments for name in segment.attributes})
         for name, value in conditions:
             if name not in names:
                 known = ", ".join(names) or "none"
-                raise UsageError(f"no attribute {name} (of {name}={value}); there are: {known}")
+                raise UsageError(f"no attribute {name} (of {name}={value}); choose from: {known}")
         found = np.zeros(len(self.kept), bool)
         values: list[set[str]] = [set() for _ in conditions]
         for row, item in self.items():
@@ -192,13 +186,13 @@ class Index:
         for (name, value), known in zip(conditions, values, strict=True):
             if value not in known:
                 shown = listed(known - {""})
-                raise UsageError(f"no item has {name}={value}; there are: {shown}")
+                raise UsageError(f"no item has {name}={value}; choose from: {shown}")
         return found
 
     def remove(self, ids: Sequence[str]) -> "Index":
-        """Without these items: a new manifest, no embedding is touched.
+        """Remove these items: only the manifest is written, the embeddings stay in their files.
 
-        Raises ``UsageError`` if there is no such item, and then removes none, and for a full disk.
+        Raises ``UsageError``, and removes nothing, for an unknown id and for a full disk.
         """
         wanted = set(ids)
         with writing(self.folder):
@@ -206,11 +200,13 @@ class Index:
             rows = {one: row for one, row, kept in now.ids() if kept and one in wanted}
             unknown = wanted - rows.keys()
             if unknown:
-                raise UsageError(f"{self.folder} has no item {listed(unknown)}")
+                raise UsageError(
+                    f"{self.folder} has no item {listed(unknown)}; nothing was removed"
+                )
             return now.with_segments(now.thinned(rows.values()))
 
     def thinned(self, rows: Iterable[int]) -> tuple[Segment, ...]:
-        """The segments with these rows counted as removed, too; nothing is written."""
+        """The segments with these rows marked as removed, too; nothing is written."""
         gone, segments = np.asarray(sorted(rows), np.int64), []
         for base, segment in self._bases():
             inside = gone[(gone >= base) & (gone < base + len(segment))] - base
@@ -219,13 +215,13 @@ class Index:
         return tuple(segments)
 
     def with_segments(self, segments: Sequence[Segment]) -> "Index":
-        """The index with these segments, written. For who holds :func:`writing`."""
+        """Write the index with these segments; the caller holds :func:`writing`."""
         index = replace(self, segments=tuple(segments))
         index._write()
         return index
 
     def _bases(self) -> Iterator[tuple[int, Segment]]:
-        """Segments with the number of the first row of each."""
+        """Each segment with the number of its first row."""
         base = 0
         for segment in self.segments:
             yield base, segment
@@ -242,9 +238,9 @@ class Index:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """While an index is changed.
+    """Lock an index while it is changed.
 
-    ``UsageError`` if another process changes it, and for what the disk refuses meanwhile.
+    Raises ``UsageError`` if another process changes it, and for errors of the disk meanwhile.
     """
     try:
         if not (folder / MANIFEST).exists():
@@ -255,29 +251,29 @@ def writing(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UsageError(
-                    f"{folder} is being written by another process; wait until it has ended"
+                    f"{folder} is being written by another process; wait until that has ended"
                 ) from None
             yield
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot be written ({error.strerror or error}). The index is as it was, and "
-            "what was embedded so far is safe: mend that and give the same command again"
+            "what was embedded so far is safe: fix that and run the same command again"
         ) from None
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of them in their order, for a message."""
+    """The first names in order, for a message."""
     ordered = sorted(names)
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return ", ".join(ordered[:_SHOWN]) + more
 
 
 def _check_free(folder: Path) -> None:
-    # A lock and an unfinished manifest are what a stop in the first write leaves behind.
+    # A process stopped in its first write leaves a lock and an unfinished manifest behind.
     begun = {"lock", MANIFEST + ".tmp"}
     if folder.is_dir() and not {path.name for path in folder.iterdir()} - begun:
         return
     if folder.exists():
         raise UsageError(
-            f"{folder} is there and is no index (it has no {MANIFEST}); give a new folder"
+            f"{folder} exists and is not an index (it has no {MANIFEST}); give a new folder"
         )

@@ -1,8 +1,8 @@
-"""A segment of an index in the making: what was done outlives a kill.
+"""A segment that is being written; what was done survives a kill.
 
-It is a folder that the manifest does not name yet, with ``progress.json``: how much of its files
-counts. A chunk goes to the files, to the disk, and only then into ``progress.json``, which is
-replaced at once; what a kill leaves behind that is written over.
+It is a folder that the index's manifest does not name yet. Its ``progress.json`` says how much of
+its files counts. A chunk goes to the files, to the disk, and only then into ``progress.json``,
+which is replaced at once. What a kill leaves behind that is overwritten.
 """
 
 import csv
@@ -20,15 +20,15 @@ from siamjax.errors import UsageError
 from siamjax.files import write_json
 from siamjax.search.exact_distances import row_squares
 from siamjax.search.index import Index
-from siamjax.search.index_segment import Item, Segment
+from siamjax.search.index_segment import Item, Segment, row_bytes
 
 _PROGRESS = "progress.json"
 
 
 class Making:
-    """A segment that grows until :meth:`commit`. For who holds ``siamjax.search.index.writing``.
+    """A segment that grows until :meth:`commit`; the caller holds ``siamjax.search.index.writing``.
 
-    Taken up if there is one already; ``UsageError`` if that is of another catalogue. Otherwise
+    An unfinished segment is resumed; ``UsageError`` if it is of another catalogue. Otherwise
     nothing is written before the first :meth:`append`.
     """
 
@@ -38,19 +38,20 @@ class Making:
         self._folder = index.folder / f"segment-{last + 1:04d}"
         self._about = {"catalogue": catalogue, "attributes": list(attributes)}
         self._rows = self._text = 0
+        self._row_bytes = row_bytes(index.features, index.dtype)
         if (self._folder / _PROGRESS).exists():
-            self._take_up()
+            self._resume()
         elif (self._folder / "embeddings.npy").exists():
             raise UsageError(
-                f"{self._folder} is no part of the index and not unfinished either; remove it"
+                f"{self._folder} is neither part of the index nor an unfinished segment; remove it"
             )
 
     def ids(self) -> Iterator[str]:
-        """Of the rows that it has, in order; read as it is asked for."""
+        """Ids of the rows written so far, in order, read lazily."""
         return self._segment({}).ids() if self._rows else iter(())
 
     def append(self, items: Sequence[Item], rows: Float[np.ndarray, "n features"]) -> None:
-        """Add rows; on the disk when this returns."""
+        """Add rows; they are on the disk when this returns."""
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(rows, self._index.dtype)
         if not np.isfinite(stored).all():
@@ -66,22 +67,18 @@ class Making:
         encoded = text.getvalue().encode()
         if not self._rows:
             self._folder.mkdir(exist_ok=True)
-            self._note(0, 0)  # before the rest, or the folder would be taken for something else
-        for name, shape, content in (
-            ("embeddings.npy", stored.shape[1:], stored.tobytes()),
-            ("squares.npy", (), row_squares(stored).tobytes()),
-        ):
-            header = self._header(name, 0)
-            each = len(content) // len(rows) if shape else 8
-            write_at(self._folder / name, len(header) + self._rows * each, content)
+            self._note(0, 0)  # first, or a kill would leave a folder that nothing explains
+        for name, content in (("embeddings.npy", stored), ("squares.npy", row_squares(stored))):
+            place = len(self._header(name, 0)) + self._rows * self._row_bytes[name]
+            write_at(self._folder / name, place, content.tobytes())
         write_at(self._folder / "items.csv", self._text, encoded)
         self._note(self._rows + len(rows), self._text + len(encoded))
 
     def commit(self, wanted: Collection[str]) -> tuple[Index, int]:
-        """Make it a part of the index, and say how many items that added.
+        """Make it a part of the index, and return how many items that added.
 
-        Rows of ids that are not ``wanted`` (any more) count as removed. The index is written as
-        it was given here, so that rows that were marked as removed are gone with the same write.
+        Rows of ids that are not ``wanted`` (any more) are marked as removed. Rows that the given
+        index marks as removed are written by the same replacement of the manifest.
         """
         if not self._rows:
             for name in (*Segment.FILES, _PROGRESS + ".tmp", _PROGRESS):
@@ -89,10 +86,7 @@ class Making:
             if self._folder.exists():
                 self._folder.rmdir()
             return self._index.with_segments(self._index.segments), 0
-        for name, each in (
-            ("embeddings.npy", self._index.features * np.dtype(self._index.dtype).itemsize),
-            ("squares.npy", 8),
-        ):
+        for name, each in self._row_bytes.items():
             header = self._header(name, self._rows)
             write_at(self._folder / name, 0, header, end=len(header) + self._rows * each)
         write_at(self._folder / "items.csv", 0, b"", end=self._text)
@@ -116,7 +110,7 @@ class Making:
         )
 
     def _header(self, name: str, rows: int) -> bytes:
-        """Of a .npy file; as long for any number of rows (NumPy leaves room for it)."""
+        """Header of a .npy file; of one length for any number of rows, as NumPy leaves room."""
         if name == "squares.npy":
             shape, dtype = (rows,), np.dtype(np.float64)
         else:
@@ -132,7 +126,7 @@ class Making:
         write_json(self._folder / _PROGRESS, {**self._about, **done})
         self._rows, self._text = rows, text
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         path = self._folder / _PROGRESS
         try:
             content = json.loads(path.read_text())
@@ -141,30 +135,29 @@ class Making:
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{path}: damaged ({type(error).__name__}: {error}); remove {self._folder} to "
-                "embed anew"
+                "embed its items again"
             ) from None
         for name, now in self._about.items():
             if before[name] != now:
                 raise UsageError(
-                    f"{self._folder} is an unfinished embedding with {name} {before[name]}, and "
-                    f"not {now}: finish that by its own command, or remove {self._folder}"
+                    f"{self._folder} is an unfinished embedding with {name} {before[name]}, not "
+                    f"{now}: finish it by its own command, or remove {self._folder}"
                 )
-        row = self._index.features * np.dtype(self._index.dtype).itemsize
-        least = {"embeddings.npy": row * self._rows, "squares.npy": 8 * self._rows}
+        least = {name: each * self._rows for name, each in self._row_bytes.items()}
         for name, size in {**least, "items.csv": self._text}.items():
             file = self._folder / name
             if self._rows and (not file.is_file() or file.stat().st_size < size):
                 raise UsageError(
-                    f"{file} is missing or cut short; remove {self._folder} to embed anew"
+                    f"{file} is missing or cut short; remove {self._folder} to embed again"
                 )
-        if self._rows:  # what a kill left behind, so that the table can be read to its end
+        if self._rows:  # cut what a kill left behind, so that the table can be read to its end
             write_at(self._folder / "items.csv", 0, b"", end=self._text)
 
 
 def write_at(path: Path, place: int, content: bytes, *, end: int | None = None) -> None:
     """Write into a file, made if there is none, and wait until the disk has it.
 
-    ``end``: cut what lies behind.
+    ``end`` cuts the file at this size.
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         file.seek(place)

@@ -1,9 +1,9 @@
 """Exact nearest neighbours among embeddings that need not fit into memory.
 
-A block of rows at a time is multiplied with all queries on the devices. That gives distances to
-float32's rounding; every row that could be among the nearest by these is then compared again in
-float64, so that what is returned is exact: a duplicate of the query has distance 0, equal distances
-are truly equal, and of these the smaller row comes first. Only two blocks are in memory.
+The devices multiply one block of rows at a time with all queries, which gives distances to
+float32's rounding. Every row that could be among the nearest by these is compared again in float64.
+So the result is exact: a duplicate of the query has distance 0, equal distances are truly equal,
+and of these the smaller row comes first. At most two blocks are in memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,62 +20,53 @@ from siamjax.parallel import data_parallel_map, replicate, shard
 from siamjax.search.exact_distances import Metric, distances_to, row_squares, unit_rows
 
 _BLOCK_BYTES = 128 << 20  # of float32 rows
-_GROUP = 512  # queries a multiplication
+_GROUP = 512  # queries in one multiplication
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
 class Part(Protocol):
-    """Rows that lie together, in memory or in a file.
-
-    Attributes:
-        name: what messages call it.
-    """
+    """Rows that lie together, in memory or in a file."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """What messages call this part."""
         ...
 
     def __len__(self) -> int: ...
 
     def rows(self, start: int, stop: int) -> Float[np.ndarray, "n features"]:
-        """These rows, float32 or float16; better a view of the file than a copy."""
+        """These rows, float32 or float16; preferably a view of the file, not a copy."""
         ...
 
     def squares(self, start: int, stop: int) -> Float[np.ndarray, " n"]:
-        """The sum of squares of each, float64."""
+        """The sum of squares of each of these rows, float64."""
         ...
 
     def ahead(self, start: int, stop: int) -> None:
-        """A hint that these rows are the next."""
+        """A hint that these rows will be read next."""
         ...
 
 
 class Gallery(Protocol):
-    """What can be searched: an ``Index``, for one.
-
-    Attributes:
-        segments: its rows, in order.
-        kept: (rows,) bool; False: removed, not to be found.
-    """
+    """What can be searched, such as an ``Index``."""
 
     @property
     def segments(self) -> Sequence[Part]:
-        """Its rows, in order."""
+        """The parts, in order."""
         ...
 
     @property
     def kept(self) -> Bool[np.ndarray, " rows"]:
-        """False where a row is removed, and not to be found."""
+        """False = the row was removed and cannot be found."""
         ...
 
 
 class Nearest(NamedTuple):
-    """What is nearest to each query, the nearest first.
+    """The rows nearest to each query, nearest first.
 
     Attributes:
-        rows: (queries, k) int64, counted over all rows of the gallery.
-        distances: (queries, k) float64, rising; of equal ones the smaller row comes first.
+        rows: (queries, k) int64, numbered over all rows of the gallery.
+        distances: (queries, k) float64, ascending; of equal ones the smaller row comes first.
     """
 
     rows: Int[np.ndarray, "queries k"]
@@ -91,19 +82,18 @@ def nearest(
     where: Bool[np.ndarray, " rows"] | None = None,
     block: int | None = None,
 ) -> Nearest:
-    """The ``top`` rows at the least distance from each query, exactly.
+    """The ``top`` rows nearest to each query, exactly.
 
     Args:
-        queries: finite.
+        queries: finite embeddings.
         gallery: an index, or an array (mapped from a file if it is large).
-        top: how many, at least 1; of a gallery that has fewer all are returned.
-        metric: a cosine distance is 1 where one of the two is the zero vector.
-        where: only rows that are True are looked at; None: all.
-        block: rows on the devices at a time; None: 128 MiB of them. The result does not depend
-            on it.
+        top: how many, at least 1; a smaller gallery is returned in full.
+        metric: a cosine distance is 1 if either vector is zero.
+        where: True = this row may be found; None: all rows.
+        block: rows on the devices at a time; None: 128 MiB of them. Does not change the result.
 
-    Raises ``UsageError`` for shapes that do not fit, values that are not finite, and rows that
-    are not those that their sums of squares were made of (a damaged file).
+    Raises ``UsageError`` for shapes that do not fit, values that are not finite, and rows whose
+    sums of squares differ from the written ones (a damaged file).
     """
     parts, allowed = checked_gallery(gallery, where)
     queries = checked_queries(queries, parts)
@@ -114,7 +104,7 @@ def nearest(
         pending = None
         blocks = list(_blocks(parts, allowed, block or _block_rows(queries.shape[1])))
         for number, one in enumerate(blocks):
-            begun = search.begin(one)  # runs while the block before it is looked through
+            begun = search.begin(one)  # the devices work on it while the block before is searched
             if number + 1 < len(blocks):
                 blocks[number + 1].part.ahead(blocks[number + 1].start, blocks[number + 1].stop)
             if pending is not None:
@@ -143,28 +133,28 @@ class _InMemory:
         return row_squares(self._array[start:stop])
 
     def ahead(self, start: int, stop: int) -> None:
-        """It is here."""
+        """Nothing to read: the rows are in memory."""
 
 
 def checked_gallery(
     gallery: Gallery | np.ndarray, where: np.ndarray | None
 ) -> tuple[Sequence[Part], Bool[np.ndarray, " rows"]]:
-    """The parts of a gallery, and rows that are looked at; ``UsageError`` as of ``nearest``."""
+    """The parts of a gallery, and the rows that may be found; ``UsageError`` as of ``nearest``."""
     whole: Any = gallery
     if hasattr(whole, "segments"):
         parts, kept = whole.segments, np.asarray(whole.kept)
     else:
         array = np.asanyarray(whole)
         if array.ndim != 2:
-            raise UsageError(f"gallery of shape {array.shape}: (rows, features) is needed")
+            raise UsageError(f"gallery of shape {array.shape}: give (rows, features)")
         parts, kept = [_InMemory(array)], np.ones(len(array), bool)
     if where is None:
         return parts, kept
     where = np.asarray(where)
     if where.shape != kept.shape or where.dtype != bool:
         raise UsageError(
-            f"where: {where.dtype} of shape {where.shape}; a bool for each of {len(kept)} rows, "
-            "removed ones too, is needed"
+            f"where: {where.dtype} of shape {where.shape}; give a bool for each of {len(kept)} "
+            "rows, removed ones too"
         )
     return parts, kept & where
 
@@ -173,17 +163,19 @@ def checked_queries(queries: Any, parts: Sequence[Part]) -> Float[np.ndarray, "q
     """Queries in float64; ``UsageError`` as of ``nearest``."""
     queries = np.asarray(queries)
     if queries.ndim != 2 or not len(queries):
-        raise UsageError(f"queries of shape {queries.shape}: (queries, features) is needed")
+        raise UsageError(f"queries of shape {queries.shape}: give (queries, features)")
     for part in parts:
         features = part.rows(0, 1).shape[1]
         if features != queries.shape[1]:
             raise UsageError(
-                f"queries of {queries.shape[1]} features, {part.name} has {features}: both must "
-                "be of one model"
+                f"queries of {queries.shape[1]} features, {part.name} has {features}: embed both "
+                "by the same model"
             )
     if not np.isfinite(queries).all():
         row = int(np.argwhere(~np.isfinite(queries))[0, 0])
-        raise UsageError(f"query {row} is not finite; its model has diverged")
+        raise UsageError(
+            f"query {row} is not finite: the model has diverged; use an earlier checkpoint"
+        )
     return queries.astype(np.float64)
 
 
@@ -193,23 +185,23 @@ def check_undamaged(
     found: Float[np.ndarray, " n"],
     written: Float[np.ndarray, " n"],
 ) -> None:
-    """``UsageError`` unless rows have the sums of squares that they were written with."""
+    """Raise ``UsageError`` unless rows have the sums of squares that they were written with."""
     wrong = places[~(np.abs(found - written) <= 1e-5 * written)]
     if len(wrong):
         raise UsageError(
-            f"{name} is damaged: of rows {wrong[0]} to {wrong[-1]}, {len(wrong)} are not finite, "
-            "or not those that were written; embed the catalogue anew"
+            f"{name} is damaged: of rows {wrong[0]} to {wrong[-1]}, {len(wrong)} are not finite or "
+            "not as written; embed the catalogue into another folder"
         )
 
 
 class _Block(NamedTuple):
-    """Rows ``start`` to ``stop`` of a part, of which those are looked at that are allowed."""
+    """Rows ``start`` to ``stop`` of a part, and which of them may be found."""
 
     part: Part
-    base: int  # of the part's first row, over all parts
+    base: int  # number of the part's first row, over all parts
     start: int
     stop: int
-    width: int  # rows on the devices: as many in every block, or the step compiles anew
+    width: int  # rows on the devices; each width is compiled
     allowed: np.ndarray
 
 
@@ -218,17 +210,17 @@ def _block_rows(features: int) -> int:
 
 
 def _blocks(parts: Sequence[Part], allowed: np.ndarray, most: int) -> Iterator[_Block]:
-    """Blocks of all parts; without those in which nothing is looked at."""
+    """Blocks of all parts, except those in which no row may be found."""
     devices, base = jax.local_device_count(), 0
     for part in parts:
         count = len(part)
-        if count > most:  # even, so that the last one has next to nothing to do again
+        if count > most:  # about equal, so that the last block repeats little
             width = -(-count // -(-count // most))
-        else:  # few widths for many small parts: each width is compiled
+        else:  # a power of 2, so that many small parts share few widths
             width = 1 << max(0, count - 1).bit_length()
         width = -(-min(width, most) // devices) * devices
         for first in range(0, count, width):
-            # The last one begins earlier, so that it is full; what was seen is left out.
+            # The last block starts earlier, so that it is full; rows seen before are left out.
             start, stop = max(0, min(first, count - width)), min(first + width, count)
             shown = allowed[base + start : base + stop].copy()
             shown[: first - start] = False
@@ -250,7 +242,7 @@ def _values() -> Any:
 
 
 class _Search:
-    """The nearest so far, as the blocks go by."""
+    """The nearest rows so far, block by block."""
 
     def __init__(self, queries: np.ndarray, top: int, metric: Metric) -> None:
         self.top = top
@@ -263,14 +255,14 @@ class _Search:
         even = -(-len(queries) // -(-len(queries) // _GROUP))
         self._groups = [slice(n, min(n + even, len(queries))) for n in range(0, len(queries), even)]
         narrow = compared.astype(np.float32)
-        # One shape for all: the last group repeats queries.
+        # All groups have one shape: the last repeats queries to fill it.
         self._placed = [
             replicate(narrow[np.arange(group.start, group.start + even) % len(queries)])
             for group in self._groups
         ]
 
     def begin(self, block: _Block) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-        """Start the devices: the rows, their sums of squares, and the values to come."""
+        """Start the devices; returns the rows, their sums of squares, and values to wait for."""
         rows = block.part.rows(block.start, block.stop)
         squares = block.part.squares(block.start, block.stop)
         if self.metric == "cosine":
@@ -294,7 +286,7 @@ class _Search:
     def finish(
         self, block: _Block, rows: np.ndarray, squares: np.ndarray, begun: list[Any]
     ) -> None:
-        """Wait for the devices, and compare again what could be among the nearest."""
+        """Wait for the devices, and compare the possible rows again in float64."""
         for group, values in zip(self._groups, begun, strict=True):
             found = np.moveaxis(np.asarray(values), 0, 1)
             found = found.reshape(len(found), -1)[: group.stop - group.start, : len(rows)]
@@ -306,10 +298,10 @@ class _Search:
                     self._merge(query, block, place, rows[place], squares[place])
 
     def _possible(self, values: np.ndarray, group: slice, greatest: float) -> np.ndarray:
-        """(queries, rows) bool: rows that rounding cannot keep from being among the nearest.
+        """(queries, rows) bool: rows that may be among the nearest, given float32's rounding.
 
         ``values`` lack the query's own square. Their error is at most about
-        sqrt(features) epsilon |x| |y|, twice for the factor 2, and a few roundings more.
+        sqrt(features) epsilon |x| |y|, twice that for the factor 2, and a few roundings more.
         """
         own = self._squares[group]
         length = np.sqrt(own * (1.0 if self.metric == "cosine" else greatest))
@@ -317,7 +309,9 @@ class _Search:
         slack = _EPSILON * (2 * np.sqrt(self._queries.shape[1]) * length + 8 * around)
         missing = 0.0 if self.metric == "cosine" else own
         limit = self.distances[group, -1] - missing + slack
-        possible = ~(values > limit.astype(np.float32)[:, None])  # NaN is looked into, too
+        possible = ~(
+            values > limit.astype(np.float32)[:, None]
+        )  # NaN counts as possible: check_undamaged() names it
         for row in np.flatnonzero(possible.sum(axis=1) > 4 * self.top + 16):
             if self.top <= values.shape[1]:
                 least = np.partition(values[row], self.top - 1)[self.top - 1]

@@ -1,4 +1,4 @@
-"""Look images up in an index: embedded by the run that made it, and the nearest items found."""
+"""Search an index by images, embedded by the run that made it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Answers:
 
     Attributes:
         found: rows of the index and distances, nearest first.
-        shown: (rows,) the items of the index that were searched.
-        recall: of an approximate search: the share of the exact result that it found.
+        shown: (rows,) True = this row was searched.
+        recall: the share of the exact result that an approximate search found; None: exact.
     """
 
     found: Nearest
@@ -44,24 +44,24 @@ def search_index(
     approximate: bool = False,
     probes: int = 32,
 ) -> Answers:
-    """The ``top`` items of an index nearest to each of the queries.
+    """The ``top`` items of an index nearest to each query.
 
-    ``queries`` are files or a set of images (``of_arrays`` makes one of arrays), embedded by
-    ``run``, which must be the run that made the index (None: the one that the index names).
-    ``where`` admits only items with these (attribute, value). ``approximate`` searches by FAISS,
-    in ``probes`` of its lists. Raises ``UsageError`` for an empty index, for no query, where no
-    item qualifies, and for another run.
+    ``queries`` are files or an image set (``of_arrays`` makes one from arrays). They are embedded
+    by ``run``, which must be the run that made the index (None: the run that the index names).
+    ``where`` admits only items with all these (attribute, value). ``approximate`` searches by
+    FAISS, in ``probes`` of its lists, and exactly too, to measure recall. Raises ``UsageError`` for
+    an empty index, no query, conditions that no item meets, and another run.
     """
     if top < 1 or not len(queries):
-        raise UsageError(f"{len(queries)} queries, top {top}: at least 1 of each is needed")
+        raise UsageError(f"{len(queries)} queries, top {top}: give at least 1 of each")
     if probes < 1:
-        raise UsageError(f"probes {probes} must be 1 or more")
+        raise UsageError(f"probes {probes}: give 1 or more")
     if not len(index):
-        raise UsageError(f"{index.folder} holds no items; embed a catalogue into it")
+        raise UsageError(f"{index.folder} has no items; embed a catalogue into it")
     shown = index.where(list(where)) if where else index.kept
     if not shown.any():
         asked = " and ".join(f"{name}={value}" for name, value in where)
-        raise UsageError(f"no item of {index.folder} has {asked} at once; ask for less")
+        raise UsageError(f"no item of {index.folder} has {asked} at once; give fewer conditions")
     if run is None and not index.run:
         raise UsageError(f"{index.folder} does not name the run that made it; give --run")
     images = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")

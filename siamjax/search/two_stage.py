@@ -1,4 +1,4 @@
-"""Two-stage search: the nearest by embeddings first, and a cross-input network ranks only these."""
+"""Two-stage search: embeddings find the nearest, and a cross-input network ranks only these."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size
 from siamjax.distances import pairwise_squared_euclidean
 from siamjax.errors import UsageError
-from siamjax.inference.cross_input import CANDIDATE_TILE, score_candidates
+from siamjax.inference.cross_input import score_pairs
 
-_BLOCK = 128  # queries whose distances to the whole gallery are there at a time
+_BLOCK = 128  # queries whose distances to the whole gallery are in memory at a time
 _distances = jax.jit(pairwise_squared_euclidean)
 
 
@@ -30,37 +30,38 @@ def two_stage(
     size: Size,
     top: int = 100,
     output: Path | None = None,
-    tile: tuple[int, int] = CANDIDATE_TILE,
+    tile: tuple[int, int] | None = None,
     symmetric: bool = False,
     batch_size: int = 64,
     progress: bool = True,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """Scores by which to rank: the ``top`` nearest by the matcher, all others behind them.
+    """Scores to rank by: the cross-input network's for the ``top`` nearest, the others behind them.
 
-    The cross-input network scores only the ``top`` gallery images of the least squared Euclidean
-    distance to the query's embedding (all distances are computed). They have its logits. The
-    others come after the last of these, in the embedding's order, at whole steps below it: least
-    logit - 1, - 2, ...; equal distances have equal scores. So the result ranks, and goes into
-    ``siamjax.metrics.reid`` as it is, but below the ``top`` it is no logit.
+    The network scores only the ``top`` gallery images nearest to the query by the squared
+    Euclidean distance of their embeddings; these have its logits. The others follow in the order
+    of that distance, at whole steps below the last of these: least logit - 1, - 2, ...; equal
+    distances have equal scores. So the result can be ranked by ``siamjax.metrics.reid``, but
+    below the ``top`` a score is no logit.
 
     Args:
-        network: as in :func:`siamjax.search.score_pairs`, as are all that are not named here.
-        variables: as there.
-        images: as there.
-        queries: as there.
-        gallery: as there.
-        query_embeddings: of any model, such as ``PairScorer.embeddings``; in their order.
-        gallery_embeddings: likewise.
-        size: of the cross-input network's images.
-        top: images a query that the matcher scores; a smaller gallery is scored in full. Of
-            equal distances at the border those that come first in ``gallery`` are in.
-        output: .npy file of the matcher's logits (queries, top), the nearest first, to go on with.
-        tile: as there.
-        symmetric: as there.
-        batch_size: as there.
-        progress: as there.
+        network: a cross-input network, as :func:`siamjax.inference.score_pairs` takes it.
+        variables: the network's variables.
+        images: the image set that the indices refer to.
+        queries: indices of the queries.
+        gallery: indices of the gallery images.
+        query_embeddings: a row a query, of any model, such as ``PairScorer.embeddings``.
+        gallery_embeddings: a row a gallery image, of the same model.
+        size: image size of the cross-input network.
+        top: images that the network scores for each query; a smaller gallery is scored in full.
+            Of equal distances at the border, those that come first in ``gallery`` are scored.
+        output: .npy file of the network's logits (queries, top), nearest first, to write or resume.
+        tile: as in ``score_pairs``, and so are the options that follow.
+        symmetric: score by the mean of both orders of a pair.
+        batch_size: images a call of ``embed``, over all devices.
+        progress: show progress bars.
 
-    Raises ``UsageError`` as there, and for embeddings that do not fit or are not finite.
+    Raises ``UsageError`` as ``score_pairs`` does, and for embeddings that do not fit or are not
+    finite.
     """
     if top < 1:
         raise UsageError(f"top {top} must be 1 or more")
@@ -70,10 +71,10 @@ def two_stage(
     if query_embeddings.shape[1] != gallery_embeddings.shape[1]:
         raise UsageError(
             f"embeddings of {query_embeddings.shape[1]} and {gallery_embeddings.shape[1]} "
-            "features: both must be of one model"
+            "features: embed queries and gallery by the same model"
         )
     nearest, steps = _nearest(query_embeddings, gallery_embeddings, min(top, len(gallery)))
-    logits = score_candidates(
+    logits = score_pairs(
         network,
         variables,
         images,
@@ -86,22 +87,21 @@ def two_stage(
         batch_size=batch_size,
         progress=progress,
     )
-    scores = steps
-    scores += logits.min(axis=1, keepdims=True)
-    np.put_along_axis(scores, nearest, logits, axis=1)
-    return scores
+    steps += logits.min(axis=1, keepdims=True)
+    np.put_along_axis(steps, nearest, logits, axis=1)
+    return steps
 
 
 def _nearest(
     queries: np.ndarray, gallery: np.ndarray, top: int
 ) -> tuple[Int[np.ndarray, "queries top"], Float[np.ndarray, "queries gallery"]]:
-    """Places of the ``top`` nearest, and for the others -1 - how many of them are nearer."""
+    """Places of the ``top`` nearest; for the others, -1 - how many of them are nearer."""
     nearest = np.empty((len(queries), top), np.int64)
     steps = np.empty((len(queries), len(gallery)), np.float32)
     block = min(_BLOCK, len(queries))
     for start in range(0, len(queries), block):
         rows = queries[start : start + block]
-        # One shape for all: the last block repeats rows.
+        # All blocks have one shape: the last repeats rows to fill it.
         distances = np.asarray(_distances(np.resize(rows, (block, rows.shape[1])), gallery))
         for row, distance in enumerate(distances[: len(rows)], start):
             order = np.argsort(distance, kind="stable")
@@ -115,9 +115,11 @@ def _check(name: str, embeddings: np.ndarray, indices: np.ndarray) -> None:
     shape = np.shape(embeddings)
     if len(shape) != 2 or shape[:1] != indices.shape:
         raise UsageError(
-            f"{name} of shape {shape} for indices of shape {indices.shape}: one row an image, "
-            "(n, features), is needed"
+            f"{name} of shape {shape} for indices of shape {indices.shape}: give one row an image, "
+            "(n, features)"
         )
     if not np.isfinite(embeddings).all():
         row = int(np.argwhere(~np.isfinite(embeddings))[0, 0])
-        raise UsageError(f"{name}: row {row} is not finite; its model has diverged")
+        raise UsageError(
+            f"{name}: row {row} is not finite: the model has diverged; use an earlier checkpoint"
+        )

@@ -18,10 +18,10 @@ from stand_in import (
     QUERIES,
     SIZE,
     TILE,
-    Matcher,
+    CrossInput,
     Stopped,
+    noise_images,
     pair_by_pair,
-    pictures,
     png,
     stop_after,
     variables_of,
@@ -30,7 +30,7 @@ from stand_in import (
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError
 from siamjax.inference import record as record_module
-from siamjax.inference import score_candidates, score_pairs
+from siamjax.inference import score_pairs
 from siamjax.inference.record import DiskRecord
 from siamjax.inference.tiles import TileScorer, symmetric_logit
 from siamjax.models.heads import EuclideanHead
@@ -38,7 +38,7 @@ from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
 from siamjax.models.vgg16 import Vgg16Features
 
-NETWORK = Matcher()
+NETWORK = CrossInput()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def noise():
-    return pictures(13)
+    return noise_images(13)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def score(variables, images, *, network=NETWORK, queries=QUERIES, gallery=GALLER
     return score_pairs(network, variables, images, queries, gallery, **options)
 
 
-def test_is_the_matching_network_pair_by_pair():
+def test_is_the_cross_input_network_pair_by_pair():
     size = (40, 44)
-    images, pixels = pictures(6, size=size)
+    images, pixels = noise_images(6, size=size)
     network = NormXCorrNet()
     variables = variables_of(network, size=size)
     queries, gallery = np.asarray([4, 1, 0]), np.asarray([2, 4, 5, 3])
@@ -116,7 +116,7 @@ def test_mean_probability_keeps_what_saturates():
 
 
 def test_features_of_another_dtype_are_compared_in_it(noise):
-    class Narrow(Matcher):
+    class Narrow(CrossInput):
         def compare(self, first, second):
             assert first.dtype == second.dtype == jnp.bfloat16
             return super().compare(first, second)
@@ -128,7 +128,7 @@ def test_features_of_another_dtype_are_compared_in_it(noise):
     np.testing.assert_allclose(scores, right, atol=0.02)  # XLA rounds less within one function
 
 
-def test_each_picture_is_read_once(variables, noise, monkeypatch):
+def test_each_image_is_read_once(variables, noise, monkeypatch):
     read = []
     image = ImageSet.image
     monkeypatch.setattr(ImageSet, "image", lambda self, i: read.append(i) or image(self, i))
@@ -139,7 +139,7 @@ def test_each_picture_is_read_once(variables, noise, monkeypatch):
 def test_each_query_with_candidates_of_its_own(variables, noise):
     candidates = np.random.default_rng(1).integers(0, 13, (5, 4))
     options = {"size": SIZE, "tile": TILE, "progress": False}
-    scores = score_candidates(NETWORK, variables, noise[0], QUERIES, candidates, **options)
+    scores = score_pairs(NETWORK, variables, noise[0], QUERIES, candidates, **options)
     right = [
         pair_by_pair(NETWORK, variables, noise[1], [query], row)[0]
         for query, row in zip(QUERIES, candidates, strict=True)
@@ -176,7 +176,7 @@ def test_memory_is_that_of_a_tile(variables, noise, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("tiles", [0, 1, 4, 8])
-def test_goes_on_from_the_tile_it_was_stopped_at(
+def test_resumes_at_the_tile_it_was_stopped_at(
     variables, noise, expected, tmp_path, monkeypatch, tiles
 ):
     output = tmp_path / "scores.npy"
@@ -197,7 +197,7 @@ def test_goes_on_from_the_tile_it_was_stopped_at(
 
 
 @pytest.mark.parametrize("writes", range(0, 13, 2))
-def test_goes_on_wherever_it_was_stopped(variables, noise, expected, tmp_path, monkeypatch, writes):
+def test_resumes_wherever_it_was_stopped(variables, noise, expected, tmp_path, monkeypatch, writes):
     """The manifest is written twice before the work, twice for features, 9 times for tiles."""
     output = tmp_path / "scores.npy"
     with monkeypatch.context() as patch:
@@ -213,15 +213,15 @@ import sys, time
 from pathlib import Path
 from siamjax.inference import score_pairs
 from siamjax.inference.tiles import TileScorer
-from stand_in import GALLERY, QUERIES, SIZE, TILE, Matcher, images, variables_of
+from stand_in import GALLERY, QUERIES, SIZE, TILE, CrossInput, noise_images, variables_of
 call = TileScorer.__call__
 TileScorer.__call__ = lambda *a: time.sleep(0.1) or call(*a)
-score_pairs(Matcher(), variables_of(Matcher()), images(13)[0], QUERIES, GALLERY, size=SIZE,
-            tile=TILE, output=Path(sys.argv[1]), progress=False)
+score_pairs(CrossInput(), variables_of(CrossInput()), noise_images(13)[0], QUERIES, GALLERY,
+            size=SIZE, tile=TILE, output=Path(sys.argv[1]), progress=False)
 """
 
 
-def test_goes_on_after_a_kill_and_on_other_devices(variables, noise, expected, tmp_path):
+def test_resumes_after_a_kill_and_on_other_devices(variables, noise, expected, tmp_path):
     output = tmp_path / "scores.npy"
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(output)], env=environment)
@@ -249,7 +249,7 @@ def begun(variables, noise, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"network": Matcher(scale=5.0)}, "network"),
+        ({"network": CrossInput(scale=5.0)}, "network"),
         ({"size": (4, 8)}, "size"),
         ({"queries": QUERIES[::-1]}, "queries"),
         ({"gallery": GALLERY[::-1]}, "gallery"),
@@ -257,13 +257,13 @@ def begun(variables, noise, tmp_path):
         ({"tile": (3, 3)}, "tile"),
     ],
 )
-def test_refuses_to_go_on_with_something_else(variables, noise, expected, begun, change, named):
+def test_refuses_to_resume_with_something_else(variables, noise, expected, begun, change, named):
     with pytest.raises(UsageError, match=f"something else: {named} is .* Give another output"):
         score(variables, noise[0], output=begun, **change)
     np.testing.assert_allclose(score(variables, noise[0], output=begun), expected, atol=2e-6)
 
 
-def test_refuses_to_go_on_with_other_weights_or_pictures(variables, noise, begun):
+def test_refuses_to_resume_with_other_weights_or_images(variables, noise, begun):
     other = jax.tree.map(lambda leaf: leaf, variables)
     other["params"]["last"]["bias"] = other["params"]["last"]["bias"] + 1e-6
     with pytest.raises(UsageError, match="something else: weights is"):
@@ -302,10 +302,10 @@ def test_refuses_files_that_are_not_its_own_or_damaged(variables, noise, begun, 
     assert np.load(other).shape == (3,)
     features = begun.with_name("scores.npy.features")
     features.write_bytes(features.read_bytes()[:-1])
-    with pytest.raises(UsageError, match=r"npy.features: cannot be gone on with .* begin anew"):
+    with pytest.raises(UsageError, match=r"npy.features: cannot be resumed .* start again"):
         score(variables, noise[0], output=begun)
     begun.unlink()
-    with pytest.raises(UsageError, match=r"scores.npy: cannot be gone on with"):
+    with pytest.raises(UsageError, match=r"scores.npy: cannot be resumed"):
         score(variables, noise[0], output=begun)
 
 
@@ -329,14 +329,14 @@ def test_disk_too_small_is_said_before_the_work(variables, noise, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_features_that_are_not_finite_name_the_picture(variables, noise):
+def test_features_that_are_not_finite_name_the_image(variables, noise):
     broken = jax.tree.map(lambda leaf: leaf, variables)
     # The trunk is Dense on 24 numbers; only p7's first is 255.
     pixels = np.minimum(noise[1], 254)
     pixels[7, 0, 0, 0] = 255
     images = replace(noise[0], source=tuple(map(png, pixels)))
 
-    class Bursting(Matcher):
+    class Bursting(CrossInput):
         def embed(self, x):
             burst = (x == 255).any(axis=(1, 2, 3))[:, None, None]
             return jnp.where(burst, jnp.inf, super().embed(x))
@@ -348,7 +348,7 @@ def test_features_that_are_not_finite_name_the_picture(variables, noise):
 def test_scores_that_are_not_finite_name_the_pair(variables, noise):
     limit = pair_by_pair(NETWORK, variables, noise[1], [3], [12])[0, 0]
 
-    class Bursting(Matcher):
+    class Bursting(CrossInput):
         def compare(self, first, second):
             value = super().compare(first, second)
             return jnp.where(jnp.abs(value - limit) < 1e-5, jnp.nan, value)
@@ -360,13 +360,17 @@ def test_scores_that_are_not_finite_name_the_pair(variables, noise):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": np.asarray([13])}, "queries: 13 is no index of 13 images"),
-        ({"gallery": np.asarray([2, -1])}, "gallery: -1 is no index"),
+        ({"queries": np.asarray([13])}, "queries: 13 is not an index of 13 images"),
+        ({"gallery": np.asarray([2, -1])}, "gallery: -1 is not an index"),
         ({"gallery": np.asarray([], int)}, r"gallery: int64 of shape \(0,\)"),
         ({"queries": np.asarray([0.5])}, "queries: float64"),
         ({"queries": QUERIES[None]}, "in 1 axes"),
+        ({"gallery": np.tile(GALLERY, (4, 1))}, "4 rows for 5 queries"),
         ({"tile": (0, 3)}, r"tile \(0, 3\)"),
-        ({"network": Siamese(backbone=Matcher(), head=EuclideanHead())}, "Siamese compares by a d"),
+        (
+            {"network": Siamese(backbone=CrossInput(), head=EuclideanHead())},
+            "Siamese compares by a d",
+        ),
         ({"network": Vgg16Features()}, r"Vgg16Features does not compare two images .* no method"),
     ],
 )

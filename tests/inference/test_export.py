@@ -53,12 +53,12 @@ def embedder(tmp_path):
     return run_of(Vgg16Features(depth=1, width=0.0625), (8, 12), tmp_path)
 
 
-def matcher(tmp_path):
+def cross_input(tmp_path):
     network = NormXCorrNet(fused=False, column_search=1)
     return run_of(network, (40, 40), tmp_path)
 
 
-@pytest.mark.parametrize("kind", [verifier, embedder, matcher])
+@pytest.mark.parametrize("kind", [verifier, embedder, cross_input])
 def test_loaded_with_jax_alone_it_gives_what_the_run_gives(kind, tmp_path, rng):
     run, out = kind(tmp_path), tmp_path / "model"
     assert max(export_run(run, out)) < 1e-4
@@ -85,7 +85,7 @@ def test_loaded_with_jax_alone_it_gives_what_the_run_gives(kind, tmp_path, rng):
 
 def test_refused(tmp_path, monkeypatch):
     run, out = embedder(tmp_path), tmp_path / "model"
-    with pytest.raises(UsageError, match="platforms rocm: known are"):
+    with pytest.raises(UsageError, match="platforms rocm: choose from cpu, cuda, tpu"):
         export_run(run, out, platforms=("cpu", "rocm"))
     monkeypatch.setattr(export, "TOLERANCE", -1.0)  # what was written never agrees
     with pytest.raises(UsageError, match=r"differs from the run by .* nothing was written"):

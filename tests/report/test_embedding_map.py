@@ -30,7 +30,7 @@ class Pngs:
         return self.contents[index]
 
 
-def pictures(total):
+def plain_images(total):
     """Image k has the colour (k, 100, 50)."""
     keys = tuple(f"p{k}" for k in range(total))
     colors = [(k, 100, 50) for k in range(total)]
@@ -49,8 +49,8 @@ def test_principal_components_are_those_of_a_plain_svd(shape, rng):
     expected *= np.sign(expected[np.abs(expected).argmax(axis=0), [0, 1]])
     np.testing.assert_allclose(found.points, expected, atol=1e-4)
     shares = singular**2 / (singular**2).sum()
-    assert found.axes[0] == f"component 1: {shares[0]:.1%} of the variance"
-    assert found.axes[1] == f"component 2: {shares[1]:.1%} of the variance"
+    assert found.axes[0] == f"principal component 1 ({shares[0]:.1%} of the variance)"
+    assert found.axes[1] == f"principal component 2 ({shares[1]:.1%} of the variance)"
 
 
 def test_principal_components_of_a_line_and_of_one_feature():
@@ -59,11 +59,11 @@ def test_principal_components_of_a_line_and_of_one_feature():
     for embeddings in (line, np.array([[1.0], [3.0], [5.0]])):
         points, axes = principal_components(embeddings)
         np.testing.assert_allclose(np.abs(points), [[2, 0], [0, 0], [2, 0]], atol=1e-5)
-        assert [name.split()[2] for name in axes] == ["100.0%", "0.0%"]
+        assert [name.split()[3] for name in axes] == ["(100.0%", "(0.0%"]
 
 
 def test_equal_embeddings_are_one_point():
-    figure = embedding_map(pictures(3), np.ones((3, 4)), data="c")
+    figure = embedding_map(plain_images(3), np.ones((3, 4)), data="c")
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), np.zeros((3, 2)))
 
 
@@ -86,8 +86,8 @@ def drawn(images, **options):
     return embedding_map(images, PLACES, data="things", cells=2, project=by_hand, **options)
 
 
-def test_each_cell_shows_the_picture_nearest_to_its_middle():
-    images = pictures(5)
+def test_each_cell_shows_the_image_nearest_to_its_middle():
+    images = plain_images(5)
     figure = drawn(images)
     every, some = figure.axes
     np.testing.assert_array_equal(every.collections[0].get_offsets(), PLACES)
@@ -103,17 +103,19 @@ def test_each_cell_shows_the_picture_nearest_to_its_middle():
     for axes in (every, some):
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("across", "up")
         assert axes.get_aspect() == 1
-    assert "3 of them" in some.get_title()
+    assert "3 of the images" in some.get_title()
     assert "things: 5 images" in figure.get_suptitle()
     figure.savefig(io.BytesIO(), format="png", dpi=20)
 
 
 def test_frames_have_the_colour_of_the_label():
-    figure = drawn(pictures(5), labels=np.array(["shoe", "hat", "hat", "", "shoe"]), named="kind")
+    figure = drawn(
+        plain_images(5), labels=np.array(["shoe", "hat", "hat", "", "shoe"]), named="kind"
+    )
     every, some = figure.axes
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["hat (2)", "shoe (2)", "not known (1)"]
+    assert texts == ["hat (2)", "shoe (2)", "no label (1)"]
     assert legend.get_title().get_text() == "kind"
     hues = [to_rgb(handle.get_color()) for handle in legend.legend_handles]
     points = every.collections[0].get_facecolors()[:, :3]
@@ -132,12 +134,12 @@ def test_frames_have_the_colour_of_the_label():
 def test_eight_labels_have_colours_and_all_others_are_grey():
     """Ten labels, of 3 and 2 images and of 1: I and J, last by name, are the rest."""
     names = np.array(list("JAABBBCDEFGHI"))
-    figure = embedding_map(pictures(13), np.eye(13), data="c", labels=names)
+    figure = embedding_map(plain_images(13), np.eye(13), data="c", labels=names)
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == [
         *("B (3)", "A (2)", "C (1)", "D (1)", "E (1)", "F (1)", "G (1)", "H (1)"),
-        "2 others (2)",
+        "2 other labels (2)",
     ]
     colors = figure.axes[0].collections[0].get_facecolors()[:, :3]
     assert len({tuple(color) for color in colors}) == 9
@@ -146,7 +148,7 @@ def test_eight_labels_have_colours_and_all_others_are_grey():
 
 
 def test_mistakes_are_told():
-    images = pictures(5)
+    images = plain_images(5)
     with pytest.raises(UsageError, match=r"shape \(4, 2\) for 5 images"):
         embedding_map(images, PLACES[:4], data="c")
     with pytest.raises(UsageError, match=r"labels of shape \(4,\) for 5"):

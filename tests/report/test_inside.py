@@ -1,4 +1,4 @@
-"""Layers against plain NumPy and hand-worked counts; what the images and the command say."""
+"""Layers against plain NumPy and hand-worked counts; what the figures and the command say."""
 
 import json
 
@@ -18,13 +18,7 @@ from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
 from siamjax.models.visual_search import VisualSearchNet
 from siamjax.report import activations, dead_filters, layers
-from siamjax.report.inside import (
-    Layer,
-    _highest,
-    activations_by_layer,
-    dead_filters_by_layer,
-    find_layer,
-)
+from siamjax.report.inside import Layer, _highest, find_layer
 from siamjax.report.inside_figures import activation_figure
 from siamjax.training import Finished
 
@@ -71,10 +65,10 @@ def pixels(rng, count, *size):
     return rng.integers(0, 256, (count, *size, 3), np.uint8)
 
 
-def plain(variables, pictures):
+def plain(variables, images):
     """The network in NumPy, layer by layer."""
     stage, last = variables["params"]["stage"], variables["params"]["last"]
-    zeta = pictures / 255 @ stage["zeta"]["kernel"][0, 0] + stage["zeta"]["bias"]
+    zeta = images / 255 @ stage["zeta"]["kernel"][0, 0] + stage["zeta"]["bias"]
     alpha = np.maximum(zeta, 0) @ stage["alpha"]["kernel"][0, 0] + stage["alpha"]["bias"]
     alpha = np.maximum(alpha, 0)
     output = alpha.mean(axis=(1, 2)) @ last["kernel"] + last["bias"]
@@ -88,19 +82,17 @@ def plain(variables, pictures):
 
 
 def test_activations_are_those_of_plain_numpy(rng):
-    variables, pictures = tiny(rng), pixels(rng, 3, 4, 5)
-    expected = plain(variables, pictures)
-    found = activations_by_layer(NETWORK, variables, pictures, names=list(expected))
+    variables, images = tiny(rng), pixels(rng, 3, 4, 5)
+    expected = plain(variables, images)
+    found = activations(NETWORK, variables, images, names=list(expected))
     assert list(found) == list(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
         assert found[name].dtype == np.float32
-        np.testing.assert_allclose(
-            activations(NETWORK, variables, pictures, layer=name), values, atol=1e-5
-        )
     assert expected["stage/zeta"].min() < 0  # before the ReLU that the network applies to it
-    by_end = activations(NETWORK, variables, pictures, layer="zeta")
-    np.testing.assert_array_equal(by_end, found["stage/zeta"])
+    by_end = activations(NETWORK, variables, images, names=["zeta"])
+    assert list(by_end) == ["stage/zeta"]
+    np.testing.assert_array_equal(by_end["stage/zeta"], found["stage/zeta"])
 
 
 def test_layers_in_their_order_with_shapes_and_parameters(rng):
@@ -116,8 +108,8 @@ def test_layers_in_their_order_with_shapes_and_parameters(rng):
 
 
 def shapes_of(network, pairs, size):
-    picture = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
-    return jax.eval_shape(network.init, jax.random.key(0), *[picture] * (2 if pairs else 1))
+    image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
+    return jax.eval_shape(network.init, jax.random.key(0), *[image] * (2 if pairs else 1))
 
 
 def test_layers_of_the_face_network():
@@ -136,7 +128,7 @@ def test_layers_of_the_face_network():
     assert [one.name[-5:] for one in found if one.convolution] == [f"conv{k}" for k in (1, 2, 3, 4)]
 
 
-def test_layers_of_the_matching_network():
+def test_layers_of_the_cross_input_network():
     network = NormXCorrNet()
     found = layers(network, shapes_of(network, True, (160, 60)), (160, 60))
     assert [one[:4] for one in found[:2]] == [
@@ -148,18 +140,16 @@ def test_layers_of_the_matching_network():
 
 def test_layers_of_the_search_network_are_those_after_the_relu(rng):
     network = VisualSearchNet(width=1 / 16, depth=1, hidden=8, embedding=6)
-    pictures = pixels(rng, 2, 32, 32)
+    images = pixels(rng, 2, 32, 32)
     like = shapes_of(network, False, (32, 32))
     variables = jax.tree.map(lambda leaf: 0.1 * rng.normal(size=leaf.shape).astype("f4"), like)
     known = layers(network, variables, 32)
     assert find_layer(known, "block1_conv2").name == "deep/block1_conv2"
-    found = activations_by_layer(
-        network, variables, pictures, names=["block1_conv1", "embedding", "output"]
-    )
+    found = activations(network, variables, images, names=["block1_conv1", "embedding", "output"])
     first, before, output = found.values()
     assert first.shape == (2, 32, 32, 4)
     conv = variables["params"]["deep"]["block1_conv1"]
-    window = pictures[1, 9:12, 19:22] / 255  # around row 10, column 20
+    window = images[1, 9:12, 19:22] / 255  # around row 10, column 20
     value = np.einsum("hwc,hwcf->f", window, conv["kernel"]) + conv["bias"]
     np.testing.assert_allclose(first[1, 10, 20], np.maximum(value, 0), atol=1e-5)
     assert value.min() < 0 < value.max()
@@ -171,11 +161,13 @@ def test_find_layer():
     assert find_layer(known, "conv1").name == "a/conv1"
     assert find_layer(known, "b").name == "b"
     assert find_layer(known, "b/conv2").name == "b/conv2"
-    with pytest.raises(UsageError, match="'conv2' is one of a/conv2, b/conv2"):
+    with pytest.raises(UsageError, match="'conv2' fits a/conv2, b/conv2"):
         find_layer(known, "conv2")
-    with pytest.raises(UsageError, match=r"no layer 'conv11'; near it: a/conv1"):
+    with pytest.raises(UsageError, match=r"no layer 'conv11'; did you mean a/conv1 or a/conv2 or b/conv2\?"):
         find_layer(known, "conv11")
-    with pytest.raises(UsageError, match=r"no layer 'xyz'; there are a/conv1, a/conv2, b/conv2, b"):
+    with pytest.raises(
+        UsageError, match=r"no layer 'xyz'; choose from a/conv1, a/conv2, b/conv2, b"
+    ):
         find_layer(known, "xyz")
 
 
@@ -191,55 +183,54 @@ def by_hand():
 
 def test_dead_filters_by_hand():
     variables = by_hand()
-    pictures = np.full((5, 4, 5, 3), 200, np.uint8)  # red and green 0.78: all four are below 0
-    found = dead_filters(
-        NETWORK, variables, [pictures[:2], pictures[2:4], pictures[4:]], layer="zeta"
+    images = np.full((5, 4, 5, 3), 200, np.uint8)  # red and green 0.78: all four are below 0
+    (found,) = dead_filters(
+        NETWORK, variables, [images[:2], images[2:4], images[4:]], names=["zeta"]
     )
     # Filling the last batch with black images would make channel 3 answer: 0.5 - 0.
-    assert (found.layer, found.channels, found.pictures) == ("stage/zeta", 4, 5)
+    assert (found.layer, found.channels, found.images) == ("stage/zeta", 4, 5)
     assert found.dead.tolist() == [0, 1, 2, 3]
-    pictures[4, 3, 2] = 255, 10, 0  # one pixel of the last image: 1 - 0.9 and 0.5 - 0.04
-    batches = iter([pictures[:2], pictures[2:4], pictures[4:]])
-    zeta, alpha = dead_filters_by_layer(NETWORK, variables, batches, names=["zeta", "alpha"])
+    images[4, 3, 2] = 255, 10, 0  # one pixel of the last image: 1 - 0.9 and 0.5 - 0.04
+    batches = iter([images[:2], images[2:4], images[4:]])
+    zeta, alpha = dead_filters(NETWORK, variables, batches, names=["zeta", "alpha"])
     assert zeta.dead.tolist() == [0, 2]
     assert alpha.dead.tolist() == [0, 1]
     assert alpha.channels == 3
 
 
-def test_dead_filters_are_those_of_all_pictures_at_once(rng):
-    variables, pictures = tiny(rng), pixels(rng, 7, 4, 5)
+def test_dead_filters_are_those_of_all_images_at_once(rng):
+    variables, images = tiny(rng), pixels(rng, 7, 4, 5)
     variables["params"]["stage"]["zeta"]["bias"][:] = 1, -9, 0.5, -9
-    for layer, values in plain(variables, pictures).items():
+    for layer, values in plain(variables, images).items():
         expected = np.flatnonzero(values.reshape(-1, values.shape[-1]).max(axis=0) <= 0)
         for batch in (2, 3, 7):
-            batches = [pictures[k : k + batch] for k in range(0, 7, batch)]
-            found = dead_filters(NETWORK, variables, batches, layer=layer)
+            batches = [images[k : k + batch] for k in range(0, 7, batch)]
+            (found,) = dead_filters(NETWORK, variables, batches, names=[layer])
             np.testing.assert_array_equal(found.dead, expected)
-    assert dead_filters(NETWORK, variables, [pictures], layer="zeta").dead.tolist() == [1, 3]
+    (found,) = dead_filters(NETWORK, variables, [images], names=["zeta"])
+    assert found.dead.tolist() == [1, 3]
 
 
 def test_a_smaller_last_batch_is_not_compiled_again(rng):
-    variables, pictures = tiny(rng), pixels(rng, 5, 6, 3)
+    variables, images = tiny(rng), pixels(rng, 5, 6, 3)
     before = _highest._cache_size()
-    dead_filters(NETWORK, variables, [pictures[:2], pictures[2:4], pictures[4:]], layer="zeta")
+    dead_filters(NETWORK, variables, [images[:2], images[2:4], images[4:]], names=["zeta"])
     assert _highest._cache_size() == before + 1
 
 
 def test_mistakes_are_told(rng):
-    variables, pictures = tiny(rng), pixels(rng, 2, 4, 5)
-    with pytest.raises(UsageError, match="no layer 'beta'; near it: stage/zeta"):
-        activations(NETWORK, variables, pictures, layer="beta")
+    variables, images = tiny(rng), pixels(rng, 2, 4, 5)
+    with pytest.raises(UsageError, match=r"no layer 'beta'; did you mean stage/zeta\?"):
+        activations(NETWORK, variables, images, names=["beta"])
     with pytest.raises(UsageError, match="float64 of shape"):
-        activations(NETWORK, variables, pictures / 255, layer="zeta")
+        activations(NETWORK, variables, images / 255, names=["zeta"])
     with pytest.raises(UsageError, match="no images"):
-        dead_filters(NETWORK, variables, [], layer="zeta")
+        dead_filters(NETWORK, variables, [], names=["zeta"])
     with pytest.raises(UsageError, match="LfwNet has no method embed"):
         layers(LfwNet(), {"params": {}}, 32)
     variables["params"]["stage"]["zeta"]["bias"][2] = np.nan
-    with pytest.raises(
-        UsageError, match="stage/zeta gives values that are no numbers, in channel 2"
-    ):
-        dead_filters(NETWORK, variables, [pictures], layer="zeta")
+    with pytest.raises(UsageError, match="stage/zeta gives NaN in channel 2"):
+        dead_filters(NETWORK, variables, [images], names=["zeta"])
 
 
 def drawn(values, **options):
@@ -258,8 +249,8 @@ def test_every_map_is_drawn_in_its_own_scale(shape, rng):
     values = rng.uniform(-0.5, 1, shape).astype(np.float32) * np.arange(1, shape[2] + 1)
     values[..., 1] = 0
     values[..., 3] = -np.abs(values[..., 3])
-    figure = drawn(values, picture=pixels(rng, 1, 30, 20)[0])
-    axes, picture = figure.axes[0], figure.axes[-1]
+    figure = drawn(values, image=pixels(rng, 1, 30, 20)[0])
+    axes, image = figure.axes[0], figure.axes[-1]
     (mosaic,) = axes.images
     frames, grey, crosses, bars = axes.collections
     boxes = [path.get_extents() for path in frames.get_paths()]
@@ -277,10 +268,10 @@ def test_every_map_is_drawn_in_its_own_scale(shape, rng):
     lengths = [np.ptp(segment[:, 0]) for segment in bars.get_segments()]
     peaks = values.max(axis=(0, 1)).clip(0)
     np.testing.assert_allclose(lengths, boxes[0].width * peaks / peaks.max(), rtol=1e-5)
-    assert picture.get_title() == "the image"
+    assert image.get_title() == "image"
     title, legend = (text.get_text() for text in figure.texts)
     assert title.startswith(f"conv of net: {shape[2]} channels of {shape[0]}x{shape[1]}, ")
-    assert "for a.jpg" in title
+    assert "Image: a.jpg" in title
     assert f"{dead.size} of {shape[2]} channels; 1 of them" in " ".join(legend.split())
     if shape[2] == 6:
         assert [text.get_text() for text in axes.texts] == list("012345")
@@ -337,7 +328,7 @@ def test_command_prints_the_layers(run, capsys):
 
 
 def test_command_draws_and_counts(run, capsys):
-    folder = run / "pictures"
+    folder = run / "images"
     folder.mkdir()
     for k in range(3):
         Image.new("RGB", (5, 4), (200, 200, 200) if k else (200, 20, 20)).save(folder / f"{k}.png")
@@ -346,8 +337,8 @@ def test_command_draws_and_counts(run, capsys):
     written = [run / "activations" / f"1-stage-{name}.png" for name in ("zeta", "alpha")]
     assert lines[:2] == [str(path) for path in written]
     for path in written:
-        with Image.open(path) as picture:
-            assert min(picture.size) > 200
+        with Image.open(path) as image:
+            assert min(image.size) > 200
     assert "3 images" in lines[2]
     assert lines[3:] == [
         "stage/zeta: 3 of 4 (75.0%): 0-2",

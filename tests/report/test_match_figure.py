@@ -122,11 +122,11 @@ def test_receptive_field_is_that_of_the_network():
 
     @jax.jit
     @jax.grad
-    def gradient(picture):
-        return net.apply(params, picture, method=net.embed)[0, 3, 5, 0]
+    def gradient(image):
+        return net.apply(params, image, method=net.embed)[0, 3, 5, 0]
 
-    pictures = [jnp.repeat(picture, 3, axis=-1) for picture in (ramp, 2.2 - ramp)]
-    seen = sum(jnp.abs(gradient(picture)) for picture in pictures)
+    images = [jnp.repeat(image, 3, axis=-1) for image in (ramp, 2.2 - ramp)]
+    seen = sum(jnp.abs(gradient(image)) for image in images)
     rows, columns = np.nonzero(np.asarray(seen)[0].sum(axis=-1))
     for place, pixels in ((3, rows), (5, columns)):
         centre, half = 4 * place + NORMXCORR_NET.offset, (NORMXCORR_NET.size - 1) / 2
@@ -148,9 +148,9 @@ def test_distinctive_patches():
 
 def drawn(**options):
     x, y = pair(rows=1, columns=2)
-    pictures = np.random.default_rng(5).integers(0, 256, (2, 28, 20, 3), dtype=np.uint8)
+    images = np.random.default_rng(5).integers(0, 256, (2, 28, 20, 3), dtype=np.uint8)
     options = {"data": "noise", "field": SMALL, "count": 4} | options
-    return match_figure(*pictures, x, y, **options)
+    return match_figure(*images, x, y, **options)
 
 
 def arrows(figure):
@@ -207,13 +207,13 @@ def overlapping(figure):
 
 
 @pytest.mark.parametrize("size", [(160, 60), (48, 100), (100, 100)])
-def test_pictures_of_any_shape(size):
-    picture = np.zeros((*size, 3), np.float32)
+def test_images_of_any_shape(size):
+    image = np.zeros((*size, 3), np.float32)
     rows, columns = ((side - 16) // 4 + 1 for side in size)
     x = noise(6, rows, columns, 1)
     options = {"column_search": 2, "count": 1, "patch": (0, columns - 1)}
     names = ("a/very/long/name/of/a/image " * 3, "b.jpg")
-    figure = match_figure(picture, picture, x, x, data="black", names=names, **options)
+    figure = match_figure(image, image, x, x, data="black", names=names, **options)
     assert overlapping(figure) == []
     for axes in figure.axes:
         box = axes.get_position()
@@ -229,7 +229,7 @@ def test_mistakes_are_told():
     x, y = pair(rows=0, columns=0)
     with pytest.raises(UsageError, match="one shape"):
         best_matches(x[None], y[None])
-    with pytest.raises(UsageError, match="channel 3: the features have 0 to 2"):
+    with pytest.raises(UsageError, match="channel 3: the features have channels 0 to 2"):
         best_matches(x, y, channel=3)
     with pytest.raises(UsageError, match="count is 0"):
         drawn(count=0)

@@ -30,7 +30,7 @@ VALID = np.ones_like(MATCH)
 VALID[2, 2] = False
 
 
-def pictures(*sizes):
+def plain_images(*sizes):
     source = []
     for k in range(15):
         height, width = sizes[k % len(sizes)]
@@ -60,7 +60,7 @@ def lists(figure):
 
 
 def drawn(*, sizes=((16, 6),), **options):
-    images = pictures(*sizes)
+    images = plain_images(*sizes)
     options = {"valid": VALID, "data": "plain test"} | options
     return ranked_lists(images, QUERY, GALLERY, SCORE, MATCH, **options)
 
@@ -68,21 +68,21 @@ def drawn(*, sizes=((16, 6),), **options):
 def test_lists_by_hand():
     figure = drawn(top=3)
     rows = lists(figure)
-    # Places of the first right one: 3, 1, 2 (behind 10, which ties and stands first), 5. The
+    # Places of the first correct: 3, 1, 2 (behind 10, which ties and stands first), 5. The
     # hardest two of four: queries 3 and 0. Then by AP: query 1 (1), query 2 (a third of ranks
     # 1, 2, 3 each: (1 + 1/2 + 1/3) / 3 = 0.611).
     assert [query for _, query, _ in rows] == [3, 0, 1, 2]
     assert [words.splitlines() for words, _, _ in rows] == [
-        ["hardest 1", "AP 0.200", "first right one:", "rank 5 of 5"],
-        ["hardest 2", "AP 0.367", "first right one:", "rank 3 of 5"],
-        ["typical 1", "AP 1.000", "first right one:", "rank 1 of 5"],
-        ["typical 2", "AP 0.611", "first right one:", "rank 2 of 4"],
+        ["hardest 1", "AP 0.200", "first correct:", "rank 5 of 5"],
+        ["hardest 2", "AP 0.367", "first correct:", "rank 3 of 5"],
+        ["typical 1", "AP 1.000", "first correct:", "rank 1 of 5"],
+        ["typical 2", "AP 0.611", "first correct:", "rank 2 of 4"],
     ]
     assert rows[0][2] == [
         ("1 ✗ 0.900", 10, DIFFERENT),
         ("2 ✗ 0.800", 11, DIFFERENT),
         ("3 ✗ 0.700", 12, DIFFERENT),
-        ("5 ✓ 0.100", 14, SAME),  # the first right one, behind the three
+        ("5 ✓ 0.100", 14, SAME),  # the first correct, behind the three
     ]
     assert rows[1][2][2] == ("3 ✓ 0.700", 12, SAME)
     assert [place[1] for place in rows[2][2]] == [12, 14, 13]
@@ -92,7 +92,7 @@ def test_lists_by_hand():
         ("3 ✗ 0.500", 13, DIFFERENT),
     ]
     assert "plain test" in figure.get_suptitle()
-    assert "in 1 of the 4 lists, stand in the gallery's order" in figure.get_supxlabel()
+    assert "in 1 of the 4 lists, keep the gallery's order" in figure.get_supxlabel()
 
 
 def test_hardest_first_and_typical_evenly():
@@ -102,7 +102,7 @@ def test_hardest_first_and_typical_evenly():
     score = np.tile(-np.arange(40.0), (40, 1))
     query, gallery = np.zeros(40, int), np.arange(40) % 15
     figure = ranked_lists(
-        pictures((8, 8)), query, gallery, score, match, data="ranks", count=7, top=2
+        plain_images((8, 8)), query, gallery, score, match, data="ranks", count=7, top=2
     )
     found = [words.splitlines() for words, _, _ in lists(figure)]
     # The worst three; of the other 37, ranks 1..37, the middles of four parts.
@@ -118,16 +118,16 @@ def test_equally_hard_queries_stand_in_their_order():
     match[[0, 2, 4], 1] = True
     match[1, 0] = True  # query 3 has no match: it cannot be ranked
     gallery = np.arange(10, 13)
-    figure = ranked_lists(pictures((8, 8)), np.arange(5), gallery, score, match, data="ties")
+    figure = ranked_lists(plain_images((8, 8)), np.arange(5), gallery, score, match, data="ties")
     assert [query for _, query, _ in lists(figure)] == [0, 2, 1, 4]
     figure = ranked_lists(
-        pictures((8, 8)), np.arange(5), gallery, score, match, data="ties", count=1
+        plain_images((8, 8)), np.arange(5), gallery, score, match, data="ties", count=1
     )
     assert [words.split("\n")[0] for words, _, _ in lists(figure)] == ["typical 1"]
 
 
 @pytest.mark.parametrize("sizes", [((160, 60),), ((60, 160), (900, 30), (7, 7)), ((500, 700),)])
-def test_pictures_of_any_size(sizes):
+def test_images_of_any_size(sizes):
     figure = drawn(sizes=sizes, top=2)
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     assert [query for _, query, _ in lists(figure)] == [3, 0, 1, 2]
@@ -163,8 +163,8 @@ def test_many_curves_differ():
 def test_mistakes_are_told():
     with pytest.raises(UsageError, match="count 0"):
         drawn(count=0)
-    with pytest.raises(UsageError, match=r"score \(4, 5\) for 3 queries"):
-        ranked_lists(pictures((8, 8)), QUERY[:3], GALLERY, SCORE, MATCH, data="")
+    with pytest.raises(UsageError, match=r"score of shape \(4, 5\) for 3 queries"):
+        ranked_lists(plain_images((8, 8)), QUERY[:3], GALLERY, SCORE, MATCH, data="")
     with pytest.raises(UsageError, match="none of the 4 queries"):
         drawn(valid=np.zeros_like(MATCH))
     with pytest.raises(UsageError, match="must be bool"):

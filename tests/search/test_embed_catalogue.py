@@ -25,10 +25,10 @@ from siamjax.search.nearest import nearest
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3, 4, 8, 9, 10, 11, 12])
-def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
+def test_resumes_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
     """Three chunks of three writes, and three more at the end."""
-    first, _ = files(tmp_path / "pictures", 4)
-    both, pixels = files(tmp_path / "pictures", 28)
+    first, _ = files(tmp_path / "images", 4)
+    both, pixels = files(tmp_path / "images", 28)
     embed(first, tmp_path / "index")
     with monkeypatch.context() as patch:
         stop_after(patch, index_making, "write_at", writes)
@@ -47,8 +47,8 @@ def test_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch, writes):
     same_as(Index.open(tmp_path / "index"), both, pixels)
 
 
-def test_goes_on_when_stopped_at_the_manifest(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 20)
+def test_resumes_when_stopped_at_the_manifest(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "images", 20)
     with monkeypatch.context() as patch:
         patch.setattr(Index, "with_segments", lambda *a: (_ for _ in ()).throw(Stopped))
         with pytest.raises(Stopped):
@@ -76,12 +76,12 @@ embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
 
 def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "index"
-    first, _ = files(tmp_path / "pictures", 4)
+    first, _ = files(tmp_path / "images", 4)
     embed(first, folder)
     manifest = (folder / "manifest.json").read_bytes()
     here = Path(__file__).parent
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "pictures"), str(folder)]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "images"), str(folder)]
     process = subprocess.Popen(command, env=environment)
     progress, deadline = folder / "segment-0002" / "progress.json", time.monotonic() + 60
     while not progress.exists() or json.loads(progress.read_text())["rows"] < 16:
@@ -94,7 +94,7 @@ def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monk
     process.wait()
     assert (folder / "manifest.json").read_bytes() == manifest
     assert set(contents(Index.open(folder))) == set(first.images.keys)
-    both, pixels = files(tmp_path / "pictures", 60)
+    both, pixels = files(tmp_path / "images", 60)
     seen = []
     image = ImageSet.image
     monkeypatch.setattr(ImageSet, "image", lambda self, i: seen.append(i) or image(self, i))
@@ -103,21 +103,21 @@ def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monk
     same_as(Index.open(folder), both, pixels)
 
 
-def test_goes_on_without_pictures_that_are_gone_since(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 24)
+def test_resumes_without_images_that_are_gone_since(tmp_path, monkeypatch):
+    catalogue, pixels = files(tmp_path / "images", 24)
     with monkeypatch.context() as patch:
         stop_after(patch, index_making, "write_at", 6)
         with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
-    fewer, _ = files(tmp_path / "pictures", 21, first=3)
-    with pytest.raises(UsageError, match="unfinished embedding with catalogue noise, and not ot"):
+    fewer, _ = files(tmp_path / "images", 21, first=3)
+    with pytest.raises(UsageError, match="unfinished embedding with catalogue noise, not ot"):
         embed(fewer, tmp_path / "index", source="other")
     assert embed(fewer, tmp_path / "index").added == 21
     same_as(Index.open(tmp_path / "index"), fewer, pixels[3:])
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 24)
+    catalogue, pixels = files(tmp_path / "images", 24)
     write, calls = index_making.write_at, []
 
     def full(*args, **options):
@@ -134,8 +134,8 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     same_as(Index.open(tmp_path / "index"), catalogue, pixels)
 
 
-def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
-    catalogue, pixels = files(tmp_path / "pictures", 20)
+def test_broken_images_are_named_and_the_others_embedded(tmp_path):
+    catalogue, pixels = files(tmp_path / "images", 20)
     paths = catalogue.images.source.paths
     paths[3].write_bytes(b"nothing")
     paths[11].write_bytes(paths[11].read_bytes()[:50])
@@ -167,8 +167,8 @@ def test_broken_pictures_are_named_and_the_others_embedded(tmp_path):
     same_as(Index.open(tmp_path / "index"), catalogue, pixels)
 
 
-def test_only_broken_pictures(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
+def test_only_broken_images(tmp_path):
+    catalogue, _ = files(tmp_path / "images", 3)
     for path in catalogue.images.source.paths:
         path.write_bytes(b"")
     done = embed(catalogue, tmp_path / "index")
@@ -177,20 +177,20 @@ def test_only_broken_pictures(tmp_path):
 
 
 def test_refuses_ids_given_twice(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
+    catalogue, _ = files(tmp_path / "images", 3)
     images = replace(catalogue.images, keys=("a", "b", "a"))
     with pytest.raises(UsageError, match="noise: the id a is there twice"):
         embed(Catalogue(images=images, attributes={}), tmp_path / "index")
 
 
 def test_refuses_embeddings_that_are_not_finite(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
+    catalogue, _ = files(tmp_path / "images", 3)
     with pytest.raises(UsageError, match="features of p000 of noise are not finite"):
         embed(catalogue, tmp_path / "index", model=embedder(gain=float("nan")))
 
 
 def test_refuses_damage_of_what_is_unfinished(tmp_path, monkeypatch):
-    catalogue, _ = files(tmp_path / "pictures", 24)
+    catalogue, _ = files(tmp_path / "images", 24)
     with monkeypatch.context() as patch:
         stop_after(patch, index_making, "write_at", 6)
         with pytest.raises(Stopped):
@@ -204,7 +204,7 @@ def test_refuses_damage_of_what_is_unfinished(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"progress.json: damaged .*remove"):
         embed(catalogue, tmp_path / "index")
     (segment / "progress.json").unlink()
-    with pytest.raises(UsageError, match="no part of the index and not unfinished"):
+    with pytest.raises(UsageError, match="neither part of the index nor an unfinished"):
         embed(catalogue, tmp_path / "index")
 
 
@@ -215,8 +215,8 @@ def listing(folder):
 def test_a_stopped_embedding_that_removes_goes_on(tmp_path, monkeypatch):
     """Nothing is removed before the end; then the image that went with its item is missed."""
     folder = tmp_path / "index"
-    embed(files(tmp_path / "pictures", 4)[0], folder)
-    both, pixels = files(tmp_path / "pictures", 28, first=1)
+    embed(files(tmp_path / "images", 4)[0], folder)
+    both, pixels = files(tmp_path / "images", 28, first=1)
     with monkeypatch.context() as patch:
         stop_after(patch, index_making, "write_at", 6)
         with pytest.raises(Stopped):
@@ -234,8 +234,8 @@ def test_a_stopped_embedding_that_removes_goes_on(tmp_path, monkeypatch):
 
 
 def test_removes_nothing_before_all_is_checked(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 6)
-    more, _ = files(tmp_path / "pictures", 9)
+    catalogue, _ = files(tmp_path / "images", 6)
+    more, _ = files(tmp_path / "images", 9)
     folder = tmp_path / "index"
     embed(catalogue, folder)
     before = listing(folder)
@@ -252,19 +252,19 @@ def test_removes_nothing_before_all_is_checked(tmp_path):
 
 
 def test_removes_what_only_an_unfinished_segment_has(tmp_path, monkeypatch):
-    catalogue, _ = files(tmp_path / "pictures", 24)
+    catalogue, _ = files(tmp_path / "images", 24)
     with monkeypatch.context() as patch:
         stop_after(patch, index_making, "write_at", 6)
         with pytest.raises(Stopped):
             embed(catalogue, tmp_path / "index")
-    fewer, pixels = files(tmp_path / "pictures", 21, first=3)
+    fewer, pixels = files(tmp_path / "images", 21, first=3)
     assert embed(fewer, tmp_path / "index", without=("p001",)).removed == 0
     same_as(Index.open(tmp_path / "index"), fewer, pixels)
 
 
 def test_an_error_before_the_first_chunk_leaves_no_segment(tmp_path, monkeypatch):
     """Or another catalogue could not be embedded."""
-    catalogue, _ = files(tmp_path / "pictures", 3)
+    catalogue, _ = files(tmp_path / "images", 3)
     with monkeypatch.context() as patch:
         patch.setattr(Embedder, "batches", lambda *a: (_ for _ in ()).throw(Stopped))
         with pytest.raises(Stopped):
@@ -273,7 +273,7 @@ def test_an_error_before_the_first_chunk_leaves_no_segment(tmp_path, monkeypatch
 
 
 def test_what_a_kill_left_behind_the_table_is_not_read(tmp_path, monkeypatch):
-    catalogue, pixels = files(tmp_path / "pictures", 24)
+    catalogue, pixels = files(tmp_path / "images", 24)
     with monkeypatch.context() as patch:
         stop_after(patch, index_making, "write_at", 6)
         with pytest.raises(Stopped):
@@ -284,7 +284,7 @@ def test_what_a_kill_left_behind_the_table_is_not_read(tmp_path, monkeypatch):
     same_as(Index.open(tmp_path / "index"), catalogue, pixels)
 
 
-def test_failed_pictures_of_a_catalogue_are_those_of_its_last_embedding(tmp_path):
+def test_failed_images_of_a_catalogue_are_those_of_its_last_embedding(tmp_path):
     first, _ = files(tmp_path / "first", 3)
     other, _ = files(tmp_path / "other", 3, first=3)
     for catalogue in (first, other):
@@ -302,7 +302,7 @@ def test_failed_pictures_of_a_catalogue_are_those_of_its_last_embedding(tmp_path
 
 
 def test_refuses_batches_and_chunks_of_nothing(tmp_path):
-    catalogue, _ = files(tmp_path / "pictures", 3)
+    catalogue, _ = files(tmp_path / "images", 3)
     with pytest.raises(UsageError, match="batch size 0, chunk 8: each must be 1 or more"):
         embed(catalogue, tmp_path / "index", model=replace(embedder(), batch_size=0))
     with pytest.raises(UsageError, match="batch size 8, chunk 0: each must be 1 or more"):

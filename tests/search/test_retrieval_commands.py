@@ -16,7 +16,7 @@ from siamjax.training import Finished
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Twelve images, opened by the word ``noise``; runs are models by their seed."""
-    made, pixels = files(tmp_path / "pictures", 12)
+    made, pixels = files(tmp_path / "images", 12)
     opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
     monkeypatch.setattr(readers, "open_catalogue", lambda source: opened.catalogue)
 
@@ -35,7 +35,7 @@ def embed(place, **options):
 
 
 def search(place, *queries, **options):
-    paths = [place.folder / "pictures" / f"p{number:03d}.png" for number in queries]
+    paths = [place.folder / "images" / f"p{number:03d}.png" for number in queries]
     commands.search(paths, index=place.folder / "index", **options)
 
 
@@ -56,7 +56,7 @@ def test_embeds_and_finds(place, capsys):
 
 def test_adds_and_removes(place, capsys):
     embed(place)
-    place.catalogue, _ = files(place.folder / "pictures", 14)
+    place.catalogue, _ = files(place.folder / "images", 14)
     embed(place, remove=("p002", "p003"))
     out = capsys.readouterr().out
     assert "2 items removed" in out
@@ -65,8 +65,8 @@ def test_adds_and_removes(place, capsys):
     assert "p002," not in capsys.readouterr().out
 
 
-def test_broken_pictures_end_with_an_error_that_names_them(place, capsys):
-    (place.folder / "pictures" / "p004.png").write_bytes(b"")
+def test_broken_images_end_with_an_error_that_names_them(place, capsys):
+    (place.folder / "images" / "p004.png").write_bytes(b"")
     with pytest.raises(UsageError, match=r"1 of 12 images could not be read .*failed.csv"):
         embed(place)
     assert "p004.png: not an image" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_filters(place, capsys):
     out = capsys.readouterr().out
     assert out.startswith("4 items of color=red in")
     assert [f"p{n:03d}," in out for n in range(12)] == [n % 3 == 0 for n in range(12)]
-    with pytest.raises(UsageError, match="there are: blue, green, red"):
+    with pytest.raises(UsageError, match="choose from: blue, green, red"):
         search(place, 5, where=("color=pink",))
     with pytest.raises(UsageError, match="give name=value"):
         search(place, 5, where=("red",))
@@ -97,7 +97,7 @@ def test_refuses_another_model(place):
         search(place, 5, run=place.folder / "1")
     with pytest.raises(UsageError, match="at least 1 of each"):
         search(place, 5, top=0)
-    (place.folder / "pictures" / "p005.png").write_bytes(b"")
+    (place.folder / "images" / "p005.png").write_bytes(b"")
     with pytest.raises(UsageError, match=r"p005.png: not an image"):
         search(place, 5)
 
@@ -105,7 +105,7 @@ def test_refuses_another_model(place):
 def test_page(place, capsys):
     embed(place)
     for number in (4, 7, 8):
-        (place.folder / "pictures" / f"p{number:03d}.png").unlink()
+        (place.folder / "images" / f"p{number:03d}.png").unlink()
     page = place.folder / "page.html"
     search(place, 5, 6, top=12, out=page)
     out = capsys.readouterr().out
@@ -116,7 +116,7 @@ def test_page(place, capsys):
     assert text.count("color green") == 2 * 4
 
 
-def test_pictures_that_are_no_files_come_from_their_catalogue(place, capsys):
+def test_images_that_are_no_files_come_from_their_catalogue(place, capsys):
     from siamjax.data.catalogue import Catalogue
     from siamjax.data.images import ImageSet
 
@@ -169,8 +169,8 @@ def test_a_page_that_cannot_be_written_is_told_before_the_search(place, monkeypa
     searched = []
     monkeypatch.setattr(Finished, "open", lambda *a, **o: searched.append(a))
     for out, problem in (
-        (place.folder, "is a folder; name the page"),
-        (place.folder / "none" / "page.html", "there is no folder"),
+        (place.folder, "is a folder; give a file, such as .*page.html"),
+        (place.folder / "none" / "page.html", "the folder .*none does not exist"),
     ):
         with pytest.raises(UsageError, match=problem):
             search(place, 5, out=out)
@@ -184,7 +184,7 @@ def test_a_page_that_cannot_be_written_is_told_before_the_search(place, monkeypa
 def test_keeps_a_word_though_a_folder_has_its_name(place, monkeypatch):
     monkeypatch.chdir(place.folder)
     (place.folder / "emoji").mkdir()
-    (place.folder / "link").symlink_to("pictures")
+    (place.folder / "link").symlink_to("images")
 
     def kept(word):
         commands.embed(word, run=place.folder / "0", out=place.folder / word.replace("/", "-"))
@@ -192,4 +192,4 @@ def test_keeps_a_word_though_a_folder_has_its_name(place, monkeypatch):
 
     assert kept("emoji") == "emoji"
     assert kept("./emoji") == str(place.folder.resolve() / "emoji")
-    assert kept("emoji/../link") == str(place.folder.resolve() / "pictures")
+    assert kept("emoji/../link") == str(place.folder.resolve() / "images")

@@ -2,7 +2,7 @@ import importlib
 
 import numpy as np
 import pytest
-from stand_in import SIZE, Matcher, pictures, variables_of
+from stand_in import SIZE, CrossInput, noise_images, variables_of
 
 from siamjax.errors import UsageError
 from siamjax.inference import score_pairs
@@ -10,7 +10,7 @@ from siamjax.metrics import reid
 from siamjax.search import two_stage
 
 MODULE = importlib.import_module("siamjax.search.two_stage")  # the name is the function's too
-NETWORK = Matcher()
+NETWORK = CrossInput()
 QUERIES, GALLERY = np.asarray([4, 0, 7]), np.asarray([5, 3, 9, 1, 8, 2, 11])
 
 
@@ -21,7 +21,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def images():
-    return pictures(12)[0]
+    return noise_images(12)[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def rank(variables, images, embeddings, **options):
 
 
 @pytest.mark.parametrize("block", [2, 128])
-def test_matcher_ranks_the_nearest_and_the_embedding_all_others(
+def test_network_ranks_the_nearest_and_the_embedding_all_others(
     variables, images, embeddings, block, monkeypatch
 ):
     monkeypatch.setattr(MODULE, "_BLOCK", block)
@@ -65,7 +65,7 @@ def test_matcher_ranks_the_nearest_and_the_embedding_all_others(
     assert tied
 
 
-def test_top_decides_how_far_the_matcher_is_asked(variables, images, embeddings):
+def test_top_decides_how_many_the_network_scores(variables, images, embeddings):
     logits = score_pairs(NETWORK, variables, images, QUERIES, GALLERY, size=SIZE, progress=False)
     for top in (7, 100):
         scores = rank(variables, images, embeddings, top=top)
@@ -82,11 +82,11 @@ def test_result_is_what_the_metrics_take(variables, images, embeddings):
     match = np.zeros((3, 7), bool)
     match[np.arange(3), scores.argmin(axis=1)] = True
     curve = reid.cmc(scores, match).curve
-    assert curve[2] == 0  # the three of the matcher come first
+    assert curve[2] == 0  # the three that the network scored come first
     assert curve[6] == 1
 
 
-def test_file_has_the_matchers_logits(variables, images, embeddings, tmp_path):
+def test_file_has_the_networks_logits(variables, images, embeddings, tmp_path):
     output = tmp_path / "top.npy"
     scores = rank(variables, images, embeddings, output=output)
     written = np.load(output)
