@@ -206,7 +206,7 @@ def test_the_published_network_whole(tmp_path):
 def test_frozen_blocks_that_run_once_change_nothing(tmp_path):
     """Trained on the maps of the frozen block: the parameters of training on images."""
     things = load_retrieval(RetrievalOptions(test_items=30, validation_items=10))
-    network = Vgg16Features(depth=2, width=0.0625, given=1)
+    network = Vgg16Features(depth=2, width=0.0625, given="block1")
     found = []
     for name in ("once", "each"):
         config = experiment.Config(**TINY, run=tmp_path / name)
@@ -215,7 +215,7 @@ def test_frozen_blocks_that_run_once_change_nothing(tmp_path):
             patch.setattr(experiment, "VisualSearchNet", lambda **_: network)
             _, loss_fn, optimizer = experiment.build(config)
         optimizer = by_layer({}, default=optimizer, frozen=("deep/block1",))
-        part, (start, _) = network.clone(depth=1, given=0), initialize(network, size=16, seed=0)
+        part, (start, _) = network.clone(depth=1, given=None), initialize(network, size=16, seed=0)
         rows = partial(frozen_maps, part, start, things.images, things.training, size=16)
         batches = triplet_batches(
             things.images,

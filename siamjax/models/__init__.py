@@ -1,4 +1,7 @@
-"""Flax linen modules, one network a file; ``protocols`` says what a network must answer to."""
+"""Networks, heads and layers as Flax linen modules, one network a file.
+
+``protocols`` (:class:`Embeds`, :class:`Compares`) says which methods the rest of siamjax calls.
+"""
 
 from siamjax.models.heads import (
     ConcatenationHead,
@@ -10,7 +13,7 @@ from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import InceptionV3
 from siamjax.models.lfw import LfwNet
 from siamjax.models.normalization import BatchNorm
-from siamjax.models.normxcorr_net import NormXCorrNet
+from siamjax.models.normxcorr_net import NormXCorrConv, NormXCorrNet
 from siamjax.models.protocols import Compares, Embeds
 from siamjax.models.siamese import Siamese
 from siamjax.models.vgg16 import Vgg16, Vgg16Features
@@ -27,6 +30,7 @@ __all__ = [
     "InceptionEmbedding",
     "InceptionV3",
     "LfwNet",
+    "NormXCorrConv",
     "NormXCorrNet",
     "Siamese",
     "Vgg16",

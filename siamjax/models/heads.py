@@ -1,7 +1,7 @@
-"""What compares two embeddings.
+"""Heads: modules that compare two embeddings.
 
-A head says what its value is: ``rises_with_similarity`` (a logit does, a distance does not) and
-``measure``, the word for it.
+A head says what it returns: ``measure`` is ``distance`` or ``logit``, and
+``rises_with_similarity`` is True for a logit and False for a distance.
 """
 
 from typing import ClassVar
@@ -14,12 +14,12 @@ from siamjax.distances import euclidean
 
 
 class ConcatenationHead(nn.Module):
-    """Concatenate both embeddings, dense 1: the logit of P(same), as in the LFW recipe.
+    """One dense unit on both embeddings, concatenated: the logit of P(same).
 
-    Know what it can say: the logit is ``g(first) + h(second)``, a sum with no term of both. For
+    It cannot compare: the logit is ``g(first) + h(second)``, without any term of both. For
     any two images ``logit(a, a) + logit(b, b) = logit(a, b) + logit(b, a)``, so it can learn
-    which faces occur in matching pairs, but not whether two faces match: on people it has not
-    seen, expect an AUC of 0.5. :class:`DifferenceHead` has no such bound.
+    which faces occur in pairs of one person, but not whether two faces match. On people whom it
+    has not seen, expect an AUC of 0.5. :class:`DifferenceHead` has no such limit.
     """
 
     rises_with_similarity: ClassVar[bool] = True
@@ -35,11 +35,11 @@ class ConcatenationHead(nn.Module):
 
 
 class DifferenceHead(nn.Module):
-    """Dense 1 on ``|f1 - f2|``: the logit of P(same), symmetric in its inputs.
+    """One dense unit on ``|f1 - f2|``: the logit of P(same), symmetric in its inputs.
 
     Koch, Zemel, Salakhutdinov, *Siamese Neural Networks for One-shot Image Recognition*, 2015,
-    section 3.1 (there the sum is over the sigmoid units of the last layer). The weights start
-    equal and negative, so that training starts from a distance and not from noise.
+    section 3.1 (where the embeddings come out of sigmoids). All weights start at one negative
+    value, so that training starts from a distance and not from noise.
     """
 
     rises_with_similarity: ClassVar[bool] = True
@@ -64,19 +64,19 @@ class EuclideanHead(nn.Module):
     def __call__(
         self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
     ) -> Float[Array, "*batch"]:
-        """The distance."""
+        """``||first - second||_2``."""
         return euclidean(first, second)
 
 
 class DistanceLogitHead(nn.Module):
-    """``b - a d`` of the Euclidean distance d: the logit of P(same), a and b learnt.
+    """``b - a d``, with the Euclidean distance d and learnt a and b: the logit of P(same).
 
-    For the binary cross-entropy. Never squash a distance for the contrastive loss instead: one that
-    cannot exceed its margin learns nothing.
+    It lets a distance be trained with the binary cross-entropy. (Squashing the distance and using
+    the contrastive loss does not work: a distance that cannot exceed the margin learns nothing.)
 
     Attributes:
-        slope: start of a.
-        middle: distance that means P(same) = 1/2 at the start; b starts as ``slope * middle``.
+        slope: initial value of a.
+        middle: distance at which P(same) = 1/2 initially; b starts as ``slope * middle``.
     """
 
     rises_with_similarity: ClassVar[bool] = True

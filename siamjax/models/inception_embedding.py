@@ -1,4 +1,4 @@
-"""Image -> embedding by a pretrained InceptionV3."""
+"""Image -> embedding, by a pretrained InceptionV3."""
 
 import flax.linen as nn
 import jax
@@ -14,16 +14,16 @@ class InceptionEmbedding(nn.Module):
     """InceptionV3 up to a block, mean over all positions, norm 1; then a dense layer, norm 1.
 
     The dense layer starts orthogonal and without bias: a projection of the published features. How
-    deep to go depends on the weights: the last blocks know the classes that they were trained on,
-    blocks before them tell more of other things apart.
+    deep to go depends on the weights: the last blocks are specialised in the classes that they
+    were trained on, earlier ones separate other things better.
 
     Attributes:
-        end: the last block; none of the layers after it exist.
-        embedding: features of the dense layer, or None for none.
-        preprocessing: as the weights need it.
-        frozen: the last block that training leaves alone.
-        given: the block whose map may be given in place of images, so that a frozen part runs
-            once an image and not once an epoch.
+        end: the last block; the layers after it do not exist.
+        embedding: features of the dense layer; None: no dense layer.
+        preprocessing: what the weights were trained with.
+        frozen: the last block that is not trained; None: all are.
+        given: the block whose map may be passed in place of images, so that a frozen part runs
+            once for each image and not in every epoch.
         freeze_statistics: keep the running statistics of batch normalisation, everywhere.
         dtype: of the convolutions; parameters, statistics and the embedding are float32.
     """
@@ -37,7 +37,7 @@ class InceptionEmbedding(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        """The network and the layer on top."""
+        """Make the network and the layer on top."""
         self.trunk = InceptionV3(
             end=self.end,
             frozen=self.frozen,
@@ -45,7 +45,7 @@ class InceptionEmbedding(nn.Module):
             dtype=self.dtype,
         )
         if self.embedding is not None and self.embedding < 1:
-            raise UsageError(f"embedding {self.embedding}: at least 1, or None for no dense layer")
+            raise UsageError(f"embedding {self.embedding}: use 1 or more, or None for no layer")
         if self.embedding is not None:
             self.dense = nn.Dense(
                 self.embedding, use_bias=False, kernel_init=nn.initializers.orthogonal()
@@ -58,7 +58,7 @@ class InceptionEmbedding(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Embed images (3 channels; uint8, or floats in [0, 1]), or maps of the block given."""
+        """Embed images (3 channels; uint8, or float in [0, 1]), or maps of the block ``given``."""
         maps = self.maps(x, train=train, weight=weight)
         features = _unit(maps.astype(jnp.float32).mean(axis=(1, 2)))
         return features if self.embedding is None else _unit(self.dense(features))
@@ -82,7 +82,7 @@ class InceptionEmbedding(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """The same as a call, by the name that embedding and search call."""
+        """The same as calling the network; the method that :class:`Embeds` names."""
         return self(x, train=train, weight=weight)
 
 

@@ -1,4 +1,4 @@
-"""InceptionV3 with the layers, and their order, of the published weights."""
+"""InceptionV3 with the layers of the published weights, in their order."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from siamjax.models.normalization import BatchNorm
 from siamjax.models.pooling import Named, average_pool_3x3, max_pool_3x3
 
 ENDS = tuple(f"mixed{number}" for number in range(11))
-"""The blocks that can be the last: 256, 288, 288, 768 (5 times), 1280, 2048, 2048 channels."""
+"""Names of the blocks; they have 256, 288, 288, 768 (5 times), 1280, 2048, 2048 channels."""
 
 
 class InceptionV3(nn.Module):
@@ -27,13 +27,13 @@ class InceptionV3(nn.Module):
     image of at least 75x75; 299x299 as published. Glorot uniform.
 
     Attributes:
-        end: the last block; none of the layers after it exist.
-        classes: add the top, ``avg_pool`` and a dense layer ``predictions``, whose *logits* are
-            returned (its published softmax is left to the caller); None: the last block's map.
-        frozen: the last block that training leaves alone: no gradient flows into it or what is
-            before it, and running statistics normalise there whatever; None: nothing is frozen.
-        freeze_statistics: normalise by the running statistics while training everywhere, and leave
-            them as they are.
+        end: the last block; the layers after it do not exist.
+        classes: add the top, ``avg_pool`` and a dense layer ``predictions``, and return its
+            *logits* (without the published softmax); None: return the last block's map.
+        frozen: the last block that is not trained: no gradient flows into it and the layers before
+            it, and these always normalise by their running statistics; None: all are trained.
+        freeze_statistics: normalise by the running statistics everywhere, in training too, and
+            leave them unchanged.
         dtype: of the convolutions; parameters and statistics are float32.
     """
 
@@ -54,13 +54,15 @@ class InceptionV3(nn.Module):
     ) -> Float[Array, "batch ..."]:
         """The last block's map (batch, height, width, channels), or logits of the classes.
 
-        Images are preprocessed already. ``weight`` is that of each in the batch statistics.
-        With ``after`` x is the map of that block, and only the layers after it are applied.
-        Raises ``UsageError`` for images that are too small, and for blocks that are none.
+        Images come preprocessed. ``weight`` is that of each image in the batch statistics.
+        With ``after``, x is the map of that block, and only the layers after it are applied.
+        Raises ``UsageError`` for images that are too small, and for unknown blocks.
         """
         for block in (self.end, self.frozen, after):
             if block is not None and block not in ENDS[: 1 + _place(self.end)]:
-                raise UsageError(f"no block {block!r} up to {self.end!r}: {ENDS[0]} to {ENDS[-1]}")
+                raise UsageError(
+                    f"no block {block!r} up to {self.end!r}; choose from {ENDS[0]} to {ENDS[-1]}"
+                )
         frozen, done = _place(self.frozen), _place(after)
         batch_statistics = train and not self.freeze_statistics
         conv = _Layers(self, train=batch_statistics and frozen < 0, weight=weight)
@@ -83,7 +85,7 @@ class InceptionV3(nn.Module):
     def _stem(self, conv: "_Layers", x: Array) -> Array:
         if x.ndim != 4 or min(x.shape[1:3]) < 75:
             raise UsageError(
-                f"images of shape {x.shape}: (batch, height, width, 3) of at least 75x75 needed"
+                f"images of shape {x.shape}, expected (batch, height, width, 3) of at least 75x75"
             )
         x = conv.chain(x.astype(self.dtype), (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
         x = Named(name="max_pooling2d_1")(max_pool_3x3(x))
@@ -92,7 +94,7 @@ class InceptionV3(nn.Module):
 
 
 def layers_of(block: str | None) -> tuple[str, ...]:
-    """Paths of a block's layers (None: those before the first), such as ``conv2d_61/``."""
+    """Paths of a block's layers (None: those before the first block), such as ``conv2d_61/``."""
     place = _place(block)
     first = 1 if place < 0 else 1 + _STEM + sum(_CONVOLUTIONS[:place])
     numbers = range(first, first + (_STEM if place < 0 else _CONVOLUTIONS[place]))
@@ -100,22 +102,25 @@ def layers_of(block: str | None) -> tuple[str, ...]:
     return tuple(f"{kind}_{number}/" for number in numbers for kind in kinds)
 
 
-def layers_between(after: str, end: str) -> tuple[str, ...]:
-    """Paths of the layers of the blocks after ``after``, up to ``end`` and with it."""
+def layers_between(after: str | None, end: str) -> tuple[str, ...]:
+    """Paths of the layers after block ``after`` (None: from the image on) up to block ``end``."""
     for block in (after, end):
-        if block not in ENDS:
-            raise UsageError(f"no block {block!r}: {ENDS[0]} to {ENDS[-1]}")
-    blocks = ENDS[1 + ENDS.index(after) : 1 + ENDS.index(end)]
-    return tuple(layer for block in blocks for layer in layers_of(block))
+        if block not in (None, *ENDS):
+            raise UsageError(f"no block {block!r}; choose from {ENDS[0]} to {ENDS[-1]}")
+    blocks = (None, *ENDS)
+    start = 0 if after is None else 1 + blocks.index(after)
+    return tuple(
+        layer for block in blocks[start : 1 + blocks.index(end)] for layer in layers_of(block)
+    )
 
 
 def _place(block: str | None) -> int:
-    """-1 for what is before the first block."""
+    """Number of a block; -1 for None, the layers before the first block."""
     return ENDS.index(block) if block in ENDS else -1
 
 
 class _Layers:
-    """Convolution, batch normalisation and ReLU as one, numbered as they are made."""
+    """Makes layers of convolution, batch normalisation and ReLU, and numbers them in turn."""
 
     def __init__(self, network: InceptionV3, *, train: bool, weight: Any) -> None:
         self.made = 0
@@ -129,7 +134,7 @@ class _Layers:
         self.apply = {"train": train, "weight": weight}
 
     def __call__(self, x: Array, channels: int, rows: int, columns: int, how: str = "same"):
-        """``same`` keeps the size, ``valid`` has no border, ``half`` none and stride 2."""
+        """``same`` pads to keep the size, ``valid`` does not pad, ``half`` neither, stride 2."""
         self.made += 1
         x = self.conv(
             channels,
@@ -151,7 +156,7 @@ Block = Callable[[_Layers, Array], list[Array]]
 
 
 def _grid35(pooled: int) -> Block:
-    """Figure 5 of the paper, with 5x5 left whole in one branch: mixed0, 1 and 2."""
+    """Figure 5 of the paper, but with a whole 5x5 in one branch: mixed0, 1 and 2."""
 
     def block(conv: _Layers, x: Array) -> list[Array]:
         return [
@@ -198,7 +203,7 @@ def _to_grid8(conv: _Layers, x: Array) -> list[Array]:
 
 
 def _grid8(conv: _Layers, x: Array) -> list[Array]:
-    """Figure 7, branches that fork at their ends: mixed9 and mixed10."""
+    """Figure 7, whose branches fork at their ends: mixed9 and mixed10."""
 
     def fork(x: Array) -> Array:
         return jnp.concatenate([conv(x, 384, 1, 3), conv(x, 384, 3, 1)], axis=-1)

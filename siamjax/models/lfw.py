@@ -11,20 +11,20 @@ from siamjax.models.pooling import max_pool_2x2
 
 
 class LfwNet(nn.Module):
-    """Image -> embedding of 1024: four convolution blocks and a dense one.
+    """Image -> embedding of 1024 features: four blocks of convolutions and a dense one.
 
     conv 5x5x64, conv 5x5x128, conv 3x3x256, conv 3x3x512 (stride 1, zero padded), each followed
-    by ReLU and then batch norm, the first three by a 2x2 max pool; dense 1024, ReLU, batch norm.
-    135,907,840 parameters at ``width`` 1 and 128x128x3, of which 134 million in the dense layer.
+    by ReLU and then batch norm, the first three also by a 2x2 max pool; dense 1024, ReLU, batch
+    norm. 135,907,840 parameters at ``width`` 1 and 128x128x3, 134 million in the dense layer.
 
     Attributes:
-        width: factor on every number of channels, the embedding's included.
-        standardize: first take each image's mean away and divide by sqrt(variance + 0.05^2),
+        width: factor on every number of channels, including the embedding's.
+        standardize: first subtract each image's mean and divide by sqrt(variance + 0.05^2),
             so that light and contrast of the whole image cannot tell people apart.
         dtype: of the convolutions and the dense product; parameters and statistics are float32.
-        embedding_scale: start of the last batch norm's scale. At 1 two random embeddings lie
-            ``sqrt(2 * 1024) = 45`` apart: no negative pair is within a margin of 1 and the
-            contrastive loss has nothing to push. ``None`` starts them 1 apart.
+        embedding_scale: initial scale of the last batch norm. With 1, two random embeddings are
+            ``sqrt(2 * 1024) = 45`` apart: no negative pair is within a margin of 1, so the
+            contrastive loss pushes none apart. ``None`` starts them 1 apart.
     """
 
     width: float = 1.0
@@ -45,8 +45,8 @@ class LfwNet(nn.Module):
             raise UsageError(f"width {self.width} must be positive")
         if x.ndim != 4 or not x.shape[1] or not x.shape[2] or x.shape[1] % 8 or x.shape[2] % 8:
             raise UsageError(
-                f"images of shape {x.shape}: (batch, height, width, channels) with sides that "
-                "are multiples of 8 are needed (three 2x2 pools)"
+                f"images of shape {x.shape}, expected (batch, height, width, channels) with sides "
+                "that are multiples of 8 (three 2x2 pools)"
             )
 
         def normalized(x: Array, name: str, scale: float = 1.0) -> Array:
@@ -58,7 +58,7 @@ class LfwNet(nn.Module):
             variance = x.var(axis=(1, 2, 3), keepdims=True)
             x = (x - mean) * jax.lax.rsqrt(variance + 0.05**2)
         x = x.astype(self.dtype)
-        kernel_init = nn.initializers.he_normal()  # every product goes into a ReLU
+        kernel_init = nn.initializers.he_normal()  # a ReLU follows every product
         for block, (side, channels) in enumerate([(5, 64), (5, 128), (3, 256), (3, 512)], start=1):
             x = nn.Conv(
                 _scaled(channels, self.width),
@@ -74,10 +74,8 @@ class LfwNet(nn.Module):
         features = _scaled(1024, self.width)
         x = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="dense")(x)
         scale = self.embedding_scale
-        x = normalized(
-            x.astype(jnp.float32), "norm5", (2 * features) ** -0.5 if scale is None else scale
-        )
-        return x
+        scale = (2 * features) ** -0.5 if scale is None else scale
+        return normalized(x.astype(jnp.float32), "norm5", scale)
 
 
 def _scaled(channels: int, width: float) -> int:

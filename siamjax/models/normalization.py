@@ -1,4 +1,4 @@
-"""Batch normalisation that counts weights and spans devices."""
+"""Batch normalisation over all devices, with weighted examples."""
 
 import math
 from functools import partial
@@ -13,19 +13,19 @@ from siamjax.parallel import sum_over_devices
 
 
 class BatchNorm(nn.Module):
-    """Ioffe and Szegedy 2015, with statistics that are exact for padded and sharded batches.
+    """Batch normalisation with statistics that are exact for padded and sharded batches.
 
-    ``flax.linen.BatchNorm`` averages the devices' means, which is wrong when they hold different
-    numbers of counted examples; here sums and counts travel, as everywhere in this project: the
-    result on many devices is that on one. The devices are found, not passed
-    (:func:`siamjax.parallel.bound_axis`).
-    Statistics are float32, the result has the dtype of the input.
+    Ioffe, Szegedy, *Batch Normalization*, ICML 2015. ``flax.linen.BatchNorm`` averages the devices'
+    means, which is wrong when the devices hold different numbers of counted examples. Here sums and
+    counts are added up instead, so many devices give the result of one. The axis of devices is
+    found, not passed (:func:`siamjax.parallel.bound_axis`). Statistics are float32, the result has
+    the dtype of the input.
 
     Attributes:
         momentum: share of the old running statistics that an update keeps.
         epsilon: added to the variance.
-        scale_init: start of the learnt scale.
-        use_scale: learn a scale; False: 1, as in networks whose scale the next layer has.
+        scale_init: initial value of the learnt scale.
+        use_scale: learn a scale; False: it is 1, where the next layer can scale as well.
     """
 
     momentum: float = 0.9
@@ -41,9 +41,9 @@ class BatchNorm(nn.Module):
         train: bool,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch *space channels"]:
-        """Normalise over batch and space; an example of weight 0 leaves the statistics alone.
+        """Normalise over batch and space; an example of weight 0 does not change the statistics.
 
-        A batch whose weights are all 0 is normalised by the running statistics and leaves them.
+        A batch whose weights are all 0 is normalised by the running statistics.
         """
         channels = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
@@ -80,7 +80,7 @@ def _normalize(
 
 
 def _forward(x, scale, bias, weight, running, epsilon):
-    # One pass over the data. E[x^2] - E[x]^2 cancels when the mean is large against the
+    # One pass over the data. E[x^2] - E[x]^2 cancels when the mean is large against the standard
     # deviation; taken about the running mean (any constant is exact) it does not.
     shift = running[0]
     centred = x.astype(jnp.float32) - shift
@@ -101,9 +101,8 @@ def _forward(x, scale, bias, weight, running, epsilon):
 
 
 def _backward(epsilon, residuals, gradients):
-    # Ioffe and Szegedy 2015, section 3, with the sums over all devices and the mean taken with
-    # the examples' weights. Written out, since autodiff of the sums makes the whole LFW step
-    # 2 to 4 % slower on a CPU.
+    # Ioffe and Szegedy 2015, section 3, with sums over all devices and a weighted mean. Written
+    # out, because autodiff of the sums makes the whole LFW step 2 to 4 % slower on a CPU.
     x, mean, inverse, scale, weight, divisor = residuals
     gradient = gradients[0].astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
@@ -126,7 +125,7 @@ _normalize.defvjp(_forward, _backward)
 
 
 def _channel_sums(x: Array, weight: Array | None) -> Array:
-    """Sums over batch and space, an example as often as its weight; of weight 0: whatever it is."""
+    """Weighted sums over batch and space; an example of weight 0 may even be NaN."""
     if weight is None:
         return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
     per_example = jnp.sum(x, axis=tuple(range(1, x.ndim - 1)))

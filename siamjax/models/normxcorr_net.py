@@ -1,14 +1,15 @@
-"""Person re-identification by inexact matching: patches of one image searched in the other."""
+"""Re-identification by inexact matching: patches of one image are searched in the other."""
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from siamjax.correlation import cross_input_neighbourhood_conv, normxcorr_conv
+from siamjax.correlation import Reduction, cross_input_neighbourhood_conv, normxcorr_conv
 from siamjax.errors import UsageError
 from siamjax.models.first_layer import conv_relu_pool
 from siamjax.models.pooling import max_pool_2x2
@@ -17,13 +18,60 @@ Variant = Literal["released", "guide"]
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in +-1/sqrt(fan_in): what Torch7 starts weights *and* biases of a layer with."""
+    """Uniform in +-1/sqrt(fan_in), as Torch7 initialises weights *and* biases of a layer."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
 
     return init
+
+
+class NormXCorrConv(nn.Module):
+    """Normalised cross-correlation and a 1x1 convolution as one layer; the map is never stored.
+
+    :func:`siamjax.correlation.normxcorr_conv` with learnt ``kernel`` and ``bias``, initialised as
+    Torch7 does. The kernel's size follows from the inputs: without ``column_search`` from their
+    width too, so that the parameters then fit maps of this width alone.
+
+    Attributes:
+        features: output channels, 25 as published (Subramaniam et al., NIPS 2016).
+        activation: elementwise function of the correlation, such as ``nn.relu``, or None.
+        patch_size: and all that follow are the options of the operator.
+    """
+
+    features: int = 25
+    activation: Callable[[Array], Array] | None = None
+    patch_size: int = 5
+    row_search: int = 2
+    column_search: int | None = None
+    epsilon: float = 1e-2
+    ddof: int = 1
+    reduction: Reduction = "mean"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*batch height width channels"],
+        y: Float[Array, "*batch height width channels"],
+    ) -> Float[Array, "*batch height width features"]:
+        """``activation(normxcorr(x, y)) @ kernel + bias``: x's patches are searched in y."""
+        columns = x.shape[-2] if self.column_search is None else 2 * self.column_search + 1
+        inputs = x.shape[-1] * (2 * self.row_search + 1) * columns
+        init = torch_uniform(inputs)
+        return normxcorr_conv(
+            x,
+            y,
+            self.param("kernel", init, (inputs, self.features)),
+            self.param("bias", init, (self.features,)),
+            activation=self.activation,
+            patch_size=self.patch_size,
+            row_search=self.row_search,
+            column_search=self.column_search,
+            epsilon=self.epsilon,
+            ddof=self.ddof,
+            reduction=self.reduction,
+        )
 
 
 class NormXCorrNet(nn.Module):
@@ -36,16 +84,16 @@ class NormXCorrNet(nn.Module):
         normxcorr (1500), ReLU - conv 1x1x25, ReLU - conv 3x3x25 - pool   (17 x 5 x 25)
         dense 500, ReLU - dense 2
 
-    The released softmax over two classes is the sigmoid of their difference, which is returned.
-    A cross-input network has no embedding of an image: ``embed`` gives the features that both
-    images are compared by, ``compare`` does all the rest. It is not symmetric.
+    The released code ends with a softmax over two classes. It equals the sigmoid of the difference
+    of the two, which is the logit returned here. A cross-input network has no embedding of a single
+    image: ``embed`` gives the maps to be compared, ``compare`` does the rest. It is not symmetric.
 
     Attributes:
-        fused: the "cooperative" network: a cross-input neighbourhood layer (Ahmed et al. 2015)
-            works on the same features, and both 500 are concatenated before the last layer.
-        variant: ``guide`` leaves out the ReLU after normxcorr and that after dense 500, and
+        fused: the paper's "cooperative" network: a cross-input neighbourhood layer (Ahmed et al.,
+            CVPR 2015) works on the same maps, and both outputs of 500 go into the last layer.
+        variant: ``guide`` leaves out the ReLU after normxcorr and the one after dense 500, and
             correlates with ``ddof=0, epsilon=0`` and a plain sum, as a Keras guide of 2018 does.
-        column_search: None searches the whole width as published; k the 2k + 1 nearest columns.
+        column_search: None searches the whole width, as published; k the 2k + 1 nearest columns.
         dtype: of convolutions and dense products; statistics and parameters stay float32.
     """
 
@@ -58,18 +106,19 @@ class NormXCorrNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        """Layers of the trunk, of both branches, and the last one."""
+        """Make the layers of the trunk, of both branches, and the last one."""
         if self.variant not in ("released", "guide"):
-            raise UsageError(f"variant {self.variant!r}: known are released and guide")
+            raise UsageError(f"variant {self.variant!r}; choose released or guide")
         if self.column_search is not None and self.column_search < 0:
             raise UsageError(
                 f"column_search {self.column_search}: must be at least 0, or None for all columns"
             )
         self.conv1 = _ConvReluPool(dtype=self.dtype)
         self.conv2 = self._conv(25, 5, 20)
-        self.correlation = _CorrelationConv(
-            guide=self.variant == "guide", column_search=self.column_search
-        )
+        options: dict[str, Any] = {"activation": nn.relu}
+        if self.variant == "guide":
+            options = {"ddof": 0, "epsilon": 0.0, "reduction": "sum"}
+        self.correlation = NormXCorrConv(column_search=self.column_search, **options)
         self.conv4 = self._conv(25, 3, 25)
         self.dense = _Dense(500, dtype=self.dtype)
         if self.fused:
@@ -97,7 +146,7 @@ class NormXCorrNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"]]:
-        """Logits of pairs, and the features of all images (first all ``x1``), flat."""
+        """Logits of pairs, and the flattened features of all images (all of ``x1`` first)."""
         features = self.embed(jnp.concatenate([x1, x2]), train=train, weight=weight)
         first, second = jnp.split(features, 2)
         return self.compare(first, second), features.reshape(features.shape[0], -1)
@@ -109,12 +158,12 @@ class NormXCorrNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch rows columns 25"]:
-        """Features of images: uint8 0..255, or float that is in [0, 1] already."""
+        """Features of images, uint8 0..255 or float in [0, 1]."""
         del train, weight  # nothing here is normalised over the batch
         if x.ndim != 4 or x.shape[1] < 40 or x.shape[2] < 40 or x.shape[1] % 4 or x.shape[2] % 4:
             raise UsageError(
-                f"images of shape {x.shape}: (batch, height, width, 3) with sides that are "
-                "multiples of 4 and at least 40 are needed (160x60 as published)"
+                f"images of shape {x.shape}, expected (batch, height, width, 3) with sides that "
+                "are multiples of 4 and at least 40 (160x60 as published)"
             )
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0
@@ -125,7 +174,7 @@ class NormXCorrNet(nn.Module):
         first: Float[Array, "batch rows columns 25"],
         second: Float[Array, "batch rows columns 25"],
     ) -> Float[Array, " batch"]:
-        """The logit of P(same) for pairs of features; the first's patches search the second's."""
+        """The logit of P(same) for pairs of features; the first's are searched in the second's."""
         matched = self._summary(self.correlation(first, second), self.conv4)
         parts = [self.dense(matched)]
         if self.fused:
@@ -144,7 +193,7 @@ class NormXCorrNet(nn.Module):
 
 
 class _ConvReluPool(nn.Module):
-    """conv 5x5x20, ReLU, pool."""
+    """conv 5x5x20, ReLU and pool, by the fast :func:`conv_relu_pool`."""
 
     dtype: jnp.dtype
 
@@ -156,37 +205,8 @@ class _ConvReluPool(nn.Module):
         return conv_relu_pool(x, kernel.astype(self.dtype), bias.astype(self.dtype))
 
 
-class _CorrelationConv(nn.Module):
-    """1x1x25 on the correlation map, which is never stored."""
-
-    guide: bool
-    column_search: int | None
-
-    @nn.compact
-    def __call__(self, first: Array, second: Array) -> Array:
-        columns = first.shape[2] if self.column_search is None else 2 * self.column_search + 1
-        features = first.shape[-1] * 5 * columns
-        init = torch_uniform(features)
-        kernel = self.param("kernel", init, (features, 25))
-        bias = self.param("bias", init, (25,))
-        if self.guide:
-            return normxcorr_conv(
-                first,
-                second,
-                kernel,
-                bias,
-                column_search=self.column_search,
-                ddof=0,
-                epsilon=0.0,
-                reduction="sum",
-            )
-        return normxcorr_conv(
-            first, second, kernel, bias, activation=nn.relu, column_search=self.column_search
-        )
-
-
 class _NeighbourhoodConv(nn.Module):
-    """1x1x25 on the cross-input neighbourhoods, which are never stored."""
+    """A 1x1 convolution to 25 channels on the cross-input neighbourhoods, which are not stored."""
 
     @nn.compact
     def __call__(self, first: Array, second: Array) -> Array:
@@ -198,7 +218,7 @@ class _NeighbourhoodConv(nn.Module):
 
 
 class _Dense(nn.Module):
-    """A dense layer that starts as Torch7's, whose start needs the number of its inputs."""
+    """A dense layer initialised as Torch7's, which depends on the number of inputs."""
 
     features: int
     dtype: jnp.dtype = jnp.float32

@@ -1,4 +1,4 @@
-"""Pooling that is fast on a CPU, and a name for what no layer of its own gives."""
+"""Pooling that is fast on a CPU, and :class:`Named`, which gives an intermediate result a name."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def _max_pool(x: Float[Array, "batch height width channels"]) -> Array:
 
 
 def first_of_equals(corners: Sequence[Array]) -> tuple[Array, UInt8[Array, "..."]]:
-    """The largest of four, elementwise, and which it was (0..3), the first of equal ones."""
+    """The elementwise maximum of four, and which it was (0..3); the first of equal ones."""
     largest = _largest(corners)
     winner = jnp.where(
         corners[0] == largest,
@@ -33,14 +33,14 @@ def _corners(x: Array) -> list[Array]:
 
 
 def _largest(corners: Sequence[Array]) -> Array:
-    # Three elementwise maxima and no reduce_window: with that XLA's CPU backend makes one fusion of
-    # convolution, ReLU and pooling that runs many times slower than the three apart.
+    # Three elementwise maxima, not reduce_window: XLA's CPU backend would fuse that with the
+    # convolution and the ReLU into a loop that runs many times slower than the three apart.
     return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
 
 
 def _forward(x: Array) -> tuple[Array, UInt8[Array, "..."]]:
-    # All that the backward pass needs is which of the four won: one byte an output, where
-    # reduce_window's own gradient keeps the input and searches it once more.
+    # The backward pass only needs to know which of the four won, one byte an output;
+    # reduce_window's own gradient keeps the input and searches it again.
     return first_of_equals(_corners(x))
 
 
@@ -67,7 +67,7 @@ def max_pool_2x2(
     """
     *batch, height, width, channels = x.shape
     if height % 2 or width % 2:
-        raise UsageError(f"a map of {height}x{width} cannot be pooled 2x2: use even sides")
+        raise UsageError(f"a map of {height}x{width} cannot be pooled 2x2; use even sides")
     pooled = _max_pool(x.reshape(-1, height, width, channels))
     return pooled.reshape(*batch, height // 2, width // 2, channels)
 
@@ -78,7 +78,7 @@ def max_pool_3x3(
     """Max over windows of 3x3, stride 2, without a border; equal maxima share the gradient."""
 
     def along(x: Array, axis: int) -> Array:
-        # Elementwise, as above. Three slices of every second row, then of every second column.
+        # Elementwise as in _largest: three slices of every second row, then column.
         count = (x.shape[axis] - 1) // 2
         parts = [
             jax.lax.slice_in_dim(x, start, start + 2 * count - 1, stride=2, axis=axis)
@@ -92,7 +92,7 @@ def max_pool_3x3(
 def average_pool_3x3(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch height width channels"]:
-    """Mean over windows of 3x3, stride 1, of the places that lie inside the map."""
+    """Mean over windows of 3x3, stride 1; places outside the map do not count."""
 
     def along(x: Array, axis: int) -> Array:
         border = [(0, 0)] * x.ndim
@@ -111,9 +111,9 @@ def average_pool_3x3(
 
 
 class Named(nn.Module):
-    """Passes its input on, under the name that inspection of layers finds it by."""
+    """Returns its input, so that ``siamjax inspect`` finds it under this module's name."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """``x``."""
+        """``x``, unchanged."""
         return x

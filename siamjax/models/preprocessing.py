@@ -1,4 +1,4 @@
-"""From an image's bytes to what a network was trained on: a network carries its own."""
+"""From an image's bytes to the numbers that a network was trained on; each network has its own."""
 
 from typing import Literal, get_args
 
@@ -10,7 +10,7 @@ from siamjax.errors import UsageError
 Preprocessing = Literal["unit", "signed", "bgr_mean", "torchvision"]
 
 _BGR_MEAN = (103.939, 116.779, 123.68)
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def preprocess(
@@ -19,9 +19,9 @@ def preprocess(
     """RGB bytes as float32 in the range that weights were trained on.
 
     ``unit``: x / 255. ``signed``: x / 127.5 - 1 (Keras' InceptionV3). ``bgr_mean``: channels in
-    the order blue, green, red, less ImageNet's means, in 0..255 (VGG, Simonyan and Zisserman
-    2014). ``torchvision``: x / 255 less ImageNet's means, divided by its deviations.
-    Floats are taken as images in [0, 1] already. ``UsageError`` for another ``kind``.
+    the order blue, green, red, minus ImageNet's means, in 0..255 (VGG, Simonyan and Zisserman
+    2014). ``torchvision``: x / 255 minus ImageNet's means, divided by its standard deviations.
+    Float images must be in [0, 1]. ``UsageError`` for another ``kind``.
     """
     unit = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
     if kind == "unit":
@@ -31,5 +31,5 @@ def preprocess(
     if kind == "bgr_mean":
         return unit[..., ::-1] * 255.0 - jnp.array(_BGR_MEAN, jnp.float32)
     if kind == "torchvision":
-        return (unit - jnp.array(_MEAN, jnp.float32)) / jnp.array(_DEVIATION, jnp.float32)
-    raise UsageError(f"preprocessing {kind!r}: known are {', '.join(get_args(Preprocessing))}")
+        return (unit - jnp.array(_MEAN, jnp.float32)) / jnp.array(_STANDARD_DEVIATION, jnp.float32)
+    raise UsageError(f"preprocessing {kind!r}; choose one of {', '.join(get_args(Preprocessing))}")

@@ -1,4 +1,4 @@
-"""What a network must answer to be used by the rest: nothing here asks for a network by name."""
+"""What a network must have to be trained, evaluated and searched with; no network is named here."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,19 +7,19 @@ import jax
 
 @runtime_checkable
 class Embeds(Protocol):
-    """Images -> features: a vector for each image, or maps that a comparison looks into."""
+    """A network with features of single images: a vector each, or maps that are compared."""
 
     def embed(self, x: Any, *, train: bool = False) -> jax.Array:
-        """Features of images, uint8 0..255 or float in [0, 1]: (batch, ...).
+        """Features (batch, ...) of images, uint8 0..255 or float in [0, 1].
 
-        A network whose batch statistics count padding takes ``weight`` too.
+        A network with batch statistics takes ``weight`` too, where 0 marks padding.
         """
         ...
 
 
 @runtime_checkable
 class Compares(Protocol):
-    """Features of two images -> one value a pair, a distance or the logit of P(same)."""
+    """A network that compares the features of two images: by a distance or the logit of P(same)."""
 
     @property
     def measure(self) -> str:
@@ -28,9 +28,9 @@ class Compares(Protocol):
 
     @property
     def rises_with_similarity(self) -> bool:
-        """True of a logit."""
+        """True for a logit, False for a distance."""
         ...
 
     def compare(self, first: Any, second: Any) -> jax.Array:
-        """One value for each pair of what ``embed`` gave: (batch,)."""
+        """One value (batch,) for each pair of features from ``embed``."""
         ...

@@ -1,4 +1,4 @@
-"""Two images, one network."""
+"""The Siamese network: one backbone for both images, and a head that compares."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ class Siamese(nn.Module):
     """The same backbone on both images of a pair, then a head that compares the embeddings.
 
     Attributes:
-        backbone: ``(images, train=, weight=) -> embeddings``; ``weight`` is passed on only where
-            it is given, so that a backbone that needs none may lack it.
-        head: ``(embeddings, embeddings) -> one value a pair``, a distance or a logit; it says
-            which by ``measure`` and ``rises_with_similarity``.
+        backbone: ``(images, train=, weight=) -> embeddings``; ``weight`` is only passed on if it
+            is given, so a backbone that does not use it need not take it.
+        head: ``(embeddings, embeddings) -> one value a pair``, a distance or a logit, as its
+            ``measure`` and ``rises_with_similarity`` say (:mod:`siamjax.models.heads`).
     """
 
     backbone: nn.Module
@@ -27,7 +27,7 @@ class Siamese(nn.Module):
 
     @property
     def rises_with_similarity(self) -> bool:
-        """Whether the head's value is greater for images that are more alike."""
+        """Whether the head's value is greater for images that are more similar."""
         return self.head.rises_with_similarity  # pyright: ignore[reportAttributeAccessIssue]
 
     def __call__(
@@ -38,10 +38,10 @@ class Siamese(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"]]:
-        """Compare pairs; returns the head's value and the embeddings (first all ``x1``).
+        """Compare pairs; returns the head's value and the embeddings (all of ``x1`` first).
 
-        Both images go through in one apply: batch normalisation then sees one batch, the
-        kernels' gradients are computed once, and the order within a pair cannot matter to it.
+        Both images go through in one apply: batch normalisation then sees one batch, in which the
+        order within a pair cannot matter, and the kernels' gradients are computed once.
         """
         both = jnp.concatenate([x1, x2])
         weights = None if weight is None else jnp.concatenate([weight, weight])
@@ -56,7 +56,7 @@ class Siamese(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Embeddings of images: uint8 0..255, or float that is in [0, 1] already."""
+        """Embeddings of images, uint8 0..255 or float in [0, 1]."""
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0
         options: dict[str, Any] = {} if weight is None else {"weight": weight}
@@ -65,7 +65,7 @@ class Siamese(nn.Module):
     def maps(
         self, x: UInt8[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch rows columns channels"]:
-        """``backbone.maps`` of images, for a backbone that has it: what a frozen part gives."""
+        """``backbone.maps`` of images, for a backbone that has it: the output of a frozen part."""
         return self.backbone.maps(x, train=train)  # pyright: ignore[reportAttributeAccessIssue]
 
     def compare(

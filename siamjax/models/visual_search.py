@@ -1,4 +1,4 @@
-"""Visual search: a deep network for what a thing is, two shallow ones for how it looks."""
+"""Visual search: a deep network sees what a thing is, two shallow ones see how it looks."""
 
 from typing import Any, Literal, get_args
 
@@ -11,7 +11,7 @@ from siamjax.errors import UsageError
 from siamjax.models.preprocessing import Preprocessing, preprocess
 from siamjax.models.vgg16 import Vgg16
 
-Variant = Literal["recipe", "visnet"]
+Variant = Literal["strided", "visnet"]
 Output = Literal["sigmoid", "ball", "sphere"]
 
 
@@ -26,7 +26,7 @@ def local_response_normalization(
     """``x / (bias + alpha / size * sum of squares over size neighbouring channels)^beta``.
 
     Krizhevsky, Sutskever, Hinton, *ImageNet Classification with Deep CNNs*, NIPS 2012, section
-    3.3, with Caffe's division of alpha by the size. ``size`` is odd.
+    3.3, where alpha is divided by the size as in Caffe. ``size`` is odd.
     """
     half = size // 2
     squares = jnp.pad(jnp.square(x), [(0, 0)] * (x.ndim - 1) + [(half, half)])
@@ -37,29 +37,29 @@ def local_response_normalization(
 class ShallowNet(nn.Module):
     """One convolution on a small copy of the image: pattern and colour. 18,528 parameters.
 
-    ``recipe``: every ``stride``-th pixel, conv 8x8x96 stride 4, ReLU, max pool, all zero padded
-    ("same"). ``visnet``: max pool of ``stride``, conv 8x8x96 stride 4 without padding, ReLU, LRN,
-    max pool that rounds up (864 features of a 224x224 image, where the recipe has 1536).
+    ``strided``: every ``stride``-th pixel, conv 8x8x96 stride 4, ReLU, max pool, all zero padded
+    ("same"); 1536 features of a 224x224 image. ``visnet``: max pool of ``stride``, conv 8x8x96
+    stride 4 without padding, ReLU, LRN, max pool that rounds up; 864 features.
 
     Attributes:
-        stride: how many times smaller the copy is: 4, then the last pool is 7x7 with stride 4, or
-            8, then it is 3x3 with stride 2.
+        stride: how many times smaller the copy is: 4 (the last pool is 7x7 with stride 4) or 8
+            (3x3 with stride 2).
         variant: see above.
         width: factor on the 96 channels.
         dtype: of the convolution.
     """
 
     stride: int
-    variant: Variant = "recipe"
+    variant: Variant = "strided"
     width: float = 1.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
-        """Features of images in [0, 1]; ``UsageError`` for those that leave nothing to pool."""
+        """Features of images in [0, 1]; ``UsageError`` for images that are too small to pool."""
         last = {4: (7, 4), 8: (3, 2)}.get(self.stride)
         if last is None:
-            raise UsageError(f"stride {self.stride}: the shallow networks are those of 4 and 8")
+            raise UsageError(f"stride {self.stride}; choose 4 or 8")
         window, step = last
         visnet = self.variant == "visnet"
         if visnet:
@@ -68,8 +68,8 @@ class ShallowNet(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
         if min(x.shape[1:3]) < (8 + 4 * (window - step) if visnet else 1):
             raise UsageError(
-                f"images too small for the shallow network of stride {self.stride} "
-                f"({x.shape[1]}x{x.shape[2]} after it); use a larger size (224 as published)"
+                f"the images are too small for the shallow network of stride {self.stride} "
+                f"({x.shape[1]}x{x.shape[2]} after it); use larger ones (224 as published)"
             )
         x = nn.Conv(
             max(1, round(96 * self.width)),
@@ -84,7 +84,7 @@ class ShallowNet(nn.Module):
         padding: Any = "SAME"
         if visnet:
             x = local_response_normalization(x)
-            # Rounded up as in Caffe: a window that begins inside the map counts.
+            # Rounded up as in Caffe: every window that begins inside the map counts.
             places = [max(0, -(-(side - window) // step)) for side in x.shape[1:3]]
             padding = [
                 (0, place * step + window - side)
@@ -99,28 +99,28 @@ class VisualSearchNet(nn.Module):
 
     VGG-16 with ``fc1`` and ``fc2`` (4096), and two :class:`ShallowNet` (1536 each) on the same
     image, concatenated; then one dense layer with a sigmoid: embeddings in (0, 1)^4096.
-    163,661,824 parameters for 224x224 images: 134,260,544 deep, 18,528 each shallow one,
-    29,364,224 in the last layer. The idea is that of *Learning Fine-grained Image Similarity with
+    163,661,824 parameters for 224x224 images: 134,260,544 in VGG-16, 18,528 in each shallow
+    network, 29,364,224 in the last layer. After *Learning Fine-grained Image Similarity with
     Deep Ranking* (Wang et al., CVPR 2014) and *Deep Learning based Large Scale Visual
     Recommendation and Search for E-Commerce* (VisNet; Shankar et al., arXiv 1703.02344, 2017).
 
     Attributes:
-        variant: ``visnet`` has the shallow networks as VisNet released them, dropout, and another
-            ``output``.
+        variant: ``visnet`` has the shallow networks, the dropout and the ``output`` of VisNet as
+            released; ``strided`` is described above.
         width: factor on the number of channels of all convolutions.
-        depth: blocks of VGG-16.
+        depth: number of blocks of VGG-16.
         hidden: features of ``fc1`` and ``fc2``.
         embedding: features of the embedding.
-        output: ``sigmoid``, or ``ball``: ``x / sqrt(1 + |x|^2)``, embeddings inside the unit ball,
-            or ``sphere``: ``x / |x|``, where distances rest on the direction alone.
+        output: ``sigmoid``; ``ball``: ``x / sqrt(1 + |x|^2)``, inside the unit ball; or
+            ``sphere``: ``x / |x|``, where distances depend on the direction alone.
             None: ``ball`` for ``visnet``, else ``sigmoid``, which saturates and collapses easily.
         dropout: after ``fc1`` and ``fc2`` while training; None: 0.4 for ``visnet``, else 0.
-        preprocessing: of the deep network's images, as its weights need it; the shallow ones
+        preprocessing: what VGG-16's weights were trained with; the shallow networks always
             see x / 255.
         dtype: of the products; parameters and the embedding are float32.
     """
 
-    variant: Variant = "recipe"
+    variant: Variant = "strided"
     width: float = 1.0
     depth: int = 5
     hidden: int = 4096
@@ -130,12 +130,20 @@ class VisualSearchNet(nn.Module):
     preprocessing: Preprocessing = "unit"
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Runs of earlier versions call the variant ``strided`` by another name."""
+        if self.variant == "recipe":
+            object.__setattr__(self, "variant", "strided")
+        super().__post_init__()
+
     def setup(self) -> None:
-        """The three networks, and the layer that joins them."""
-        if self.variant not in get_args(Variant):
-            raise UsageError(f"variant {self.variant!r}: known are {', '.join(get_args(Variant))}")
-        if self.output not in (None, *get_args(Output)):
-            raise UsageError(f"output {self.output!r}: known are {', '.join(get_args(Output))}")
+        """Make the three networks, and the layer that joins them."""
+        for name, value, choices in (
+            ("variant", self.variant, get_args(Variant)),
+            ("output", self.output or "sigmoid", get_args(Output)),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value!r}; choose one of {', '.join(choices)}")
         visnet = self.variant == "visnet"
         self.deep = Vgg16(
             width=self.width,
@@ -159,18 +167,18 @@ class VisualSearchNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch embedding"]:
-        """Embed images: uint8 0..255, or float that is in [0, 1] already."""
+        """Embed images, uint8 0..255 or float in [0, 1]."""
         del weight  # nothing here is normalised over the batch
         unit = preprocess(x, "unit")
         deep = self.deep(preprocess(x, self.preprocessing), train=train)
         parts = [deep, self.shallow1(unit), self.shallow2(unit)]
         joined = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
         x = self.last(joined)
-        output = self.output or {"recipe": "sigmoid"}.get(self.variant)
+        output = self.output or {"strided": "sigmoid"}.get(self.variant)
         if output == "sigmoid":
             return nn.sigmoid(x)
         squares = jnp.sum(x * x, axis=-1, keepdims=True)
-        if output == "sphere":  # safe where x is 0: that stays at the origin
+        if output == "sphere":  # the maximum keeps the gradient finite where x is 0
             return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         return x * jax.lax.rsqrt(1.0 + squares)
 
@@ -181,5 +189,5 @@ class VisualSearchNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch embedding"]:
-        """The same, by the name that embedding and search call."""
+        """The same as calling the network; the method that :class:`Embeds` names."""
         return self(x, train=train, weight=weight)

@@ -53,5 +53,5 @@ def test_bfloat16_stays():
 
 @pytest.mark.parametrize(("shape", "side"), [((1, 7, 8, 1), 3), ((1, 8, 8, 1), 2)])
 def test_odd_images_and_even_kernels_are_refused(shape, side):
-    with pytest.raises(UsageError, match="odd kernel"):
+    with pytest.raises(UsageError, match="even height and width and a kernel of odd sides"):
         conv_relu_pool(jnp.zeros(shape), jnp.zeros((side, side, 1, 1)), jnp.zeros(1))

@@ -5,7 +5,7 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_embedding import InceptionEmbedding
-from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_of
+from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_between, layers_of
 from siamjax.models.pooling import average_pool_3x3, max_pool_3x3
 
 IMAGE = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
@@ -35,6 +35,17 @@ def test_the_layers_of_the_blocks_are_all_layers():
         own = set(layers_of(block)) | (set(layers_of(None)) if block == "mixed0" else set())
         assert layers - before == own, block
         before = layers
+
+
+def test_layers_between_blocks():
+    assert layers_between("mixed2", "mixed4") == layers_of("mixed3") + layers_of("mixed4")
+    assert layers_between(None, "mixed0") == layers_of(None) + layers_of("mixed0")
+    assert layers_between("mixed10", "mixed10") == ()
+    for wrong in ((None, "block1"), ("mixed11", "mixed3")):
+        with pytest.raises(
+            UsageError, match=r"no block '(block|mixed)\d+'; choose from mixed0 to mixed10"
+        ):
+            layers_between(*wrong)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from siamjax.correlation import cross_input_neighbourhood, normxcorr
 from siamjax.errors import UsageError
-from siamjax.models.normxcorr_net import NormXCorrNet, torch_uniform
+from siamjax.models.normxcorr_net import NormXCorrConv, NormXCorrNet, torch_uniform
 
 SMALL = (64, 48)  # features of 13 x 9: the network takes any size, and compiles in half the time
 KINDS = {"plain": {}, "fused": {"fused": True}, "guide": {"variant": "guide"}}
@@ -109,6 +110,40 @@ def step_by_step(params, first, second, *, fused, guide):
     both = both if guide else relu(both)
     classes = both @ params["last"]["kernel"] + params["last"]["bias"]
     return jax.nn.log_softmax(classes)[:, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 6, 5, 3), {}),
+        ((6, 5, 3), {"features": 7, "activation": jax.nn.relu}),
+        ((1, 2, 6, 5, 3), {"patch_size": 3, "row_search": 1, "column_search": 1}),
+        ((2, 6, 5, 3), {"epsilon": 0.1, "ddof": 0, "reduction": "sum"}),
+    ],
+    ids=["published", "one pair", "band", "sum"],
+)
+def test_layer_is_the_operator(rng, shape, options):
+    """The stored map, activated, times the layer's own parameters; their size is found."""
+    x, y = rng.normal(size=(2, *shape)).astype(np.float32)
+    layer = NormXCorrConv(**options)
+    variables = layer.init(jax.random.key(0), x, y)
+    features = options.pop("features", 25)
+    activation = options.pop("activation", lambda u: u)
+    mapped = activation(normxcorr(x, y, **options))
+    params = variables["params"]
+    assert {name: leaf.shape for name, leaf in params.items()} == {
+        "kernel": (mapped.shape[-1], features),
+        "bias": (features,),
+    }
+    expected = mapped @ params["kernel"] + params["bias"]
+    got = jax.jit(layer.apply)(variables, x, y)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    wider = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, 1), (0, 0)])
+    if "column_search" in options:
+        assert layer.apply(variables, wider, wider).shape == (*wider.shape[:-1], features)
+    else:
+        with pytest.raises(flax.errors.ScopeParamShapeError):
+            layer.apply(variables, wider, wider)
 
 
 @pytest.mark.parametrize("name", ["plain", "fused", "guide"])

@@ -5,12 +5,13 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.models.preprocessing import preprocess
-from siamjax.models.vgg16 import BLOCKS, Vgg16, Vgg16Features
+from siamjax.models.vgg16 import BLOCKS, Vgg16, Vgg16Features, layers_between
 from siamjax.models.visual_search import (
     ShallowNet,
     VisualSearchNet,
     local_response_normalization,
 )
+from siamjax.training.description import build_module, describe_module
 
 SMALL = {"width": 0.0625, "depth": 2, "hidden": 8, "embedding": 6}
 
@@ -95,9 +96,9 @@ def test_lrn_by_hand():
     np.testing.assert_allclose(got, [1 / 6**0.5, 2 / 15**0.5, 3 / 14**0.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("variant", ["recipe", "visnet"])
+@pytest.mark.parametrize("variant", ["strided", "visnet"])
 def test_embeddings(rng, variant):
-    side = {"recipe": 32, "visnet": 128}[variant]
+    side = {"strided": 32, "visnet": 128}[variant]
     network = VisualSearchNet(variant=variant, **SMALL)
     x = rng.integers(0, 256, (3, side, side, 3), np.uint8)
     variables = jax.jit(network.init)(jax.random.key(0), x)
@@ -105,7 +106,7 @@ def test_embeddings(rng, variant):
     assert embedded.shape == (3, 6)
     assert np.ptp(np.asarray(embedded), axis=0).max() > 0
     norm = np.linalg.norm(embedded, axis=1)
-    assert (embedded > 0).all() if variant == "recipe" else (norm < 1).all()
+    assert (embedded > 0).all() if variant == "strided" else (norm < 1).all()
     # uint8 and the same images as floats in [0, 1]; one by one and together
     np.testing.assert_allclose(
         network.apply(variables, x.astype(np.float32) / 255), embedded, atol=1e-6
@@ -174,11 +175,60 @@ def test_refusals():
         ShallowNet(5).init(jax.random.key(0), image)
 
 
-def test_vgg16_goes_on_from_a_map(rng):
-    network = Vgg16Features(depth=3, width=0.0625, given=2)
-    images = rng.integers(0, 256, (2, 17, 16, 3), np.uint8)
-    variables = network.init(jax.random.key(0), images)
-    maps = network.clone(depth=2, given=0).apply(variables, images, method="maps")
+@pytest.fixture(scope="module")
+def features():
+    """VGG-16's first three blocks, with variables and images."""
+    network = Vgg16Features(depth=3, width=0.0625, given="block2", frozen="block1")
+    images = np.random.default_rng(0).integers(0, 256, (2, 17, 16, 3), np.uint8)
+    return network, jax.jit(network.init)(jax.random.key(0), images), images
+
+
+def test_vgg16_from_a_map_on(features):
+    network, variables, images = features
+    maps = network.clone(depth=2, given=None).apply(variables, images, method="maps")
     np.testing.assert_allclose(
         network.apply(variables, maps), network.apply(variables, images), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("frozen", "after"), [(None, None), ("block1", "block1")])
+def test_no_gradient_reaches_the_frozen_blocks_of_vgg16(features, frozen, after):
+    network, variables, images = features
+    network = network.clone(frozen=frozen)
+
+    def loss(params):
+        one, other = network.apply({"params": params}, images, train=True)
+        return (one * other).sum()
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])["deep"]
+    reached = {f"{layer}/" for layer, own in gradient.items() if own["kernel"].any()}
+    assert reached == set(layers_between(after, "block3"))
+
+
+def test_layers_between_the_blocks_of_vgg16():
+    assert layers_between("block2", "block3") == tuple(f"block3_conv{n}/" for n in (1, 2, 3))
+    assert layers_between("block3", "block3") == ()
+    every = shapes(Vgg16(width=0.0625), 32)
+    assert layers_between(None, "block5") == tuple(f"{layer}/" for layer in every)
+    for wrong in ((None, "block6"), ("mixed1", "block2")):
+        with pytest.raises(
+            UsageError, match=r"no block '(block|mixed)\d+'; choose from block1 to block5"
+        ):
+            layers_between(*wrong)
+    for options in ({"frozen": "block3"}, {"frozen": "block0"}):
+        with pytest.raises(
+            UsageError, match=r"block 3 is beyond the last one, 2|no block 'block0'"
+        ):
+            shapes(Vgg16(depth=2, **options), 32)
+
+
+def test_networks_of_earlier_runs_are_built():
+    """There a block was its number, 0 for none, and ``strided`` had another name."""
+    for given, block in ((0, None), (2, "block2")):
+        description = describe_module(Vgg16Features(given=block))
+        description["fields"]["given"] = given
+        del description["fields"]["frozen"]
+        assert build_module(description) == Vgg16Features(given=block)
+    description = describe_module(VisualSearchNet())
+    description["fields"]["variant"] = "recipe"
+    assert build_module(description) == VisualSearchNet()
