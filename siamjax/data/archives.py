@@ -1,6 +1,6 @@
-"""The published files of a set: where they are, in folders and in archives.
+"""The one reader of published sets, be they folders or archives, and where it looks for them.
 
-Nothing else in ``siamjax.data`` opens an archive, but for the builders of the embedded sets, which
+Nothing else in ``siamjax.data`` opens an archive, except the builders of the embedded sets, which
 read the zip files that come with the package.
 """
 
@@ -33,13 +33,13 @@ _BROKEN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a set is called on disk and where it is had from.
+    """What a set is called on disk, and where to get it.
 
     Attributes:
         title: such as ``CUHK03``.
-        names: folders, archives or files that are looked for, the first first.
-        tree: what is expected below DIR.
-        source: where to ask for it.
+        names: of the folders, archives or files to look for, in this order.
+        tree: the files that are expected in a folder DIR.
+        source: where to ask for the set.
     """
 
     title: str
@@ -48,20 +48,20 @@ class Published:
     source: str
 
     def missing(self, what: str) -> UsageError:
-        """``what`` was not found: what is expected instead and where to get it."""
+        """An error that says what is missing, what is expected and where to get it."""
         return UsageError(
             f"{what}; expected {self.tree}. {self.title} has no free mirror: {self.source}"
         )
 
 
 def manual_folder() -> Path:
-    """TFDS's folder for files fetched by hand; downloads go there too."""
+    """TFDS's folder for files that users fetch by hand; downloads go there too."""
     home = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
     return Path(home) / "downloads" / "manual"
 
 
 def search_path() -> list[Path]:
-    """Where the sets are looked for: $SIAMJAX_REID alone if set, else TFDS's manual folder."""
+    """Folders to look for the sets in: $SIAMJAX_REID alone if set, else TFDS's manual folder."""
     if "SIAMJAX_REID" in os.environ:
         return [Path(os.environ["SIAMJAX_REID"])]
     return [manual_folder()]
@@ -70,8 +70,8 @@ def search_path() -> list[Path]:
 def locate(published: Published, home: Path | None) -> Path:
     """The folder, archive or file that holds the set.
 
-    ``home`` is that itself, or a folder DIR that has it under one of its published names; None
-    looks into :func:`search_path`. ``UsageError`` with the expected tree if it is not there.
+    ``home`` is the set itself, or a folder DIR that has it under one of its published names; None
+    looks in :func:`search_path`. Raises ``UsageError`` with the expected tree if it is not there.
     """
     if home is not None and not home.exists():
         raise published.missing(f"{home}: no such folder or file")
@@ -83,18 +83,18 @@ def locate(published: Published, home: Path | None) -> Path:
         looked = ", ".join(map(str, search_path()))
         raise published.missing(
             f"{published.title} is not in {looked}; set SIAMJAX_REID to the folder DIR that has "
-            "it, or name its home"
+            "it, or give its home"
         )
     if home.is_file() and not _is_archive(home) and home.suffix != ".mat":
-        raise published.missing(f"{home}: neither a folder, nor {', '.join(_ARCHIVES)} or .mat")
+        raise published.missing(f"{home}: not a folder, {', '.join(_ARCHIVES)} or .mat")
     return home
 
 
 def collect(source: Path, key: Callable[[PurePosixPath], str | None]) -> dict[str, bytes | Path]:
-    """The files of a folder (as paths) or of an archive (as bytes), by key, sorted.
+    """The files of a folder (as paths) or of an archive (as bytes), sorted by key.
 
-    ``key`` gives what a file is called, None for one that is of no use. ``UsageError`` for two
-    files of one key: which of them was meant cannot be told.
+    ``key`` returns what to call a file, None for one that is not needed. Two files of one key
+    raise ``UsageError``, as nothing tells which one is meant.
     """
     found: dict[str, bytes | Path] = {}
     origins: dict[str, str] = {}
@@ -121,10 +121,11 @@ def content_of(found: bytes | Path) -> bytes:
 
 @contextlib.contextmanager
 def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]:
-    """The file ``name`` of a set, as a path while the context is open.
+    """The path of the file ``name`` of a set; valid while the context is open.
 
-    ``source`` is the file itself, a folder with it, or an archive (it is unpacked for the time
-    being); beside ``source`` it is looked for too. ``UsageError`` if it is nowhere.
+    ``source`` is the file itself, a folder that holds it, or an archive, out of which the file is
+    unpacked for that time. If it is in none, it may be beside ``source``. Raises ``UsageError`` if
+    it is not there either.
     """
     if source.name == name and source.is_file():
         yield source
@@ -142,7 +143,7 @@ def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]
                 return
     beside = source.parent / name
     if not beside.is_file():
-        raise published.missing(f"{name} is neither in nor beside {source}")
+        raise published.missing(f"{name} is neither in {source} nor beside it")
     yield beside
 
 
@@ -151,7 +152,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
-    """(path below ``source``, what gives its path or its bytes) of every file."""
+    """Of every file: (path relative to ``source``, a function that returns its path or bytes)."""
     if source.is_dir():
         for name in files_in(source):
             yield name, lambda name=name: source / name
@@ -161,7 +162,7 @@ def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
 
 
 def _members(source: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, open stream) of every file of an archive, in its order."""
+    """(name, open stream) of every file of an archive, in the archive's order."""
     if source.suffix == ".zip":
         with zipfile.ZipFile(source) as archive:
             for member in archive.infolist():

@@ -1,4 +1,4 @@
-"""Batches of pairs and triplets: read, decode, resize and augment beside the training step."""
+"""Batches of pairs and triplets, which are read, decoded and augmented during training steps."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class _Images:
-    """Reads the images of one example as the network sees them."""
+    """Reads the images of one example and prepares them for the network."""
 
     images: ImageSet
     size: Size
@@ -38,7 +38,7 @@ class _Images:
     def __call__(
         self, position: int, indices: Sequence[int], same: Sequence[bool]
     ) -> list[np.ndarray]:
-        """The images; ``same``: does each after the first show what the first shows?"""
+        """The images; ``same`` tells of each after the first whether it shows what that shows."""
         rng = generator(self.seed, position, stream=1)
         symmetry = None
         if self.augmentation is not None and self.augmentation.symmetries:
@@ -56,7 +56,7 @@ class _Images:
         return seen
 
     def _tables(self, position: int, same: Sequence[bool]) -> list[np.ndarray | None]:
-        """Random colours: one table for all, or another for half of the images not ``same``."""
+        """Random colours: one table for all, another for half of those that are not ``same``."""
         if self.augmentation is None or not self.augmentation.recolor:
             return [None] * (1 + len(same))
         rng = generator(self.seed, position, stream=3)
@@ -66,20 +66,20 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What was computed of each image once, in place of the image."""
+    """Looks up what was computed once from each image, in place of the image."""
 
     rows: np.ndarray
 
     def __call__(
         self, position: int, indices: Sequence[int], same: Sequence[bool]
     ) -> list[np.ndarray]:
-        """A row for each image of the example."""
+        """The rows of the example's images."""
         return [self.rows[index] for index in indices]
 
 
 @dataclass(frozen=True)
 class _LoadPair:
-    """Position -> the pair that the network sees."""
+    """From a position to the pair that the network sees."""
 
     pairs: PairStream
     read: _Images | _Rows
@@ -92,11 +92,11 @@ class _LoadPair:
 
 @dataclass(frozen=True)
 class _LoadTriplet:
-    """Position -> the triplet that the network sees."""
+    """From a position to the triplet that the network sees."""
 
     triplets: TripletStream
     read: _Images | _Rows
-    identity: np.ndarray  # a number for whom or what each image of the set shows
+    identity: np.ndarray  # of each image of the set, as a number
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         indices = self.triplets[position]
@@ -109,11 +109,11 @@ class _LoadTriplet:
 
 
 class Reading(Protocol):
-    """How many batches of what size are read, and by whom; every ``RunConfig`` says it."""
+    """How many batches of what size, and who reads them; every ``RunConfig`` says this."""
 
     @property
     def seed(self) -> int:
-        """Of the augmentation."""
+        """Seed of the augmentation."""
         ...
 
     @property
@@ -123,30 +123,30 @@ class Reading(Protocol):
 
     @property
     def steps(self) -> int:
-        """Batches."""
+        """Number of batches."""
         ...
 
     @property
     def workers(self) -> int:
-        """Processes that read; 0 reads in threads, which is enough while a step takes longer
-        than decoding a batch."""
+        """Processes that read; 0 reads in threads, which suffices where a step takes longer than
+        decoding a batch."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """Batches of training examples; called with a step, they begin there.
+    """Batches of training examples; a call with a step begins there.
 
-    Every batch depends on (seed, its number) alone: beginning at step s gives what a straight run
-    has there.
+    A batch depends only on the seed and its number, so that a resumed run sees the same batches
+    as one that was never interrupted.
 
     Attributes:
-        unit: what an example is called, such as ``pairs``.
+        unit: what the examples are, such as ``pairs``.
         reading: number and size of the batches.
-        indices: indices of the images of the example at a position.
-        load: a function that makes the example at a position, called when a first batch is asked
-            for and not before.
-        names: of the images.
+        indices: returns the indices of the images of the example at a position.
+        load: returns the function that makes the example at a position. It is called when the
+            first batch is read and not before, as it may have to compute rows.
+        names: names of the images.
     """
 
     unit: str
@@ -156,7 +156,7 @@ class Batches:
     names: Sequence[str]
 
     def __call__(self, start: int = 0) -> Iterator[Batch]:
-        """The batches from step ``start`` to the last."""
+        """The batches from step ``start`` on."""
         return _batches(self, start)
 
     def describe(self, step: int, *, shown: int = 4) -> str:
@@ -178,7 +178,7 @@ def pair_batches(
     augmentation: Augmentation | None = None,
     rows: Callable[[], np.ndarray] | None = None,
 ) -> Batches:
-    """Batches of ``x1, x2`` and ``same``.
+    """Batches with ``x1``, ``x2`` and ``same``.
 
     Images are uint8 (batch, height, width, 3), ``same`` is bool (batch,).
 
@@ -205,12 +205,12 @@ def triplet_batches(
     augmentation: Augmentation | None = None,
     rows: Callable[[], np.ndarray] | None = None,
 ) -> Batches:
-    """Batches of ``anchor, positive`` and ``negative``.
+    """Batches with ``anchor``, ``positive`` and ``negative``.
 
     Each is uint8 (batch, height, width, 3). ``identity`` and ``negative_identity``, int (batch,),
-    are equal numbers for equal identities: for mining within the batch. Options and promises are
-    those of :func:`pair_batches`; of an augmentation that recolors, anchor and positive get the
-    same colours, and half of the negatives their own.
+    number the identities of anchor and negative, for mining within the batch. The options are
+    those of :func:`pair_batches`. An augmentation that recolors gives anchor and positive the same
+    colours, and half of the negatives colours of their own.
     """
     read = _reader(images, size, augmentation, reading.seed, rows)
     identity = np.unique(images.identities, return_inverse=True)[1]
@@ -235,7 +235,7 @@ def _reader(
     if rows is None:
         return lambda: _Images(images, size, augmentation, seed)
     if augmentation is not None:
-        raise UsageError("rows stand for images and cannot be augmented; leave one of them out")
+        raise UsageError("rows replace the images, so that nothing can be augmented; give only one")
 
     def computed() -> _Rows:
         found = rows()
@@ -247,7 +247,7 @@ def _reader(
 
 
 def _batches(batches: Batches, start: int) -> Iterator[Batch]:
-    """What ``load`` makes of the positions from step ``start`` on, batch by batch."""
+    """The examples from step ``start`` on, loaded ahead by threads or worker processes."""
     import grain
     from absl import flags
 
@@ -262,7 +262,7 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
         grain.ReadOptions(num_threads=0 if reading.workers else threads, prefetch_buffer_size=4)
     )
     if reading.workers:
-        if not flags.FLAGS.is_parsed():  # grain's worker processes read flags of absl
+        if not flags.FLAGS.is_parsed():  # grain's worker processes read absl's flags
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=reading.workers)
         iterable = iterable.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_the_parent)
@@ -270,20 +270,18 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
 
 
 def _leave_interrupts_to_the_parent(worker: int, workers: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training process answers it."""
+    """Ctrl-C reaches every process of a terminal, but only the training process answers it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def image_batches(
     images: ImageSet, indices: np.ndarray, *, batch_size: int, size: Size
 ) -> Iterator[Batch]:
-    """``image`` and ``weight`` of the images, in order, once each.
+    """Batches with ``image``, uint8 (batch, height, width, 3), and ``weight``: each image once.
 
-    ``image`` is uint8 (batch, height, width, 3).
-    The last batch is filled up with images of weight 0, so that its shape stays the same and
-    nothing is dropped.
+    The last batch is filled up with images of weight 0, so that all batches have one shape and no
+    image is dropped.
     """
-
     import grain
 
     def load(index: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images of things with what is known about each: a catalogue."""
+"""A catalogue: images of items, and what is known about each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ _WIDEST = 64  # characters of a fixed-width column: 256 bytes a row
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Catalogue:
-    """Images of items, and a table of attributes beside them.
+    """Images of items, and a table with their attributes.
 
     Attributes:
-        images: the images. ``images.keys`` are the unique ids of the rows,
-            ``images.identities`` the item that each shows: images of one item are matches.
-        attributes: (n,) str by name, such as ``category``; "" where it is not known.
+        images: one image a row. ``images.keys`` are the unique ids of the rows;
+            ``images.identities`` name the item that each shows. Images of one item match.
+        attributes: by name, such as ``category``: a column (n,) of str, "" where unknown.
     """
 
     images: ImageSet
@@ -37,21 +37,21 @@ class Catalogue:
 def strings(values: Sequence[str]) -> np.ndarray:
     """Strings as a column (n,): of fixed width, or ``StringDType`` where one is long.
 
-    A single description of 2,000 characters would else cost 8 kB in every row.
+    At a fixed width a single description of 2,000 characters would cost 8 kB in every row.
     """
     if max(map(len, values), default=0) <= _WIDEST:
         return np.array(values, dtype=np.str_)
-    # The stubs know no StringDType among the dtypes.
+    # NumPy's type stubs do not list StringDType as a dtype.
     return np.array(values, dtype=cast(Any, np.dtypes.StringDType()))
 
 
 @dataclass(frozen=True)
 class PathsBelow(Sequence[Path]):
-    """Paths below a folder. Each is a string until it is asked for: of 757,630, that counts.
+    """Paths in a folder, kept as strings: 757,630 ``Path`` objects would need far more memory.
 
     Attributes:
         folder: what the names are relative to.
-        names: with "/"; an absolute one stays what it is.
+        names: parts separated by "/"; an absolute path stays absolute.
     """
 
     folder: Path
@@ -67,5 +67,5 @@ class PathsBelow(Sequence[Path]):
 
 
 def files_below(folder: Path, names: tuple[str, ...]) -> Files:
-    """Images as files below a folder, which are looked at when they are read."""
+    """Images as files in a folder; none is opened before it is read."""
     return Files(PathsBelow(folder, names))

@@ -1,4 +1,4 @@
-"""From a word or a path to a catalogue; triplets of its rows."""
+"""Open a catalogue by a word or a path, and read triplets of its rows."""
 
 import os
 from array import array
@@ -22,14 +22,13 @@ _TABLES = (".csv", ".tsv")
 def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue:
     """The catalogue that a word or a path names.
 
-    * ``emoji``: the embedded set, one item as two vendors draw it.
-    * ``stanford_online_products``: see :func:`siamjax.data.datasets.online_products.
-      open_products`, to which ``home`` goes; it applies to nothing else.
+    * ``emoji``: the embedded set, every item as two vendors draw it.
+    * ``stanford_online_products``, or its unpacked folder (with Ebay_train.txt): see
+      :func:`siamjax.data.datasets.online_products.open_products`. Only this set takes a ``home``.
     * a table: see :func:`siamjax.data.tables.read_table`.
-    * the unpacked folder of ``stanford_online_products`` (with Ebay_train.txt): the same.
     * a folder with ``items.csv``, or with one other .csv or .tsv: that table.
-    * another folder: the images in it. Those in a sub-folder show one item, the sub-folder's;
-      those in the folder itself show an item each. Hidden files are left alone.
+    * any other folder: the images in it (:mod:`siamjax.data.folders`). Those in one sub-folder
+      show one item, named after it; each of those in the folder itself shows an item of its own.
 
     Opening reads no image. Raises ``UsageError`` for what cannot be opened.
     """
@@ -47,7 +46,7 @@ def open_catalogue(source: str | Path, *, home: Path | None = None) -> Catalogue
         return _folder(path) if table is None else read_table(table)
     if not path.exists():
         raise UsageError(
-            f"{path}: no such table or folder, nor one of the words {', '.join(NAMES)}"
+            f"{path}: no such table or folder; give a path or one of {', '.join(NAMES)}"
         )
     return read_table(path)
 
@@ -58,19 +57,21 @@ def _table_in(folder: Path) -> Path | None:
     tables = [e.name for e in entries(folder) if os.path.splitext(e.name)[1].lower() in _TABLES]
     if len(tables) > 1:
         raise UsageError(
-            f"{folder} holds {len(tables)} tables ({', '.join(tables[:5])}); name the one of the "
-            "images, or call it items.csv"
+            f"{folder} holds {len(tables)} tables ({', '.join(tables[:5])}); give the path of the "
+            "one that lists the images, or rename it to items.csv"
         )
     return folder / tables[0] if tables else None
 
 
 def _folder(folder: Path) -> Catalogue:
-    # Whoever reads the images reports those that cannot be read, broken links among them. The
-    # order is that of the row numbers that files of triplets use.
+    # Broken links are kept: whoever reads the images reports those that cannot be read. The
+    # order must stay, as files of triplets number the rows by it.
     names = sorted(name for name in files_in(folder, keep_broken=True) if is_image(name))
     if not names:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(f"{folder} holds neither a table nor an image ({known})")
+        raise UsageError(
+            f"{folder} holds neither a table nor an image ({known}); give the folder that does"
+        )
     images = ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),
@@ -84,19 +85,18 @@ def _folder(folder: Path) -> Catalogue:
 def read_triplets(
     path: str | Path, *, rows: int, first_row: int = 0
 ) -> Int[np.ndarray, "triplets 3"]:
-    """Triplets of a catalogue's rows: query, positive and negative of each line.
+    """Read triplets of a catalogue's rows; a line names query, positive and negative.
 
-    The three row numbers are separated by commas, semicolons, tabs or blanks, as in the first of
-    these lines. A line of words above them is skipped; so are empty lines and what follows a
-    ``#``.
+    The three row numbers are separated by commas, semicolons, tabs or spaces; the first triplet
+    tells which. A title line above it is skipped, and so are empty lines and what follows a ``#``.
 
     Args:
-        path: of the file.
-        rows: how many the catalogue has.
-        first_row: the number of its first row in the file, 0 or 1.
+        path: the file.
+        rows: number of rows of the catalogue.
+        first_row: how the file numbers the first row, 0 or 1.
 
-    Returns numbers from 0. Raises ``UsageError`` with path and line for a line of another form,
-    a row that the catalogue does not have, and a triplet of fewer than three different rows.
+    Returns row numbers from 0. Raises ``UsageError`` with path and line for a line of another
+    form, a row that the catalogue does not have, and a triplet without three different rows.
     """
     path = Path(path)
     if first_row not in (0, 1):
@@ -116,31 +116,31 @@ def read_triplets(
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     if not numbers:
-        raise UsageError(f"{path}: no triplet in it; expected are lines 'query positive negative'")
+        raise UsageError(f"{path}: no triplet; expected lines 'query positive negative'")
     return np.array(numbers, np.int64).reshape(-1, 3)
 
 
 def _triplet(words: list[str], rows: int, first_row: int) -> list[int]:
-    """Three rows from 0; ``ValueError`` says what is wrong."""
+    """Three row numbers from 0; raises ``ValueError`` that says what is wrong."""
     try:
         query, positive, negative = triplet = [int(word) - first_row for word in words]
     except ValueError:
         raise ValueError(
-            "expected are three row numbers, query positive negative, separated as in the first"
+            "expected three row numbers, query positive negative, separated as in the first line"
         ) from None
     if min(triplet) < 0 or max(triplet) >= rows:
         raise ValueError(
-            f"rows are {first_row} to {rows - 1 + first_row}; is first_row {first_row} right?"
+            f"expected rows {first_row} to {rows - 1 + first_row}; is first_row {first_row} right?"
         )
     if query in (positive, negative) or positive == negative:
-        raise ValueError("query, positive and negative must differ; remove the line")
+        raise ValueError("query, positive and negative must be different rows; remove the line")
     return triplet
 
 
 def _triplet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, words) of every line but the title, empty ones and comments."""
+    """(line number, words) of every line but the title, empty lines and comments."""
     titled = begun = False
-    separator = None  # blanks and tabs
+    separator = None  # any white space
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
             text = line.partition("#")[0].strip()

@@ -30,7 +30,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Images as files, read when they are asked for."""
+    """Images as files, each read when it is needed."""
 
     paths: Sequence[Path]
 
@@ -87,13 +87,13 @@ class _Joined:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images, what each is called and whom it shows.
+    """Images, with the name of each and the identity that it shows.
 
     Attributes:
-        name: what the set is called on every figure, such as ``orl_faces`` or ``lfw/funneled``.
-        credit: source and licence, or the path it was read from.
-        keys: (n,) an image's path as people know it; unique.
-        identities: (n,) whom it shows.
+        name: of the set, as figures show it, such as ``orl_faces`` or ``lfw/funneled``.
+        credit: source and licence, or the path that the set was read from.
+        keys: (n,) unique names of the images: their paths, as people know them.
+        identities: (n,) whom or what each image shows.
         source: the encoded images.
     """
 
@@ -111,7 +111,7 @@ class ImageSet:
         return len(self.keys)
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Image ``index`` as RGB; ``UsageError`` with its name if it cannot be read."""
+        """Image ``index`` as RGB; raises ``UsageError`` with its name if it cannot be read."""
         if isinstance(self.source, Files):
             name = str(self.source.paths[index])
         else:
@@ -130,7 +130,7 @@ class ImageSet:
         )
 
     def joined(self, others: "ImageSet", *, name: str) -> "ImageSet":
-        """These images and then the others, each called as it was."""
+        """These images followed by the others, under their own names."""
         source: ImageSource = _Joined(self.source, others.source)
         if isinstance(self.source, Files) and isinstance(others.source, Files):
             source = Files((*self.source.paths, *others.source.paths))
@@ -143,7 +143,7 @@ class ImageSet:
         )
 
     def checksum(self) -> str:
-        """sha256 over names, identities and the images' bytes: the set that was really used."""
+        """sha256 over names, identities and the bytes of the images."""
         digest = hashlib.sha256()
         for index, (key, identity) in enumerate(zip(self.keys, self.identities, strict=True)):
             digest.update(f"{key}\0{identity}\0".encode())
@@ -152,7 +152,7 @@ class ImageSet:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file, or a ``UsageError`` that names it."""
+    """The bytes of a file; raises ``UsageError`` that names it."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -162,11 +162,11 @@ def read_file(path: Path) -> bytes:
 
 
 def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode an image to RGB: EXIF rotation applied, transparency on white.
+    """Decode an image to RGB, upright by its EXIF orientation and with white behind it.
 
-    A file that is cut short is an error, never a half-grey image.
+    A truncated file is an error, and never a half-grey image. ``name`` is for the message.
     """
-    if content.startswith(_ARRAY):  # of Arrays, which has checked it
+    if content.startswith(_ARRAY):  # from Arrays; of_arrays has checked it
         array = np.load(io.BytesIO(content), allow_pickle=False)
         return np.repeat(array[..., None], 3, axis=-1) if array.ndim == 2 else array
     try:
@@ -214,7 +214,7 @@ def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:
 
 
 def of_files(paths: Sequence[Path], *, name: str) -> ImageSet:
-    """A set of image files of unknown identity, called by their paths."""
+    """A set of image files, named by their paths; what they show is not known."""
     return ImageSet(
         name=name,
         credit="",
@@ -230,12 +230,12 @@ def of_arrays(
     *,
     name: str = "arrays",
 ) -> ImageSet:
-    """Images in memory: an array (n, height, width[, 3]) or a list of (height, width[, 3]).
+    """A set of images in memory: an array (n, height, width[, 3]) or a list of single ones.
 
-    uint8, RGB or grey; sizes may differ within a list. ``identities`` says whom or what each
-    shows, as strings or whole numbers (1 and "1" are the same); None: not known. The images are
-    called by their number, and are not copied. Raises ``UsageError`` naming the first image that
-    is of another type or shape, and if the numbers of images and identities differ.
+    They are uint8, RGB or grey; those of a list may differ in size. ``identities`` tells whom or
+    what each shows, as strings or whole numbers (1 and "1" are the same); None: not known. The
+    images are named by their numbers, and are not copied. Raises ``UsageError`` that names the
+    first image of another type or shape, or if there is not one identity for each image.
     """
     checked = []
     for number, image in enumerate(images):
@@ -244,20 +244,20 @@ def of_arrays(
             array = array[..., 0]
         if array.dtype != np.uint8:
             raise UsageError(
-                f"image {number} of {name} is {array.dtype}; uint8 is needed, 0 to 255 (of floats "
+                f"image {number} of {name} is {array.dtype}; expected uint8, 0 to 255 (from floats "
                 "in [0, 1]: (255 * images).round().astype(np.uint8))"
             )
         if 0 in array.shape or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
             raise UsageError(
-                f"image {number} of {name} has shape {array.shape}; (height, width, 3) or (height, "
-                "width) is needed"
+                f"image {number} of {name} has shape {array.shape}; expected (height, width, 3) or "
+                "(height, width)"
             )
         checked.append(array)
     labels = np.full(len(checked), "") if identities is None else np.asarray(identities)
     if labels.shape != (len(checked),) or labels.dtype.kind not in "iuUS":
         raise UsageError(
             f"identities of {name}: {labels.dtype} of shape {labels.shape} for {len(checked)} "
-            "images; one string or whole number for each is needed"
+            "images; expected one string or whole number for each"
         )
     return ImageSet(
         name=name,
@@ -274,11 +274,11 @@ def fingerprint(
     words: Sequence[str] = (),
     named: Mapping[str, np.ndarray] | None = None,
 ) -> str:
-    """sha256 over names and identities of the images and all that divides them, but no pixels.
+    """sha256 over names and identities of the images and all that defines the splits; no pixels.
 
     ``columns`` are whole numbers or booleans, such as indices; ``words`` and the ``named``
-    columns of strings are what else the splits depend on. Each is told from the next: ``[1] [2]``
-    is not ``[1, 2] []``.
+    columns of strings are what else the splits depend on. Lengths count, so that ``[1] [2]``
+    differs from ``[1, 2] []``.
     """
     digest = hashlib.sha256(repr((images.keys, tuple(words))).encode())
     for name, column in sorted({"": images.identities, **(named or {})}.items()):

@@ -1,4 +1,4 @@
-"""Own images: a folder of identity folders, or list files ``path1 path2 label``."""
+"""Images of one's own: a folder of identity folders, or list files ``path1 path2 label``."""
 
 import itertools
 from pathlib import Path
@@ -56,16 +56,15 @@ def folder_images(folder: Path) -> ImageSet:
 
 
 def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
-    """The images of list files, one set, and the pairs of each list.
+    """The images of list files, as one set, and the pairs of each list.
 
-    A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or by spaces;
-    label 1 = same, 0 = different; paths are relative to the list's folder. Empty lines and those
-    that begin with ``#`` are skipped.
-    Whom an image shows is not known from a list: each image is its own identity, and only
-    these pairs can be asked.
+    A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or by spaces.
+    Label 1 means same, 0 different; paths are relative to the list's folder. Empty lines and those
+    that begin with ``#`` are skipped. A list does not tell identities: each image counts as an
+    identity of its own, and nothing is known of other pairs.
 
-    Raises ``UsageError`` with path and line for a line of another form, a label that is neither
-    0 nor 1, an image that does not exist, and a list without any pair.
+    Raises ``UsageError`` with path and line for a line of another form, a label other than 0 and
+    1, an image that does not exist, and a list without pairs.
     """
     index: dict[Path, int] = {}
     parsed = []
@@ -78,7 +77,7 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
             where = f"{path}, line {number}"
             if len(words) != 3:
                 raise UsageError(
-                    f"{where}: {len(words)} words, expected are three: path1 path2 label "
+                    f"{where}: {len(words)} words, expected three: path1 path2 label "
                     f"({line.strip()[:80]!r})"
                 )
             if words[2] not in ("0", "1"):
@@ -90,7 +89,7 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
             first, second = (index.setdefault(p.resolve(), len(index)) for p in pair)
             rows.append((first, second, words[2] == "1"))
         if not rows:
-            raise UsageError(f"{path}: no pair in it; expected are lines 'path1 path2 label'")
+            raise UsageError(f"{path}: no pair in it; expected lines 'path1 path2 label'")
         parsed.append((path, rows))
     paths = tuple(index)
     names = ", ".join(path.name for path in lists)
@@ -115,7 +114,7 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
 def list_splits(
     lists: tuple[Path, Path, Path], *, seed: int, request: dict[str, Any]
 ) -> VerificationSplits:
-    """Splits from list files for training, validation and test, which share no image."""
+    """Splits from three lists, for training, validation and test, that share no image."""
     images, parts = listed_images(*lists)
     for pairs in parts:
         if pairs.same.all() or not pairs.same.any():
@@ -126,8 +125,8 @@ def list_splits(
         both = shown[one] & shown[other]
         if both:
             raise UsageError(
-                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}: an image "
-                "must not be in two of the lists for training, validation and test"
+                f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}; the lists for "
+                "training, validation and test must share no image: remove it from one"
             )
     training, validating, testing = parts
     names = ", ".join(path.name for path in lists)

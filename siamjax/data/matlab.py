@@ -1,4 +1,4 @@
-"""MATLAB's two file formats: version 5 (SciPy) and version 7.3, which is HDF5 (h5py)."""
+"""Read MATLAB's two file formats: version 5 by SciPy, and version 7.3, which is HDF5, by h5py."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from siamjax.errors import UsageError
 
 
 def load_v5(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """The variables ``names`` of a file of version 5 to 7, those that it has."""
+    """Those of the variables ``names`` that a file of version 5 to 7 has."""
     if h5py.is_hdf5(path):
         raise UsageError(
             f"{path}: MATLAB 7.3 (HDF5), but this file was published in version 5; fetch it "
@@ -22,13 +22,13 @@ def load_v5(path: Path, *names: str) -> dict[str, np.ndarray]:
         )
     try:
         return scipy.io.loadmat(path, variable_names=names)
-    except Exception as error:  # SciPy raises whatever its parsing of broken bytes met
+    except Exception as error:  # SciPy's parser may raise anything on broken bytes
         raise UsageError(f"{path}: not a readable MATLAB file ({error}); fetch it again") from None
 
 
 @contextlib.contextmanager
 def open_v73(path: Path, *names: str) -> Iterator[Any]:
-    """A file of version 7.3, for reading; ``UsageError`` unless it has the variables ``names``."""
+    """Open a file of version 7.3; raises ``UsageError`` unless it has the variables ``names``."""
     if not h5py.is_hdf5(path):
         with path.open("rb") as file:
             older = file.read(10) == b"MATLAB 5.0"
@@ -36,10 +36,10 @@ def open_v73(path: Path, *names: str) -> Iterator[Any]:
             "MATLAB version 5, but this file was published in version 7.3 (HDF5); fetch it "
             "again, or save it in MATLAB with '-v7.3'"
         )
-        raise UsageError(f"{path}: {remedy if older else 'no HDF5 file; fetch it again'}")
+        raise UsageError(f"{path}: {remedy if older else 'not an HDF5 file; fetch it again'}")
     try:
         with h5py.File(path, "r") as opened:
-            file: Any = opened  # h5py's types do not tell a data set from a group
+            file: Any = opened  # h5py's types do not distinguish data sets from groups
             missing = [name for name in names if name not in file]
             if missing:
                 raise UsageError(
@@ -50,19 +50,18 @@ def open_v73(path: Path, *names: str) -> Iterator[Any]:
     except UsageError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # What h5py raises for broken files, and for a variable that is no cell array.
+        # h5py raises these for broken files, and for a variable that is not a cell array.
         raise UsageError(
-            f"{path}: cannot be read as HDF5 of the published form ({error}); fetch it again"
+            f"{path}: cannot be read as the published HDF5 file ({error}); fetch it again"
         ) from None
 
 
 def array(file: Any, name_or_reference: Any) -> Shaped[np.ndarray, "..."]:
-    """A variable or the content of a cell with the axes as in MATLAB; empty ones are (0,).
+    """A variable, or what a cell refers to, with its axes as in MATLAB.
 
-    HDF5 keeps them in reversed order, as MATLAB is column-major. Of a cell array these are the
-    references to its cells. An empty array is stored as its dimensions, with a mark.
+    A cell array comes as the references to its cells; an empty array has shape (0,).
     """
     stored = file[name_or_reference]
-    if stored.attrs.get("MATLAB_empty", 0):
+    if stored.attrs.get("MATLAB_empty", 0):  # then the stored values are its dimensions
         return np.empty(0)
-    return np.asarray(stored[()]).T
+    return np.asarray(stored[()]).T  # MATLAB is column-major, so HDF5 has the axes reversed

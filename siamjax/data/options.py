@@ -1,9 +1,9 @@
-"""What the options of every task have in common."""
+"""Pick the options of a task out of a config."""
 
 import dataclasses
 from typing import Any
 
 
 def asked(kind: type, options: Any) -> dict[str, Any]:
-    """The fields of one kind of options, of a config that may have many more."""
+    """The values of the fields of ``kind``, from a config that may have many more fields."""
     return {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}

@@ -1,4 +1,4 @@
-"""Pairs of images: drawn from (seed, position), or taken from a list."""
+"""Pairs of images, drawn at random or taken from a list."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class PairList:
     """Pairs of images of one set, by index.
 
     Attributes:
-        name: such as ``pairs.txt``; what a figure calls it.
+        name: such as ``pairs.txt``, as figures show it.
         first, second: (pairs,) indices into the image set.
         same: (pairs,) bool, True = the same identity.
-        fold: (pairs,) number of the fold, or None where the list has none.
+        fold: (pairs,) number of each pair's fold; None where the list has no folds.
     """
 
     name: str
@@ -47,8 +47,8 @@ def all_pairs(
 ) -> PairList:
     """Every unordered pair of the images, once: n (n - 1) / 2.
 
-    Where that is more than ``limit``, so many different ones drawn at random (seed 0), and the
-    name says so. Raises ``UsageError`` unless both kinds of pair occur.
+    Of more than ``limit`` pairs, that many different ones are drawn at random (seed 0), and the
+    name says so. Raises ``UsageError`` unless there are pairs of both kinds.
     """
     count = len(indices)
     total = count * (count - 1) // 2
@@ -57,7 +57,7 @@ def all_pairs(
         name = f"{name}, {limit:,} of {total:,} pairs drawn at random"
     else:
         chosen = np.arange(total)
-    # Pairs are numbered row by row: row r (its image with all later ones) begins at starts[r].
+    # Pairs are numbered row by row: row r (image r with all later ones) begins at starts[r].
     starts = np.concatenate([[0], np.cumsum(np.arange(count - 1, 0, -1))])
     rows = np.searchsorted(starts, chosen, side="right") - 1
     columns = chosen - starts[rows] + rows + 1
@@ -66,9 +66,9 @@ def all_pairs(
     if not same.any() or same.all():
         raise UsageError(
             f"{name} of {images.name}: {count} images of "
-            f"{len(set(images.identities[indices]))} people give no pair of "
-            f"{'one person' if not same.any() else 'two people'}; "
-            "at least two people, and two images of one of them, are needed"
+            f"{len(set(images.identities[indices]))} people make no pair of "
+            f"{'one person' if not same.any() else 'two people'}; give at least two people, and "
+            "two images of one of them"
         )
     return PairList(name=name, first=first, second=second, same=same)
 
@@ -78,8 +78,8 @@ def split_people(
 ) -> tuple[list[str], list[str], list[str]]:
     """Disjoint people for training, validation and test, drawn from ``seed``.
 
-    Validation and test each get people with at least two images, else they could not be asked
-    whether two images show the same one.
+    Validation and test get only people with at least two images, as others make no pair of one
+    person.
     """
     people, counts = np.unique(images.identities, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(len(people))
@@ -87,9 +87,9 @@ def split_people(
     needed = validation + test + 1
     if len(eligible) < needed or validation < 2 or test < 2:
         raise UsageError(
-            f"{images.name}: {len(eligible)} of {len(people)} people have two images or more, "
-            f"but {validation} for validation + {test} for test + at least 1 for training are "
-            "asked for (and at least 2 for validation and test each); add people or ask for fewer"
+            f"{images.name}: {len(eligible)} of {len(people)} people have two images or more; "
+            f"{validation} for validation and {test} for test do not fit: each needs 2 or more, "
+            "and training 1; add people or ask for fewer"
         )
     held_out = eligible[: validation + test]
     training = sorted(set(map(str, people)) - set(held_out))
@@ -97,19 +97,19 @@ def split_people(
 
 
 class PairStream(Protocol):
-    """Random access to training pairs at any position, without end."""
+    """An endless stream of training pairs, with random access."""
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
-        """The pair at a position >= 0: two image indices, and whether they show the same."""
+        """At a position >= 0: the indices of two images, and whether they show the same."""
         ...
 
 
 class SampledPairs:
-    """Pairs drawn from identities: the pair at a position depends on (seed, position) alone.
+    """Pairs drawn at random; the pair at a position depends only on the seed and the position.
 
-    So a resumed run sees the pairs that a straight one sees, and processes that share a batch
-    each draw their part of it. A positive is a person (uniform over those with two images or
-    more) and two different images; a negative is two people and an image each.
+    So a resumed run sees the same pairs as one that was never interrupted. A positive pair is two
+    different images of a person, uniform over those with two images or more; a negative pair is an
+    image of each of two people.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class SampledPairs:
         seed: int,
         positive_share: float | None = 0.5,
     ) -> None:
-        """``people`` None: all of the set.
+        """``people`` None draws from all people of the set.
 
-        ``positive_share`` None draws two different images uniformly, whatever they show.
+        ``positive_share`` None draws any two different images, uniformly.
         """
         self._pool = np.arange(len(images)) if people is None else images_of(images, people)
         self._groups = _groups(images, self._pool)
@@ -131,13 +131,13 @@ class SampledPairs:
         self._seed, self._share = seed, positive_share
         if positive_share is not None and not 0 < positive_share < 1:
             raise UsageError(
-                f"positive_share {positive_share} must lie between 0 and 1: both kinds of pair are "
-                "needed to learn"
+                f"positive_share {positive_share} must lie between 0 and 1, as training needs both "
+                "kinds of pairs"
             )
         if not self._repeated:
             raise UsageError(
-                f"{images.name}: every one of the {len(self._groups)} training people has a single "
-                "image, so that no pair of one person exists; add images"
+                f"{images.name}: each of the {len(self._groups)} training people has a single "
+                "image, so that there is no pair of one person; add images"
             )
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
@@ -145,7 +145,7 @@ class SampledPairs:
         if self._share is None:
             first, second = rng.choice(self._pool, 2, replace=False)
             return int(first), int(second), bool(self._labels[first] == self._labels[second])
-        # Spread evenly instead of tossed: every batch then holds the share itself.
+        # Spread evenly instead of drawn, so that every batch holds just this share.
         same = int((position + 1) * self._share) > int(position * self._share)
         if same:
             group = self._repeated[rng.integers(len(self._repeated))]
@@ -158,10 +158,11 @@ class SampledPairs:
 class PositivesOfAnEpoch:
     """Every pair of one identity once an epoch, each followed by pairs of two identities.
 
-    As the released normxcorr code samples: all unordered pairs of an identity's images are the
-    epoch's positives, in an order drawn anew each epoch, and each brings ``negatives`` random
-    pairs of two people. The pair at a position depends on (seed, position) alone. Which of two
-    images comes first is drawn too, for networks that are not symmetric.
+    This is how the released code of the normxcorr paper samples: all unordered pairs of an
+    identity's images are the positives of an epoch, in an order drawn anew for each, and each
+    positive is followed by ``negatives`` random pairs of two people. Which image of a pair comes
+    first is drawn too, for networks that are not symmetric. The pair at a position depends only on
+    the seed and the position.
     """
 
     def __init__(
@@ -173,9 +174,9 @@ class PositivesOfAnEpoch:
         negatives: int = 2,
         cameras: Int[np.ndarray, " images"] | None = None,
     ) -> None:
-        """With ``cameras`` (one an image of the set) positives are of two cameras only."""
+        """``cameras``: that of each image of the set; positives are then of two cameras only."""
         if negatives < 1:
-            raise UsageError(f"negatives {negatives} must be at least 1: both kinds are needed")
+            raise UsageError(f"negatives {negatives} must be at least 1")
         self._groups = _groups(images, indices)
         couples = []
         for group in self._groups:
@@ -188,14 +189,15 @@ class PositivesOfAnEpoch:
         if not len(self._positives):
             raise UsageError(
                 f"{images.name}: no training person has two images"
-                f"{'' if cameras is None else ' of two cameras'}, so that no positive pair exists"
+                f"{'' if cameras is None else ' of two cameras'}, so that there is no positive "
+                "pair; add images"
             )
         self._seed, self._cycle = seed, 1 + negatives
         self._order = EpochOrder(len(self._positives), seed=seed, stream=2)
 
     @property
     def epoch(self) -> int:
-        """Pairs of an epoch."""
+        """Number of pairs in an epoch."""
         return len(self._positives) * self._cycle
 
     def __getitem__(self, position: int) -> tuple[int, int, bool]:
@@ -211,7 +213,7 @@ class PositivesOfAnEpoch:
 
 
 class ListedPairs:
-    """The pairs of a list, whole, in an order drawn anew each epoch from (seed, epoch)."""
+    """All pairs of a list once an epoch, in an order drawn anew from the seed for each epoch."""
 
     def __init__(self, pairs: PairList, *, seed: int) -> None:
         self.pairs = pairs
@@ -223,14 +225,14 @@ class ListedPairs:
 
 
 class EpochOrder:
-    """Every number below ``length`` once an epoch, in an order drawn from (seed, epoch) alone."""
+    """Every number below ``length`` once an epoch, in an order that depends on seed and epoch."""
 
     def __init__(self, length: int, *, seed: int, stream: int) -> None:
         self._length, self._seed, self._stream = length, seed, stream
         self._current: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
     def __getitem__(self, turn: int) -> int:
-        """The number at a turn, counted from the first epoch's start."""
+        """The number at a turn; turns are counted from the start of the first epoch."""
         epoch, at = divmod(turn, self._length)
         current = self._current  # read once: threads share it
         if current[0] != epoch:
@@ -240,23 +242,23 @@ class EpochOrder:
 
 
 def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
-    """The images of each person, at least two people."""
+    """The images of each person; raises ``UsageError`` for fewer than two people."""
     labels = images.identities[indices]
     groups = [indices[labels == person] for person in sorted(set(labels.tolist()))]
     if len(groups) < 2:
         raise UsageError(
-            f"{images.name}: {len(groups)} person to train on, so that no pair of two people "
-            "exists; add people"
+            f"{images.name}: {len(groups)} person to train on, so that there is no pair of two "
+            "people; add people"
         )
     return groups
 
 
 def _of_two(rng: np.random.Generator, groups: list[np.ndarray]) -> tuple[int, int]:
-    """An image each of two people."""
+    """One image of each of two people."""
     one, other = rng.choice(len(groups), 2, replace=False)
     return rng.choice(groups[one]), rng.choice(groups[other])
 
 
 def generator(seed: int, position: int, *, stream: int) -> np.random.Generator:
-    """Random numbers that depend on these three alone (counter-based: no state to carry)."""
+    """Random numbers that depend only on the arguments; counter-based, so without a state."""
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position]))

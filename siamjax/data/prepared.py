@@ -1,4 +1,4 @@
-"""TFDS builders without TensorFlow: what they have in common, and what they have prepared."""
+"""What the TFDS builders share, and how to open what they prepared; all without TensorFlow."""
 
 import abc
 import contextlib
@@ -16,14 +16,14 @@ from jaxtyping import Int
 from siamjax.data.images import ImageSet
 
 EMBEDDED = Path(__file__).parent / "embedded"
-"""Folder of the sets that come with the package, each with its licence beside it."""
+"""Folder of the sets that come with the package, each with its licence."""
 
-FORMAT = "array_record"  # the one format that TFDS writes and reads without TensorFlow
+FORMAT = "array_record"  # the only format that TFDS writes and reads without TensorFlow
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The encoded images of prepared splits, one after the other."""
+    """The encoded images of prepared splits, one split after the other."""
 
     splits: tuple[Any, ...]
 
@@ -39,14 +39,14 @@ class Examples:
 
 
 RawImage = tuple[str, str, int, bytes]
-"""File, as people know it; identity; camera; the encoded image."""
+"""Name of the file, as people know it; identity; camera; the encoded image."""
 
 
 class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builder of one split ``people``: image (bytes as they came), identity, camera, file.
+    """Builder of one split, ``people``: image (its bytes unchanged), identity, camera, file.
 
-    Beside the images, ``info.metadata`` keeps the official partitions of a set that ships them
-    in its large files, so that those are read once.
+    Where a set has its official partitions in its large files, ``info.metadata`` keeps them, so
+    that those files are read only once.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -56,16 +56,16 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(
         self, *, home: Path | None = None, config: str | None = None, data_dir: Path | None = None
     ) -> None:
-        """``home`` holds the raw files; it is opened only if nothing was prepared before."""
+        """``home`` holds the raw files; it is opened only if the set is not prepared yet."""
         self._home = home
         super().__init__(config=config, data_dir=data_dir, file_format=FORMAT)
 
     @abc.abstractmethod
     def _images(self) -> Iterable[RawImage]:
-        """All images in a fixed order; ``UsageError`` unless they are complete."""
+        """All images in a fixed order; raises ``UsageError`` unless they are complete."""
 
     def _partitions(self) -> dict[str, Any]:
-        """What ``info.metadata`` keeps, as JSON can hold it."""
+        """What ``info.metadata`` keeps, in types that JSON knows."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -87,7 +87,7 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         kept = self.info.metadata
-        assert kept is not None  # given in _info
+        assert kept is not None  # _info sets it
         kept.update(self._partitions())
         return {"people": self._generate_examples()}
 
@@ -100,22 +100,22 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def quiet() -> None:
-    """No progress bars, and no advice of TFDS to install OpenCV."""
+    """Turn off TFDS's progress bars and its advice to install OpenCV."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     tfds.disable_progress_bar()
 
 
 def prepare(builder: Any) -> None:
-    """Prepare a TFDS builder's data, if that was not done before, without a word."""
+    """Prepare a TFDS builder's data, unless that was done before."""
     quiet()
-    with contextlib.redirect_stdout(io.StringIO()):  # "Downloading ... Unknown size ..."
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints "Downloading ... Unknown size"
         builder.download_and_prepare(file_format=FORMAT)
 
 
 def prepared_examples(
     builder: Any, splits: Sequence[str], columns: Sequence[str]
 ) -> tuple[Examples, dict[str, list[Any]]]:
-    """Open splits of a prepared builder: the images, and some of what stands beside each.
+    """Open splits of a prepared builder: the images, and some columns of their records.
 
     Every record is read once for its columns; no image is decoded or kept.
     """
@@ -131,13 +131,13 @@ def prepared_examples(
 
 
 def prepared_images(builder: Any, *, credit: str) -> ImageSet:
-    """Prepare the TFDS builder's split ``faces`` if that was not done before, and open it."""
+    """Open the TFDS builder's split ``faces``, and prepare it first if need be."""
     images, _ = _opened(builder, "faces", credit)
     return images
 
 
 def prepared_people(builder: Any, *, credit: str) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
-    """The same of split ``people``, whose images also tell their camera: (images, cameras)."""
+    """Open the split ``people``, and prepare it first if need be: (images, cameras)."""
     images, columns = _opened(builder, "people", credit, "camera")
     return images, np.array([int(camera) for camera in columns["camera"]], np.int64)
 
@@ -145,7 +145,7 @@ def prepared_people(builder: Any, *, credit: str) -> tuple[ImageSet, Int[np.ndar
 def _opened(
     builder: Any, split: str, credit: str, *more: str
 ) -> tuple[ImageSet, dict[str, list[Any]]]:
-    """A split as an image set, and its columns: file, identity and ``more``."""
+    """A split as an image set, and its columns ``file``, ``identity`` and ``more``."""
     prepare(builder)
     source, columns = prepared_examples(builder, [split], ["file", "identity", *more])
     named = builder.builder_config.name if builder.builder_config else None

@@ -1,4 +1,4 @@
-"""Re-identification: which people, who is trained on, and the rankings that validate and test."""
+"""Re-identification: whom to train on, and the rankings that validate and test."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ Disjoint = Literal["person", "tracklet"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ranking:
-    """Queries and the gallery that each is looked up in.
+    """Queries, and the gallery to search for each.
 
     Attributes:
-        name: such as ``test people``; what a figure calls it.
+        name: such as ``test people``, as figures show it.
         query: (queries,) indices into the image set. Each has a true match in the gallery.
         gallery: (gallery,) indices into the image set.
-        rule: ``market``: for each query the gallery's images of the same identity by the same
-            camera are dropped, all others ranked (CMC, mAP). ``single_shot``: a trial draws one
-            gallery image of each identity; CMC is averaged over trials.
-        distractor: (gallery,) True = shows no query's identity and is in the gallery in every
+        rule: ``market`` drops, for each query, the gallery's images of the same identity by the
+            same camera, and ranks all others (CMC, mAP). ``single_shot`` draws in each trial one
+            gallery image of each identity, and averages CMC over the trials.
+        distractor: (gallery,) True = shows the identity of no query and is in the gallery of every
             trial, such as GRID's 775 and Market-1501's 0000.
     """
 
@@ -45,9 +45,9 @@ class Ranking:
             raise ValueError(f"{self.distractor.shape} distractors, {self.gallery.shape} gallery")
 
     def part(self, most: int) -> "Ranking":
-        """At most so many queries, evenly spaced; the gallery whole."""
+        """At most ``most`` queries, evenly spaced, with the whole gallery."""
         if most < 1:
-            raise UsageError(f"{most} queries of {self.name}: at least 1 is needed")
+            raise UsageError(f"{most} queries of {self.name}: ask for at least 1")
         if len(self.query) <= most:
             return self
         chosen = np.linspace(0, len(self.query) - 1, most).round().astype(int)
@@ -62,18 +62,18 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReidSplits:
-    """Images, those that are trained on, and the rankings that choose and test.
+    """Images, those to train on, and the rankings that choose the checkpoint and test it.
 
     Attributes:
-        images: all images; every index is into it. Some may be in no split at all.
-        cameras: (n,) who took each image; numbers as the set has them. Of the embedded
-            pedestrians it is the tracklet.
+        images: all images; all indices refer to it. Some may be in no split.
+        cameras: (n,) the camera of each image, as the set numbers them; of the embedded
+            pedestrians, the tracklet.
         training: indices of the images to train on.
         validation: chooses the checkpoint; shows no one of the test.
-        test: what the result is about.
-        protocol: one line for every number: boxes, protocol, split, counts, what is disjoint.
-        request: what :func:`reid_splits` was asked for; asking again
-            gives the same splits.
+        test: what results are reported on.
+        protocol: a line to print with every number: boxes, protocol, split, counts, and what the
+            splits do not share.
+        request: the arguments of :func:`reid_splits`, which make the same splits again.
     """
 
     images: ImageSet
@@ -86,13 +86,13 @@ class ReidSplits:
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """People whom the training images show."""
+        """The people whom the training images show."""
         return tuple(sorted(set(self.images.identities[self.training].tolist())))
 
     def fingerprint(self) -> str:
         """sha256 over names, identities, cameras and all indices, but not over pixels.
 
-        A run that goes on checks it, so that no one who was trained on comes to be tested on.
+        A resumed run checks it, so that it does not test on people whom it was trained on.
         """
         columns = [self.cameras, self.training]
         for ranking in (self.validation, self.test):
@@ -110,13 +110,13 @@ def rank(
     gallery: Int[np.ndarray, " gallery"],
     rule: Rule,
 ) -> tuple[Ranking, str]:
-    """A ranking of those queries that have a true match, and a remark on those that have none.
+    """A ranking of the queries that have a true match, and a remark on the others.
 
-    The remark is empty where every query has one, as in the official lists. Raises
-    ``UsageError`` where fewer than two people can be asked for: then any network is right.
+    The remark is empty where there are no others, as in the official lists. Raises ``UsageError``
+    where the queries show fewer than two people, as any network would then be right.
     """
     shown: list[str] = images.identities.tolist()
-    # Single-shot has no cameras to compare: one image in the gallery is a match for any query.
+    # Single-shot compares no cameras: any gallery image of the query's identity is a match.
     by = cameras.tolist() if rule == "market" else [0] * len(images)
     own = cameras.tolist() if rule == "market" else [-1] * len(images)
     seen: dict[str, set[int]] = {}
@@ -127,8 +127,8 @@ def rank(
     people = len(set(images.identities[kept].tolist()))
     if people < 2:
         raise UsageError(
-            f"{name} of {images.name}: {people} of its people can be looked up (seen by a second "
-            f"camera, with an image in the gallery); at least 2 are needed: hold out more people"
+            f"{name} of {images.name}: {people} of its people can be searched for (seen by a "
+            "second camera, with an image in the gallery), but 2 are needed; hold out more people"
         )
     ranking = Ranking(
         name=name,
@@ -149,11 +149,11 @@ def rank_by_camera(
     name: str,
     seed: int,
 ) -> tuple[Ranking, str]:
-    """A ranking by the Market rule where no official one exists.
+    """A ranking by the Market rule where there is no official one.
 
-    The queries are one image of each person and camera, drawn from ``seed``, as Market-1501
-    took its own. They stay in the gallery too, where the rule drops them for themselves. People
-    seen by one camera are not asked for; they are distractors.
+    As in Market-1501, the queries are one image of each person and camera, drawn from ``seed``.
+    They are in the gallery too, where the rule drops each for itself. People seen by one camera
+    only are no queries but distractors.
     """
     shuffled = np.random.default_rng(seed).permutation(gallery)
     drawn = {(images.identities[i], int(cameras[i])): int(i) for i in shuffled}
@@ -169,7 +169,7 @@ def rank_by_camera(
 def rank_views(
     images: ImageSet, cameras: Int[np.ndarray, " n"], people: Collection[str], *, name: str
 ) -> tuple[Ranking, str]:
-    """Single-shot: images of view 1 ask, those of view 2 are the gallery."""
+    """A single-shot ranking: the queries are of view 1, the gallery is of view 2."""
     chosen = np.zeros(len(images), np.bool_)
     chosen[images_of(images, sorted(people))] = True
     return rank(
@@ -183,20 +183,20 @@ def rank_views(
 
 
 def tenth(people: Sequence[str]) -> int:
-    """How many of the training people validate unless told: a tenth, at least two."""
+    """The default number of training people who validate: a tenth, at least two."""
     return max(2, len(people) // 10)
 
 
 def draw_people(
     people: Sequence[str], count: int, *, seed: Sequence[int], least_left: int, what: str
 ) -> tuple[list[str], list[str]]:
-    """(the others, ``count`` drawn at random from ``seed``), both sorted.
+    """Draw ``count`` people at random from ``seed``: (the others, those drawn), both sorted.
 
-    ``UsageError`` unless ``count`` is at least 2 and ``least_left`` others remain.
+    Raises ``UsageError`` unless ``count`` is at least 2 and ``least_left`` others remain.
     """
     if not 2 <= count <= len(people) - least_left:
         raise UsageError(
-            f"{count} people for {what} were asked for, of {len(people)}; ask for 2 to "
+            f"{count} of {len(people)} people cannot be held out for {what}; ask for 2 to "
             f"{len(people) - least_left}"
         )
     order = np.random.default_rng(list(seed)).permutation(len(people))
@@ -206,42 +206,42 @@ def draw_people(
 
 
 def assert_apart(images: ImageSet, *parts: Int[np.ndarray, " part"]) -> None:
-    """Raise ``UsageError`` if someone is shown in two of the parts."""
+    """Raise ``UsageError`` if two of the parts show the same person."""
     people = [set(images.identities[part].tolist()) for part in parts]
     for place, group in enumerate(people):
         for other in people[place + 1 :]:
             if both := group & other:
                 raise UsageError(
                     f"{images.name}: {sorted(both)[0]} is in two of training, validation and "
-                    "test, which must share no one; check the folders or the split file"
+                    "test, which must not share people; check the folders or the split file"
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReidOptions:
-    """Which people on which cameras, and who is held out."""
+    """Options of the data: which set, and who is held out."""
 
     seed: int = 0
-    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
+    """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
     data: str = "pedestrians"
     """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or a folder in
     Market-1501's naming."""
     home: Path | None = None
-    """Folder, archive or .mat file with the raw files; None: $SIAMJAX_REID, or TFDS's folder."""
+    """Folder, archive or .mat file of the set; None: in $SIAMJAX_REID, else in TFDS's folder."""
     protocol: Protocol = "classic"
     """CUHK03 only: classic (20 splits, single-shot) or new (767/700)."""
     split: int = 0
     """CUHK03 classic and GRID only: number of the official split, from 0."""
     test_people: int | None = None
-    """People who are reported on; None: as published (cuhk01: 100), pedestrians: 4."""
+    """Number of test people (cuhk01, pedestrians); None: as published (100), pedestrians 4."""
     validation_people: int | None = None
-    """People who choose the checkpoint; None: as docs/reid.md says."""
+    """Number of people who choose the checkpoint; None: see docs/reid.md."""
     disjoint: Disjoint = "person"
-    """Pedestrians only: what training and test do not share."""
+    """Pedestrians only: whether training and test share no person or no tracklet."""
 
 
 def load_reid(options: ReidOptions) -> ReidSplits:
-    """:func:`reid_splits` of an experiment's options."""
+    """The splits that an experiment's options ask for (:func:`reid_splits`)."""
     return reid_splits(**asked(ReidOptions, options))
 
 
@@ -258,22 +258,21 @@ def reid_splits(
 ) -> ReidSplits:
     """The splits of a set, by its published protocol.
 
-    Validation never shows a test person, and images are trained on only if they are in
-    ``training``. An option that the set has no use for raises ``UsageError``, so that no number
-    is thought to depend on it.
+    Validation shows no test person. An option that does not apply to the set raises
+    ``UsageError``, so that nobody believes that a number depends on it.
 
     Args:
         data: one of :data:`NAMES`, or the path of a folder in Market-1501's naming.
-        home: folder, archive or .mat file with the raw files; None looks into $SIAMJAX_REID,
-            else into TFDS's manual folder. Nothing is downloaded.
+        home: folder, archive or .mat file with the raw files; None looks in $SIAMJAX_REID, or
+            else in TFDS's manual folder. Nothing is downloaded.
         seed: draws what the protocol leaves open, at least who validates; 0 or greater.
-        split: number of the official split, from 0: 20 of CUHK03's classic protocol, 10 of GRID.
+        split: number of the official split, from 0: CUHK03's classic protocol has 20, GRID 10.
         protocol: of CUHK03: ``classic`` (single-shot, 100 test people) or ``new`` (767/700).
-        test_people: of CUHK01 (published are 100, the default, and 486) and the pedestrians
+        test_people: of CUHK01 (published: 100, the default, and 486) and the pedestrians
             (default 4).
-        validation_people: taken out of the training people. Default: 100 of CUHK03 classic, none
-            of the pedestrians (there held-out tracklets validate), else a tenth.
-        disjoint: of the pedestrians: do ``person`` or only ``tracklet`` separate the splits?
+        validation_people: taken out of the training people. Default: 100 for CUHK03 classic, none
+            for the pedestrians (held-out tracklets validate there), else a tenth.
+        disjoint: of the pedestrians: the splits share no ``person``, or only no ``tracklet``.
     """
     from siamjax.data.datasets import pedestrians
 
@@ -289,7 +288,8 @@ def reid_splits(
     }
     if data not in NAMES and not Path(data).is_dir():
         raise UsageError(
-            f"{data}: neither a folder in Market-1501's naming nor one of {', '.join(NAMES)}"
+            f"{data}: no such data set; give a folder in Market-1501's naming or one of "
+            f"{', '.join(NAMES)}"
         )
     if seed < 0:
         raise UsageError(f"seed {seed} must be 0 or greater")
@@ -300,7 +300,7 @@ def reid_splits(
     _refuse(data, "disjoint", disjoint, "person", data == "pedestrians")
     _refuse(data, "home", home, None, data in NAMES and data != "pedestrians")
     if home is not None and not home.exists():
-        # A prepared copy would hide the mistake.
+        # Otherwise a prepared copy would hide the mistake.
         raise UsageError(f"{home}: no such folder or file; give the home of {data}, or none")
     if data == "pedestrians":
         return pedestrians.divide(

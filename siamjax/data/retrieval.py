@@ -1,4 +1,4 @@
-"""Retrieval: which catalogue, its items to train on, and the searches that validate and test."""
+"""Retrieval: which items to train on, and the searches that validate and test."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from siamjax.data.options import asked
 from siamjax.data.triplets import ListedTriplets, SampledTriplets, TripletStream
 from siamjax.errors import UsageError
 
-EMOJI_TEST, EMOJI_VALIDATION = 200, 100  # items, unless told
+EMOJI_TEST, EMOJI_VALIDATION = 200, 100  # items by default
 ONLINE_PRODUCTS = "stanford_online_products"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retrieval:
-    """Queries and the gallery in which each one's item is looked for.
+    """Queries, and the gallery in which to find the item of each.
 
-    A query's matches are the gallery's images of the same identity; it has one at least.
+    The matches of a query are the gallery's images of the same identity; there is at least one.
 
     Attributes:
-        name: such as ``test items``; what a figure calls it.
+        name: such as ``test items``, as figures show it.
         query: (queries,) indices into the catalogue.
         gallery: (gallery,) indices into the catalogue.
         leave_one_out: the queries are in the gallery too; each is left out of its own ranking.
@@ -40,7 +40,7 @@ class Retrieval:
 
     @property
     def own_places(self) -> Int[np.ndarray, " queries"] | None:
-        """Where each query stands in the gallery; None where it does not."""
+        """The place of each query in the gallery; None if the queries are not in it."""
         if not self.leave_one_out:
             return None
         order = np.argsort(self.gallery)
@@ -52,15 +52,14 @@ class RetrievalSplits:
     """A catalogue, its rows to train on, and the retrievals that choose and test.
 
     Attributes:
-        catalogue: all rows; every index is into it.
+        catalogue: all rows; all indices refer to it.
         training: indices of the images to train on.
         validation: chooses the checkpoint.
-        test: what the result is about. No item is in two of the three.
-        protocol: one line for every number: how the items were divided, and counts.
-        request: what :func:`retrieval_splits` was asked for; asking again gives the same splits.
-        listed: query, positive and negative of each triplet of the file that was given, without
-            those that show a validation or test item; for
-            :class:`~siamjax.data.triplets.ListedTriplets`. None without a file.
+        test: what results are reported on. No item is in two of the three.
+        protocol: a line to print with every number: how the items were divided, and counts.
+        request: the arguments of :func:`retrieval_splits`, which make the same splits again.
+        listed: query, positive and negative of the listed triplets, without those that show a
+            validation or test item; None where no list was given.
     """
 
     catalogue: Catalogue
@@ -78,15 +77,15 @@ class RetrievalSplits:
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Items that the training images show."""
+        """The items that the training images show."""
         return tuple(sorted(set(self.images.identities[self.training].tolist())))
 
     def triplets(self, category: str | None) -> TripletStream:
-        """Triplets to train on: those listed in a file if there was one, else drawn.
+        """Triplets to train on: the listed ones, or else ones drawn from the seed of the splits.
 
-        Drawn ones come from the seed of the splits
-        (:class:`~siamjax.data.triplets.SampledTriplets`). Half of their negatives are of the
-        anchor's ``category``, a column of the catalogue; None: there is none.
+        Half of the negatives that are drawn are of the anchor's ``category``, a column of the
+        catalogue; None: the items have no category. See
+        :class:`~siamjax.data.triplets.SampledTriplets`.
         """
         seed = self.request["seed"]
         if self.listed is not None:
@@ -96,7 +95,7 @@ class RetrievalSplits:
     def fingerprint(self) -> str:
         """sha256 over ids, items, attributes, all indices and triplets, but not over pixels.
 
-        A run that goes on checks it, so that no item that was trained on comes to be tested on.
+        A resumed run checks it, so that it does not test on items that it was trained on.
         """
         columns = [self.training]
         for asked_for in (self.validation, self.test):
@@ -119,27 +118,27 @@ def retrieval_splits(
 ) -> RetrievalSplits:
     """Splits that share no item, drawn from ``seed``.
 
-    * ``emoji``: Google's images ask, Twitter's are the gallery; 200 items test and 100 validate
-      unless told.
-    * ``stanford_online_products``, or its unpacked folder: the official split; every test image
-      asks all others. Validation is drawn from the training items, a tenth unless told.
+    * ``emoji``: the queries are Google's images, the gallery is Twitter's; by default 200 items
+      test and 100 validate.
+    * ``stanford_online_products``, or its unpacked folder: the official split; every test image is
+      a query to all others. Validation is drawn from the training items, by default a tenth.
     * any other catalogue that :func:`~siamjax.data.catalogues.open_catalogue` opens: of the
-      items with two images or more, a fifth tests and a tenth validates unless told (2 at
-      least); every image of these asks all others. Items of one image are trained on.
+      items with two images or more, by default a fifth tests and a tenth validates (at least 2
+      each); each of their images is a query to all others. Items of one image are trained on.
 
-    ``triplets`` is a file that :func:`~siamjax.data.catalogues.read_triplets` reads, whose
-    rows count from ``first_row``: the triplets to train on. Where no two images of the
-    catalogue are of one item, query and positive of every triplet are (and so are images that
-    a chain of these connects). Triplets that show an item held out, or whose negative is of the
+    ``triplets`` is a file with the triplets to train on, whose rows count from ``first_row``
+    (:func:`~siamjax.data.catalogues.read_triplets`). If every image of the catalogue is an item of
+    its own, then query and positive of each triplet are taken for one item, and so are images that
+    a chain of triplets connects. Triplets that show an item held out, or whose negative is of the
     query's item, are left out; ``protocol`` counts them.
 
-    Raises ``UsageError`` for a catalogue or a file that cannot be read or has too few such items,
-    where no triplet is left, and for ``test_items`` of a set with an official split.
+    Raises ``UsageError`` for a catalogue or a file that cannot be read, for too few items, if no
+    triplet is left, and for ``test_items`` of a set with an official split.
     """
     if seed < 0:
         raise UsageError(f"seed {seed} must be 0 or greater")
     if first_row and triplets is None:
-        raise UsageError(f"first_row {first_row} applies to a file of triplets; give that too")
+        raise UsageError(f"first_row {first_row} applies to a file of triplets; give the file too")
     request: dict[str, Any] = {
         "data": data,
         "home": None if home is None else str(home),
@@ -169,9 +168,9 @@ def retrieval_splits(
     test = make(catalogue, np.flatnonzero(parts[0]), "test items")
     validation = make(catalogue, np.flatnonzero(parts[1]), "validation items")
     asking = (
-        "google images ask, twitter's are the gallery"
+        "google's images are the queries, twitter's the gallery"
         if data == "emoji"
-        else "every image asks all others"
+        else "every image is a query to all others"
     )
     return RetrievalSplits(
         catalogue=catalogue,
@@ -179,8 +178,8 @@ def retrieval_splits(
         validation=validation,
         test=test,
         protocol=(
-            f"{catalogue.images.name}: {origin}{how}: {len(np.unique(number[training])):,} trained "
-            f"on ({len(training):,} images), {len(tested):,} tested ({len(test.query):,} "
+            f"{catalogue.images.name}: {origin}{how}: {len(np.unique(number[training])):,} for "
+            f"training ({len(training):,} images), {len(tested):,} for test ({len(test.query):,} "
             f"queries, gallery {len(test.gallery):,}), {len(validated):,} others choose the "
             f"checkpoint; no item is in two of these; {asking}{left_out}"
             + ("; artwork, no photographs" if data == "emoji" else "")
@@ -191,7 +190,7 @@ def retrieval_splits(
 
 
 def _with_items(catalogue: Catalogue, rows: Int[np.ndarray, "triplets 3"]) -> tuple[Catalogue, str]:
-    """The catalogue with items, if need be those that the triplets tell, and a word on it."""
+    """The catalogue, with items that the triplets join if it has none, and a remark on that."""
     images = catalogue.images
     if len(np.unique(images.identities)) < len(images):
         return catalogue, ""
@@ -212,7 +211,7 @@ def _held_out(
     *,
     seed: int,
 ) -> tuple[Int[np.ndarray, " test"], Int[np.ndarray, " validation"], str]:
-    """The numbers of the items to test and to validate on, and in words how they were chosen."""
+    """The numbers of the items to test and to validate on, and a remark on their choice."""
     name = catalogue.images.name
     repeated = np.flatnonzero(counts >= 2)
     if name == ONLINE_PRODUCTS:
@@ -241,7 +240,7 @@ def _trainable(
     *,
     source: str,
 ) -> tuple[Int[np.ndarray, "triplets 3"], str]:
-    """The triplets that can be trained on, and in words how many cannot."""
+    """The triplets to train on, and a remark on how many are left out."""
     held = held_out[rows].any(axis=1)
     wrong = ~held & (number[rows[:, 0]] == number[rows[:, 2]])
     listed = rows[~held & ~wrong]
@@ -260,7 +259,7 @@ def _trainable(
 def _numbered(
     catalogue: Catalogue,
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " items"]]:
-    """The number of each image's item, in order of their names, and each item's images."""
+    """The number of each image's item, by the order of their names, and each item's image count."""
     _, number, counts = np.unique(
         catalogue.images.identities, return_inverse=True, return_counts=True
     )
@@ -270,18 +269,18 @@ def _numbered(
 def _draw(
     catalogue: Catalogue, items: Int[np.ndarray, " items"], counts: list[int], *, seed: int
 ) -> list[np.ndarray]:
-    """So many different ones of the items for each count; two must be left to train on."""
+    """For each count that many of the items, at random; two must be left to train on."""
     if not len(items):
         raise UsageError(
             f"{catalogue.images.name}: no item has two images, so that none can be searched for; "
-            "tell which images show the same by a column item, or by a sub-folder for each"
+            "tell which images show one item by a column 'item', or by a sub-folder for each"
         )
     if min(counts) < 2 or sum(counts) + 2 > len(items):
         raise UsageError(
             f"{catalogue.images.name}: {' + '.join(map(str, counts))} items to hold out of "
-            f"{len(items)} that have two images or more; at least 2 for each split and 2 to "
-            "train on are needed: ask for others, add images, or, where triplets join images "
-            "to too few items, give the table a column item"
+            f"{len(items)} that have two images or more, but each split needs at least 2, and "
+            "training 2; ask for others, add images, or, where triplets join images to too few "
+            "items, give the table a column 'item'"
         )
     shuffled = np.random.default_rng(seed).permutation(items)
     return [np.sort(part) for part in np.split(shuffled, np.cumsum(counts))[: len(counts)]]
@@ -298,7 +297,7 @@ def _between_vendors(catalogue: Catalogue, chosen: np.ndarray, name: str) -> Ret
 
 
 def _leave_one_out(catalogue: Catalogue, chosen: np.ndarray, name: str) -> Retrieval:
-    """All are the gallery, and those that share their item with another ask."""
+    """All images are the gallery; those that share their item with another are the queries."""
     _, number, counts = np.unique(
         catalogue.images.identities[chosen], return_inverse=True, return_counts=True
     )
@@ -308,24 +307,24 @@ def _leave_one_out(catalogue: Catalogue, chosen: np.ndarray, name: str) -> Retri
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions:
-    """Which catalogue, and which items are held out."""
+    """Options of the data: which catalogue, and how many items are held out."""
 
     seed: int = 0
-    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
+    """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
     data: str = "emoji"
-    """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one."""
+    """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one or of images."""
     triplets: Path | None = None
-    """File of listed triplets of the table, row numbers from 0; None: they are drawn."""
+    """File of triplets of row numbers, from 0, to train on; None: triplets are drawn."""
     test_items: int | None = None
-    """Items that are reported on; None: emoji 200, of a table a fifth."""
+    """Number of test items; None: 200 of emoji, a fifth of a table."""
     validation_items: int | None = None
-    """Items that choose the checkpoint; None: emoji 100, of a table a tenth."""
+    """Number of items that choose the checkpoint; None: 100 of emoji, a tenth of a table."""
     category: str | None = "category"
-    """Column of the table that says what kind of thing an item is; None: there is none."""
+    """Column of the table with the category of each item; None: there is none."""
 
 
 def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
-    """:func:`retrieval_splits` of an experiment's options."""
+    """The splits that an experiment's options ask for (:func:`retrieval_splits`)."""
     named = asked(RetrievalOptions, options)
-    del named["category"]  # it divides negatives, not items
+    del named["category"]  # it chooses negatives and does not change the splits
     return retrieval_splits(**named)

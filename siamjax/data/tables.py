@@ -1,4 +1,4 @@
-"""A catalogue's table as a text file: a row an image, the columns in any order."""
+"""Read a catalogue's table from a text file: a row for each image, the columns in any order."""
 
 import contextlib
 import csv
@@ -16,43 +16,43 @@ from siamjax.errors import UsageError
 IMAGE = ("image", "file", "path", "filename")
 ITEM = ("item", "identity", "product")
 HEADLESS = ("category", "colour", "id", "gender", "name")
-"""The columns of a table whose first line names none, in order."""
+"""The columns, in order, of a table whose first line does not name them."""
 
-_CHUNK = 20_000  # rows that are lists of strings at one time
-_PROBED = 10  # images that are looked for to learn where all lie
+_CHUNK = 20_000  # rows that are lists of strings at a time, which bounds the memory
+_PROBED = 10  # images to look for, to learn where all are
 
 
 def read_table(path: Path) -> Catalogue:
-    """The catalogue that a table describes; columns are separated by comma, semicolon or tab.
+    """The catalogue that a table describes; columns are separated by commas, semicolons or tabs.
 
-    The first line names the columns, in any order, upper or lower case:
+    The first line names the columns, in any order, in upper or lower case:
 
-    * the image: ``image``, ``file``, ``path`` or ``filename``, the first of these that is
-      there; a path relative to the table's folder or to its sub-folder ``images``;
-    * ``id``, optional: unique. Without it the image's path is the id. Without an image
-      column the id names the image: ID.jpg (or another suffix, one for all), or a path;
+    * the image: the first of ``image``, ``file``, ``path`` and ``filename`` that is there; its
+      path, relative to the table's folder or to the sub-folder ``images`` of that;
+    * ``id``, optional, unique: by default the image's path. In a table without an image column
+      the id names the image: it is a path, or ID.jpg (or another suffix, the same for all);
     * ``item``, ``identity`` or ``product``, optional: what the image shows. Where it is empty
       or missing, the image is an item of its own;
-    * every other one is an attribute, called by its name in lower case.
+    * any other column is an attribute, by its name in lower case.
 
-    A table of five columns without such a line has category, colour, id, gender and name; it is
-    taken for one if the image of its first line is there. Empty lines are skipped; row
-    numbers, as triplets use them, do not count them.
+    If the first line names no columns, there must be five: category, colour, id, gender and name,
+    and the image of the first line must exist. Empty lines are skipped and not counted in the row
+    numbers of triplets.
 
-    No image is opened, and but for the first few none is looked for: what is missing or
-    broken is named when it is read.
+    Only the first few images are looked for, and none is opened: what is missing or broken is
+    named when it is read.
 
-    Raises ``UsageError`` with path and line for a table that cannot be read, is empty, lacks a
-    column, has a row of another length, an empty or repeated id, or a row without an image.
+    Raises ``UsageError`` with path and line for a table that cannot be read, is empty, or lacks a
+    column, and for a row of another length, with an empty or repeated id, or without an image.
     """
     names, header = _header(path)
     columns = dict(zip(names, _columns(path, len(names), skip=header), strict=True))
     if not len(columns[names[0]]):
-        raise UsageError(f"{path}: a table without rows; expected is one an image")
+        raise UsageError(f"{path}: a table without rows; expected one for each image")
     image = next((name for name in IMAGE if name in columns), None)
     item = next((name for name in ITEM if name in columns), None)
     called = "id" if "id" in columns else image
-    assert called is not None  # _header
+    assert called is not None  # as _header has checked
     ids = columns[called]
     files = ids if image is None else columns.pop(image)
     columns.pop("id", None)
@@ -80,11 +80,11 @@ def read_table(path: Path) -> Catalogue:
 
 
 def _header(path: Path) -> tuple[list[str], bool]:
-    """The columns' names, and whether the first line tells them."""
+    """The columns' names, and whether they are those of the first line."""
     with contextlib.closing(_rows(path)) as rows:
         line, cells = next(rows, (0, []))
     if not cells:
-        raise UsageError(f"{path}: an empty table; expected is a line of names and one an image")
+        raise UsageError(f"{path}: an empty table; expected a line of names, and one an image")
     names = [cell.strip().lower() for cell in cells]
     known = {*IMAGE, *ITEM, *HEADLESS} & set(names)
     nameless = len(names) == len(HEADLESS) and len(known) < 2 and not known & {*IMAGE, "id"}
@@ -95,9 +95,9 @@ def _header(path: Path) -> tuple[list[str], bool]:
     where = f"{path}, line {line}"
     if not {*IMAGE, "id"} & set(names):
         raise UsageError(
-            f"{where}: no column for the image ({', '.join(IMAGE)} or id); there are "
+            f"{where}: no column for the image ({', '.join(IMAGE)} or id), only "
             f"{', '.join(names)[:200]}; name one in the first line"
-            + (f" (or, if these are no names, add the image {first[:80]!r})" if first else "")
+            + (f" (or, if these are not names, add the image {first[:80]!r})" if first else "")
         )
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{where}: two columns are called {min(twice)}; rename one")
@@ -105,7 +105,7 @@ def _header(path: Path) -> tuple[list[str], bool]:
 
 
 def _columns(path: Path, width: int, *, skip: bool) -> list[np.ndarray]:
-    """The cells by column, without spaces around them; ``skip`` the first line."""
+    """The cells of each column, without spaces around them; ``skip``: without the first line."""
     parts: list[list[np.ndarray]] = [[strings([])] for _ in range(width)]
     with contextlib.closing(_rows(path)) as numbered:
         rows = (cells for _, cells in itertools.islice(numbered, int(skip), None))
@@ -113,8 +113,8 @@ def _columns(path: Path, width: int, *, skip: bool) -> list[np.ndarray]:
             if set(map(len, chunk)) != {width}:
                 wrong = _line(path, lambda cells: len(cells) != width)
                 raise UsageError(
-                    f"{path}, line {wrong}: not of {width} columns as the first line; quote a "
-                    'cell that holds the separator ("a, b"), or mend the line'
+                    f"{path}, line {wrong}: not {width} columns, as in the first line; put cells "
+                    'that hold the separator in quotes ("a, b"), or mend the line'
                 )
             for part, values in zip(parts, zip(*chunk, strict=True), strict=True):
                 part.append(np.strings.strip(strings(values)))
@@ -122,7 +122,7 @@ def _columns(path: Path, width: int, *, skip: bool) -> list[np.ndarray]:
 
 
 def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
-    """(line, cells) of every row that is not empty."""
+    """(line number, cells) of every row that is not empty."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = next((line for line in stream if line.strip()), "")
@@ -148,7 +148,7 @@ def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
 
 
 def undecodable_line(path: Path) -> int:
-    """The first line that is not UTF-8, from 1."""
+    """The number, from 1, of the first line that is not UTF-8."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -159,7 +159,7 @@ def undecodable_line(path: Path) -> int:
 
 
 def _line(path: Path, wrong: Callable[[list[str]], bool]) -> int:
-    """The line of the first row that is ``wrong``; read once more, as rows keep no numbers."""
+    """The line of the first row that is ``wrong``; reads the file again, as rows keep no line."""
     return next(line for line, cells in _rows(path) if wrong(cells))
 
 
@@ -171,8 +171,8 @@ def _check_unique(path: Path, keys: tuple[str, ...], name: str, column: int, *, 
         key = cells[column].strip()
         if key in lines:
             raise UsageError(
-                f"{path}: {name} {key!r} stands in lines {lines[key]} and {line}; it must be "
-                "unique: remove one, or give the table a column id"
+                f"{path}: {name} {key!r} is in lines {lines[key]} and {line}, but must be unique; "
+                "remove one, or give the table a column 'id'"
             )
         lines[key] = line
 
@@ -183,14 +183,14 @@ def _items(path: Path, ids: np.ndarray, items: np.ndarray | None, name: str | No
     if (both := np.isin(ids[unknown], items[~unknown])).any():
         one = str(ids[unknown][both][0])
         raise UsageError(
-            f"{path}: the row of id {one!r} has an empty {name} and so would be an item of its "
-            "own, but other rows use that word for theirs; fill it in"
+            f"{path}: the row of id {one!r} has an empty {name}, which makes it an item of that "
+            "name, but other rows use the same name for theirs; fill it in"
         )
     return np.where(unknown, ids, items)
 
 
 def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:
-    """The folder of all images and the suffix that their names lack, as the first few tell."""
+    """The folder of all images and the suffix missing from their names, judged by the first few."""
     for name in files[:_PROBED].tolist():
         if found := _found(folder, name):
             return found
@@ -199,7 +199,7 @@ def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:
 
 
 def _found(folder: Path, name: str) -> tuple[Path, str] | None:
-    """The folder of an image and the suffix that its name lacks; None where there is none."""
+    """The folder of an image and the suffix missing from its name; None if it does not exist."""
     suffixes = ("", ".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"}))
     for below, suffix in itertools.product((folder, folder / "images"), suffixes):
         if os.path.isfile(below / (name + suffix)):

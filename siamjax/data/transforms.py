@@ -1,4 +1,4 @@
-"""From a decoded image to the network's input: resize and augment."""
+"""Resize and augment decoded images for the network."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from PIL import Image
 from siamjax.errors import UsageError
 
 Size = int | tuple[int, int]
-"""Of a network's images in pixels: the side of a square, or (height, width)."""
+"""Size of a network's images in pixels: the side of a square, or (height, width)."""
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -23,14 +23,14 @@ class Augmentation:
 
     Attributes:
         mirror: mirror left-right with probability 1/2.
-        rotation: greatest turn either way, in degrees.
-        translation: greatest shift either way, as a share of the height and of the width.
-        scale: greatest change of size either way, as a share (0.1: 0.9 to 1.1 times).
-        recolor: give both images of a pair the same random colours (:func:`color_table`), and
-            those of half of the different pairs two of their own. So a few people stand for many,
-            and a network learns to compare colours instead of knowing people's by heart.
-        symmetries: give all images of an example the same :class:`Symmetry`. So a few things
-            stand for many, and a network learns to compare them; for artwork and patterns.
+        rotation: largest rotation either way, in degrees.
+        translation: largest shift either way, as a share of height and width.
+        scale: largest change of size either way, as a share (0.1: 0.9 to 1.1 times).
+        recolor: change the colours of both images of a pair by one random table
+            (:func:`color_table`), and in half of the negative pairs by two. A few people then
+            stand for many, and the network must compare colours instead of memorising them.
+        symmetries: apply one random :class:`Symmetry` to all images of an example. A few items
+            then stand for many; for artwork and patterns.
     """
 
     mirror: bool = True
@@ -48,7 +48,7 @@ class Augmentation:
                 raise UsageError(f"{name} {value} must lie in [0, {limit:g}]")
 
     def matrix(self, rng: np.random.Generator, size: Size) -> np.ndarray:
-        """Draw a map from output to input pixel coordinates (x, y), (2, 3)."""
+        """Draw a (2, 3) affine map from output to input pixel coordinates (x, y)."""
         height, width = sides(size)
         mirrored = rng.random() < 0.5
         turn, across, down, growth = rng.uniform(-1, 1, 4)
@@ -68,10 +68,10 @@ class Symmetry:
     """One of the 8 symmetries of the square, and an order of the colour channels.
 
     Attributes:
-        mirror: mirror left-right, first.
-        quarters: quarter turns, counterclockwise; an image that is no square is turned by an even
-            number, the next lower one, so that it keeps its shape.
-        channels: which channel becomes red, green and blue.
+        mirror: mirror left-right before turning.
+        quarters: number of counterclockwise quarter turns; rounded down to an even number for an
+            image that is not square, which so keeps its shape.
+        channels: the channels that become red, green and blue.
     """
 
     mirror: bool
@@ -80,7 +80,7 @@ class Symmetry:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Symmetry":
-        """Any of the 8 alike; the colours stay as they are half the time, else any order."""
+        """Draw one of the 8 uniformly; half the time also a random order of the channels."""
         mirror, quarters = bool(rng.random() < 0.5), int(rng.integers(4))
         channels = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
         return cls(mirror, quarters, tuple(channels.tolist()))
@@ -88,14 +88,14 @@ class Symmetry:
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The image, mirrored, turned and recoloured."""
+        """The image mirrored, turned, and with its channels reordered."""
         quarters = self.quarters if image.shape[0] == image.shape[1] else self.quarters // 2 * 2
         mirrored = image[:, ::-1] if self.mirror else image
         return np.ascontiguousarray(np.rot90(mirrored, quarters)[..., list(self.channels)])
 
 
 def resize(image: UInt8[np.ndarray, "height width 3"], size: Size) -> UInt8[np.ndarray, "h w 3"]:
-    """Squeeze to a size, bilinear with the antialiasing that shrinking needs."""
+    """Resize without keeping the proportions: bilinear, antialiased when shrinking."""
     height, width = sides(size)
     if image.shape[:2] == (height, width):
         return image
@@ -105,7 +105,7 @@ def resize(image: UInt8[np.ndarray, "height width 3"], size: Size) -> UInt8[np.n
 def augment(
     image: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """One random affine map, bilinear; what comes from outside shows the border's mean colour."""
+    """Apply one random affine map, bilinear; outside the image is the border's mean colour."""
     height, width = image.shape[:2]
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     fill = tuple(int(value) for value in border.mean(axis=0).round())
@@ -120,10 +120,10 @@ def augment(
 
 
 def color_table(rng: np.random.Generator) -> np.ndarray:
-    """Random colours: for each channel a table of 256 values, and which channel it is made of.
+    """Draw random colours: for each channel a table of 256 values and the channel to look up.
 
-    (3, 257) uint8; the last column names the source. Each channel has a random gamma, a gain of
-    1/2 to 1, and an offset within what is left.
+    (3, 257) uint8; the last column is the channel to look up. A table is a random gamma, a gain
+    from 1/2 to 1, and an offset within the remaining range.
     """
     values = np.arange(256) / 255
     lines = []

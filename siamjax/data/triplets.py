@@ -1,4 +1,4 @@
-"""Triplets of images: drawn from (seed, position), taken from a list, or mined."""
+"""Triplets of images: drawn at random, taken from a list, or mined."""
 
 from typing import Protocol
 
@@ -10,30 +10,30 @@ from siamjax.data.images import ImageSet
 from siamjax.data.pairs import EpochOrder, generator
 from siamjax.errors import UsageError
 
-# Streams of random numbers beside those of pairs (0, 2) and of augmentation (1, 3, 6).
+# Streams of random numbers, other than those of pairs (0, 2) and augmentation (1, 3, 6).
 _DRAWN, _LISTED = 4, 5
 
 
 class TripletStream(Protocol):
-    """Random access to training triplets at any position, without end."""
+    """An endless stream of training triplets, with random access."""
 
     def __getitem__(self, position: int) -> tuple[int, int, int]:
-        """Image indices of anchor, positive and negative at a position >= 0."""
+        """The image indices of anchor, positive and negative at a position >= 0."""
         ...
 
 
 class ListedTriplets:
-    """The triplets of a list, whole, in an order drawn anew each epoch from (seed, epoch)."""
+    """All triplets of a list once an epoch, in an order drawn anew from the seed for each epoch."""
 
     def __init__(self, rows: Int[np.ndarray, "triplets 3"], *, seed: int) -> None:
         if not len(rows):
-            raise UsageError("a list without triplets; at least one is needed")
+            raise UsageError("a list without triplets; give at least one")
         self.rows = rows
         self._order = EpochOrder(len(rows), seed=seed, stream=_LISTED)
 
     @property
     def epoch(self) -> int:
-        """Triplets of an epoch."""
+        """Number of triplets in an epoch."""
         return len(self.rows)
 
     def __getitem__(self, position: int) -> tuple[int, int, int]:
@@ -42,16 +42,15 @@ class ListedTriplets:
 
 
 class SampledTriplets:
-    """Triplets drawn from items: the one at a position depends on (seed, position) alone.
+    """Triplets drawn at random; the one at a position depends only on the seed and the position.
 
-    Anchor and positive are two different images of an item (uniform over those with two
-    images or more). The negative is an image of another item: of the same category for a
-    share of ``in_class`` of the positions, evenly spread, else of another one; uniform over the
-    images that qualify.
+    Anchor and positive are two different images of an item, uniform over the items with two
+    images or more. The negative is an image of another item, uniform over the images that qualify:
+    of the same category at a share ``in_class`` of the positions, evenly spread, else of another.
 
-    An item's category is that of its first image; where that is "", it is not known and the
-    item is alone. An item that is alone in its category has no in-class negative: it gets one of
-    another category at every position. ``alone`` counts such items, of those that can be anchors.
+    An item's category is that of its first image; "" means that it is not known. An item that is
+    alone in its category, or whose category is not known, gets negatives of other categories at
+    every position. ``alone`` is the number of such items with two images or more.
     """
 
     def __init__(
@@ -63,12 +62,10 @@ class SampledTriplets:
         in_class: float = 0.5,
         category: str | None = "category",
     ) -> None:
-        """``indices`` are the training images; ``category`` names an attribute.
+        """``indices`` are the training images; ``category`` is the name of an attribute.
 
-        A set of images has no attributes, and so no categories.
-        With ``category`` None there are no categories: the negative is of any other item.
-        Raises ``UsageError`` unless both an item with two images and what the negatives need
-        are there.
+        With ``category`` None, or an ``ImageSet``, which has no attributes, the negative is of
+        any other item. Raises ``UsageError`` if the images cannot make such triplets.
         """
         if not 0 <= in_class <= 1:
             raise UsageError(f"in_class {in_class} must lie in [0, 1]: a share of the triplets")
@@ -76,10 +73,10 @@ class SampledTriplets:
             catalogue, category = Catalogue(images=catalogue, attributes={}), None
         name = catalogue.images.name
         if category is not None and category not in catalogue.attributes:
-            known = ", ".join(catalogue.attributes) or "none"
+            known = ", ".join([*catalogue.attributes, "None"])
             raise UsageError(
-                f"{name}: no attribute {category!r} (there are: {known}); name another as "
-                "category, or None for negatives of any other item"
+                f"{name}: no attribute {category!r}; choose category from: {known} (negatives of "
+                "any other item)"
             )
         self._seed = seed
         self._share = 1.0 if category is None else in_class
@@ -88,27 +85,27 @@ class SampledTriplets:
         if len(self._start) < 2 or not len(self._repeated):
             raise UsageError(
                 f"{name}: {len(self._start)} items to train on, {len(self._repeated)} of them with "
-                "two images or more; two items are needed, and two images of one of them"
+                "two images or more; give at least two items, and two images of one of them"
             )
         peers = (self._last - self._first) - (self._stop - self._start)
         self.alone = int((peers[self._repeated] == 0).sum())
         if self._share < 1 and self._last[0] == len(indices):
             raise UsageError(
                 f"{name}: all training images are of one {category}, so that in_class "
-                f"{in_class} leaves some triplets without a negative; give 1"
+                f"{in_class} leaves some triplets without a negative; choose 1"
             )
         if self._share == 1 and self.alone and self._last[0] != len(indices) and (peers == 0).all():
             raise UsageError(
-                f"{name}: every item is alone in its {category}, so that no in-class negative "
-                "exists; give in_class 0"
+                f"{name}: every item is alone in its {category}, so that there is no in-class "
+                "negative; choose in_class 0"
             )
 
     def _lay_out(
         self, catalogue: Catalogue, indices: Int[np.ndarray, " n"], category: str | None
     ) -> None:
-        """Order images by category and item, so that both are ranges of places.
+        """Sort the images by category and item, so that both are ranges of places.
 
-        Item i has places start[i] to stop[i], its category first[i] to last[i].
+        Item i is at places start[i] to stop[i], its category at first[i] to last[i].
         """
         _, opening, item = np.unique(
             catalogue.images.identities[indices], return_index=True, return_inverse=True
@@ -119,13 +116,13 @@ class SampledTriplets:
             column = catalogue.attributes[category][indices[opening]]
             kind = np.unique(column, return_inverse=True)[1]
             unknown = np.flatnonzero(column == "")
-            kind[unknown] = len(kind) + unknown  # each a kind of its own
-        order = np.lexsort((item, kind[item]))  # stable: the last key decides first
+            kind[unknown] = len(kind) + unknown  # each a category of its own
+        order = np.lexsort((item, kind[item]))  # by the last key first
         self._order, self._images = order, indices[order]
         ordered = item[order]
         self._start = np.flatnonzero(np.diff(ordered, prepend=-1))
         self._stop = np.append(self._start[1:], len(order))
-        kinds = kind[ordered[self._start]]  # of the items in their new order, rising
+        kinds = kind[ordered[self._start]]  # of the items in their new order, ascending
         ends = np.append(self._start, len(order))
         self._first = ends[np.searchsorted(kinds, kinds, side="left")]
         self._last = ends[np.searchsorted(kinds, kinds, side="right")]
@@ -137,7 +134,7 @@ class SampledTriplets:
         anchor, positive = start + rng.choice(stop - start, 2, replace=False)
         first, last = self._first[item], self._last[item]
         peers = (last - first) - (stop - start)
-        # Spread evenly instead of tossed: every batch then holds the share itself.
+        # Spread evenly instead of drawn, so that every batch holds just this share.
         within = int((position + 1) * self._share) > int(position * self._share)
         within = bool(within and peers > 0)
         negative = self._negative(rng, position, int(item), within)
@@ -145,7 +142,7 @@ class SampledTriplets:
         return int(anchor), int(positive), negative
 
     def _negative(self, rng: np.random.Generator, position: int, item: int, within: bool) -> int:
-        """An image of another item, ``within`` the same category or not."""
+        """An image of another item of the same category (``within``), or of another category."""
         start, stop = self._start[item], self._stop[item]
         first, last = self._first[item], self._last[item]
         if within:
@@ -158,17 +155,17 @@ class SampledTriplets:
 
 
 class MinedTriplets(SampledTriplets):
-    """Sampled triplets, a share of whose negatives are the nearest in a current embedding.
+    """Sampled triplets, some of whose negatives are the nearest in a recent embedding.
 
-    From the step on that a table is used (:meth:`use`), a negative is with probability ``hard``
-    one of the ``neighbours`` images nearest to the item: in its category or outside, as the
-    share of ``in_class`` says. Before that, and for an item without any such image, it is
-    drawn as ever.
+    From the step on at which a table is used (:meth:`use`), a negative is with probability
+    ``hard`` one of the ``neighbours`` images nearest to the item, within its category or outside,
+    by the share ``in_class``. Before that step, and for an item without such an image, it is drawn
+    as by :class:`SampledTriplets`.
 
-    What a position gives depends on (seed, position) and the tables. Batches are read ahead: give
-    a table a start that none has been read for. Worker processes have copies of the stream as it
-    was when the batches began, and see no later table. A run that is taken up again needs the
-    tables that it used; keep them, or mine them anew from the checkpoints of their steps.
+    The triplet at a position depends on the seed, the position and the tables. Batches are read
+    ahead, so a table must start at a step that has not been read yet. Worker processes copy the
+    stream when the batches begin, and do not see later tables. A resumed run needs the tables that
+    it used: keep them, or mine them anew from the checkpoints of their steps.
     """
 
     def __init__(
@@ -183,10 +180,9 @@ class MinedTriplets(SampledTriplets):
         hard: float = 0.5,
         neighbours: int = 10,
     ) -> None:
-        """As :class:`SampledTriplets`.
+        """``batch_size`` is the triplets of a step; ``hard`` in [0, 1], ``neighbours`` at least 1.
 
-        ``batch_size`` is the triplets of a step, over all processes; ``hard`` in [0, 1];
-        ``neighbours`` at least 1.
+        The other arguments are those of :class:`SampledTriplets`.
         """
         super().__init__(catalogue, indices, seed=seed, in_class=in_class, category=category)
         if not 0 <= hard <= 1:
@@ -194,18 +190,18 @@ class MinedTriplets(SampledTriplets):
         if neighbours < 1:
             raise UsageError(f"neighbours {neighbours} must be at least 1")
         self.hard, self._neighbours, self._batch_size = hard, neighbours, batch_size
-        # (first position, table), the latest first; replaced whole, as threads read it.
+        # (first position, table), the latest first. Replaced as a whole, as threads read it.
         self._tables: tuple[tuple[int, np.ndarray], ...] = ()
 
     def nearest_others(
         self, embeddings: Float[np.ndarray, "n features"], *, block: int = 1024
     ) -> Int[np.ndarray, "items 2 neighbours"]:
-        """A table for :meth:`use` from the embeddings of the training images, in their order.
+        """Make a table for :meth:`use` from the embeddings of the training images, in their order.
 
-        int32 image indices for each item, nearest first, -1 where there are fewer: [:, 0] of
-        other categories, [:, 1] of the same. An item is at the mean of its images; the nearest
-        are those of the least Euclidean distance to that. Distances are taken ``block`` items by
-        ``block`` images at a time; the work is items x images x features. Raises
+        It holds int32 image indices for each item, nearest first, -1 where there are fewer: [:, 0]
+        of other categories, [:, 1] of its own. The nearest images have the least Euclidean
+        distance to the mean of the item's embeddings. Distances are computed for ``block`` items
+        and ``block`` images at a time; the work is items x images x features. Raises
         ``UsageError`` for embeddings that are not finite.
         """
         if embeddings.ndim != 2 or len(embeddings) != len(self._images):
@@ -219,16 +215,16 @@ class MinedTriplets(SampledTriplets):
         return table
 
     def use(self, table: Int[np.ndarray, "items 2 neighbours"], *, start: int) -> None:
-        """Draw hard negatives from a table, from step ``start`` on until a later one's.
+        """Draw hard negatives from a table, from step ``start`` to that of the next table.
 
-        All tables are kept, so that any position can be asked for; a memory map will do. Raises
-        ``UsageError`` for a table of other items or images.
+        All tables are kept, so that any position can be read again; a table may be a memory map.
+        Raises ``UsageError`` for a table of other items or images.
         """
         expected = (len(self._start), 2, self._neighbours)
         if table.shape != expected or not np.isin(table[table >= 0], self._images).all():
             raise UsageError(
-                f"a table of nearest others of shape {table.shape}, expected is {expected} of the "
-                "training images: it belongs to other data or other options"
+                f"table of nearest others, shape {table.shape}; expected shape {expected} and the "
+                "training images: it was made for other data or options, so make it anew"
             )
         begin = start * self._batch_size
         kept = [one for one in self._tables if one[0] != begin]
@@ -237,7 +233,7 @@ class MinedTriplets(SampledTriplets):
     def _ordered(
         self, embeddings: Float[np.ndarray, "n features"], low: int, block: int
     ) -> Float[np.ndarray, "b features"]:
-        """Those of the places from ``low``: a block at a time, as all would be a second copy."""
+        """The embeddings of a block of places from ``low``; all at once would be a second copy."""
         return embeddings[self._order[low : low + block]].astype(np.float32, copy=False)
 
     def _centres(
@@ -248,7 +244,7 @@ class MinedTriplets(SampledTriplets):
         for low in range(0, len(embeddings), block):
             vectors = self._ordered(embeddings, low, block)
             if not np.isfinite(vectors).all():
-                raise UsageError("embeddings are not finite: has training diverged?")
+                raise UsageError("embeddings are not finite; if training diverged, start anew")
             there = np.arange(low, low + len(vectors))
             item = np.searchsorted(self._start, there, side="right") - 1
             begin = np.flatnonzero(np.diff(item, prepend=-1))
@@ -263,7 +259,7 @@ class MinedTriplets(SampledTriplets):
         embeddings: Float[np.ndarray, "n features"],
         block: int,
     ) -> Int[np.ndarray, "b 2 neighbours"]:
-        """Places of the images nearest to each item outside and within its category; -1: none."""
+        """Places of the images nearest to each item, outside and within its category; -1: none."""
         count = self._neighbours
         kept = np.full((2, len(centres), count), np.inf, np.float32)
         found = np.full(kept.shape, -1)
@@ -272,7 +268,7 @@ class MinedTriplets(SampledTriplets):
         for low in range(0, len(embeddings), block):
             vectors = self._ordered(embeddings, low, block)
             there = np.arange(low, low + len(vectors))
-            # Without the centre's own square, which orders nothing.
+            # Without the squared norm of the centre, which does not change the order.
             distance = (vectors**2).sum(axis=1) - 2 * (centres @ vectors.T)
             same = (first <= there) & (there < last)
             own = (start <= there) & (there < stop)
@@ -290,7 +286,7 @@ class MinedTriplets(SampledTriplets):
 
     def _negative(self, rng: np.random.Generator, position: int, item: int, within: bool) -> int:
         table = next((table for begin, table in self._tables if begin <= position), None)
-        # Tossed: spread evenly too, it would fall on the same positions as in_class.
+        # Drawn, as an even spread would fall on the same positions as that of in_class.
         if rng.random() < self.hard and table is not None:
             nearest = table[item, int(within)]
             if count := int((nearest >= 0).sum()):

@@ -1,4 +1,4 @@
-"""Verification: which images, and the pairs that train, choose a threshold and are reported on."""
+"""Verification: the pairs to train on, to choose a threshold by, and to report on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class VerificationSplits:
     """Images and the pairs of the three splits.
 
     Attributes:
-        images: all images; every split indexes into them.
+        images: all images; all indices refer to it.
         training: pairs to train on.
-        trained_on: identities that training may show (empty where a list tells none).
+        trained_on: identities that training may show; empty where a list does not tell any.
         validation: pairs that choose threshold and checkpoint.
-        test: pairs that the result is about.
-        protocol: one line for every figure: how the splits were made, and what leaks.
-        request: what :func:`verification_splits` was asked for; asking again gives the same splits.
+        test: pairs that results are reported on.
+        protocol: a line to print with every number: how the splits were made, and what leaks.
+        request: the arguments of :func:`verification_splits`, which make the same splits again.
     """
 
     images: ImageSet
@@ -47,7 +47,7 @@ class VerificationSplits:
 
     @property
     def training_images(self) -> Int[np.ndarray, " n"]:
-        """Indices of the images of the identities that training may show; all, if none is told."""
+        """Indices of the images that training may show; all, if identities are not known."""
         if not self.trained_on:
             return np.arange(len(self.images))
         return images_of(self.images, self.trained_on)
@@ -55,8 +55,8 @@ class VerificationSplits:
     def fingerprint(self) -> str:
         """sha256 over names, identities and the pairs of all splits, but not over pixels.
 
-        A run that goes on checks it: a person more in the folder would divide people anew, and
-        some that were trained on would come to be tested on.
+        A resumed run checks it: with one person more in the folder, people would be divided
+        anew, and it would test on some whom it was trained on.
         """
         listed = [self.training.pairs] if isinstance(self.training, ListedPairs) else []
         lists = (*listed, self.validation, self.test)
@@ -65,7 +65,7 @@ class VerificationSplits:
 
 
 def load_images(data: str) -> ImageSet:
-    """The images that a word names: ``orl_faces``, ``lfw[/alignment]`` or a folder's path."""
+    """The images of ``orl_faces``, of ``lfw[/alignment]``, or of the folder with this path."""
     from siamjax.data.datasets import lfw, orl_faces
     from siamjax.data.lists import folder_images
 
@@ -89,17 +89,17 @@ def verification_splits(
 ) -> VerificationSplits:
     """The three splits of a data set.
 
-    Where identities are known, no person is in two of them (asserted), but for LFW's View 2 after
-    View 1: there the leak is counted and said.
+    Where identities are known, no person is in two splits, except in LFW's View 1 and View 2,
+    where ``protocol`` says how many pairs leak.
 
     * ``orl_faces`` or a folder of identity folders: people are divided at random from ``seed``;
-      validation and test ask every pair of their images.
-    * ``lfw[/alignment]``: training takes View 1's pairsDevTrain.txt whole (image-restricted),
-      validation its pairsDevTest.txt, test is View 2's pairs.txt. View 1's people return in View
-      2: the protocol line counts them. With ``lfw_fold`` K (1..10) nothing leaks: test is fold K
-      of View 2, validation the fold before it, training the other eight, whole.
-    * a list file ``path1 path2 label``: it is trained on, with ``validation_list`` and
-      ``test_list`` for the rest; lists tell no identities, so only the images are compared.
+      validation and test take every pair of their images.
+    * ``lfw[/alignment]``: training takes all of View 1's pairsDevTrain.txt (image-restricted),
+      validation its pairsDevTest.txt, and the test is View 2's pairs.txt, where people of View 1
+      return. With ``lfw_fold`` K (1 to 10) nothing leaks: the test is fold K of View 2,
+      validation the fold before it, and training the other eight.
+    * a list file ``path1 path2 label`` to train on, with ``validation_list`` and ``test_list``.
+      Lists do not tell identities, so that the splits are only checked to share no image.
 
     ``positive_share`` applies where pairs are drawn from identities, not to lists.
     """
@@ -121,16 +121,18 @@ def verification_splits(
     if data in LFW_NAMES:
         return lfw.splits(data, seed=seed, fold=lfw_fold, request=request)
     if lfw_fold is not None:
-        raise UsageError(f"a fold of LFW was asked for, but the data is {data}; use --data lfw")
+        raise UsageError(
+            f"lfw_fold {lfw_fold} does not apply to {data}; use --data lfw or leave it out"
+        )
     if data != "orl_faces" and Path(data).is_file():
         if validation_list is None or test_list is None:
             raise UsageError(
-                f"{data} is a list to train on; give --validation-list and --test-list beside it"
+                f"{data} is a list to train on; give --validation-list and --test-list too"
             )
         lists = (Path(data), Path(validation_list), Path(test_list))
         return list_splits(lists, seed=seed, request=request)
     if validation_list or test_list:
-        raise UsageError(f"{data} is no list file, so validation and test lists do not apply")
+        raise UsageError(f"{data} is not a list file; leave out --validation-list and --test-list")
     return divide_people(
         load_images(data),
         seed=seed,
@@ -150,10 +152,10 @@ def divide_people(
     positive_share: float | None = 0.5,
     request: dict[str, Any] | None = None,
 ) -> VerificationSplits:
-    """Splits of any images, such as those of ``of_arrays``: people divided at random from ``seed``.
+    """Divide the people of any images, such as those of ``of_arrays``, at random from ``seed``.
 
-    Validation and test ask every pair of their people's images. ``positive_share`` is that of
-    :class:`~siamjax.data.pairs.SampledPairs`; ``request`` says how to ask for these splits again.
+    Validation and test take every pair of their people's images. ``positive_share`` is that of
+    :class:`~siamjax.data.pairs.SampledPairs`; ``request`` is kept with the splits.
     """
     train, validation, test = split_people(
         images, validation=validation_people, test=test_people, seed=seed
@@ -176,8 +178,8 @@ def divide_people(
 def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
     """Images and pairs to evaluate a run on.
 
-    LFW gives View 2, a list file its pairs; of any other set all pairs are asked, of more than
-    ``limit`` so many drawn at random.
+    They are View 2 of LFW, the pairs of a list file, or all pairs of any other set; of more than
+    ``limit``, that many are drawn at random.
     """
     from siamjax.data.datasets import lfw
     from siamjax.data.lists import listed_images
@@ -195,52 +197,52 @@ def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
 
 
 def people_of(images: ImageSet, pairs: PairList) -> set[str]:
-    """Everyone whom the pairs show."""
+    """The people whom the pairs show."""
     shown = np.concatenate([pairs.first, pairs.second])
     return set(images.identities[shown].tolist())
 
 
 def leaked(images: ImageSet, pairs: PairList, trained_on: Sequence[str]) -> np.ndarray:
-    """Mask of the pairs that show someone whom training has seen."""
+    """Mask of the pairs that show someone of ``trained_on``."""
     known = np.isin(images.identities, list(trained_on))
     return known[pairs.first] | known[pairs.second]
 
 
 def assert_disjoint(*groups: Sequence[str] | set[str]) -> None:
-    """Raise ``UsageError`` naming someone who is in two of the groups."""
+    """Raise ``UsageError`` if someone is in two of the groups."""
     for place, group in enumerate(groups):
         for other in groups[place + 1 :]:
             both = set(group) & set(other)
             if both:
-                raise UsageError(f"{sorted(both)[0]} is in two splits, which must share no one")
+                raise UsageError(f"{sorted(both)[0]} is in two splits, which must not share people")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationOptions:
-    """Which faces, and how many people are held out."""
+    """Options of the data: which faces, and how many people are held out."""
 
     seed: int = 0
-    """Seed of the division; of a run also of examples, augmentation and initial parameters."""
+    """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
     data: str = "orl_faces"
-    """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with one sub-folder
-    a person, or a list file of lines 'path1 path2 label'."""
+    """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with a sub-folder for
+    each person, or a list file of lines 'path1 path2 label'."""
     lfw_fold: int | None = None
     """LFW only: test on this fold of View 2 (1 to 10), train on the others; None: View 1."""
     validation_list: Path | None = None
-    """List file only: the list that chooses threshold and checkpoint."""
+    """List files only: the list that chooses threshold and checkpoint."""
     test_list: Path | None = None
-    """List file only: the list that is reported on."""
+    """List files only: the list to test on."""
     validation_people: int = 6
-    """People who choose threshold and checkpoint, where people are divided at random."""
+    """Number of people who choose threshold and checkpoint, where people are divided at random."""
     test_people: int = 10
-    """People who are reported on, where people are divided at random."""
+    """Number of test people, where people are divided at random."""
 
 
 def load_verification(options: VerificationOptions) -> VerificationSplits:
-    """:func:`verification_splits` of an experiment's options.
+    """The splits that an experiment's options ask for (:func:`verification_splits`).
 
-    Where LFW lies on this machine and the embedded faces are asked for, a line says how to train
-    on it.
+    If LFW is on this machine, but the options ask for the embedded faces, a line says how to train
+    on LFW.
     """
     from siamjax.data.datasets import lfw
 

@@ -155,7 +155,9 @@ class TestRows:
 
     def test_refused_with_augmentation_and_of_another_number(self):
         images = of_arrays(np.zeros((4, 4, 4), np.uint8), [0, 0, 1, 1])
-        with pytest.raises(UsageError, match="rows stand for images and cannot be augmented"):
+        with pytest.raises(
+            UsageError, match="rows replace the images, so that nothing can be augmented"
+        ):
             self.made(images, lambda: np.zeros((4, 5)), augmentation=Augmentation())
         with pytest.raises(UsageError, match="5 rows for 4 images"):
             self.made(images, lambda: np.zeros((5, 5)))(0)

@@ -72,10 +72,10 @@ class TestTable:
         assert (note[0], note[29_999], note[30_000]) == ("n0", "n29999", long)
         assert np.flatnonzero(note == "n5").tolist() == [5]
 
-    RECIPE = ("dress,red,i1,female,Gown", "shoe,blue,i2,male,Boot")
+    HEADLESS = ("dress,red,i1,female,Gown", "shoe,blue,i2,male,Boot")
 
-    def test_recipe_without_header(self, tmp_path):
-        table = write(tmp_path / "images.csv", "\n".join(self.RECIPE))
+    def test_five_columns_without_a_header(self, tmp_path):
+        table = write(tmp_path / "images.csv", "\n".join(self.HEADLESS))
         for name, value in (("i1", 50), ("i2", 90)):
             Image.new("L", (4, 4), value).save(tmp_path / f"{name}.jpg")
         catalogue = open_catalogue(table)
@@ -90,14 +90,14 @@ class TestTable:
         text = "sku,title,brand,price,photo\n1,a,x,3,p1.jpg\n"
         table = write(tmp_path / "t.csv", text)
         picture(tmp_path / "x.jpg", 1)
-        message = r"line 1: no column for the image .* there are sku, title, brand, price, photo;"
+        message = r"line 1: no column for the image .* only sku, title, brand, price, photo;"
         with pytest.raises(UsageError, match=message):
             open_catalogue(table)
-        write(table, self.RECIPE[0])
+        write(table, self.HEADLESS[0])
         with pytest.raises(UsageError, match=r"add the image 'i1'"):
             open_catalogue(table)
 
-    def test_recipe_with_header_in_another_order(self, tmp_path):
+    def test_header_in_another_order(self, tmp_path):
         table = write(tmp_path / "t.csv", "ID,name,category\nx/i1.png,Gown,dress\n")
         picture(tmp_path / "x/i1.png", 7)
         catalogue = open_catalogue(tmp_path)
@@ -110,11 +110,11 @@ class TestTable:
         [
             ("", r"t\.csv: an empty table"),
             ("image,item\n", r"t\.csv: a table without rows"),
-            ("price,item\n1,2\n", r"line 1: no column for the image .* there are price, item"),
+            ("price,item\n1,2\n", r"line 1: no column for the image .* only price, item"),
             ("image,a,A\nx,1,2\n", r"line 1: two columns are called a"),
-            ("image,item\na.png,1\n\nb.png\n", r"t\.csv, line 4: not of 2 columns"),
-            ("image,item\na,1\nb,2\n a ,3\n", r"image 'a' stands in lines 2 and 4"),
-            ("image,id\na,1\nb,2\nc,1\n", r"id '1' stands in lines 2 and 4"),
+            ("image,item\na.png,1\n\nb.png\n", r"t\.csv, line 4: not 2 columns"),
+            ("image,item\na,1\nb,2\n a ,3\n", r"image 'a' is in lines 2 and 4"),
+            ("image,id\na,1\nb,2\nc,1\n", r"id '1' is in lines 2 and 4"),
             ("image,id\na,1\n ,2\n", r"t\.csv, line 3: no image"),
             ("image,id\na,1\nb,\n", r"t\.csv, line 3: no id"),
             ('image,id\na,1\n"b,2\n', r"t\.csv, line 3: unexpected end of data; mend its quotes"),
@@ -158,13 +158,15 @@ class TestFolder:
         write(tmp_path / "items.csv", "image\na.png\n")
         assert open_catalogue(tmp_path).images.name == "table items.csv"
         (tmp_path / "items.csv").rename(tmp_path / "x.csv")
-        with pytest.raises(UsageError, match=r"2 tables \(triplets\.csv, x\.csv\); name the one"):
+        with pytest.raises(
+            UsageError, match=r"2 tables \(triplets\.csv, x\.csv\); give the path of the one"
+        ):
             open_catalogue(tmp_path)
 
     def test_refuses(self, tmp_path):
         with pytest.raises(UsageError, match="neither a table nor an image"):
             open_catalogue(tmp_path)
-        with pytest.raises(UsageError, match=r"nothing: no such table or folder, nor .* emoji"):
+        with pytest.raises(UsageError, match=r"nothing: no such table or folder; .* one of emoji"):
             open_catalogue(tmp_path / "nothing")
         with pytest.raises(UsageError, match=r"home .* does not apply to emoji"):
             open_catalogue("emoji", home=tmp_path)
@@ -186,7 +188,9 @@ class TestTriplets:
     def test_counted_from_one(self, tmp_path):
         path = write(tmp_path / "t.txt", "1 2 5\n")
         assert read_triplets(path, rows=5, first_row=1).tolist() == [[0, 1, 4]]
-        with pytest.raises(UsageError, match=r"line 1: '1 2 5': rows are 0 to 4; is first_row 0"):
+        with pytest.raises(
+            UsageError, match=r"line 1: '1 2 5': expected rows 0 to 4; is first_row 0"
+        ):
             read_triplets(path, rows=5)
 
     @pytest.mark.parametrize(
@@ -194,20 +198,20 @@ class TestTriplets:
         [
             ("", r"t\.txt: no triplet"),
             ("q p n\n", r"t\.txt: no triplet"),
-            ("0 1 2\n# x\n0 1\n", r"line 3: '0 1': expected are three row numbers"),
-            ("0 1\n2 3\n", r"line 1: '0 1': expected are three"),
-            ("0 1 2 3\n", r"line 1: '0 1 2 3': expected are three"),
-            ("0,1,2\n0,,2\n", r"line 2: '0  2': expected are three"),
-            ("0 1 2\n0 1 x\n", r"line 2: '0 1 x': expected are three"),
-            ("0 1 2\n0 1.5 2\n", r"line 2: '0 1.5 2': expected are three"),
-            ("0.5 1.5 2.5\n", r"line 1: '0.5 1.5 2.5': expected are three"),
+            ("0 1 2\n# x\n0 1\n", r"line 3: '0 1': expected three row numbers"),
+            ("0 1\n2 3\n", r"line 1: '0 1': expected three"),
+            ("0 1 2 3\n", r"line 1: '0 1 2 3': expected three"),
+            ("0,1,2\n0,,2\n", r"line 2: '0  2': expected three"),
+            ("0 1 2\n0 1 x\n", r"line 2: '0 1 x': expected three"),
+            ("0 1 2\n0 1.5 2\n", r"line 2: '0 1.5 2': expected three"),
+            ("0.5 1.5 2.5\n", r"line 1: '0.5 1.5 2.5': expected three"),
             ("0 1 2\n\n3,4,0\n", r"line 3: '3,4,0': .* separated as in the first"),
-            ("0,1,2,\n", r"line 1: '0 1 2 ': expected are three"),
-            ("0 1 99999999999999999999\n", r"line 1: '0 1 9{20}': rows are 0 to 4"),
-            ("0 1 2\n\n3 4 5\n", r"line 3: '3 4 5': rows are 0 to 4"),
-            ("0 1 2\n-1 4 3\n", r"line 2: '-1 4 3': rows are 0 to 4"),
-            ("0 1 2\n3 3 4\n", r"line 2: '3 3 4': query, positive and negative must differ"),
-            ("0 1 1\n", r"line 1: '0 1 1': query, positive and negative must differ"),
+            ("0,1,2,\n", r"line 1: '0 1 2 ': expected three"),
+            ("0 1 99999999999999999999\n", r"line 1: '0 1 9{20}': expected rows 0 to 4"),
+            ("0 1 2\n\n3 4 5\n", r"line 3: '3 4 5': expected rows 0 to 4"),
+            ("0 1 2\n-1 4 3\n", r"line 2: '-1 4 3': expected rows 0 to 4"),
+            ("0 1 2\n3 3 4\n", r"line 2: '3 3 4': query, positive and negative must be different"),
+            ("0 1 1\n", r"line 1: '0 1 1': query, positive and negative must be different"),
         ],
     )
     def test_refuses(self, tmp_path, text, message):
@@ -288,7 +292,7 @@ class TestOnlineProducts:
         assert catalogue.attributes["split"].tolist() == ["train", "test"]
         assert red(catalogue, 0) > 190
         write(tmp_path / "Ebay_test.txt", "image_id class_id super_class_id path\n1 x 2 y\n")
-        with pytest.raises(UsageError, match=r"Ebay_test\.txt, line 2: not 'image_id"):
+        with pytest.raises(UsageError, match=r"Ebay_test\.txt, line 2: expected 'image_id"):
             open_catalogue("stanford_online_products", home=tmp_path)
 
     def test_official_split(self, prepared):
@@ -320,7 +324,7 @@ class TestOnlineProducts:
             open_catalogue(tmp_path)
 
     def test_says_what_to_do_where_it_is_not(self, tmp_path):
-        with pytest.raises(UsageError, match=r"neither prepared in .* Ebay_train\.txt as home"):
+        with pytest.raises(UsageError, match=r"not prepared in .* Ebay_train\.txt in place of"):
             open_catalogue("stanford_online_products", home=tmp_path)
         with pytest.raises(UsageError, match="no such folder"):
             open_catalogue("stanford_online_products", home=tmp_path / "none")
@@ -348,7 +352,12 @@ class TestSplits:
         assert [len(part) for part in parts] == [827, 100, 200]
         assert len(set().union(*parts)) == 1127
         assert len(splits.training) == 2 * 827
-        for words in ("827 trained on", "200 tested", "google images ask", "artwork"):
+        for words in (
+            "827 for training",
+            "200 for test",
+            "google's images are the queries",
+            "artwork",
+        ):
             assert words in splits.protocol
         again = retrieval_splits(**splits.request)
         assert again.fingerprint() == splits.fingerprint()
@@ -388,7 +397,7 @@ class TestSplits:
             retrieval_splits(path, test_items=1)
         with pytest.raises(UsageError, match="seed -1"):
             retrieval_splits(path, seed=-1)
-        with pytest.raises(UsageError, match=r"no item has two images.* a column item"):
+        with pytest.raises(UsageError, match=r"no item has two images.* a column 'item'"):
             retrieval_splits(self.table(tmp_path, [1] * 9))
 
 

@@ -94,7 +94,7 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("second", "message"),
         [
-            (np.zeros((4, 4, 3), np.float32), "image 1 of mine is float32; uint8 is needed"),
+            (np.zeros((4, 4, 3), np.float32), "image 1 of mine is float32; expected uint8"),
             (np.zeros((4, 4), np.int64), "image 1 of mine is int64"),
             (np.zeros((4, 4, 4), np.uint8), r"image 1 of mine has shape \(4, 4, 4\)"),
             (np.zeros((4, 4, 2), np.uint8), r"image 1 of mine has shape \(4, 4, 2\)"),

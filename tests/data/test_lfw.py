@@ -79,7 +79,7 @@ def test_every_option_reaches_the_splits(lfw_here):
     ]
     assert counts == [3, 5]
     for name in ("validation_list", "test_list"):
-        with pytest.raises(UsageError, match="is no list file"):
+        with pytest.raises(UsageError, match="is not a list file; leave out"):
             load_verification(VerificationOptions(**{name: lfw_here / "pairs.txt"}))
 
 
@@ -88,7 +88,7 @@ def test_not_found_says_nothing_and_asked_for_says_how_to_get_it(monkeypatch, tm
     monkeypatch.delenv("SIAMJAX_LFW", raising=False)
     assert load_verification(VerificationOptions()).images.name == "orl_faces"
     assert capsys.readouterr().out == ""
-    with pytest.raises(UsageError, match=rf"no mirror; .* with DIR one of {tmp_path}"):
+    with pytest.raises(UsageError, match=rf"no mirror; .* put it into DIR, one of {tmp_path}"):
         load_verification(VerificationOptions(data="lfw/deepfunneled"))
 
 
@@ -98,7 +98,7 @@ def test_named_folder(home, tmp_path, monkeypatch):
     found = lfw.find("funneled")
     assert (found.images, found.home) == (home / "lfw_funneled", home)
     monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
-    with pytest.raises(UsageError, match=r"SIAMJAX_LFW is .*; expected is DIR/lfw_funneled"):
+    with pytest.raises(UsageError, match=r"SIAMJAX_LFW is .*; expected DIR/lfw_funneled"):
         load_verification(VerificationOptions(data="lfw"))
 
 
@@ -175,9 +175,9 @@ def test_incomplete_lfw_is_refused(lfw_here, monkeypatch):
     ("change", "message"),
     [
         (("Person_C\t1\t2", "Person_C\t1\t9"), r"pairs.txt, line 4: Person_C/Person_C_0009.jpg"),
-        (("Person_C\t1\t2", "Person_C\t1"), r"pairs.txt, line 4: expected is 'name n1 n2'"),
+        (("Person_C\t1\t2", "Person_C\t1"), r"pairs.txt, line 4: expected 'name n1 n2'"),
         (("10\t1", "10\t2"), "20 pairs, but line 1 promises 10 x 2 x 2 = 40"),
-        (("10\t1", "ten"), "line 1: expected is"),
+        (("10\t1", "ten"), "line 1: expected"),
         (("Person_C\t1\t2\n", ""), "19 pairs"),
         (("Person_C\t3\tPerson_D", "Person_C\t3\tPerson_C"), "among the mismatched pairs"),
         (("10\t1\n", "10\t1\n\n\n"), None),

@@ -46,7 +46,7 @@ def test_pedestrians_by_person(seed):
     assert people(splits, validation.gallery) <= people(splits, splits.training)
     assert not tracklets(splits, validation.gallery) & tracklets(splits, splits.training)
     assert len(people(splits, splits.training)) == 5
-    assert "5 trained on" in splits.protocol
+    assert "5 for training" in splits.protocol
     assert f"{len(test.query)} queries of 3 people" in splits.protocol
     every_index = np.concatenate([splits.training, validation.gallery, test.gallery])
     np.testing.assert_array_equal(np.sort(every_index), np.arange(832))  # none lost, none twice
@@ -72,7 +72,7 @@ def test_pedestrians_with_people_for_validation():
     ]
     assert [len(group) for group in groups] == [3, 3, 3]
     assert len(set.union(*groups)) == 9
-    assert "3 other people choose the checkpoint; no person is in two" in splits.protocol
+    assert "3 others choose the checkpoint; no person is in two" in splits.protocol
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -120,10 +120,10 @@ def test_fingerprint_sees_every_part():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_people": 8}, "8 people for test and 0 for validation of 9 leave too few"),
-        ({"test_people": 1}, "leave too few"),
-        ({"validation_people": 1}, "leave too few"),
-        ({"validation_people": -2}, "leave too few"),
+        ({"test_people": 8}, "8 people for test and 0 for validation do not fit; of 9 people"),
+        ({"test_people": 1}, "do not fit"),
+        ({"validation_people": 1}, "do not fit"),
+        ({"validation_people": -2}, "do not fit"),
         ({"test_people": 2, "disjoint": "tracklet"}, "trains on everyone"),
         ({"split": 1}, "split 1 does not apply to pedestrians"),
         ({"protocol": "new"}, "protocol new does not apply to pedestrians"),
@@ -138,7 +138,7 @@ def test_options_of_pedestrians(options, message):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("market", {}, f"market: neither a folder .* nor one of {', '.join(NAMES)}"),
+        ("market", {}, f"market: no such data set; give a folder .* or one of {', '.join(NAMES)}"),
         ("cuhk03/labeled", {"protocol": "new", "split": 2}, "split 2 does not apply"),
         ("cuhk03/labeled", {"test_people": 5}, "test_people 5 does not apply"),
         ("grid", {"disjoint": "tracklet"}, "disjoint tracklet does not apply to grid"),
@@ -181,7 +181,7 @@ def test_queries_without_a_match_are_left_out_and_said():
     single, remark = rankings.rank_views(images, cameras, "abcx", name="r")
     assert (single.query.tolist(), single.gallery.tolist()) == ([0, 2], [1, 3, 5])
     assert single.distractor.tolist() == [False, False, True]
-    with pytest.raises(UsageError, match="r of tiny: 1 of its people can be looked up"):
+    with pytest.raises(UsageError, match="r of tiny: 1 of its people can be searched for"):
         rankings.rank_views(images, cameras, "ax", name="r")
 
 
@@ -215,7 +215,7 @@ def test_where_raw_files_are_looked_for(tmp_path, monkeypatch):
     assert locate(SET, tmp_path / "some") == tmp_path / "some"
     assert locate(SET, archive) == archive
     (tmp_path / "some.rar").touch()
-    with pytest.raises(UsageError, match=r"some.rar: neither a folder, nor .zip.*DIR/some"):
+    with pytest.raises(UsageError, match=r"some.rar: not a folder, .zip.*DIR/some"):
         locate(SET, tmp_path / "some.rar")
     monkeypatch.delenv("SIAMJAX_REID")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
@@ -253,7 +253,7 @@ def test_folder_and_archives_hold_the_same(tmp_path):
         with opened_file(source, "4.txt", SET) as path:
             assert path == tmp_path / "4.txt"
     with (
-        pytest.raises(UsageError, match=r"5.txt is neither in nor beside .*some.zip; expected"),
+        pytest.raises(UsageError, match=r"5.txt is neither in .*some.zip nor beside it; expected"),
         opened_file(zipped, "5.txt", SET),
     ):
         pass

@@ -132,7 +132,9 @@ def test_seed_draws_validation_and_leaves_the_test(home):
         np.testing.assert_array_equal(splits.test.query, drawn[0].test.query)
     more = reid_splits("cuhk03/detected", home=home, validation_people=4)
     assert len(people(more, more.validation.query)) == 4
-    with pytest.raises(UsageError, match="9 people for validation were asked for, of 10; ask for"):
+    with pytest.raises(
+        UsageError, match="9 of 10 people cannot be held out for validation; ask for"
+    ):
         reid_splits("cuhk03/detected", home=home, validation_people=9)
 
 
@@ -203,7 +205,7 @@ def test_incomplete_by_the_published_counts(home, monkeypatch):
     with pytest.raises(UsageError, match=r"\(6, 4, 3, 2, 2\) people in its pairs of cameras"):
         reid_splits("cuhk03/labeled", home=home)
     monkeypatch.setattr(cuhk03, "TESTED", 100)
-    with pytest.raises(UsageError, match=r"test set 0 .* is \(3, 2\), but expected are 100"):
+    with pytest.raises(UsageError, match=r"test set 0 .* is \(3, 2\), expected 100"):
         reid_splits("cuhk03/labeled", home=home)
 
 
@@ -213,11 +215,11 @@ def test_incomplete_by_the_published_counts(home, monkeypatch):
         (lambda sets, boxes: sets.pop(), "19 test sets instead of 20"),
         (lambda sets, boxes: sets[4].__setitem__(1, (1, 7)), "4 .* names person 7 of pair 1"),
         (lambda sets, boxes: sets[4].__setitem__(1, (6, 1)), "4 .* names person 1 of pair 6"),
-        (lambda sets, boxes: sets[4].__setitem__(1, sets[4][0]), "expected are 3 different rows"),
+        (lambda sets, boxes: sets[4].__setitem__(1, sets[4][0]), "expected 3 different rows"),
         (lambda sets, boxes: boxes.pop("labeled"), "no variable labeled in it, only detected"),
         (
             lambda sets, boxes: boxes["labeled"][1][2].__setitem__(0, np.ones((9, 5), np.uint8)),
-            r"cell of 2_003_1_01.png is uint8 \(9, 5\), which is no RGB image",
+            r"cell of 2_003_1_01.png is uint8 \(9, 5\), not an RGB image",
         ),
     ],
 )
@@ -251,15 +253,15 @@ def test_matlab_versions(home, tmp_path):
     with pytest.raises(UsageError, match=r"cuhk-03.mat: MATLAB version 5, but .* version 7.3"):
         reid_splits("cuhk03/labeled", home=older)
     older.write_bytes(b"something else")
-    with pytest.raises(UsageError, match=r"cuhk-03.mat: no HDF5 file"):
+    with pytest.raises(UsageError, match=r"cuhk-03.mat: not an HDF5 file"):
         reid_splits("cuhk03/labeled", home=older)
     whole = (home / "cuhk03_release" / "cuhk-03.mat").read_bytes()
     older.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match=r"cuhk-03.mat: cannot be read as HDF5"):
+    with pytest.raises(UsageError, match=r"cuhk-03.mat: cannot be read as the published HDF5 file"):
         reid_splits("cuhk03/labeled", home=older)
     with h5py.File(older, "w") as file:  # numbers where cells are expected
         file["labeled"], file["testsets"] = np.zeros((1, 5)), np.zeros((1, 20))
-    with pytest.raises(UsageError, match=r"cuhk-03.mat: cannot be read as HDF5"):
+    with pytest.raises(UsageError, match=r"cuhk-03.mat: cannot be read as the published HDF5 file"):
         reid_splits("cuhk03/labeled", home=older)
 
 
@@ -305,10 +307,10 @@ def in_both(made):
     ("change", "message"),
     [
         (rename, r"filelist row 5 names 9_999_1_01.png, which is not in cuhk03/labeled"),
-        (mislabel, "labels and filelist disagree on who is shown"),
+        (mislabel, "labels and filelist disagree on identities"),
         (other_camera, "camId and filelist disagree on the view"),
         (too_few, r"\d+ in gallery_idx, but the new protocol has \d+ for labeled boxes"),
-        (from_zero, "train_idx counts 0 to "),
+        (from_zero, "train_idx has numbers 0 to "),
         (without, "no variable query_idx in it"),
         (in_both, "is in two of training, validation and test"),
     ],

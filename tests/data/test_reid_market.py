@@ -134,7 +134,10 @@ def test_market_by_name_needs_the_official_counts(small_market):
     ("file", "message"),
     [
         ("query/me.jpg", r"query/me.jpg: not named like 0002_c1s1_000451_03.jpg"),
-        ("query/-1_c1s1_000401_00.jpg", r"junk \(-1\) and distractors \(0\) cannot be looked up"),
+        (
+            "query/-1_c1s1_000401_00.jpg",
+            r"junk \(-1\) and distractors \(0\) cannot be searched for",
+        ),
         ("bounding_box_train/0000_c1s1_000401_00.jpg", "cannot be trained on; move it to"),
         ("bounding_box_train/0001_c1s1_000401_00.jpg", "0001 is in two of training"),
         ("copy/query/0001_c1s2_000776_00.jpg", "is there twice, as copy/query"),
@@ -154,5 +157,5 @@ def test_market_folder_with_a_wrong_file(small_market, file, message):
 
 def test_market_folder_without_a_part(small_market):
     shutil.rmtree(small_market / "query")
-    with pytest.raises(UsageError, match=r"no image in query/; expected is FOLDER/query/0002_c1"):
+    with pytest.raises(UsageError, match=r"no image in query/; expected FOLDER/query/0002_c1"):
         reid_splits(str(small_market))

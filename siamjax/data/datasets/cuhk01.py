@@ -27,7 +27,7 @@ _NAME = re.compile(r"(\d{4})(\d{3})\.png")
 
 
 class Cuhk01(PeopleBuilder, skip_registration=True):
-    """TFDS builder of CUHK01; images 1 and 2 of a person are view 1, 3 and 4 view 2."""
+    """TFDS builder of CUHK01; images 1 and 2 of a person are of view 1, 3 and 4 of view 2."""
 
     name = "cuhk01"
     encoding: ClassVar[str] = "png"
@@ -39,7 +39,7 @@ class Cuhk01(PeopleBuilder, skip_registration=True):
         expected = [f"{p:04d}{n:03d}.png" for p in range(1, PEOPLE + 1) for n in range(1, 5)]
         absent = sorted(set(expected) - set(found))
         if absent or len(found) != len(expected):
-            lack = f"{absent[0]} is missing" if absent else f"{max(found)} is too many"
+            lack = f"{absent[0]} is missing" if absent else f"{max(found)} is not one of them"
             raise UsageError(
                 f"{source}: {len(found):,} images named like 0001001.png, but CUHK01 has "
                 f"{len(expected):,} ({PEOPLE} people x 4): {lack}; the folder or archive is not "
@@ -63,8 +63,8 @@ def divide(
 ) -> ReidSplits:
     """People divided at random, as published: 871/100 (default) or 485/486. Single-shot.
 
-    View 1 asks, view 2 is the gallery. ``validation_people`` (default a tenth) are taken out of
-    those who are not tested.
+    The queries are of view 1, the gallery of view 2. ``validation_people`` (default a tenth) are
+    taken out of the training people.
     """
     images, cameras = prepared_people(Cuhk01(home=home), credit=CREDIT)
     everyone = sorted(set(images.identities.tolist()))
@@ -86,8 +86,8 @@ def divide(
         test=ranking,
         protocol=(
             f"cuhk01: {len(left)}/{count} people{unusual}, divided at random (seed {seed}); "
-            f"{len(trained)} trained on, {len(validated)} for validation, {count} tested; "
-            f"single-shot, view 1 asks, view 2 is the gallery; no person is in two of these"
+            f"{len(trained)} for training, {len(validated)} for validation, {count} for test; "
+            f"single-shot, queries of view 1, gallery of view 2; no person is in two of these"
             f"{remark}{other}"
         ),
         request=request,

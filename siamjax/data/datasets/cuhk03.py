@@ -1,6 +1,6 @@
 """CUHK03 (Li, Zhao, Xiao, Wang 2014): reader of cuhk-03.mat, classic and new protocol.
 
-The numbers of the two protocols differ by tens of points: never compare across.
+Results of the two protocols differ by tens of points; never compare one with the other.
 """
 
 import io
@@ -32,7 +32,7 @@ Boxes = Literal["labeled", "detected"]
 
 CREDIT = "CUHK03 (Li, Zhao, Xiao and Wang 2014)"
 MAT = "cuhk-03.mat"
-PEOPLE = (843, 440, 77, 58, 49)  # of each pair of cameras; the paper's 1,360 are the first three
+PEOPLE = (843, 440, 77, 58, 49)  # of each pair of cameras; the paper uses the first three
 IMAGES = {"labeled": 14_096, "detected": 14_097}
 SPLITS, TESTED = 20, 100
 PUBLISHED = Published(
@@ -50,7 +50,7 @@ PUBLISHED = Published(
     ),
 )
 
-PAIRS = 3  # pairs of cameras of the paper: 843 + 440 + 77 = 1,360 people
+PAIRS = 3  # pairs of cameras in the paper: 843 + 440 + 77 = 1,360 people
 VALIDATION_PEOPLE = 100
 COUNTS = {  # new protocol: training, queries, gallery
     "labeled": (7368, 1400, 5328),
@@ -61,9 +61,9 @@ COUNTS = {  # new protocol: training, queries, gallery
 class Cuhk03(PeopleBuilder, skip_registration=True):
     """TFDS builder of CUHK03, one configuration for each kind of boxes; PNG, lossless.
 
-    A file is ``1_001_2_06.png``: pair of cameras, person of it, view, number (1 to 5 of view 1,
-    6 to 10 of view 2). The identity is ``1_001``, the camera is the view. The 20 test sets are
-    in the metadata, as [pair, person] counted from 1.
+    A file is called ``1_001_2_06.png``: pair of cameras, its person, view, number (1 to 5 of view
+    1, 6 to 10 of view 2). The identity is ``1_001``, the camera is the view. The metadata hold the
+    20 test sets, as [pair, person] from 1.
     """
 
     name = "cuhk03"
@@ -77,7 +77,7 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
     def __init__(
         self, *, boxes: Boxes, home: Path | None = None, data_dir: Path | None = None
     ) -> None:
-        """``home`` holds cuhk-03.mat; it is opened only if nothing was prepared before."""
+        """``home`` holds cuhk-03.mat; it is opened only if the set is not prepared yet."""
         self._boxes = boxes
         super().__init__(home=home, config=boxes, data_dir=data_dir)
 
@@ -97,8 +97,8 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
                 for (person, number), cell in np.ndenumerate(cells):
                     file_name = f"{pair}_{person + 1:03d}_{1 + number // 5}_{number + 1:02d}.png"
                     image = array(file, cell) if cell else np.empty(0)
-                    # An empty cell, marked or stored as its dimensions 0 x 0: this view has
-                    # fewer than five images.
+                    # A view with fewer than five images has empty cells, marked as such or
+                    # stored as their dimensions, 0 x 0.
                     if image.ndim < 3 and not image.any():
                         continue
                     count += 1
@@ -124,8 +124,7 @@ def read_test_sets(path: Path) -> list[list[list[int]]]:
         where = f"{path}: test set {place} (from 0)"
         if rows.shape != (TESTED, 2) or len(np.unique(rows, axis=0)) != TESTED:
             raise UsageError(
-                f"{where} is {rows.shape}, but expected are {TESTED} different rows of two; fetch "
-                "it again"
+                f"{where} is {rows.shape}, expected {TESTED} different rows of two; fetch it again"
             )
         for pair, person in rows:
             if not (1 <= pair <= len(PEOPLE) and 1 <= person <= PEOPLE[int(pair) - 1]):
@@ -139,8 +138,8 @@ def read_test_sets(path: Path) -> list[list[list[int]]]:
 def _png(image: Shaped[np.ndarray, "..."], name: str, path: Path) -> bytes:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(
-            f"{path}: the cell of {name} is {image.dtype} {image.shape}, which is no RGB "
-            "image of 8 bits; fetch it again"
+            f"{path}: the cell of {name} is {image.dtype} {image.shape}, not an RGB image "
+            "of 8 bits; fetch it again"
         )
     encoded = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(encoded, "PNG")
@@ -158,8 +157,9 @@ def divide_classic(
 ) -> ReidSplits:
     """The paper's protocol: official split 0 to 19, 1,160/100/100 people, single-shot.
 
-    The file tells the 100 test people; the 100 for validation are drawn from (seed, split) out
-    of the other 1,260 of the first three pairs of cameras, which are the paper's. View 1 asks.
+    The file names the 100 test people; the 100 for validation are drawn from (seed, split) out
+    of the other 1,260 of the first three pairs of cameras, as in the paper. The queries are of
+    view 1.
     """
     if not 0 <= split < SPLITS:
         raise UsageError(f"cuhk03: split {split} must be 0 to {SPLITS - 1}")
@@ -189,8 +189,8 @@ def divide_classic(
         test=test,
         protocol=(
             f"{images.name}, CLASSIC protocol, {boxes} boxes, official split {split} of 0 to "
-            f"{SPLITS - 1}: {len(trained):,}/{len(validated)}/{len(tested)} people trained on, for "
-            f"validation (seed {seed}) and tested; single-shot, {len(test.query)} queries of view "
+            f"{SPLITS - 1}: {len(trained):,}/{len(validated)}/{len(tested)} people for training, "
+            f"validation (seed {seed}) and test; single-shot, {len(test.query)} queries of view "
             f"1, {len(test.gallery)} gallery images of view 2; no person is in two of these"
             f"{remark}{other}"
         ),
@@ -208,7 +208,7 @@ def divide_new(
 ) -> ReidSplits:
     """The protocol of Zhong et al. (2017): 767/700 people, fixed lists, Market rule.
 
-    Validation is on ``validation_people`` (default a tenth) of the training people.
+    ``validation_people`` (default a tenth) of the training people validate.
     """
     images, cameras = prepared_people(Cuhk03(boxes=boxes, home=home), credit=CREDIT)
     name = f"cuhk03_new_protocol_config_{boxes}.mat"
@@ -238,8 +238,8 @@ def divide_new(
         test=test,
         protocol=(
             f"{images.name}, NEW protocol ({len(people)}/{tested} people), {boxes} boxes, Market "
-            f"rule: {len(trained)} people trained on ({len(training):,} images), "
-            f"{len(validated)} of the training people for validation (seed {seed}), "
+            f"rule: {len(trained)} people for training ({len(training):,} images), "
+            f"{len(validated)} others for validation (seed {seed}), "
             f"{len(test.query):,} queries, gallery {len(test.gallery):,}; no person is in two of "
             f"these{remark}{other}"
         ),
@@ -250,10 +250,11 @@ def divide_new(
 def read_config(
     path: Path, images: ImageSet, cameras: Int[np.ndarray, " n"], *, boxes: Boxes
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(training, query, gallery) of a new protocol's file, as indices into ``images``.
+    """(training, query, gallery) from a file of the new protocol, as indices into ``images``.
 
-    It numbers its own list of files from 1; they are joined to the images by name. Checked:
-    the official counts, that every file exists, and that labels and cameras mean the same here.
+    The file numbers its own list of image files from 1; their names lead to the images. Raises
+    ``UsageError`` unless the counts are official, every image exists, and labels and cameras agree
+    with those of the images.
     """
     wanted = ("train_idx", "query_idx", "gallery_idx", "labels", "filelist")
     found = load_v5(path, *wanted, "camId")
@@ -264,15 +265,16 @@ def read_config(
     for row, file in enumerate(files, 1):
         if file not in place:
             raise UsageError(
-                f"{path}: filelist row {row} names {file}, which is not in {images.name} of {MAT}"
+                f"{path}: filelist row {row} names {file}, which is not in {images.name} of {MAT}; "
+                "fetch both again"
             )
     joined = np.array([place[file] for file in files], np.int64)
     labels = found["labels"].ravel()
     if len(labels) != len(files):
-        raise UsageError(f"{path}: {len(labels):,} labels, but {len(files):,} files")
+        raise UsageError(f"{path}: {len(labels):,} labels for {len(files):,} files; fetch it again")
     pairs = set(zip(labels.tolist(), images.identities[joined].tolist(), strict=True))
     if not len(pairs) == len({label for label, _ in pairs}) == len({name for _, name in pairs}):
-        raise UsageError(f"{path}: labels and filelist disagree on who is shown; fetch it again")
+        raise UsageError(f"{path}: labels and filelist disagree on identities; fetch it again")
     if "camId" in found and not np.array_equal(found["camId"].ravel(), cameras[joined]):
         raise UsageError(f"{path}: camId and filelist disagree on the view; fetch it again")
     parts = []
@@ -285,8 +287,8 @@ def read_config(
             )
         if numbers.min() < 1 or numbers.max() > len(files):
             raise UsageError(
-                f"{path}: {variable} counts {numbers.min()} to {numbers.max()}, but there are "
-                f"{len(files):,} files, from 1"
+                f"{path}: {variable} has numbers {numbers.min()} to {numbers.max()}, expected 1 to "
+                f"{len(files):,}; fetch it again"
             )
         parts.append(np.sort(joined[numbers - 1]))
     return parts[0], parts[1], parts[2]

@@ -1,4 +1,4 @@
-"""The embedded emoji: 1,127 items as two vendors draw them. No download."""
+"""The embedded emoji: 1,127 items as two vendors draw them."""
 
 import csv
 import io
@@ -21,10 +21,10 @@ _ARCHIVE = EMBEDDED / "emoji.zip"
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder of the embedded emoji; split ``images`` of 2,254, all of one vendor first.
+    """TFDS builder of the embedded emoji; split ``pictures`` of 2,254, one vendor after the other.
 
-    The same item drawn by another hand: artwork, and no photographs. It shows that code works
-    and learns; no claim about a search in photographs can rest on it.
+    The two images of an item are drawn by different hands. They are artwork: the set shows that
+    code works and learns, but supports no claim about a search in photographs.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -56,7 +56,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for vendor in VENDORS:
                 for item in items:
                     key = f"{vendor}/{item['item']}"
-                    # TFDS knows no WebP.
+                    # TFDS cannot store WebP.
                     image = Image.open(io.BytesIO(archive.read(f"{key}.webp")))
                     encoded = io.BytesIO()
                     image.convert("RGBA").save(encoded, "PNG")
@@ -76,7 +76,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def open_emoji() -> Catalogue:
-    """The embedded emoji: an item as two vendors draw it, with its attributes."""
+    """The embedded emoji with their attributes; the two images of an item are of two vendors."""
     builder = Emoji(file_format=FORMAT)
     prepare(builder)
     source, read = prepared_examples(builder, ["pictures"], ["file", "identity", *ATTRIBUTES])

@@ -55,10 +55,10 @@ class Grid(PeopleBuilder, skip_registration=True):
 
 
 def read_partitions(path: Path) -> list[list[int]]:
-    """The people that each of the ten official splits trains on, of ``trainIdxAll``.
+    """The people that each of the ten official splits trains on, from ``trainIdxAll``.
 
-    It is a cell array of ten. A cell is the numbers of the people, or, as published, a structure
-    whose third field they are: public readers take it by its place, and so does this one.
+    It is a cell array of ten. A cell holds the numbers of the people, or, as published, a structure
+    whose third field holds them. Like other public readers, this one takes the field by its place.
     """
     name = "trainIdxAll"
     variables = load_v5(path, name)
@@ -77,8 +77,8 @@ def _trained(cell: Shaped[np.ndarray, "..."], where: str) -> list[int]:
     numbers = sorted(set(cell.ravel().tolist())) if cell.dtype.kind in "uif" else []
     if len(numbers) != TRAINED or numbers[0] < 1 or numbers[-1] > PEOPLE:
         raise UsageError(
-            f"{where}: {len(numbers)} numbers of people (fields {fields}), but expected are "
-            f"{TRAINED} different ones from 1 to {PEOPLE}; fetch it again"
+            f"{where}: {len(numbers)} numbers of people (fields {fields}), expected {TRAINED} "
+            f"different ones from 1 to {PEOPLE}; fetch it again"
         )
     return [int(number) for number in numbers]
 
@@ -91,11 +91,11 @@ def divide(
     validation_people: int | None,
     request: dict[str, Any],
 ) -> ReidSplits:
-    """Official split 0 to 9: 125 people to train on, 125 to test; single-shot, gallery 900.
+    """Official split 0 to 9: 125 people for training, 125 for test; single-shot, gallery 900.
 
-    The probe image asks; the gallery is the other image of each test person and the 775
-    strangers. Validation is on ``validation_people`` (default a tenth) of the training people,
-    from the seed, without strangers, as these belong to the test.
+    The queries are the probe images; the gallery is the other image of each test person and the
+    775 strangers. ``validation_people`` (default a tenth) of the training people, drawn from the
+    seed, validate without strangers, as these belong to the test.
     """
     if not 0 <= split < SPLITS:
         raise UsageError(f"grid: split {split} must be 0 to {SPLITS - 1}")
@@ -135,7 +135,7 @@ def divide(
         test=test,
         protocol=(
             f"grid: official split {split} of 0 to {SPLITS - 1}: {len(people)}/{len(tested)} "
-            f"people, of the {len(people)} {len(trained)} trained on and {len(validated)} for "
+            f"people, of the {len(people)} {len(trained)} for training and {len(validated)} for "
             f"validation (seed {seed}); single-shot, {len(test.query)} probes, gallery "
             f"{len(test.gallery)} with {int(test.distractor.sum())} strangers; no person is in two "
             f"of these{remark}{other}"
@@ -151,13 +151,14 @@ def _key(path: PurePosixPath) -> str | None:
         return None
     if not _NAME.fullmatch(path.name):
         raise UsageError(
-            f"{path}: not named like 0001_1_25004_107_32_106_221.jpeg (identity, camera, ...)"
+            f"{path}: not named like 0001_1_25004_107_32_106_221.jpeg (identity, camera, ...); "
+            "rename it or move it away"
         )
     return f"{folder}/{path.name}"
 
 
 def _check(source: Path, files: list[str]) -> None:
-    """Every person once as a probe and once in the gallery, and all strangers."""
+    """Raise ``UsageError`` unless each person is in both folders once, and all strangers are."""
     named = [(file.split("/")[0], file.split("/")[1][:4]) for file in files]
     for number in range(1, PEOPLE + 1):
         for folder in ("probe", "gallery"):

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild: images, official pair lists, and where to find them."""
+"""Labeled Faces in the Wild: images and official pair lists; found on this machine, or fetched."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ CREDIT = "LFW (Huang, Ramesh, Berg, Learned-Miller 2007)"
 IMAGES, PEOPLE = 13_233, 5_749
 LISTS = ("pairsDevTrain.txt", "pairsDevTest.txt", "pairs.txt")
 
-# The names that the published archives unpack to, and those of the archives themselves.
+# The folders that the published archives unpack to, and the archives themselves.
 _FOLDERS = {
     "original": ("lfw", "lfw_original"),
     "funneled": ("lfw_funneled", "lfw-funneled"),
@@ -54,7 +54,7 @@ _MIRRORED = {  # name: (number on the mirror, sha256)
 
 
 def expected_tree(alignment: Alignment) -> str:
-    """What a folder with LFW looks like, for messages."""
+    """A description of a folder with LFW, for messages."""
     return (
         f"DIR/{_FOLDERS[alignment][0]}/Aaron_Eckhart/Aaron_Eckhart_0001.jpg ... (or "
         f"DIR/{_ARCHIVES[alignment][0]}), and DIR/{', DIR/'.join(LISTS)}"
@@ -62,7 +62,7 @@ def expected_tree(alignment: Alignment) -> str:
 
 
 def search_path() -> list[Path]:
-    """Where LFW is looked for: $SIAMJAX_LFW alone if set, else TFDS's and scikit-learn's."""
+    """Folders to look for LFW in: $SIAMJAX_LFW alone if set, else TFDS's and scikit-learn's."""
     if "SIAMJAX_LFW" in os.environ:
         return [Path(os.environ["SIAMJAX_LFW"])]
     sklearn_home = Path(os.environ.get("SCIKIT_LEARN_DATA", Path.home() / "scikit_learn_data"))
@@ -71,7 +71,7 @@ def search_path() -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalLfw:
-    """Where LFW lies on this machine: a folder of people or an archive, and the lists' folder."""
+    """LFW on this machine: its images, a folder of people or an archive, and the lists' folder."""
 
     alignment: Alignment
     images: Path
@@ -79,7 +79,7 @@ class LocalLfw:
 
 
 def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | None:
-    """LFW in one of the folders (default :func:`search_path`), folder before archive; or None."""
+    """LFW in one of ``folders`` (default :func:`search_path`), or None; folders before archives."""
     for home in search_path() if folders is None else folders:
         for name in _FOLDERS[alignment]:
             for folder in (home / name, home / name / name, home):
@@ -91,14 +91,14 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
                 return LocalLfw(alignment=alignment, images=home / name, home=home)
     if "SIAMJAX_LFW" in os.environ and folders is None and find_any() is None:
         raise UsageError(
-            f"SIAMJAX_LFW is {os.environ['SIAMJAX_LFW']}, but LFW is not there; expected is "
+            f"SIAMJAX_LFW is {os.environ['SIAMJAX_LFW']}, but LFW is not there; expected "
             f"{expected_tree(alignment)}, with DIR that folder"
         )
     return None
 
 
 def find_any() -> LocalLfw | None:
-    """LFW of any alignment where it is looked for, the funneled first; None: not here."""
+    """LFW of any alignment in :func:`search_path`, funneled if possible; None: not found."""
     order: tuple[Alignment, ...] = ("funneled", "deepfunneled", "original")
     return next((found for a in order if (found := find(a, search_path())) is not None), None)
 
@@ -109,8 +109,8 @@ def download(alignment: Alignment) -> LocalLfw:
     home = manual_folder()
     if name not in _MIRRORED:
         raise UsageError(
-            f"lfw/{alignment} has no mirror; put it where it is looked for: "
-            f"{expected_tree(alignment)}, with DIR one of {', '.join(map(str, search_path()))}"
+            f"lfw/{alignment} has no mirror; get it by other means and put it into DIR, one of "
+            f"{', '.join(map(str, search_path()))}: {expected_tree(alignment)}"
         )
     for wanted in (name, *LISTS):
         _fetch(wanted, alignment)
@@ -118,23 +118,23 @@ def download(alignment: Alignment) -> LocalLfw:
 
 
 def _fetch(name: str, alignment: Alignment) -> Path:
-    """A file of the mirror in TFDS's manual folder; fetched once, checked by sha256."""
+    """A file of the mirror, fetched once into TFDS's manual folder and checked by sha256."""
     number, sha256 = _MIRRORED[name]
     home, address = manual_folder(), f"{_MIRROR}{number}"
     try:
         return Path(
             pooch.retrieve(address, f"sha256:{sha256}", fname=name, path=home, progressbar=True)
         )
-    except Exception as error:  # whatever the network, the mirror or the disk did
+    except Exception as error:  # of the network, the mirror or the disk
         raise UsageError(
             f"{name} is not on this machine and could not be fetched from {address} "
             f"({type(error).__name__}); get it by other means (sha256 {sha256}) and put it into "
-            f"{home}; expected is {expected_tree(alignment)}"
+            f"{home}; expected {expected_tree(alignment)}"
         ) from None
 
 
 class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder of LFW's images as they are (JPEG bytes untouched); split ``faces``."""
+    """TFDS builder of LFW's images, JPEG bytes untouched; split ``faces``."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "lfw"
@@ -145,7 +145,7 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ]
 
     def __init__(self, *, local: LocalLfw, data_dir: Path | None = None) -> None:
-        """``local`` as :func:`find` or :func:`download` gives it."""
+        """``local``: what :func:`find` or :func:`download` returned."""
         self._local = local
         super().__init__(config=local.alignment, data_dir=data_dir, file_format=FORMAT)
 
@@ -170,7 +170,7 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self):
         images = _images(self._local.images)
         people = {name.split("/")[0] for name in images}
-        if (len(images), len(people)) != (IMAGES, PEOPLE):  # before anything is prepared
+        if (len(images), len(people)) != (IMAGES, PEOPLE):  # before anything is written
             raise UsageError(
                 f"{self._local.images}: {len(images):,} images of {len(people):,} people, but "
                 f"LFW has {IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete"
@@ -185,7 +185,7 @@ def _has_people(folder: Path) -> bool:
 
 
 def _images(source: Path) -> dict[str, bytes | Path]:
-    """``Name/Name_0001.jpg`` -> bytes of an archive, or path in a folder."""
+    """By name, ``Name/Name_0001.jpg``: bytes from an archive, or a path in a folder."""
 
     def key(path: PurePosixPath) -> str | None:
         return f"{path.parent.name}/{path.name}" if path.suffix == ".jpg" else None
@@ -194,16 +194,16 @@ def _images(source: Path) -> dict[str, bytes | Path]:
 
 
 def is_official(path: Path) -> bool:
-    """Whether a pair list is, byte for byte, the published one of its name."""
+    """Whether a pair list is byte for byte the published one."""
     return hashlib.sha256(path.read_bytes()).hexdigest() == _MIRRORED[path.name][1]
 
 
 def read_pairs(path: Path, images: ImageSet) -> PairList:
-    """An official pair list: ``pairs.txt`` (View 2, folds) or a View 1 list (no folds).
+    """Read an official pair list: ``pairs.txt`` (View 2, folds) or a View 1 list (no folds).
 
-    First line ``folds<TAB>pairs`` or ``pairs``; then for each fold so many lines ``name n1 n2``
-    and as many ``nameA n1 nameB n2``. Every line and every image is needed: a missing one
-    raises ``UsageError`` with path and line, as skipping it would make the folds unofficial.
+    The first line is ``folds<TAB>pairs`` or ``pairs``; for each fold there follow that many lines
+    ``name n1 n2`` and as many ``nameA n1 nameB n2``. A missing line or image raises ``UsageError``
+    with path and line, as without it the folds would not be official.
     """
     try:
         lines = path.read_text().splitlines()
@@ -211,13 +211,13 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
         raise UsageError(f"{path}: cannot be read ({error})") from None
     header = lines[0].split() if lines else []
     if not header or len(header) > 2 or not all(word.isdigit() for word in header):
-        raise UsageError(f"{path}, line 1: expected is 'folds pairs' or 'pairs', not {lines[:1]}")
+        raise UsageError(f"{path}, line 1: expected 'folds pairs' or 'pairs', not {lines[:1]}")
     folds, each = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
     body = [(number, line) for number, line in enumerate(lines, 1) if number > 1 and line.strip()]
     if not body or len(body) != folds * 2 * each:
         raise UsageError(
             f"{path}: {len(body):,} pairs, but line 1 promises {folds} x 2 x {each:,} = "
-            f"{folds * 2 * each:,}; the list is not complete"
+            f"{folds * 2 * each:,}; the list is not complete, so get it again"
         )
     index = {key: place for place, key in enumerate(images.keys)}
 
@@ -233,14 +233,14 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
         matched = place_in_list % (2 * each) < each
         if len(words) != (3 if matched else 4):
             form = "name n1 n2" if matched else "nameA n1 nameB n2"
-            raise UsageError(f"{path}, line {number}: expected is '{form}', not {line!r}")
+            raise UsageError(f"{path}, line {number}: expected '{form}', not {line!r}")
         first.append(place(words[0], words[1], number))
         second.append(place(words[0] if matched else words[2], words[-1], number))
         same.append(matched)
         if (images.identities[first[-1]] == images.identities[second[-1]]) != matched:
             raise UsageError(
-                f"{path}, line {number}: {line!r} stands among the "
-                f"{'matched' if matched else 'mismatched'} pairs"
+                f"{path}, line {number}: {line!r} is among the "
+                f"{'matched' if matched else 'mismatched'} pairs; get the list again"
             )
     fold = np.repeat(np.arange(1, folds + 1), 2 * each) if folds > 1 else None
     return PairList(
@@ -253,7 +253,7 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
 
 
 def find_list(name: str, local: LocalLfw) -> Path:
-    """An official list beside the images, or from the mirror."""
+    """The path of an official list: beside the images, in their folder, or from the mirror."""
     beside = [local.home / name, local.images / name]
     for path in beside:
         if path.is_file():
@@ -262,7 +262,7 @@ def find_list(name: str, local: LocalLfw) -> Path:
 
 
 def open_images(data: str) -> ImageSet:
-    """The images that ``lfw`` or ``lfw/ALIGNMENT`` names; fetched if they are not here."""
+    """The images of ``lfw`` or ``lfw/ALIGNMENT``, fetched if they are not on this machine."""
     return prepared_images(Lfw(local=_local(data)), credit=CREDIT)
 
 
@@ -285,7 +285,7 @@ def read_lists(data: str, *names: str) -> tuple[ImageSet, list[PairList], str]:
 def splits(
     data: str, *, seed: int, fold: int | None, request: dict[str, Any]
 ) -> VerificationSplits:
-    """View 1 for training and validation and View 2 for the test, or one fold of View 2 alone.
+    """Train and validate on View 1 and test on View 2, or use View 2 alone with a test ``fold``.
 
     See :func:`siamjax.data.verification.verification_splits`.
     """

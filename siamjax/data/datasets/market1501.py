@@ -1,4 +1,4 @@
-"""Market-1501 (Zheng et al. 2015), and any folder that names its images as it does."""
+"""Market-1501 (Zheng et al. 2015), and any folder that names its images in the same way."""
 
 import re
 from collections import Counter
@@ -42,12 +42,12 @@ PUBLISHED = Published(
     ),
     source="ask its authors (http://www.liangzheng.org/Project/project_reid.html)",
 )
-# 0002_c1s1_000451_03.jpg; the s (sequence) is not in every set that follows this naming.
+# 0002_c1s1_000451_03.jpg; not every set of this naming has the s (sequence).
 _NAME = re.compile(r"(?P<identity>-1|\d+)_c(?P<camera>\d+)(s\d+)?_.+")
 
 
 class Market1501(PeopleBuilder, skip_registration=True):
-    """TFDS builder of Market-1501, JPEG bytes untouched; all three folders, junk included."""
+    """TFDS builder of Market-1501, JPEG bytes untouched; all three folders, with the junk."""
 
     name = "market1501"
     about: ClassVar[str] = "36,036 boxes by six cameras: 1,501 people, distractors and junk."
@@ -57,20 +57,20 @@ class Market1501(PeopleBuilder, skip_registration=True):
         found = collect(source, _key)
         if difference := _difference(found):
             raise UsageError(
-                f"{source}: {difference}; the folder or archive is not complete (a set of your "
-                "own in this naming is read by the path of its folder)"
+                f"{source}: {difference}; the folder or archive is not complete (for a set of "
+                "your own in this naming, give the path of its folder as data)"
             )
         for file, content in found.items():
             yield file, *_parse(file), content_of(content)
 
 
 def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
-    """A folder in Market naming, its files read when they are asked for: (images, cameras)."""
+    """(images, cameras) of a folder in Market-1501's naming; images are read when needed."""
     found = collect(folder, _key)
     for part in COUNTS:
         if not any(file.startswith(f"{part}/") for file in found):
             raise UsageError(
-                f"{folder}: no image in {part}/; expected is FOLDER/{part}/"
+                f"{folder}: no image in {part}/; expected FOLDER/{part}/"
                 "0002_c1s1_000451_03.jpg ... (identity_camera_...), and the same in "
                 f"{', '.join(other for other in COUNTS if other != part)}"
             )
@@ -93,10 +93,10 @@ def divide(
     validation_people: int | None,
     request: dict[str, Any],
 ) -> ReidSplits:
-    """The official division; ``folder`` is a set of one's own instead.
+    """The official splits, or those of ``folder``, a set of one's own.
 
-    Junk (identity -1) is left out of the gallery, distractors (0000) stay. Validation is on
-    ``validation_people`` (default a tenth) of the training people.
+    Junk (identity -1) is left out of the gallery, distractors (0000) stay in it.
+    ``validation_people`` (default a tenth) of the training people validate.
     """
     if folder is None:
         images, cameras = prepared_people(Market1501(home=home), credit=CREDIT)
@@ -107,7 +107,7 @@ def divide(
         official = f"NOT Market-1501: {difference}" if difference else "Market-1501's counts"
     part = np.array([key.split("/")[0] for key in images.keys])
     number = images.identities.astype(np.int64)
-    for where, name in ((part == TRAIN, "trained on"), (part == QUERY, "looked up")):
+    for where, name in ((part == TRAIN, "trained on"), (part == QUERY, "searched for")):
         if (bad := np.flatnonzero(where & (number <= DISTRACTOR))).size:
             raise UsageError(
                 f"{images.keys[bad[0]]} of {images.name}: junk (-1) and distractors (0) cannot be "
@@ -143,8 +143,8 @@ def divide(
         validation=validation,
         test=test,
         protocol=(
-            f"{images.name} ({official}), Market rule, single query: {len(trained)} people trained "
-            f"on ({len(training):,} images), {len(validated)} of the training people for "
+            f"{images.name} ({official}), Market rule, single query: {len(trained)} people for "
+            f"training ({len(training):,} images), {len(validated)} others for "
             f"validation (seed {seed}), {len(test.query):,} queries, gallery {len(gallery):,} with "
             f"{int((number[gallery] == DISTRACTOR).sum()):,} distractors, {junk:,} junk boxes left "
             f"out; no person is in two of these{remark}{other}"
@@ -173,7 +173,7 @@ def _parse(file: str) -> tuple[str, int]:
 
 
 def _difference(files: Any) -> str:
-    """What differs from the official counts; empty if nothing does."""
+    """What differs from the official counts; "" if nothing does."""
     counts = Counter(file.split("/")[0] for file in files)
     return ", ".join(
         f"{counts[part]:,} images in {part} instead of {count:,}"

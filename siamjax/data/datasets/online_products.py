@@ -19,18 +19,18 @@ _COLUMNS = ("class_id", "super_class_id", "path")
 
 
 def is_unpacked(folder: Path) -> bool:
-    """Whether a folder is the unpacked set: its official lists lie in it."""
+    """Whether a folder is the unpacked set: it holds the official lists."""
     return any((folder / f"Ebay_{split}.txt").is_file() for split in SPLITS)
 
 
 def open_products(home: Path | None) -> Catalogue:
-    """Its images; item is the class, attributes are ``category`` and ``split``.
+    """Its images; the item is the class, the attributes are ``category`` and ``split``.
 
-    ``home`` is the unpacked folder (:func:`is_unpacked`), or the data folder of TFDS where the
-    set was prepared as array_record; None is TFDS's usual one. Nothing is downloaded: TFDS's
-    own builder of this set needs TensorFlow to prepare it, but not to be read.
+    ``home`` is the unpacked folder (:func:`is_unpacked`), or the data folder of TFDS (None: its
+    default) in which the set was prepared as array_record. Nothing is downloaded, as TFDS's own
+    builder of this set needs TensorFlow to prepare it, though not to read it.
 
-    Raises ``UsageError`` if it is in neither form there.
+    Raises ``UsageError`` if the set is in neither form.
     """
     if home is not None and not home.is_dir():
         raise UsageError(f"{home}: no such folder; give the home of {NAME}, or none")
@@ -41,16 +41,15 @@ def open_products(home: Path | None) -> Catalogue:
     builder: Any = tfds.builder(NAME, file_format=FORMAT, **directory)
     if not builder.is_prepared():
         raise UsageError(
-            f"{NAME} is neither prepared in {builder.data_path} nor unpacked in its home; unpack "
-            "Stanford_Online_Products.zip and give the folder with Ebay_train.txt as home or in "
-            "place of this name, or prepare it by TFDS, where TensorFlow is, with file_format="
-            f"{FORMAT!r}"
+            f"{NAME} is not prepared in {builder.data_path}; unpack Stanford_Online_Products.zip "
+            "and give the folder with Ebay_train.txt in place of this name, or prepare the set "
+            f"by TFDS, on a machine with TensorFlow, with file_format={FORMAT!r}"
         )
     try:
         source, columns = prepared_examples(builder, SPLITS, _COLUMNS[:2])
     except (NotImplementedError, ValueError) as error:
         raise UsageError(
-            f"{builder.data_path}: not prepared as {FORMAT}, the one format that can be read "
+            f"{builder.data_path}: not prepared as {FORMAT}, the only format that can be read "
             f"without TensorFlow ({str(error).splitlines()[0][:120]}); convert it"
         ) from None
     sizes = [builder.info.splits[name].num_examples for name in SPLITS]
@@ -75,7 +74,8 @@ def _unpacked(home: Path) -> Catalogue:
                 rows = csv.DictReader(stream, delimiter=" ")
                 if missing := sorted({*_COLUMNS} - {*(rows.fieldnames or ())}):
                     raise UsageError(
-                        f"{path}, line 1: no column {missing[0]}; there are {rows.fieldnames}"
+                        f"{path}, line 1: no column {missing[0]}, only {rows.fieldnames}; get the "
+                        "file again"
                     )
                 before = len(paths)
                 for row in rows:
@@ -84,7 +84,7 @@ def _unpacked(home: Path) -> Catalogue:
                         paths.append(row["path"].strip())
                     except (TypeError, ValueError, AttributeError):
                         raise UsageError(
-                            f"{path}, line {rows.line_num}: not 'image_id class_id "
+                            f"{path}, line {rows.line_num}: expected 'image_id class_id "
                             "super_class_id path'; get the file again"
                         ) from None
                 sizes.append(len(paths) - before)

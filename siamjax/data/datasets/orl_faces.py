@@ -1,4 +1,4 @@
-"""The ORL (AT&T) faces, embedded: 40 people, 10 images each. No download."""
+"""The embedded ORL (AT&T) faces: 40 people, 10 images each."""
 
 import io
 
@@ -14,7 +14,7 @@ _ARCHIVE = EMBEDDED / "orl_faces.npz"
 
 
 class OrlFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder of the embedded ORL faces; split ``faces`` of 400, in order of the people."""
+    """TFDS builder of the embedded ORL faces; split ``faces`` of 400, person by person."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "orl_faces"

@@ -1,4 +1,4 @@
-"""The embedded pedestrians: 832 images of 9 walkers in 37 tracklets. No download."""
+"""The embedded pedestrians: 832 images of 9 walkers in 37 tracklets."""
 
 import csv
 import io
@@ -19,15 +19,15 @@ CREDIT = (
     "it (vtest.avi, Apache-2.0)"
 )
 TEST_PEOPLE = 4
-HELD_OUT = 2  # tracklets of a person: one asks, the other answers
+HELD_OUT = 2  # tracklets of a person: queries of the one, matches in the other
 _ARCHIVE = EMBEDDED / "pedestrians.zip"
 
 
 class Pedestrians(PeopleBuilder, skip_registration=True):
     """TFDS builder of the embedded pedestrians; camera = tracklet, one walk through the view.
 
-    There is one real camera. People come back after seconds in the same clothes, so that the set
-    shows that code works and learns; no claim about re-identification can rest on it.
+    There is only one real camera, and people come back within seconds in the same clothes. The
+    set shows that code works and learns, but supports no claim about re-identification.
     """
 
     name = "pedestrians"
@@ -50,22 +50,23 @@ def divide(
     validation_people: int | None,
     request: dict[str, Any],
 ) -> ReidSplits:
-    """The splits of the embedded pedestrians, drawn from ``seed``; Market rule, every image asks.
+    """The splits of the embedded pedestrians, drawn from ``seed``; Market rule.
 
-    ``person``: ``test_people`` (default 4) are never trained on: three of the six who walk by more
-    than once, and one of the three who do not and so cannot be asked for but are in the gallery
-    (other numbers in that proportion). ``validation_people`` (2 or more) are not trained on
-    either; by default there are none, as every person counts here, and validation is on two
-    held-out tracklets of each training person who has three or more.
-    ``tracklet``: everyone is trained on, but for two tracklets of each who has three or more for
-    test, and two more, where three or more are left, for validation.
+    ``person``: training shows none of the ``test_people`` (default 4). They are three of the six
+    who walk by more than once, and one of the three who do not, who is in the gallery but is no
+    query (other numbers in that proportion). By default, as people are few, two held-out tracklets
+    of each training person who has three or more validate; with ``validation_people`` (2 or more),
+    that many people validate and training shows none of them.
+
+    ``tracklet``: training shows everyone. Two tracklets of each person who has three or more are
+    for test, and two more, where three or more are left, for validation.
     """
     images, cameras = prepared_people(Pedestrians(), credit=CREDIT)
     if disjoint == "tracklet":
         if test_people is not None or validation_people is not None:
             raise UsageError(
-                "pedestrians: disjoint='tracklet' trains on everyone, so that numbers of people "
-                "for test or validation do not apply; leave them out"
+                "pedestrians: disjoint='tracklet' trains on everyone, so that test_people and "
+                "validation_people do not apply; leave them out"
             )
         return _divide_tracklets(images, cameras, seed=seed, request=request)
     return _divide_people(
@@ -91,9 +92,9 @@ def _divide_people(
     most = len(everyone) - validation_people - 2
     if not 2 <= test_people <= most or validation_people < 0 or validation_people == 1:
         raise UsageError(
-            f"pedestrians: {test_people} people for test and {validation_people} for validation "
-            f"of {len(everyone)} leave too few; test and validation take 2 or more (validation "
-            "also 0: held-out tracklets), and 2 must be left to train on"
+            f"pedestrians: {test_people} people for test and {validation_people} for validation do "
+            f"not fit; of {len(everyone)} people, choose 2 or more for each (0 for validation: "
+            "held-out tracklets validate), and leave 2 for training"
         )
     rng = np.random.default_rng(seed)
     left, test = _draw(images, cameras, everyone, test_people, rng=rng)
@@ -106,15 +107,15 @@ def _divide_people(
         chosen = images_of(images, validated)
         validation, other = _everything(images, cameras, chosen, name="validation people")
         assert_apart(images, training, chosen, asked)
-        how = f"{len(validated)} other people choose the checkpoint; no person is in two of these"
+        how = f"{len(validated)} others choose the checkpoint; no person is in two of these"
     else:
         training, held_out = hold_out(images, cameras, own, rng=rng)
         validation, other = _everything(images, cameras, held_out, name="held-out tracklets")
         assert_apart(images, own, asked)
         how = (
-            f"no test person is trained on; {HELD_OUT} held-out tracklets of each of "
-            f"{_count(images, held_out)} training people choose the checkpoint (other tracklets "
-            "than the trained, same people)"
+            f"training shows no test person; {HELD_OUT} held-out tracklets of each of "
+            f"{_count(images, held_out)} training people choose the checkpoint (SAME PEOPLE as in "
+            "training, other tracklets)"
         )
     return ReidSplits(
         images=images,
@@ -124,8 +125,8 @@ def _divide_people(
         test=ranking,
         protocol=(
             f"pedestrians (embedded, one real camera; tracklet = camera, Market rule): people "
-            f"divided at random (seed {seed}): {len(trained)} trained on ({len(training)} "
-            f"images), {len(test)} tested on ({_asked(images, ranking)}); {how}{remark}{other}"
+            f"divided at random (seed {seed}): {len(trained)} for training ({len(training)} "
+            f"images), {len(test)} for test ({_asked(images, ranking)}); {how}{remark}{other}"
         ),
         request=request,
     )
@@ -147,9 +148,9 @@ def _divide_tracklets(
         test=test,
         protocol=(
             f"pedestrians (embedded, one real camera; tracklet = camera, Market rule): tracklets "
-            f"divided at random (seed {seed}): {_count(images, training)} people trained on "
+            f"divided at random (seed {seed}): {_count(images, training)} people for training "
             f"({len(training)} images), {HELD_OUT} held-out tracklets of {_count(images, asked)} "
-            f"of them tested on ({_asked(images, test)}), {HELD_OUT} more of "
+            f"of them for test ({_asked(images, test)}), {HELD_OUT} more of "
             f"{_count(images, validated)} choose the checkpoint; no tracklet is in two of these, "
             f"but PEOPLE ARE{remark}{other}"
         ),
@@ -164,7 +165,7 @@ def hold_out(
     *,
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
-    """Split images by tracklet: two of each person who has three or more are held out."""
+    """Hold out two tracklets of each person who has three or more."""
     held: list[int] = []
     for person in sorted(set(images.identities[among].tolist())):
         tracklets = np.unique(cameras[among[images.identities[among] == person]])
@@ -182,10 +183,10 @@ def _draw(
     *,
     rng: np.random.Generator,
 ) -> tuple[list[str], list[str]]:
-    """(the others, ``count`` people drawn), both sorted.
+    """Draw ``count`` people: (the others, those drawn), both sorted.
 
-    Those who were seen in one tracklet only cannot be looked up. They are drawn in proportion,
-    rounded down, so that neither side is left with them.
+    People with a single tracklet have no match. They are drawn in proportion, rounded down, so
+    that neither side gets all of them.
     """
     returning = [p for p in people if len(set(cameras[images.identities == p].tolist())) >= 2]
     once = sorted(set(people) - set(returning))
@@ -204,7 +205,7 @@ def _everything(
     *,
     name: str,
 ) -> tuple[Ranking, str]:
-    """Every image of someone with a second tracklet asks; all are the gallery."""
+    """Every image of a person with two tracklets or more is a query; all are the gallery."""
     seen = {
         person: len(set(cameras[chosen[images.identities[chosen] == person]].tolist()))
         for person in set(images.identities[chosen].tolist())
