@@ -1,7 +1,4 @@
-"""Use a trained run from the command line: ``python -m siamjax COMMAND --help``.
-
-Published weights: ``python -m siamjax weights --help``.
-"""
+"""Use a trained run, or published weights, from the command line."""
 
 import os
 import sys
@@ -27,14 +24,17 @@ def main() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     commands = {command.__name__: command for command in COMMANDS}
-    words, description = sys.argv[1:], __doc__
     program = "siamjax" if sys.argv[0].endswith("siamjax") else "python -m siamjax"
+    words, description = (
+        sys.argv[1:],
+        f"Use a trained run. Published weights: {program} weights -h.",
+    )
     if words == ["--version"]:
         print(f"siamjax {metadata.version('siamjax')}")
         return
     if words[:1] == ["weights"]:
         commands, words, program = WEIGHTS, words[1:], f"{program} weights"
-        description = "Published weights: what there is, fetch them, read any format once for all."
+        description = "Published weights: list them, download them, convert other formats."
     cli.guard(
         lambda: tyro.extras.subcommand_cli_from_dict(
             commands, prog=program, description=description, args=words

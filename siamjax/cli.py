@@ -1,4 +1,4 @@
-"""From a dataclass to flags, and from a user's mistake to one line."""
+"""Turn a dataclass into flags, and a user's mistake into a single line."""
 
 import logging
 import sys
@@ -12,13 +12,13 @@ Config = TypeVar("Config")
 
 
 def run(main: Callable[[Config], object], config: type[Config], *, description: str | None) -> None:
-    """Parse the flags of a dataclass, call ``main`` with it, and end as a command should.
+    """Parse the flags of a dataclass, call ``main`` with it, and exit with a status.
 
-    Status 0 when done; 1 and one line on standard error for a :class:`UsageError`; 128 + the
-    signal after an interruption that saved everything. Anything else is a bug and keeps its
-    traceback.
+    The status is 0 when done; 1, with one line on standard error, for a :class:`UsageError`; and
+    128 + the signal after an interruption, when everything is saved. Any other exception is a bug
+    and keeps its traceback.
     """
-    import tyro  # here, so that an experiment can be imported without it
+    import tyro  # here, so that experiments can be imported without tyro
 
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name}" if spec else None
@@ -27,10 +27,10 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
 
 
 def guard(command: Callable[[], object]) -> None:
-    """Call a command with XLA's CPU settings made, and errors told as :func:`run` does."""
+    """Call a command with fast CPU kernels, and treat its errors as :func:`run` does."""
     use_fast_cpu_kernels()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS report their progress
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax on files that we report
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS log their progress
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax logs errors that we report
     try:
         command()
     except UsageError as error:
@@ -39,6 +39,6 @@ def guard(command: Callable[[], object]) -> None:
     except Interrupted as stop:
         print(stop.message, file=sys.stderr)
         raise
-    except KeyboardInterrupt:  # outside the training loop nothing is left to save
-        print("interrupted; what was saved stands", file=sys.stderr)
+    except KeyboardInterrupt:  # outside the training loop there is nothing to save
+        print("interrupted; what was saved before is kept", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Files that are written at once or not at all."""
+"""Write files atomically: a file has its old content or its new one, never a part."""
 
 import json
 import os
@@ -7,16 +7,16 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that whenever it is read, the old text or the new one is in it.
-
-    That holds after a kill and after a power cut at any moment, too; when this returns, the new
-    text is on the disk.
-    """
+    """Write a text atomically, as :func:`write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """The same for bytes."""
+    """Write a file atomically: a reader finds the old content or the new one, never a part.
+
+    This holds also if the process is killed or the power fails. When the function returns, the
+    new content is on the disk.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -29,11 +29,11 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # of the new name
+        os.fsync(folder)  # so that the new name is on the disk too
     finally:
         os.close(folder)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """An object as JSON, by :func:`write_text`."""
+    """Write an object as JSON, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""The commands of ``python -m siamjax``; each module imports what it needs when it is called."""
+"""The commands of ``python -m siamjax``; each imports what it needs only when it is called."""

@@ -1,4 +1,4 @@
-"""Look inside the network of a run: its layers, what they give, filters that never answer."""
+"""The command that looks inside the network of a run: layers, activations, dead filters."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,14 +23,14 @@ def inspect(
     data: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Look inside a run's network: a table of its layers, activations, all-zero filters.
+    """Look inside a run's network: a table of its layers, their activations, dead filters.
 
     Args:
-        run: folder of a finished run.
-        image: image to draw activations for, one PNG a layer.
-        layer: name of a layer, or how it ends, such as block5_conv1; None: every convolution.
-        data: folder of images to count all-zero filters over.
-        out: folder for the PNGs; None: RUN/activations.
+        run: Folder of a finished run.
+        image: Image to draw activations for, one PNG for each layer.
+        layer: Name of a layer, or its end, such as block5_conv1; None: every convolution.
+        data: Folder of images over which to find the filters that are never above 0.
+        out: Folder for the PNGs; None: RUN/activations.
     """
     from siamjax.report.inside import find_layer, layers
     from siamjax.training.finished import Finished
@@ -46,7 +46,7 @@ def inspect(
         return
     if not chosen:
         names = ", ".join(one.name for one in known)
-        raise UsageError(f"{run}: its network has no convolution; give --layer one of {names}")
+        raise UsageError(f"{run}: its network has no convolution; choose --layer from: {names}")
     if image is not None:
         _draw(finished, chosen, image, run / "activations" if out is None else out)
     if data is not None:
@@ -54,7 +54,7 @@ def inspect(
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending whole numbers in short: ``0-2, 5``."""
+    """Ascending whole numbers, abbreviated: ``0-2, 5``."""
     values = np.asarray(numbers, int)
     if not values.size:
         return ""
@@ -71,7 +71,7 @@ def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
     ]
     height, width = run.size
     print(f"layers of {run.folder} for an image of {height}x{width}")
-    print(text_table(["kind", "shape", "parameters, of layers within too"], rows))
+    print(text_table(["kind", "shape", "parameters, with those of inner layers"], rows))
 
 
 def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) -> None:
@@ -80,16 +80,16 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
     from siamjax.report.inside import activations
     from siamjax.report.inside_figures import activation_figure
 
-    picture = resize(decode(read_file(image), name=str(image)), run.size)
+    pixels = resize(decode(read_file(image), name=str(image)), run.size)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made ({error.strerror}); give --out another") from None
+        raise UsageError(f"{out}: cannot be made ({error.strerror}); change --out") from None
     names = [one.name for one in chosen]
-    found = activations(run.network, run.variables, picture[None], names=names)
+    found = activations(run.network, run.variables, pixels[None], names=names)
     for name, values in found.items():
         figure = activation_figure(
-            values[0], layer=name, network=str(run.folder), name=image.name, image=picture
+            values[0], layer=name, network=str(run.folder), name=image.name, image=pixels
         )
         path = out / f"{image.stem}-{name.replace('/', '-')}.png"
         try:

@@ -18,12 +18,12 @@ def rank(
     """Rank a folder of images by a cross-input network, such as that of reid_normxcorr.
 
     Args:
-        queries: images to look for.
-        gallery: folder of images; every one of them is compared with every query.
-        run: folder of a finished run.
-        top: how many to show for each query.
-        symmetric: rank by the mean of both orders of a pair, at twice the time.
-        out: HTML page to write, with images.
+        queries: Images to search for.
+        gallery: Folder of images; each query is compared with each of them.
+        run: Folder of a finished run.
+        top: Number of images to show for each query.
+        symmetric: Rank by the mean of both orders of a pair; takes twice as long.
+        out: HTML page to write, with the images.
     """
     from siamjax.inference.reid import rank_gallery
     from siamjax.report.results import Shown, check_page, write_results

@@ -1,4 +1,4 @@
-"""Commands that embed a catalogue of images and search it."""
+"""The commands that embed a catalogue of images and search it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from siamjax.search.index_segment import Item
     from siamjax.search.nearest import Nearest
 
-_LISTED = 20  # broken images that are named on the terminal
+_LISTED = 20  # broken images to name on the terminal
 
 
 def embed(
@@ -30,22 +30,22 @@ def embed(
     batch_size: int = 64,
     chunk: int = 512,
 ) -> None:
-    """Embed a catalogue's images into an index, or add its new ones to the index.
+    """Embed a catalogue's images into an index, or add its new images to an index.
 
-    Stopped at any moment, the same command goes on from its last chunk; until it has ended the
-    index is as it was. Items that are in the index already are left as they are.
+    An interrupted command, run again, resumes after its last chunk; the index changes only when
+    it is done. Items that are already in the index are not embedded again.
 
     Args:
-        catalogue: a folder of images, a folder with a table, a table (CSV, TSV), or a data
-            set's word such as emoji.
-        run: folder of a finished run of an embedding network.
-        out: folder of the index, made if there is none.
-        dtype: that embeddings are kept in; None: float32, or what the index has.
-        remove: ids to take out of the index when all is embedded, and to leave out now.
-        on_error: of an image that cannot be read. report: go on, name all of them at the end
-            (and in failed.csv of the index) and end with status 1; stop: end at the first.
-        batch_size: images that are embedded at a time, over all devices.
-        chunk: images after which the work is made safe.
+        catalogue: A folder of images, a folder with a table, a table (CSV, TSV), or the name of
+            a data set, such as emoji.
+        run: Folder of a finished run of an embedding network.
+        out: Folder of the index; made if it does not exist.
+        dtype: Type of the embeddings in the index; None: float32, or that of an existing index.
+        remove: Ids to remove from the index, and not to embed.
+        on_error: If an image cannot be read, report it at the end (and in the index's
+            failed.csv), with exit status 1, or stop at once.
+        batch_size: Images to embed at a time, over all devices.
+        chunk: Number of images after which progress is saved.
     """
     from siamjax.data.catalogues import NAMES, open_catalogue
     from siamjax.errors import UsageError
@@ -64,7 +64,7 @@ def embed(
             batch_size=batch_size,
         ),
         out,
-        # A word goes before a folder of that name, as it does where catalogues are opened.
+        # A data set takes precedence over a folder of its name, as where catalogues are opened.
         source=catalogue if catalogue in NAMES else str(Path(catalogue).resolve()),
         run=str(run.absolute()),
         dtype=dtype,
@@ -85,7 +85,7 @@ def embed(
     if done.failed:
         raise UsageError(
             f"{len(done.failed):,} of {len(opened):,} images could not be read and are not in "
-            f"the index; they are listed in {out / FAILED}: replace them and embed again"
+            f"the index; replace those listed in {out / FAILED} and embed again"
         )
 
 
@@ -105,15 +105,16 @@ def search(
     """Find the items of an index that are nearest to images.
 
     Args:
-        queries: images to look for.
-        index: folder that the embed command made.
-        run: folder of the run that it was made by; None: the one that the index names.
-        top: how many to show for each query.
-        metric: distance of embeddings.
-        where: only items with these attributes, each as name=value; several: all of them.
-        approximate: search by FAISS, and say what share of the exact result it finds.
-        probes: of an approximate search: lists it looks into; more find more and take longer.
-        out: HTML page to write, with images.
+        queries: Images to search for.
+        index: Folder that the embed command made.
+        run: Folder of the run that made the index; None: as the index says.
+        top: Number of items to show for each query.
+        metric: Distance between embeddings.
+        where: Search only items with all of these attributes, each as name=value.
+        approximate: Search by FAISS, and print the share of the exact result that it finds.
+        probes: Number of lists that an approximate search looks into; more find more and take
+            longer.
+        out: HTML page to write, with the images.
     """
     from siamjax.report.results import check_page
     from siamjax.search.index import Index
@@ -143,7 +144,7 @@ def _condition(text: str) -> tuple[str, str]:
 
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError(f"--where {text}: give name=value, such as category=Objects")
+        raise UsageError(f"--where {text}: expected name=value, such as category=Objects")
     return name, value
 
 
@@ -160,25 +161,25 @@ def _tell(
     remark: str,
     out: Path | None,
 ) -> None:
-    """Print what was found, and write the page."""
+    """Print the results, and write the page."""
     from siamjax.data.images import decode, read_file
     from siamjax.report.results import Shown, write_results
 
-    items, pictures, lists = index.lookup(found.rows.ravel()), _Pictures(), []
+    items, images, lists = index.lookup(found.rows.ravel()), _Images(), []
     print(remark)
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         print(query)
         shown: list[Shown] = []
         for place, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1):
-            if row < 0:  # the approximate search found fewer
+            if row < 0:  # an approximate search may find fewer
                 continue
             item, value = items[int(row)], f"{_spoken(metric)} {distance:.6g}"
             print(f"{place:4d}  {value}  {_caption(item)}")
             if out is not None:
-                shown.append(Shown(pictures.of(item), _caption(item), value))
+                shown.append(Shown(images.of(item), _caption(item), value))
         if out is not None:
-            picture = decode(read_file(query), name=str(query))
-            lists.append((Shown(picture, str(query)), shown))
+            image = decode(read_file(query), name=str(query))
+            lists.append((Shown(image, str(query)), shown))
     if out is not None:
         write_results(out, title=f"{index.folder} searched", remark=remark, lists=lists)
         print(f"page: {out}")
@@ -189,8 +190,8 @@ def _caption(item: "Item") -> str:
     return ", ".join([item.id, *known])
 
 
-class _Pictures:
-    """Images of items; a grey one, and a line that says so, where there is none any more."""
+class _Images:
+    """Images of items; where one is gone, a grey image instead and a printed line."""
 
     def __init__(self) -> None:
         self._catalogues: dict[str, tuple[dict[str, int], ImageSet]] = {}

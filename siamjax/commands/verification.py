@@ -1,4 +1,4 @@
-"""Commands that use a run that verifies: is it the same person?"""
+"""The commands that verify: do two images show the same person?"""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ import tyro
 def verify(
     first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], /, *, run: Path
 ) -> None:
-    """Say whether two images show the same person.
+    """Tell whether two images show the same person.
 
     Args:
-        first: an image.
-        second: another image.
-        run: folder of a finished run.
+        first: An image.
+        second: Another image.
+        run: Folder of a finished run.
     """
     from siamjax.inference.verification import Verifier
 
@@ -24,13 +24,13 @@ def verify(
 
 
 def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> None:
-    """Evaluate a run on a data set or a pair list, with its own threshold.
+    """Evaluate a run on a data set or a list of pairs, with the run's threshold.
 
     Args:
-        run: folder of a finished run.
-        data: orl_faces, lfw (View 2), lfw/ALIGNMENT, a folder of identity folders, or a list file
-            'path1 path2 label'; None: the test pairs of the run itself.
-        limit: of a set without a pair list at most this many pairs, drawn with seed 0.
+        run: Folder of a finished run.
+        data: Data set (orl_faces, lfw for View 2, lfw/ALIGNMENT), folder with a sub-folder for each
+            person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
+        limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
     """
     from siamjax.data.verification import evaluation_pairs, verification_splits
     from siamjax.inference.verification import Verifier
@@ -49,10 +49,10 @@ def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> N
 
 
 def folds(runs: tyro.conf.Positional[list[Path]], /) -> None:
-    """Mean, standard deviation and standard error over runs of one fold each (--lfw-fold).
+    """Average the accuracy of runs of one fold each (--lfw-fold), with its standard error.
 
     Args:
-        runs: folders of finished runs of different folds.
+        runs: Folders of finished runs of different folds.
     """
     from siamjax.inference.verification import across_folds
 

@@ -1,4 +1,4 @@
-"""Commands on published weights: what there is, fetch it, and read any format once for all."""
+"""The commands on published weights: list them, download them, convert other formats."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from siamjax.models.preprocessing import Preprocessing
 
 
 def list_weights() -> None:
-    """Published weights by name: network, preprocessing, licence, address, and what is here."""
+    """List published weights: network, preprocessing, licence, address, and if they are here."""
     from siamjax.pretrained.published import PUBLISHED, cache_folder
 
     folder = cache_folder()
@@ -17,14 +17,14 @@ def list_weights() -> None:
         here = "here" if (folder / one.file).exists() else "not here"
         print(f"{name}: {one.architecture}, {one.preprocessing}; {one.licence}; {here}")
         print(f"    {one.address} ({one.digest})")
-    print(f"kept in {folder}")
+    print(f"downloads are kept in {folder}")
 
 
 def get(name: tyro.conf.Positional[str], /) -> None:
-    """Fetch published weights, checked by their digest; prints where they are.
+    """Download published weights, check their digest, and print where they are.
 
     Args:
-        name: as `weights list` names them; an experiment's --weights takes the same names.
+        name: One that `weights list` shows; --weights of an experiment takes the same names.
     """
     from siamjax.pretrained.published import fetch
 
@@ -39,22 +39,23 @@ def convert(
     preprocessing: Preprocessing | None = None,
     leave_out: tuple[str, ...] = (),
 ) -> None:
-    """Read a published file of weights, check it, and write it as this project's own .npz.
+    """Read a published file of weights, check it, and convert it to this project's .npz format.
 
     Args:
-        file: Keras .h5 or .weights.h5, a TensorFlow.js folder, .npz, .pth, .safetensors, or a name.
-        out: file to write; None: the name with .npz in this folder.
-        preprocessing: of its images, where the file does not say it.
-        leave_out: beginnings of layers, such as a head of another task.
+        file: Keras .h5 or .weights.h5, a TensorFlow.js folder, .npz, .pth, .safetensors, or a name
+            that `weights list` shows.
+        out: File to write; None: the same name with .npz, in the current folder.
+        preprocessing: Preprocessing of the images, where the file does not name it.
+        leave_out: Beginnings of the names of layers to leave out, such as another task's head.
     """
     from siamjax.pretrained.published import open_weights
 
     weights = open_weights(file, preprocessing=preprocessing).without(*leave_out)
     path = Path(f"{file.name.split('.')[0] or 'weights'}.npz") if out is None else out
     if path.suffix != ".npz":
-        raise UsageError(f"{path}: the file to write must end in .npz")
+        raise UsageError(f"{path}: the name of the file to write must end in .npz")
     if path.exists():
-        raise UsageError(f"{path} exists already; give --out another, or remove it")
+        raise UsageError(f"{path} exists already; remove it, or choose another --out")
     try:
         weights.save(path)
     except OSError as error:

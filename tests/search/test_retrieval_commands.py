@@ -84,7 +84,7 @@ def test_filters(place, capsys):
     assert [f"p{n:03d}," in out for n in range(12)] == [n % 3 == 0 for n in range(12)]
     with pytest.raises(UsageError, match="choose from: blue, green, red"):
         search(place, 5, where=("color=pink",))
-    with pytest.raises(UsageError, match="give name=value"):
+    with pytest.raises(UsageError, match="expected name=value"):
         search(place, 5, where=("red",))
     both = ("color=red", "note=" + place.catalogue.attributes["note"][1])
     with pytest.raises(UsageError, match=r"no item of .* has color=red and note="):
