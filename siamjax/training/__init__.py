@@ -1,4 +1,4 @@
-"""State, steps, checkpoints, the loop of every experiment, and its run folder."""
+"""Train steps, the training loop, checkpoints, and runs: a folder for each trained network."""
 
 from siamjax.training.finished import Finished
 from siamjax.training.forward import forward, forward_pairs, forward_triplets

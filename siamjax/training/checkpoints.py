@@ -1,4 +1,4 @@
-"""Checkpoints: the whole training state, the latest and the best of them."""
+"""Checkpoints of the whole training state: the latest and the best are kept."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from siamjax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one run, in Orbax's format, a folder a step.
+    """The checkpoints of one run, in Orbax's format, one folder for each step.
 
-    Kept are the two latest and the best by the metric ``best`` (the higher the better, the
-    earliest of equals). Each holds ``variables`` (parameters and batch statistics: all that using
-    the network needs) and ``training`` (step, optimizer, key). Saving returns when the files are
-    complete. A file that is cut short or missing is noticed when it is read; changed bytes within
-    a file are not.
+    The two latest are kept, and the best by the metric ``best`` (the higher the better, the
+    earliest of equals). Each holds ``variables`` (parameters and batch statistics: all that is
+    needed to use the network) and ``training`` (step, optimizer, key). Saving returns when the
+    files are complete. A missing or truncated file is noticed when it is read; changed bytes
+    within a file are not.
     """
 
     def __init__(self, folder: Path, *, best: str) -> None:
         self._folder, self._best = folder.absolute(), best
-        # Orbax reads all metrics at once and would not open the others beside a broken one.
+        # Orbax reads all metrics at once, so one broken file would keep it from opening any.
         self.messages = [
             f"metrics of the checkpoint of step {path.parent.parent.name} cannot be read; it was "
             f"moved to {self._move_aside(path.parent.parent)}"
@@ -51,11 +51,11 @@ class Checkpoints:
         return metrics[self._best], -metrics["step"]
 
     def steps(self) -> list[int]:
-        """The steps that are saved, ascending."""
+        """The saved steps, ascending."""
         return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
 
     def best_steps(self) -> list[int]:
-        """All steps, the best first: by metric, the earlier of equals; then those without one."""
+        """All steps, the best first; of equals the earlier, and last those without a metric."""
         checkpoints = list(self._orbax.checkpoints)
         rated = [c for c in checkpoints if c.metrics]
         unrated = sorted((c.step for c in checkpoints if not c.metrics), reverse=True)
@@ -63,7 +63,7 @@ class Checkpoints:
         return [c.step for c in rated] + unrated
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Save the state at its step, and wait until it is on disk; saved already: nothing."""
+        """Save the state, unless its step is saved already, and wait until it is on disk."""
         step = int(state.step)
         if step in self.steps():
             return
@@ -80,13 +80,12 @@ class Checkpoints:
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, list[str]]:
-        """The latest state that can be read, replicated, and a sentence on each one that cannot.
+        """The latest state that can be read, replicated, and a message for each that cannot.
 
-        ``like`` gives the structure and is not used otherwise. Damaged checkpoints that are later
-        than the one restored are moved to ``damaged/`` beside the others, so that their steps can
-        be saved anew and nothing is deleted. None = nothing was saved yet. If there are
-        checkpoints and none can be read, nothing is moved and ``UsageError`` says so: to start
-        anew is the user's to decide.
+        ``like`` only gives the structure. Damaged checkpoints later than the restored one are moved
+        to ``damaged/``, so that their steps can be saved again and nothing is deleted. None =
+        nothing was saved yet. If there are checkpoints and none can be read, nothing is moved and
+        ``UsageError`` is raised: the user decides whether to start anew.
         """
         wanted = {"variables": _abstract(like.variables), "training": _abstract(_training(like))}
         problems: dict[int, str] = {}
@@ -106,7 +105,7 @@ class Checkpoints:
             )
             return state, [
                 f"checkpoint of step {broken} cannot be read ({problem}); moved to "
-                f"{self._set_aside(broken)}, going back to that of step {step}"
+                f"{self._set_aside(broken)}, going back to step {step}"
                 for broken, problem in problems.items()
             ]
         if problems:
@@ -118,7 +117,7 @@ class Checkpoints:
         return None, []
 
     def load(self, step: int) -> Any:
-        """The variables of a step, replicated; ``UsageError`` if they cannot be read."""
+        """The variables of a step, replicated. ``UsageError`` if they cannot be read."""
         try:
             saved = self._orbax.checkpointables_metadata(step).metadata["variables"]
             wanted = {"variables": _abstract(saved)}
@@ -129,7 +128,7 @@ class Checkpoints:
             ) from None
 
     def load_best(self) -> tuple[int, Any, list[str]]:
-        """The best step whose variables can be read, those (replicated), and what could not be."""
+        """The best step that can be read, its variables, and a message for each that cannot."""
         messages = []
         for step in self.best_steps():
             try:
@@ -142,7 +141,7 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Release Orbax's threads."""
+        """Stop Orbax's threads."""
         self._orbax.close()
 
     def _set_aside(self, step: int) -> Path:

@@ -1,4 +1,4 @@
-"""A network as JSON: written into a run, and built again from it without the experiment's code."""
+"""A network as JSON: saved with a run, and built from it without the experiment's code."""
 
 import dataclasses
 import functools
@@ -19,12 +19,11 @@ _PUBLIC = ("jax.nn", "jax.numpy", "jax.lax", "flax.linen", "jax.nn.initializers"
 
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
-    """A linen module as JSON: its class's import path and its fields, modules within included.
+    """A linen module as JSON: the import path of its class, and its fields.
 
-    So a run can be used without the experiment's code, as long as the module's class can be
-    imported. Fields may be numbers, strings, booleans, None, dtypes, modules, functions and
-    classes that can be imported, ``functools.partial`` of these, and tuples, lists and dicts of
-    all; others are left out where they are the class's own default (such as the initialisers of
+    Fields may be numbers, strings, booleans, None, dtypes, modules, functions and classes that can
+    be imported, ``functools.partial`` of these, and tuples, lists and dicts of all. Other values
+    are left out where they are the class's default (such as the initialisers of
     ``flax.linen.Dense``). Raises ``UsageError`` naming the field for anything else.
     """
     cls = type(module)
@@ -44,28 +43,28 @@ def describe_module(module: nn.Module) -> dict[str, Any]:
 def build_module(description: dict[str, Any]) -> nn.Module:
     """The module that :func:`describe_module` described.
 
-    Raises ``UsageError`` if its class, or a function that it was given, cannot be imported.
+    Raises ``UsageError`` if its class, or a function among its fields, cannot be imported.
     """
     cls = _import(description["class"])
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise UsageError(f"{description['class']} is no linen module")
+        raise UsageError(f"{description['class']} is not a linen module")
     known = {field.name for field in dataclasses.fields(cls)}
     fields = {name: _build(value) for name, value in description["fields"].items()}
     if unknown := sorted(set(fields) - known):
         raise UsageError(
             f"the run's network {description['class']} has no field {', '.join(unknown)} any more; "
-            "use the version of its code that the run was trained with"
+            "use the version of the code that trained the run"
         )
     return cls(**fields)
 
 
 def defining_module(thing: Any) -> str:
-    """Import path of the module that defines a class or function, of ``python -m`` too."""
+    """Import path of the module that defines a class or function, also under ``python -m``."""
     home = thing.__module__
     if home != "__main__":
         return home
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    # python -m package.file: the file's import path, not what it is called while it runs.
+    # python -m package.file: its import path, and not __main__, its name while it runs.
     return home if spec is None else spec.name
 
 
@@ -86,21 +85,21 @@ def _describe(value: Any, where: str) -> Any:
         return {type(value).__name__: [_describe(one, where) for one in value]}
     if isinstance(value, dict):
         if not all(isinstance(name, str) for name in value):
-            raise UsageError(f"{where}: the keys of a dict must be strings to be written to a run")
+            raise UsageError(f"{where}: the keys of a dict must be strings to be saved with a run")
         return {"dict": {name: _describe(one, where) for name, one in value.items()}}
     if _is_dtype(value):
         return {"dtype": np.dtype(value).name}
     if callable(value) and hasattr(value, "__qualname__"):
         return {"import": _path(value, where)}
     raise UsageError(
-        f"{where} = {value!r} cannot be written to a run: use numbers, strings, dtypes, modules, "
+        f"{where} = {value!r} cannot be saved with a run; use numbers, strings, dtypes, modules, "
         "functions that can be imported, or tuples, lists and dicts of these"
     )
 
 
 def _is_dtype(value: Any) -> bool:
-    """A dtype, NumPy's scalar types, and JAX's (which are no types in every version)."""
-    # Not by asking np.dtype, which takes any class at all for the dtype of objects.
+    """Whether it is a dtype or a scalar type of NumPy's or JAX's (not a type in every version)."""
+    # np.dtype itself cannot be asked: it takes any class for the dtype of objects.
     if isinstance(value, type) and issubclass(value, np.generic):
         return True
     own = getattr(value, "dtype", None)
@@ -129,16 +128,16 @@ def _build(value: Any) -> Any:
         return tuple(map(_build, value["tuple"]))
     if "list" in value:
         return list(map(_build, value["list"]))
-    raise UsageError(f"a network's field of an unknown kind in a run: {sorted(value)}")
+    raise UsageError(f"the run's network has a field of an unknown kind: {sorted(value)}")
 
 
 def _path(thing: type | Callable[..., Any], where: str) -> str:
-    """``module:name`` that imports exactly this."""
+    """``module:name`` of what imports as exactly this thing."""
     name = getattr(thing, "__qualname__", "")
     home = defining_module(thing)
     if home == "__main__":
         raise UsageError(
-            f"{where}: {name} is defined in a script or a notebook; put it into a module that can "
+            f"{where}: {name} is defined in a script or a notebook; move it into a module that can "
             "be imported"
         )
     for public in _PUBLIC:

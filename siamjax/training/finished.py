@@ -1,4 +1,4 @@
-"""A finished run, opened to be used."""
+"""A finished run, opened for use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ from siamjax.training.run import FORMAT, read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A run that can be used; what for is what its network answers to.
+    """A run whose network is ready to use.
 
     Attributes:
-        folder: the run's.
-        manifest: what was written when it was judged.
-        network: as it was trained.
+        folder: the run's folder.
+        manifest: what :meth:`siamjax.training.Run.write_manifest` wrote.
+        network: the network that was trained.
         variables: parameters and statistics of the best checkpoint.
-        size: (height, width) of its images.
+        size: (height, width) of the network's images.
     """
 
     folder: Path
@@ -32,10 +32,10 @@ class Finished:
 
     @classmethod
     def open(cls, folder: Path) -> "Finished":
-        """Load a finished run's checkpoint, the one that its manifest was written for.
+        """Load a finished run with the checkpoint that its manifest names.
 
         Raises ``UsageError`` if the run is not finished, was made by a later version, or has lost
-        that checkpoint: no other would fit the manifest's results.
+        that checkpoint: no other would fit the results in the manifest.
         """
         manifest = read_json(folder / "manifest.json")
         number = manifest.get("format", 1)
@@ -58,7 +58,7 @@ class Finished:
         except UsageError as error:
             raise UsageError(
                 f"{folder}: the checkpoint of step {step} is gone or damaged ({error}); run the "
-                "experiment's command again to judge what is left"
+                "experiment's command again to evaluate the best one left"
             ) from None
         finally:
             checkpoints.close()
@@ -72,7 +72,7 @@ class Finished:
 
 
 def _without_axis(description: Any) -> Any:
-    """A network as format 1 described it, without the axis that is found now and not passed."""
+    """A description of format 1 without the axis of devices, which is no longer a field."""
     if not isinstance(description, dict):
         return description
     return {

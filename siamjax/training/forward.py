@@ -1,4 +1,4 @@
-"""A network applied while it trains: the part of every loss function that is the same."""
+"""Applying a network in training: the part that every loss function shares."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ def forward(
 ) -> tuple[Any, Any]:
     """``network(*inputs, train=True)`` and its new state: ``(output, model_state)``.
 
-    Dropout draws from ``key``. ``weight`` (0 = padding) is passed on where it is given, for the
-    statistics of batch normalisation; a network without such an argument then raises
-    ``TypeError``. ``method`` names another method than ``__call__``, such as ``embed``.
+    Dropout draws from ``key``. ``weight`` (0 = padding) is passed on if it is given, for the
+    statistics of batch normalisation; a network that does not take it then raises ``TypeError``.
+    ``method`` names a method to call in place of ``__call__``, such as ``embed``.
     """
     options: dict[str, Any] = {} if weight is None else {"weight": weight}
     return network.apply(
@@ -41,8 +41,8 @@ def forward_pairs(
 ) -> tuple[Float[Array, " batch"], Float[Array, "2*batch features"], Any]:
     """:func:`forward` of a batch of pairs: ``(value, embeddings, model_state)``.
 
-    ``network(x1, x2)`` gives a value a pair and the embeddings of all images (first all ``x1``),
-    as :class:`siamjax.models.Siamese` does.
+    ``network(x1, x2)`` returns one value for each pair and the embeddings of all images (all of
+    ``x1`` first), as :class:`siamjax.models.Siamese` does.
     """
     inputs, weight = (batch["x1"], batch["x2"]), batch.get("weight")
     found, model_state = forward(network, params, model_state, key, *inputs, weight=weight)

@@ -1,4 +1,4 @@
-"""The training loop: the same for every experiment."""
+"""The training loop of every experiment."""
 
 import collections
 import contextlib
@@ -31,35 +31,34 @@ def fit(
     evaluate: Callable[[dict[str, Any]], Mapping[str, float | None]],
     until: int | None = None,
 ) -> TrainState:
-    """Train a run up to step ``until`` (None: to its last); returns the state there.
+    """Train a run up to step ``until`` (None: to the end) and return its state.
 
-    A run that was stopped is taken up at its last checkpoint, and ``state`` is then only its
-    form; otherwise training begins with ``state``, whose memory the steps take over. What is done
-    already is skipped, so that frozen layers can be let go by two calls, each with its own
-    ``step``: the first with ``until``, the second with the state that the first returned.
+    A run that was stopped resumes at its last checkpoint, and ``state`` only gives the structure;
+    otherwise training begins with ``state``, whose memory the steps reuse. Steps already done are
+    skipped, so two calls can unfreeze layers on the way: the first with ``until``, the second with
+    the state that the first returned and another ``step``.
 
     Args:
         run: says how many steps there are, and how often to log, validate and save.
-        state: of step 0, or what an earlier call returned.
-        step: a pmapped train step, as ``data_parallel(make_train_step(loss_fn, optimizer))``.
-        batches: ``start -> iterator`` over the batches from that step on, as
-            :func:`siamjax.data.batches.pair_batches` gives it. Its ``unit`` and ``describe``, if
+        state: the state at step 0, or what an earlier call returned.
+        step: a pmapped train step, ``data_parallel(make_train_step(loss_fn, optimizer))``.
+        batches: ``start -> iterator`` over the batches from that step on, such as
+            :func:`siamjax.data.batches.pair_batches` returns. Its ``unit`` and ``describe``, if
             it has them, name the examples of a batch.
-        evaluate: validation, ``variables -> {name: value}``, ``run.best`` among the names; None
-            is a value that cannot be measured.
+        evaluate: validation, ``variables -> {name: value}``, with ``run.best`` among the names;
+            None is a value that cannot be measured.
         until: the step to end at.
 
-    Every ``log_every`` steps the metrics (exact means over the steps since the last row), the
-    rate and the share of time that the step waited for data are written; every
-    ``evaluate_every`` steps and after the last ``evaluate`` runs and the state is saved with its
-    result. Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`. A loss that
-    is not finite raises ``UsageError`` with the step, the batch and the last good checkpoint. A
-    collapse is said in words, once each.
+    Every ``log_every`` steps it writes the metrics (exact means over the steps since the last row),
+    the rate, and the share of time spent waiting for data. Every ``evaluate_every`` steps and at
+    the end it calls ``evaluate`` and saves the state with the result. Ctrl-C and SIGTERM finish
+    the step, save, and raise :class:`Interrupted`. A loss that is not finite raises ``UsageError``
+    with the step, the batch and the last good checkpoint. Each kind of collapse gives one warning.
     """
     steps = run.config.steps
     if until is not None and not 0 < until <= steps:
         raise UsageError(f"until {until}: must be after step 0 and at most the {steps} of the run")
-    state = _taken_up(run, state)
+    state = _resumed(run, state)
     begin, end = int(state.step), steps if until is None else until
     if begin >= end:
         return state
@@ -72,8 +71,8 @@ def fit(
         run.note_session(start=begin, seconds=time.time() - started)
 
 
-def _taken_up(run: Run, state: TrainState) -> TrainState:
-    """The latest state of a run that exists, or ``state`` in a new one."""
+def _resumed(run: Run, state: TrainState) -> TrainState:
+    """The latest state of an existing run, or ``state`` in a new one."""
     if run.begun:  # by an earlier call, which returned this state
         return state
     if run.begin():
@@ -97,8 +96,8 @@ class _Loop:
         self._evaluate, self._writer = evaluate, writer
         self._unit: str = getattr(batches, "unit", "examples")
         self._meter = _Meter(run.config.batch_size, self._unit)
-        # Queueing one step ahead hides the dispatch on an accelerator. On a CPU there is nothing
-        # to hide, and collectives of two queued steps can block one another there.
+        # Queueing one step ahead hides the time of dispatch on an accelerator. On a CPU there is
+        # nothing to hide, and collectives of two queued steps can block each other.
         self._queued: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self._ahead = 0 if jax.default_backend() == "cpu" else 1
         self._said: set[str] = set()
@@ -134,7 +133,7 @@ class _Loop:
         return state
 
     def _settle(self, left: int) -> None:
-        """Take in the metrics of queued steps until so many are left."""
+        """Add up the metrics of queued steps until only ``left`` are queued."""
         while len(self._queued) > left:
             number, metrics = self._queued.popleft()
             self._meter.add(self._checked(number, jax.device_get(metrics)))
@@ -161,8 +160,8 @@ class _Loop:
             if math.isnan(result.get(self._run.best, math.nan)):
                 self._run.checkpoints.save(state)  # nothing that was trained is lost
                 raise UsageError(
-                    f"evaluate gives {dict(found)}, and no number {self._run.best}, which is to "
-                    f"choose the checkpoint; the state of step {done} was saved"
+                    f"evaluate returned {dict(found)} without a number for {self._run.best}, which "
+                    f"chooses the checkpoint; the state of step {done} was saved"
                 )
             self._run.checkpoints.save(state, result)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
@@ -176,25 +175,27 @@ class _Loop:
         raise Interrupted(
             signum,
             f"{signal.Signals(signum).name}: saved after step {done} of {self._run.config.steps}; "
-            "the same command resumes there",
+            "run the same command to resume",
         )
 
     def _checked(self, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
         loss = metrics["loss"]
         if not np.isfinite(loss.total):
             last = max(self._run.checkpoints.steps(), default=None)
-            saved = "none was saved yet" if last is None else f"the last good one is of step {last}"
+            saved = f"the last good checkpoint is that of step {last}"
+            if last is None:
+                saved = "no checkpoint was saved yet"
             describe = getattr(self._batches, "describe", None)
-            shown = "" if describe is None else f"; its batch was {describe(number)}"
+            shown = "" if describe is None else f" on the batch {describe(number)}"
             raise UsageError(
-                f"the loss of step {number + 1} is {float(loss.total)}{shown}; of the checkpoints "
-                f"{saved}; lower the learning rate, or look at these images"
+                f"the loss of step {number + 1} is {float(loss.total)}{shown}; {saved}; lower the "
+                "learning rate, or look at these images"
             )
         return metrics
 
 
 class _Meter:
-    """Means, rate and data wait between two logs."""
+    """Means, rate and waiting time since the last row of metrics."""
 
     def __init__(self, batch_size: int, unit: str) -> None:
         self._batch_size, self._unit = batch_size, unit
@@ -225,7 +226,7 @@ class _Meter:
     def take(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._idle, 1e-9)
         values = {name: float(mean.compute()) for name, mean in self._means.items()}
-        # A mean over nothing (no different pair among these steps) has no value to write.
+        # A mean over nothing (such as no different pair in these steps) has no value to write.
         values = {name: value for name, value in values.items() if not np.isnan(value)}
         values[f"{self._unit}_per_second"] = self.steps * self._batch_size / elapsed
         values["data_wait_percent"] = 100.0 * self._waited / elapsed
@@ -235,7 +236,7 @@ class _Meter:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second Ctrl-C dies at once."""
+    """Collect SIGINT and SIGTERM instead of ending; a second one ends the process at once."""
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
@@ -246,7 +247,7 @@ def _signals() -> Iterator[list[int]]:
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (a notebook's executor): signals are not ours there
+    except ValueError:  # not the main thread (a notebook's executor), which cannot set handlers
         yield received
         return
     try:

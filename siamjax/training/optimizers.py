@@ -1,4 +1,4 @@
-"""What Optax lacks: rates by layer, layers that begin later, and Torch7's own SGD."""
+"""What Optax lacks: optimizers by layer, layers that begin later, and Torch7's SGD."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from siamjax.errors import UsageError
 
-_FROZEN = "/frozen"  # no path begins so
+_FROZEN = "/frozen"  # no parameter's path begins with a slash
 
 
 def by_layer(
@@ -20,16 +20,16 @@ def by_layer(
     default: optax.GradientTransformation,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Another optimizer for some layers, such as a smaller rate for those that were pretrained.
+    """Another optimizer for some layers, such as a smaller rate for pretrained ones.
 
-    ``optimizers`` by the beginning of a parameter's path, such as ``deep/block1``, or by a tuple
-    of several for one optimizer; the longest that fits counts, and ``default`` where none does.
-    Parameters that begin as one of ``frozen`` stay as they are, whatever else fits; their
-    gradients are not even computed on one device.
-    Raises ``UsageError`` at ``init`` for a beginning that no parameter has.
+    The keys of ``optimizers`` are prefixes of parameters' paths, such as ``deep/block1``, or tuples
+    of prefixes that share one optimizer. The longest prefix that fits decides, and ``default``
+    where none fits. Parameters with a prefix in ``frozen`` do not change, whatever else fits; on
+    one device their gradients are not even computed.
+    Raises ``UsageError`` at ``init`` for a prefix that no parameter has.
     """
     groups = {own if isinstance(own, tuple) else (own,): one for own, one in optimizers.items()}
-    groups.pop((), None)  # none is left to train
+    groups.pop((), None)  # an empty group, such as layers_between(block, block)
     named: dict[Hashable, optax.GradientTransformation] = {
         **{own[0]: one for own, one in groups.items()},
         "": default,
@@ -55,7 +55,10 @@ def by_layer(
 
 
 def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.GradientTransformation:
-    """Nothing before this step (the first is 0): what it is told of begins there, as if new."""
+    """An optimizer that does nothing before ``step`` (the first is 0) and then begins as new.
+
+    Its schedules count from there too, and averages such as Adam's do not begin with zeros.
+    """
     if step == 0:
         return optimizer
     begin = step
@@ -84,16 +87,15 @@ def dampened_sgd(
     """Stochastic gradient descent as Torch7's ``optim.sgd`` does it.
 
     ``g += weight_decay * w`` (biases too); ``v = g`` at the first step and then ``momentum * v +
-    (1 - dampening) * g``; ``w -= learning_rate / (1 + learning_rate_decay * step) * v``, the rate
-    falling by *step*, not by epoch. Torch7's default is ``dampening = momentum`` (None here): with
-    momentum 0.9 a step is then a tenth of that of ``optax.sgd`` at the same rate, but for the
-    first step's whole gradient, which has a tenth of its weight left after 22 steps.
+    (1 - dampening) * g``; ``w -= learning_rate / (1 + learning_rate_decay * step) * v``: the rate
+    falls with every *step*, not epoch. Torch7's default is ``dampening = momentum`` (None here):
+    with momentum 0.9 a step is then a tenth of that of ``optax.sgd`` at the same rate, except that
+    the first gradient counts in full; a tenth of it is left after 22 steps.
     """
     if learning_rate <= 0 or not 0 <= momentum < 1 or min(learning_rate_decay, weight_decay) < 0:
         raise UsageError(
-            f"learning_rate={learning_rate}, momentum={momentum}, "
-            f"learning_rate_decay={learning_rate_decay}, weight_decay={weight_decay}: must be "
-            "positive, in [0, 1), at least 0, at least 0"
+            f"learning_rate {learning_rate} must be positive, momentum {momentum} in [0, 1), "
+            f"learning_rate_decay {learning_rate_decay} and weight_decay {weight_decay} at least 0"
         )
     kept = 1.0 - (momentum if dampening is None else dampening)
 

@@ -1,8 +1,8 @@
 """A run: one network trained in one folder.
 
-Contract: the folder gets ``config.json`` (what was asked for), ``metrics.jsonl``, TensorBoard
-events, ``sessions.jsonl`` and ``checkpoints/`` while it trains, then ``manifest.json`` (all that is
-needed to use it) and ``report.html``.
+Contract: training writes ``config.json`` (the options), ``metrics.jsonl``, TensorBoard events,
+``sessions.jsonl`` and ``checkpoints/`` into the folder, evaluation then ``manifest.json`` (all that
+is needed to use the network) and ``report.html``.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.description import build_module, defining_module, describe_module
 
 FORMAT = 2
-"""Of ``config.json`` and ``manifest.json``; 1 are those without a number."""
+"""Format of ``config.json`` and ``manifest.json``; files without a number have format 1."""
 
 PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
-# What does not change a result, and so may differ when a run is resumed: where it lies, how
-# images are read, and where the raw data lies.
+# Options that change no result, and so may differ when a run is resumed: where the run is, how
+# many processes read images, and where the raw data is.
 _OPERATIONAL = ("run", "workers", "home")
 
 Results = dict[str, dict[str, float | None]]
@@ -44,14 +44,14 @@ Results = dict[str, dict[str, float | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every experiment lets vary; an experiment's own ``Config`` adds to it."""
+    """The options of every experiment, whose own ``Config`` adds to them."""
 
     run: Path = Path("runs/{experiment}-{data}")
-    """Run folder; {experiment} and {data} stand for their names. An existing run is resumed."""
+    """Run folder, with the names of {experiment} and {data}. An existing run is resumed."""
     seed: int = 0
     """Seed of splits, examples, augmentation and initial parameters."""
     batch_size: int = 32
-    """Examples a step, over all devices."""
+    """Examples in each step, over all devices."""
     steps: int = 1000
     """Steps to train."""
     evaluate_every: int = 100
@@ -59,10 +59,10 @@ class RunConfig:
     log_every: int = 20
     """Steps between two rows of metrics."""
     workers: int = 0
-    """Processes that read images; 0 = threads."""
+    """Processes that read images; 0: threads of this process."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which no run can work, before anything is made of them."""
+        """Refuse numbers that cannot work."""
         least = {"batch_size": 1, "steps": 1, "evaluate_every": 1, "log_every": 1}
         for name, bound in {**least, "seed": 0, "workers": 0}.items():
             if (value := getattr(self, name)) < bound:
@@ -72,7 +72,7 @@ class RunConfig:
 
 
 class Splits(Protocol):
-    """What every data set's splits say of themselves."""
+    """What a run needs to know of a data set's splits."""
 
     @property
     def images(self) -> ImageSet:
@@ -81,21 +81,21 @@ class Splits(Protocol):
 
     @property
     def protocol(self) -> str:
-        """One line for every number: how the splits were made."""
+        """One line, printed with every number: how the splits were made."""
         ...
 
     @property
     def request(self) -> dict[str, Any]:
-        """What was asked for; asking again gives the same splits."""
+        """The options that the splits were made with; the same options give the same splits."""
         ...
 
     @property
     def trained_on(self) -> Sequence[str]:
-        """Identities that training may show."""
+        """Identities that training may see."""
         ...
 
     def fingerprint(self) -> str:
-        """Equal for equal splits: what a resumed run must agree with."""
+        """The same for equal splits only; a resumed run must have the same."""
         ...
 
 
@@ -104,15 +104,15 @@ class Run:
 
     Attributes:
         config: the experiment's options.
-        folder: where everything goes; made when training begins, and not before.
+        folder: where everything is written; made when training begins, not before.
         experiment: name of the experiment's file.
         network: what is trained.
         splits: what it is trained, validated and tested on.
         best: name of the metric that chooses the checkpoint; the higher the better.
         step: the step that training has reached.
-        begun: whether this process has begun to train it, or taken it up.
+        begun: whether this process has begun or resumed its training.
         best_step: step of the best checkpoint, once :meth:`best_variables` has chosen it.
-        parameters: number of its parameters, known from then on.
+        parameters: number of parameters, known from then on.
     """
 
     def __init__(
@@ -159,13 +159,13 @@ class Run:
     ) -> "Run":
         """A new run, or the one in ``config.run``, which training then resumes.
 
-        ``best`` names the metric, among what ``evaluate`` returns, that chooses the checkpoint;
-        the higher the better. ``weights`` are what the network starts from, where these are
-        published ones: a resumed run must agree with them.
+        ``best`` names the metric, among those that ``evaluate`` returns, that chooses the
+        checkpoint; the higher the better. ``weights`` are the published weights that the network
+        starts from, if any: a resumed run must have the same.
 
-        All that can be known to fail is refused here, before step 0 and before a folder is made:
-        options that cannot work, a network that cannot be written down and built again, a folder
-        that holds another run or something else (``UsageError``).
+        Whatever is known to fail is refused here, before step 0 and before a folder is made:
+        options that cannot work, a network that cannot be saved and built again, a folder that
+        holds another run or something else (``UsageError``).
         """
         _check(config)
         run = cls(config, network, splits, best=best, weights=weights)
@@ -173,7 +173,7 @@ class Run:
         if again != run.description:
             raise UsageError(
                 f"{type(network).__name__} is another network when it is built again from its "
-                f"fields: {again} and not {run.description}; keep all that makes it in its fields"
+                f"fields: {again} and not {run.description}; keep all its options in its fields"
             )
         run._check_folder()
         return run
@@ -192,17 +192,17 @@ class Run:
             if differing := _differences(before, self.agreed):
                 raise UsageError(
                     f"{self.folder} is a run of another config ({'; '.join(differing)}); give "
-                    "--run another folder, or the same options to resume it"
+                    "--run another folder, or resume it with the same options"
                 )
             return True
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise UsageError(
-                f"{self.folder} is not empty and no run (it has no config.json); give --run another"
+                f"{self.folder} is not empty and not a run (no config.json); give --run another"
             )
         return False
 
     def begin(self) -> bool:
-        """Make the folder, or take up the one that is there; returns whether it was there."""
+        """Make the folder of a new run, or resume; returns whether the run existed."""
         self.begun = True
         if self._check_folder():
             return True
@@ -211,13 +211,13 @@ class Run:
             write_json(self.folder / "config.json", self.agreed)
         except OSError as error:
             raise UsageError(
-                f"{self.folder}: cannot be made or written ({error.strerror}); give --run another"
+                f"{self.folder} cannot be made or written ({error.strerror}); give --run another"
             ) from None
         return False
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Its checkpoints, opened when they are first asked for."""
+        """The run's checkpoints, opened at the first use."""
         if self._checkpoints is None:
             self._checkpoints = Checkpoints(self.folder / "checkpoints", best=self.best)
             for message in self._checkpoints.messages:
@@ -225,7 +225,7 @@ class Run:
         return self._checkpoints
 
     def close(self) -> None:
-        """Release the checkpoints' threads; they are opened again where they are asked for."""
+        """Stop the checkpoints' threads; using the checkpoints opens them again."""
         if self._checkpoints is not None:
             self._checkpoints.close()
             self._checkpoints = None
@@ -240,7 +240,7 @@ class Run:
         return variables
 
     def note_session(self, *, start: int, seconds: float) -> None:
-        """Append what one call of ``fit`` did: a run that was stopped has several sessions."""
+        """Append what one call of ``fit`` did; a run that was resumed has several sessions."""
         row = {"start": start, "end": self.step, "seconds": round(seconds, 1), **environment()}
         with (self.folder / "sessions.jsonl").open("a") as lines:
             lines.write(json.dumps(row) + "\n")
@@ -248,13 +248,13 @@ class Run:
     def write_manifest(
         self, *, size: Size, results: Results, facts: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Write ``manifest.json``: all that is needed to use the best checkpoint. Returns it.
+        """Write ``manifest.json``, all that is needed to use the best checkpoint, and return it.
 
-        ``size`` is that of the network's images. ``facts`` are what only this kind of experiment
-        has, such as a threshold. Comes after :meth:`best_variables`.
+        ``size`` is that of the network's images; ``facts`` are what only this kind of experiment
+        has, such as a threshold. Call :meth:`best_variables` first.
         """
         if self.best_step is None:
-            raise RuntimeError("best_variables() chooses the checkpoint; call it first")
+            raise RuntimeError("call best_variables() first: it chooses the checkpoint")
         path = self.folder / "sessions.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         images = self.splits.images
@@ -283,14 +283,14 @@ class Run:
 
 
 def _check(config: RunConfig) -> None:
-    """``UsageError`` for devices that cannot train it."""
+    """``UsageError`` if the devices cannot train this run."""
     if jax.process_count() > 1:
-        raise UsageError("several hosts would write one run folder; train on the devices of one")
+        raise UsageError("several hosts cannot write one run folder; train on one host's devices")
     check_split(config.batch_size, "examples", jax.local_device_count())
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two configs, each in a few words."""
+    """The differences of two configs, each in a few words."""
     differing = []
     for name in sorted({*before, *now}):
         there, here = before.get(name), now.get(name)
@@ -308,20 +308,20 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:
-    """A config as it comes back from a file: paths are strings, tuples are lists."""
+    """A config as it is read from a file: paths are strings, tuples are lists."""
     return json.loads(json.dumps(config, default=str))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a run's file; ``UsageError`` names it if that fails."""
+    """Read a JSON object from a run's file; ``UsageError`` names the file if that fails."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UsageError(f"{path.parent} is no finished run: {path.name} is missing") from None
+        raise UsageError(f"{path.parent} is not a finished run: {path.name} is missing") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
+        raise UsageError(f"{path} cannot be read ({error})") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: expected is a JSON object")
+        raise UsageError(f"{path}: expected a JSON object")
     return content
 
 

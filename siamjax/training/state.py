@@ -1,4 +1,4 @@
-"""All that a training run changes."""
+"""The training state: everything that a train step changes."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from siamjax.models.protocols import Compares
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a resumed run needs to go on bit for bit.
+    """Everything that a run needs to resume bit for bit.
 
-    The data position is ``step`` itself: batches are drawn from (seed, step). Randomness of a
-    step is ``key`` folded with the step and the device, so the key never changes.
+    ``step`` is also the position in the data: batches are drawn from (seed, step). The randomness
+    of a step is ``key`` folded with the step and the device, so ``key`` never changes.
     """
 
     step: Int[Array, ""]
@@ -29,14 +29,14 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What a linen module's ``apply`` takes: parameters and model state."""
+        """Parameters and model state, as a linen module's ``apply`` takes them."""
         return {"params": self.params, **self.model_state}
 
 
 def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any], Key[Array, ""]]:
-    """Initial variables of a network on images of ``size``, and a key for its training.
+    """Initial variables of a network for images of ``size``, and a key for its training.
 
-    A network that compares is called with two images, another one with one.
+    A network that compares is called with two images, any other with one.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     image = jnp.zeros((1, *sides(size), 3), jnp.uint8)
@@ -47,9 +47,9 @@ def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any
 def create_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation, *, key: Key[Array, ""]
 ) -> TrainState:
-    """Step 0 from a module's variables: ``params``, and the rest as ``model_state``.
+    """The state of step 0 from a module's variables: ``params``, and the rest as ``model_state``.
 
-    A step that donates its state deletes the variables' arrays; the caller's ``key`` stays.
+    A step that donates its state deletes the arrays of ``variables``, but not ``key``.
     """
     params = variables["params"]
     return TrainState(

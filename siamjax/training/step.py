@@ -1,4 +1,4 @@
-"""A loss function becomes a train step."""
+"""From a loss function and an optimizer to a train step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from siamjax.training.state import TrainState
 Batch = dict[str, Array]
 Metrics = dict[str, Mean]
 LossFunction = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Mean, tuple[Any, Metrics]]]
-"""``(params, model_state, batch, key) -> (loss, (model_state, metrics))``, any metrics or none."""
+"""``(params, model_state, batch, key) -> (loss, (model_state, metrics))``, with any metrics."""
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -23,15 +23,15 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_train_step(loss_fn: LossFunction, optimizer: optax.GradientTransformation) -> TrainStep:
     """The pure step ``(state, batch) -> (state, metrics)``.
 
-    ``jax.jit`` it, or ``data_parallel`` it. Over several devices the gradient of each device's
-    loss *total* and its count are added up once and divided once: the update of one device,
-    whatever the split of the batch and its weights. A batch without any counted example leaves a
-    gradient of 0. The metrics hold ``loss`` besides those of ``loss_fn``.
+    Wrap it in ``jax.jit`` or :func:`siamjax.parallel.data_parallel`. Over several devices, the
+    gradients of each device's loss *total* and the counts are added up once and divided once: the
+    update is that of one device, however the batch and its weights are split. A batch without any
+    counted example gives a gradient of 0. The metrics are those of ``loss_fn`` and ``loss``.
 
-    ``model_state`` comes out equal on all devices. siamjax's own ``BatchNorm`` computes one
-    device's statistics, of the whole batch. Layers that know no devices, such as Flax's
-    ``nn.BatchNorm``, normalise by their own device's examples, and the mean of the devices'
-    statistics is kept (:func:`siamjax.parallel.same_on_devices`).
+    ``model_state`` becomes equal on all devices. siamjax's own ``BatchNorm`` has the statistics of
+    the whole batch. Layers that know no devices, such as Flax's ``nn.BatchNorm``, normalise by
+    their own device's examples, and the mean of the devices' statistics is kept
+    (:func:`siamjax.parallel.same_on_devices`).
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -10,12 +10,12 @@ from siamjax.errors import UsageError
 class MetricWriter:
     """Appends to ``metrics.jsonl`` and a TensorBoard event file in a run folder.
 
-    A run that is resumed at step ``start`` writes later steps anew: what an interrupted run wrote
-    of them is taken away first, so that each step stands once.
+    A run that resumes at step ``start`` writes later steps again: rows of these from before the
+    interruption are removed first, so that each step appears once.
     """
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        # Here, as it takes a second where torch is installed, which it then imports.
+        # Imported here, because it imports torch where that is installed, which takes a second.
         from tensorboardX import SummaryWriter
 
         self._path = folder / "metrics.jsonl"
@@ -27,7 +27,7 @@ class MetricWriter:
         self._events = SummaryWriter(str(folder / "events"), purge_step=start + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, and one scalar event a value."""
+        """Write one line, and one scalar event for each value."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
@@ -40,7 +40,7 @@ class MetricWriter:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """The rows of ``metrics.jsonl``, without a last line that a killed process left incomplete."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -51,5 +51,5 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):
-                raise UsageError(f"{path}, line {number}: no JSON; mend or remove it") from None
+                raise UsageError(f"{path}, line {number}: not JSON; mend or remove it") from None
     return rows

@@ -230,12 +230,12 @@ LOCAL_CLASS, LOCAL_FUNCTION = made_inside()
         (LOCAL_CLASS(), r"Inside of \w+ cannot be imported by that name"),
         (partial(LOCAL_FUNCTION, 1), r"inner of \w+ cannot be imported by that name"),
         (nn.initializers.normal(0.1), "cannot be imported by that name"),
-        (np.zeros(3), "cannot be written to a run"),
-        (jnp.zeros(3), "cannot be written to a run"),
-        (np.zeros((), np.float32), "cannot be written to a run"),
-        (object(), "cannot be written to a run"),
-        (1j, "cannot be written to a run"),
-        ({1, 2}, "cannot be written to a run"),
+        (np.zeros(3), "cannot be saved with a run"),
+        (jnp.zeros(3), "cannot be saved with a run"),
+        (np.zeros((), np.float32), "cannot be saved with a run"),
+        (object(), "cannot be saved with a run"),
+        (1j, "cannot be saved with a run"),
+        ({1, 2}, "cannot be saved with a run"),
     ],
     ids=kind,
 )
@@ -308,5 +308,5 @@ def test_a_field_that_is_gone_or_of_an_unknown_kind():
         build_module(described)
     described = describe_module(Holder(field=(1,)))
     described["fields"]["field"] = {"set": [1]}
-    with pytest.raises(UsageError, match=r"unknown kind in a run: \['set'\]"):
+    with pytest.raises(UsageError, match=r"unknown kind: \['set'\]"):
         build_module(described)

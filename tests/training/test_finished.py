@@ -156,6 +156,6 @@ def test_the_manifest_s_checkpoint_and_no_other(make):
     ):
         Finished.open(folder)
     (folder / "manifest.json").unlink()
-    with pytest.raises(UsageError, match=r"is no finished run: manifest.json is missing"):
+    with pytest.raises(UsageError, match=r"is not a finished run: manifest.json is missing"):
         Finished.open(folder)
     gc.collect()  # Orbax leaves its other errors to the garbage collector

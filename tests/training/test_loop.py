@@ -256,7 +256,9 @@ def test_evaluate_without_the_metric_that_chooses(straight, tmp_path, found):
     """What was trained is saved; with evaluate mended the run goes on there."""
     folder = tmp_path / "run"
     run = open_run(folder)
-    with pytest.raises(UsageError, match=r"evaluate gives .* no number score.* step 2 was saved"):
+    with pytest.raises(
+        UsageError, match=r"evaluate returned .* without a number for score.* step 2 was saved"
+    ):
         fit(run, start_of(), WHOLE, batches, evaluate=lambda variables: found)
     assert run.checkpoints.steps() == [2]
     run.close()
@@ -308,9 +310,9 @@ def test_batches_may_name_their_examples(tmp_path, capsys, named):
             evaluate=evaluate,
         )
     run.close()
-    shown = "; its batch was pairs 3" if named else ""
+    shown = " on the batch pairs 3" if named else ""
     expected = (
-        f"the loss of step 4 is nan{shown}; of the checkpoints the last good one is of step 2"
+        f"the loss of step 4 is nan{shown}; the last good checkpoint is that of step 2; lower"
     )
     assert str(error.value).startswith(expected)
     unit = "pairs" if named else "examples"

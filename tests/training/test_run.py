@@ -61,7 +61,7 @@ def test_network_that_is_gone(name):
 
 
 def test_only_modules_are_built():
-    with pytest.raises(UsageError, match="no linen module"):
+    with pytest.raises(UsageError, match="is not a linen module"):
         build_module({"class": "pathlib:Path", "fields": {}})
 
 
@@ -99,7 +99,7 @@ def test_begun_runs_of_two_processes_are_compared_when_training_begins(tmp_path)
 
 def test_folder_that_is_no_run(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty and no run"):
+    with pytest.raises(UsageError, match="not empty and not a run"):
         open_run(tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "mine"
     with pytest.raises(UsageError, match=r"letter.txt.*cannot be made"):
@@ -125,7 +125,7 @@ def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path):
         ({"seed": -1}, "seed -1 must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate 0.0 must be positive"),
         ({"network": Net(act=lambda x: x)}, r"Net.act: .*lambda.* cannot be imported"),
-        ({"network": Net(act=np.zeros(2))}, r"Net.act = .* cannot be written to a run"),
+        ({"network": Net(act=np.zeros(2))}, r"Net.act = .* cannot be saved with a run"),
     ):
         with pytest.raises(UsageError, match=message):
             open_run(folder, **options)
@@ -133,9 +133,9 @@ def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path):
 
 
 def test_unfinished_and_broken(tmp_path):
-    with pytest.raises(UsageError, match=r"no finished run: manifest.json is missing"):
+    with pytest.raises(UsageError, match=r"not a finished run: manifest.json is missing"):
         read_json(tmp_path / "manifest.json")
-    for content, message in (("{", r"manifest.json: cannot be read"), ("[]", "a JSON object")):
+    for content, message in (("{", r"manifest.json cannot be read"), ("[]", "a JSON object")):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(UsageError, match=message):
             read_json(tmp_path / "manifest.json")
