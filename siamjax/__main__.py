@@ -25,10 +25,8 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
     commands = {command.__name__: command for command in COMMANDS}
     program = "siamjax" if sys.argv[0].endswith("siamjax") else "python -m siamjax"
-    words, description = (
-        sys.argv[1:],
-        f"Use a trained run. Published weights: {program} weights -h.",
-    )
+    words = sys.argv[1:]
+    description = f"Use a trained run. For published weights: {program} weights --help."
     if words == ["--version"]:
         print(f"siamjax {metadata.version('siamjax')}")
         return

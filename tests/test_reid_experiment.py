@@ -215,7 +215,7 @@ def test_fused_with_the_optimizer_as_released(market, tmp_path, monkeypatch):
 
 def test_refusals(market, tmp_path):
     for change, message in (
-        ({"data": "nowhere"}, "neither a folder"),
+        ({"data": "nowhere"}, "no such data set"),
         ({"split": 3}, "split 3 does not apply"),
         ({"column_search": -1}, "column_search -1: must be at least 0"),
         ({"batch_size": 9}, "batch of 9 examples cannot be split over 8"),
