@@ -1,1 +1,1 @@
-"""Speed and memory, measured side by side in one run; each prints a table and writes JSON."""
+"""Speed and memory, measured side by side in one run. Each prints a table and writes JSON."""

@@ -2,10 +2,11 @@
 
     python -m benchmarks.gallery
 
-Random weights, the embedded pedestrians. Per-pair networks are jitted, at 64 pairs a call and at
-one pair a call, as one would loop. The parts and the per-pair networks take turns, 256 pairs (or
-images) each; then ``score_pairs`` ranks all once, reading and decoding the images and writing
-to disk. CPU time is what counts on a shared machine.
+Weights are random, the images are the embedded pedestrians. The per-pair networks are jitted and
+run with 64 pairs a call and, as in a plain loop, with one pair a call. The parts of score_pairs and
+the per-pair networks take turns of 256 pairs (or images) each; then ``score_pairs`` ranks all once,
+which includes reading and decoding images and writing to disk. On a shared machine, compare CPU
+time.
 """
 
 import json
@@ -22,7 +23,7 @@ import tyro
 
 from benchmarks.in_turn import compare, serve
 
-UNITS = 256  # pairs, or images of the trunk, a turn
+UNITS = 256  # pairs (images for the trunk) in a turn
 BATCH = 64
 SIZE = (160, 60)
 MARKET = (3368, 19732)  # queries and gallery of Market-1501
@@ -46,12 +47,12 @@ def _network() -> tuple[Any, Any]:
     from siamjax.models.normxcorr_net import NormXCorrNet
 
     network = NormXCorrNet()
-    picture = np.zeros((1, *SIZE, 3), np.uint8)
-    return network, jax.jit(network.init)(jax.random.key(0), picture, picture)
+    image = np.zeros((1, *SIZE, 3), np.uint8)
+    return network, jax.jit(network.init)(jax.random.key(0), image, image)
 
 
 def _candidate(name: str) -> Callable[[], object]:
-    """A turn of one candidate."""
+    """The function that runs one turn of a candidate."""
     network, variables = _network()
     import jax
     import numpy as np
@@ -68,8 +69,8 @@ def _candidate(name: str) -> Callable[[], object]:
         dense = module.dense(module._summary(matched, module.conv4))
         return module.last(jax.nn.relu(dense))
 
-    pictures = np.random.default_rng(0).integers(0, 256, (2, BATCH, *SIZE, 3), np.uint8)
-    first, second = (np.asarray(apply("embed")(batch)) for batch in pictures)
+    images = np.random.default_rng(0).integers(0, 256, (2, BATCH, *SIZE, 3), np.uint8)
+    first, second = (np.asarray(apply("embed")(batch)) for batch in images)
     calls = UNITS // BATCH
     if name == TILE:
         scorer = TileScorer(network, variables, dtype=np.dtype(np.float32), symmetric=False)
@@ -78,13 +79,13 @@ def _candidate(name: str) -> Callable[[], object]:
     if name == SINGLE:
         one = apply("__call__")
         return lambda: [
-            one(*pictures[:, n : n + 1])[0].block_until_ready()
+            one(*images[:, n : n + 1])[0].block_until_ready()
             for _ in range(calls)
             for n in range(BATCH)
         ]
     function, inputs = {
-        PLAIN: (apply("__call__"), tuple(pictures)),
-        TRUNK: (apply("embed"), (pictures[0],)),
+        PLAIN: (apply("__call__"), tuple(images)),
+        TRUNK: (apply("embed"), (images[0],)),
         CORRELATION: (apply(correlate), (first, second)),
         HEAD: (apply(head), (np.asarray(apply(correlate)(first, second)),)),
     }[name]
@@ -92,7 +93,7 @@ def _candidate(name: str) -> Callable[[], object]:
 
 
 def _whole(side: int) -> dict[str, float]:
-    """All of it, once compiled: seconds a pair and peak memory."""
+    """Seconds a pair and peak memory of the whole ranking, after compilation."""
     network, variables = _network()
     import numpy as np
 
@@ -108,9 +109,8 @@ def _whole(side: int) -> dict[str, float]:
             output = Path(folder) / f"{name}.npy"
             score_pairs(network, variables, images, queries, gallery, size=SIZE, output=output)
 
-        run(
-            queries[: -(-side // -(-side // TILE_SIDES[0]))], "compiled"
-        )  # a tile of the same shape
+        one_tile = -(-side // -(-side // TILE_SIDES[0]))
+        run(queries[:one_tile], "compiled")
         wall, cpu = time.perf_counter(), time.process_time()
         run(queries, "measured")
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -121,16 +121,16 @@ def _whole(side: int) -> dict[str, float]:
 def main(
     rounds: int = 5, side: int = 200, output: Path = Path("benchmarks/results/gallery.json")
 ) -> None:
-    """Compare.
+    """Rank by score_pairs and by the network per pair.
 
     Args:
-        rounds: turns that count.
-        side: queries, and gallery images; at most 256 (a tile), so that all tiles are alike.
+        rounds: measured turns.
+        side: number of queries and of gallery images; at most 256, so that all tiles are alike.
         output: JSON file to write.
     """
     command = [sys.executable, "-m", "benchmarks.gallery"]
     names = (PLAIN, SINGLE, TILE, TRUNK, CORRELATION, HEAD)
-    print(f"{UNITS} pairs, or images of the trunk, a turn:")
+    print(f"{UNITS} pairs (images for the trunk) a turn:")
     candidates = {name: [*command, "--candidate", name] for name in names}
     table = compare(candidates, rounds=rounds, reference=PLAIN, output=output)
     answer = subprocess.run(
@@ -159,8 +159,8 @@ def _summary(
             f"{PLAIN}: pairs/s": 1 / each[PLAIN],
             f"{SINGLE}: pairs/s": 1 / each[SINGLE],
             f"score_pairs {side} x {side}: pairs/s": 1 / whole[kind],
-            "times the plain, 64 a call": each[PLAIN] / whole[kind],
-            "times the plain, a pair a call": each[SINGLE] / whole[kind],
+            "times as fast as 64 pairs a call": each[PLAIN] / whole[kind],
+            "times as fast as a pair a call": each[SINGLE] / whole[kind],
             "trunk, ms an image": 1e3 * each[TRUNK],
             "trunk, ms a pair": 1e3 * trunk,
             "correlation + 1x1, ms a pair": 1e3 * each[CORRELATION],

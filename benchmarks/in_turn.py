@@ -1,8 +1,8 @@
 """Run several programs in turn and compare them step by step.
 
-Each candidate is a process of its own (so that thread pools and allocators do not meet), which
+Each candidate is a process of its own, so that thread pools and allocators do not interfere; it
 does one step for each line it reads. The candidates take turns, so that a noisy machine disturbs
-all alike; what counts is the ratio within a round.
+all alike. Compare the ratios within a round.
 """
 
 import ctypes
@@ -24,18 +24,18 @@ Step = Callable[[], object]
 
 
 class Prepared(NamedTuple):
-    """Steps by name, of a candidate that has several, and what else it has to say."""
+    """A candidate's steps by name, and facts about it."""
 
     steps: Mapping[str, Step]
     facts: Mapping[str, float] = {}
 
 
 def serve(prepare: Callable[[], Step | Prepared]) -> None:
-    """A candidate's main: prepare (timed), then a step for each line on standard input.
+    """Run a candidate: prepare (timed), then do a step for each line on standard input.
 
-    A line is empty or a JSON object: ``step`` names one of several, which is done ``repeat``
-    times (the answer is the mean), after once untimed with ``warm``: else its caches and heap are
-    as other steps left them. With ``peak`` its memory is measured and not its time.
+    A line is empty or a JSON object. ``step`` names the step, which is done ``repeat`` times (the
+    answer is the mean). ``warm`` does it once before, untimed, because caches and heap are as
+    other steps left them. With ``peak``, memory is measured in place of time.
     """
     started = time.perf_counter()
     try:
@@ -69,13 +69,13 @@ def _timed(step: Step, repeat: int) -> dict[str, float]:
 
 
 def _peak(step: Step) -> dict[str, float]:
-    """MiB that a step adds to what the process holds when its allocator has given all back."""
+    """MiB that a step adds to the memory of the process after its allocator was trimmed."""
     clear = Path("/proc/self/clear_refs")
     if not clear.exists():
         return {"step_mib": math.nan}
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    clear.write_text("5")  # the high-water mark starts anew
+    clear.write_text("5")  # reset the high-water mark
     before = _status("VmRSS")
     kept = step()
     added = _status("VmHWM") - before
@@ -89,7 +89,7 @@ def _status(field: str) -> int:
 
 
 class Candidate:
-    """A process that does steps when asked. Making one waits until it is prepared."""
+    """A process that does steps when asked; the constructor waits until it is prepared."""
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
@@ -101,7 +101,7 @@ class Candidate:
             raise SystemExit(f"{name} needs {missing}: pip install -e '.[benchmarks]' {missing}")
 
     def ask(self, **request: Any) -> dict[str, float]:
-        """Do a step (see :func:`serve`) and say what it took."""
+        """Do a step, see :func:`serve`, and return its measurements."""
         assert self.process.stdin is not None
         self.process.stdin.write((json.dumps(request) if request else "") + "\n")
         self.process.stdin.flush()
@@ -123,10 +123,10 @@ class Candidate:
 def compare(
     candidates: dict[str, list[str]], *, rounds: int, reference: str, output: Path
 ) -> dict[str, dict[str, float]]:
-    """Start every candidate, take ``rounds`` turns, print a table and write JSON.
+    """Start every candidate, run ``rounds`` turns, print a table and write JSON.
 
-    ``candidates`` are command lines by name. Ratios are medians over the rounds of the
-    candidate's time over the reference's in the same round.
+    ``candidates`` are command lines by name. A ratio is the median over the rounds of the
+    candidate's time divided by the reference's time in the same round.
     """
     processes, rows = {}, {}
     for name, command in candidates.items():
@@ -135,7 +135,7 @@ def compare(
     for turn in range(rounds + 1):
         for name, process in processes.items():
             answer = process.ask()
-            if turn:  # the first round warms caches
+            if turn:  # the first round only warms caches
                 rows[name]["steps"].append(answer)
     for process in processes.values():
         process.stop()
@@ -163,7 +163,7 @@ def compare(
 
 
 def write(output: Path, settings: dict[str, Any], results: dict[str, Any]) -> None:
-    """JSON of the results, with the machine they were measured on."""
+    """Write the results as JSON, with the machine they were measured on."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), **settings}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"machine": machine, **results}, indent=1))

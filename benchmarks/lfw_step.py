@@ -1,10 +1,10 @@
-"""Train step of the whole 19-layer network, 8 pairs of 128x128, against PyTorch eager.
+"""Training step of the whole 19-layer network, 8 pairs of 128x128, against PyTorch eager.
 
     python -m benchmarks.lfw_step
 
-Network and loss are those of ``experiments.lfw_contrastive``; in both the optimizer is SGD with
-momentum, and both images of a pair go through in one apply. Needs the extra ``benchmarks``. CPU
-time is what counts on a shared machine.
+Network and loss are those of ``experiments.lfw_contrastive``. Both sides use SGD with momentum and
+pass both images of a pair through the network in one apply. Needs the extra ``benchmarks``. On a
+shared machine, compare CPU time.
 """
 
 import sys
@@ -19,7 +19,7 @@ BATCH, SIDE, RATE, MOMENTUM = 8, 128, 0.01, 0.9
 
 
 def siamjax_step(*, tuned: bool) -> Callable[[], object]:
-    """This project's pmapped step, with XLA's CPU settings or without."""
+    """The pmapped step of siamjax, with siamjax's XLA settings for CPUs or without."""
     import jax
     import numpy as np
     import optax
@@ -32,12 +32,12 @@ def siamjax_step(*, tuned: bool) -> Callable[[], object]:
     if tuned:
         use_fast_cpu_kernels()
     network, loss_fn, _ = build(Config(width=1.0, size=SIDE, batch_size=BATCH))
-    pictures = np.random.default_rng(0).integers(0, 256, (2, BATCH, SIDE, SIDE, 3), np.uint8)
-    batch = {"x1": pictures[0], "x2": pictures[1], "same": np.arange(BATCH) % 2 == 1}
+    images = np.random.default_rng(0).integers(0, 256, (2, BATCH, SIDE, SIDE, 3), np.uint8)
+    batch = {"x1": images[0], "x2": images[1], "same": np.arange(BATCH) % 2 == 1}
     optimizer = optax.sgd(RATE, momentum=MOMENTUM)
 
     def create():
-        variables = network.init(jax.random.key(0), *pictures[:, :1])
+        variables = network.init(jax.random.key(0), *images[:, :1])
         return create_state(dict(variables), optimizer, key=jax.random.key(1))
 
     state = replicate(jax.jit(create)())
@@ -73,12 +73,12 @@ def torch_step() -> Callable[[], object]:
         nn.BatchNorm1d(1024),
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM)
-    pictures = torch.randint(0, 256, (2 * BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (2 * BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
     same = (torch.arange(BATCH) % 2 == 1).float()
 
     def run() -> float:
         optimizer.zero_grad()
-        images = pictures.float() / 255
+        images = pixels.float() / 255
         variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
         standardized = (images - mean) * (variance + 0.05**2).rsqrt()
         first, second = network(standardized).split(BATCH)
@@ -93,10 +93,10 @@ def torch_step() -> Callable[[], object]:
 
 
 def main(rounds: int = 10, output: Path = Path("benchmarks/results/lfw_step.json")) -> None:
-    """Compare.
+    """Run the step in siamjax and in PyTorch.
 
     Args:
-        rounds: turns that count.
+        rounds: measured turns.
         output: JSON file to write.
     """
     names = ("PyTorch eager", "siamjax", "siamjax, XLA's defaults")

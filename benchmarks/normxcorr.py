@@ -4,11 +4,11 @@
 
 Candidates take turns in one run; a ratio is the median over the rounds of siamjax's time over the
 other's in the same round. The peers run over the whole batch and in chunks of 1, 2, 4 and 8 pairs
-(which keeps their work in the cache), and the best of all counts. Needs the extra ``benchmarks``.
+(which keep their work in the cache), and the best of all counts. Needs the extra ``benchmarks``.
 
-On a machine that others use too, OpenMP (PyTorch) suffers more from them than XLA's pool: rounds
-that others disturbed do not count, and with ``--cores 1`` everything is pinned to one core, where
-CPU time is the same whatever others do.
+On a shared machine, other programs slow OpenMP (PyTorch) down more than XLA's thread pool. Rounds
+that others disturbed are therefore not counted. With ``--cores 1`` everything is pinned to one
+core, where CPU time does not depend on others.
 """
 
 import os
@@ -45,11 +45,11 @@ def operator(
     """Operator, ReLU and 1x1 convolution: time and memory, forward and with the gradient.
 
     Args:
-        cases: batch and width of the maps.
-        rounds: turns that count (half as many at batch 64 and width 48).
-        plain: also the nested vmap and the Keras guide's layer, at batch 8 and width 12.
-        compiled: also torch.compile, in chunks of 8, at width 12; compiling takes minutes.
-        cores: run on this many cores.
+        cases: batch sizes and widths of the maps.
+        rounds: measured turns (half as many at batch 64 and width 48).
+        plain: also run the nested vmap and the Keras guide's layer, at batch 8 and width 12.
+        compiled: also run torch.compile, in chunks of 8, at width 12; compiling takes minutes.
+        cores: pin everything to this many cores; None: all.
         output: JSON file to write.
     """
     _pin(cores)
@@ -75,12 +75,12 @@ def stored(
     cores: int | None = None,
     output: Path = RESULTS / "normxcorr_stored.json",
 ) -> None:
-    """The map itself, (batch, height, width, 1500), as it is when somebody wants it.
+    """The correlation map itself, (batch, height, width, 1500).
 
     Args:
         batches: batch sizes.
-        rounds: turns that count (half as many at batch 64).
-        cores: run on this many cores.
+        rounds: measured turns (half as many at batch 64).
+        cores: pin everything to this many cores; None: all.
         output: JSON file to write.
     """
     _pin(cores)
@@ -101,8 +101,8 @@ def step(
     """The training step of the re-identification network, 32 pairs of 160x60.
 
     Args:
-        rounds: turns that count.
-        cores: run on this many cores.
+        rounds: measured turns.
+        cores: pin everything to this many cores; None: all.
         output: JSON file to write.
     """
     _pin(cores)
@@ -117,8 +117,8 @@ def growth(
     """How siamjax's time grows with batch, width and channels.
 
     Args:
-        rounds: turns that count.
-        cores: run on this many cores.
+        rounds: measured turns.
+        cores: pin everything to this many cores; None: all.
         output: JSON file to write.
     """
     _pin(cores)
@@ -126,12 +126,12 @@ def growth(
 
 
 def everything(rounds: int = 10, compiled: bool = False, cores: int | None = None) -> None:
-    """All of it, each into its own file.
+    """Run all of these; each writes its own file.
 
     Args:
-        rounds: turns that count.
-        compiled: also torch.compile.
-        cores: run on this many cores.
+        rounds: measured turns.
+        compiled: also run torch.compile.
+        cores: pin everything to this many cores; None: all.
     """
     operator(rounds=rounds, compiled=compiled, cores=cores)
     stored(rounds=rounds, cores=cores)
@@ -145,7 +145,7 @@ def _pin(cores: int | None) -> None:
 
 
 def _case(problem: Problem, names: list[str], rounds: int, folder: str) -> dict[str, Any]:
-    """Start the candidates, compare their numbers, and let them take turns."""
+    """Start the candidates, check that their results agree, and let them take turns."""
     chunks = [chunk for chunk in CHUNKS if chunk < problem.batch]
 
     def start(name: str) -> Candidate:
@@ -155,7 +155,7 @@ def _case(problem: Problem, names: list[str], rounds: int, folder: str) -> dict[
         numbers = [str(problem.batch), str(problem.width), ",".join(map(str, sizes))]
         return Candidate(name, [*command, *numbers, _file(folder, name)])
 
-    # Compiling alone: its seconds are reported.
+    # Compiled candidates start one at a time, because their seconds are reported.
     with ThreadPoolExecutor(2) as pool:
         ahead = list(pool.map(start, [name for name in names if "compiled" not in name]))
     processes = {process.name: process for process in ahead}
@@ -225,7 +225,7 @@ def _file(folder: str, name: str) -> str:
 
 
 def _check(theirs: str, ours: str, name: str) -> None:
-    """Same numbers: the result to 1e-4; gradients in norm, as the ReLU's kink rounds either way."""
+    """Compare results to 1e-4, gradients in norm, because the ReLU's kink rounds either way."""
     with np.load(theirs) as a, np.load(ours) as b:
         for place, key in enumerate(a.files):
             if place == 0:
@@ -234,7 +234,9 @@ def _check(theirs: str, ours: str, name: str) -> None:
                 error, bound = np.linalg.norm(a[key] - b[key]) / np.linalg.norm(b[key]), 1e-3
             if not error <= bound:
                 what = ("result", "dx", "dy", "dkernel")[place]
-                raise SystemExit(f"{name}: {what} is {error:.1e} from siamjax's, not {bound:.0e}")
+                raise SystemExit(
+                    f"{name}: {what} differs from siamjax's by {error:.1e}, more than {bound:.0e}"
+                )
 
 
 if __name__ == "__main__":

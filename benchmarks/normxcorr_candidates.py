@@ -1,9 +1,9 @@
-"""The processes that benchmarks.normxcorr measures: siamjax's forms and the peers in PyTorch.
+"""The processes that benchmarks.normxcorr measures: siamjax and the peers in PyTorch.
 
-A candidate is named ``map / form``, ``operator / form`` or ``compiled / form``. It first writes
-its results for the seed's inputs, so that they can be compared. Its steps are named ``forward n``
-and ``both n``: by n pairs at a time, or all at once with 0. ``both`` is forward and backward with
-respect to x, y and the kernel (of a map: x and y), the cotangent given.
+A candidate is named ``map / form``, ``operator / form`` or ``compiled / form``. It first writes its
+results for fixed inputs, so that they can be compared. Its steps are named ``forward n`` and
+``both n``, where n is the number of pairs at a time (0: all at once). ``both`` is forward and
+backward with respect to x, y and the kernel (for a map: x and y), for a given cotangent.
 """
 
 import sys
@@ -22,13 +22,13 @@ OURS, STORED, DEFINITION = "siamjax", "siamjax, map stored", "nested vmap (JAX)"
 
 
 class Problem(NamedTuple):
-    """Sizes of a measurement; ``arrays`` are always the same numbers."""
+    """Sizes of a measurement; ``arrays`` always gives the same numbers."""
 
     batch: int
     width: int
 
     def arrays(self, *, channels: int = CHANNELS) -> tuple[np.ndarray, ...]:
-        """ReLU'd noise x and y (NHWC), the kernel, the result's cotangent."""
+        """Noise after a ReLU as x and y (NHWC), the kernel, and the cotangent of the result."""
         draw = np.random.default_rng(0).standard_normal
         shape = (self.batch, HEIGHT, self.width, channels)
         features = channels * OFFSETS * self.width
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 
 
 def map_cotangent(problem: Problem) -> np.ndarray:
-    """Cotangent of the stored map."""
+    """The cotangent of the stored map."""
     features = CHANNELS * OFFSETS * problem.width
     shape = (problem.batch, HEIGHT, problem.width, features)
     return np.random.default_rng(1).standard_normal(shape, np.float32)
@@ -75,7 +75,7 @@ def jax_candidate(name: str, problem: Problem, results: Path) -> Prepared:
 
     arguments = tuple(map(jax.numpy.asarray, arguments))
     wanted = {"forward": (function, arguments[:-1]), "both": (both, arguments)}
-    if form == DEFINITION:  # its gradient at patches of one value is not a number
+    if form == DEFINITION:  # its gradient is NaN at patches of one value
         del wanted["both"]
     steps, facts, kept = {}, {}, {}
     for direction, (computed, given) in wanted.items():
@@ -122,7 +122,7 @@ def torch_candidate(name: str, problem: Problem, chunks: list[int], results: Pat
         return parts if maps else (parts,)
 
     def store(parts: Parts, out: torch.Tensor) -> None:
-        """Of several parts each is one row offset's."""
+        """Store the parts; if there are several, each is of one row offset."""
         for r, part in enumerate(parts):
             (out[:, :, :, :, r : r + 1] if len(parts) > 1 else out).copy_(part)
 
@@ -140,7 +140,7 @@ def torch_candidate(name: str, problem: Problem, chunks: list[int], results: Pat
             return out
 
     def both(chunk: int) -> tuple[torch.Tensor, ...]:
-        """Each chunk's backward right after its forward: what a cache can be asked for."""
+        """Run each chunk's backward right after its forward, which suits the cache best."""
         weights = [] if maps else [kernel.clone().requires_grad_()]
         out = torch.empty_like(cotangent)
         gradients = []
@@ -176,7 +176,7 @@ def _save(results: Path, *arrays) -> None:
 
 
 def main() -> None:
-    """NAME BATCH WIDTH CHUNKS RESULTS."""
+    """Serve the candidate of the arguments NAME BATCH WIDTH CHUNKS RESULTS."""
     name, batch, width, chunks, results = sys.argv[1:]
     problem, path = Problem(int(batch), int(width)), Path(results)
     if any(name.endswith(f"/ {form}") for form in (OURS, STORED, DEFINITION)):

@@ -1,4 +1,4 @@
-"""Contenders take turns; the slow of many peers drop out early; disturbed rounds are repeated."""
+"""Contenders take turns; slow peers drop out early; disturbed rounds are repeated."""
 
 import math
 import os
@@ -12,16 +12,16 @@ from typing import Any
 from benchmarks.in_turn import Candidate
 
 SLACK = 1.3  # an eager peer this much behind the best one in wall and CPU time drops out
-DISTURBED = 0.1  # share of the machine that others may use in a round
+DISTURBED = 0.1  # share of the machine that other programs may use in a round
 LEAST_TURN = 0.05  # seconds: shorter steps are repeated within a turn
 
 
 @dataclass
 class Contender:
-    """A step of a process, and what it took in each round.
+    """A step of a process, and its measurements in each round.
 
-    ``kind`` is ``ours``, ``eager`` (many, of which the best counts), ``compiled`` or ``plain``
-    (slow and for reference: one round).
+    ``kind`` is ``ours``, ``eager`` (several, of which the best counts), ``compiled`` or ``plain``
+    (slow, for reference, one round).
     """
 
     label: str
@@ -34,15 +34,15 @@ class Contender:
     step_mib: float = math.nan
 
     def turn(self, number: int) -> None:
-        """Take part in a round."""
+        """Run the step for a round."""
         self.rows[number] = self.process.ask(step=self.step, repeat=self.repeat, warm=True)
 
     def median(self, kind: str) -> float:
-        """Median of ``wall`` or ``cpu`` seconds."""
+        """Median seconds; ``kind`` is ``wall`` or ``cpu``."""
         return statistics.median(row[kind] for row in self.rows.values())
 
     def ratio(self, other: "Contender", kind: str) -> float:
-        """Median over the common rounds (or of all) of this one's time over the other's."""
+        """Median ratio of this time to the other's, over common rounds (or ratio of medians)."""
         common = self.rows.keys() & other.rows.keys()
         if not common:
             return self.median(kind) / other.median(kind)
@@ -52,9 +52,9 @@ class Contender:
 def contest(contenders: Sequence[Contender], *, rounds: int) -> dict[str, Any]:
     """Let all take turns; afterwards each one's ``rows`` hold its rounds.
 
-    The eager ones that a first turn shows to be slow have that one alone. A round in which other
-    programs took more than a tenth of the machine does not count and is repeated, for up to twice
-    the rounds; then the disturbed ones count too. Returns how many of each there were.
+    Eager peers that are slow in the first turn have only that turn. A round in which other
+    programs used more than a tenth of the machine is not counted and is repeated, up to twice the
+    number of rounds; then disturbed rounds count too. Returns the numbers of rounds of each kind.
     """
     for _ in range(3):
         meter = _Meter([one.process for one in contenders])
@@ -102,22 +102,22 @@ def _first_cut(contenders: Sequence[Contender]) -> list[Contender]:
 
 
 def best(contenders: Sequence[Contender], kind: str) -> Contender:
-    """The one with the least median time, of those that stayed longest."""
+    """The contender of the least median time, among those that stayed longest."""
     most = max(len(one.rows) for one in contenders)
     stayed = [one for one in contenders if 2 * len(one.rows) > most]
     return min(stayed, key=lambda one: one.median(kind))
 
 
 class _Meter:
-    """CPU time that others use between its making and :meth:`others` (Linux; else 0)."""
+    """CPU time of other programs from its creation to :meth:`others` (Linux only, else 0)."""
 
     def __init__(self, processes: list[Candidate]) -> None:
         self.ids = [*{process.process.pid for process in processes}, os.getpid()]
         self.begin = self._now()
 
     def others(self) -> float:
-        """Share of the machine's time."""
-        time.sleep(0.01)  # pools of threads spin on for a while
+        """Their share of the machine's time."""
+        time.sleep(0.01)  # thread pools keep spinning for a while
         total, busy, own = (b - a for a, b in zip(self.begin, self._now(), strict=True))
         return max(0.0, busy - own) / total if total else 0.0
 
@@ -134,10 +134,10 @@ class _Meter:
 
 
 def table(contenders: Sequence[Contender], ours: Contender) -> list[dict[str, Any]]:
-    """Print what each took, and ours over each; return it.
+    """Print and return the times of each, and our time over each.
 
-    ``MiB`` are JAX's temporaries as compiled (XLA's pools keep memory, so that a step's own peak
-    is not seen), of others by how much a step raised the memory in use.
+    ``MiB`` of JAX are the temporaries of the compiled program, because XLA's pools keep memory and
+    hide a step's peak. For others it is how much a step raised the memory in use.
     """
     print(
         f"{'':46}{'wall ms':>10}{'CPU ms':>10}{'ours/it':>9}{'by CPU':>8}{'MiB':>10}{'rounds':>8}"
@@ -164,7 +164,7 @@ def table(contenders: Sequence[Contender], ours: Contender) -> list[dict[str, An
 
 
 def against(contenders: Sequence[Contender], ours: Contender) -> dict[str, dict[str, Any]]:
-    """Ours over the best eager, whole-batch eager and compiled one: by wall and by CPU time."""
+    """Our time over the best eager, whole-batch eager and compiled peer, by wall and CPU time."""
     groups = {
         "best eager": [one for one in contenders if one.kind == "eager"],
         "best whole-batch eager": [one for one in contenders if one.kind == "eager" and one.whole],

@@ -1,4 +1,4 @@
-"""How the time of normxcorr_conv grows with batch, width and channels."""
+"""How the time of normxcorr_conv grows with batch size, width and channels."""
 
 import statistics
 import time
@@ -78,7 +78,7 @@ def measure(*, rounds: int, output: Path) -> None:
                 ]
                 for kind in range(2)
             )
-            # Growth of the whole batch's time: 1 is linear.
+            # Exponents of the whole batch's time; 1 is linear.
             exponents = [float(np.polyfit(np.log(sizes), np.log(u), 1)[0]) for u in (cpu, wall)]
             each = [
                 f"{1e3 * c / point.batch:.2f} ({1e3 * w / point.batch:.2f})"

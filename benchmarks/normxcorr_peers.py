@@ -1,8 +1,8 @@
 """normxcorr of 5x5 patches in PyTorch, as one would write it: the peers of the benchmark.
 
-Maps are (batch, channels, height, width) here, as PyTorch's convolutions leave them. A form gives
-the correlation map, or its ReLU followed by the 1x1 convolution; the kernel's rows are in siamjax's
-order (channel, row offset, column) and results are (batch, height, width, features).
+Maps are (batch, channels, height, width) here, as PyTorch's convolutions give them. A form computes
+the correlation map, or its ReLU followed by the 1x1 convolution. The kernel's rows are in siamjax's
+order (channel, row offset, column); results are (batch, height, width, features).
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ Parts = tuple[Tensor, ...]
 
 
 class Form(NamedTuple):
-    """A way to compute it.
+    """A way to compute normxcorr.
 
     Attributes:
         conv: ``(x, y, kernel) -> (batch, height, width, outputs)``.
@@ -31,16 +31,18 @@ class Form(NamedTuple):
 
 
 def _standardised(x: Tensor, rows: int) -> Tensor:
-    """Patches less their mean, over their deviation: (batch, channels, down, width, 25)."""
+    """Patches minus mean, over their standard deviation: (batch, channels, rows, width, 25)."""
     padded = F.pad(x, (2, 2, 2 + rows, 2 + rows))
     patches = padded.unfold(2, PATCH, 1).unfold(3, PATCH, 1).flatten(-2)
     centred = patches - patches.mean(-1, keepdim=True)
     variance = centred.square().sum(-1, keepdim=True) / COUNT
-    return centred / (variance.clamp_min(1e-16).sqrt() + EPSILON)  # not sqrt(0): gradient
+    return centred / (
+        variance.clamp_min(1e-16).sqrt() + EPSILON
+    )  # the gradient of sqrt(0) is infinite
 
 
 def _by_windows(x: Tensor, y: Tensor) -> Tensor:
-    """x's patches times the window of 5 rows of y's: (batch, channels, height, width, 5 width)."""
+    """Products of x's patches with 5 rows of y's: (batch, channels, height, width, 5 width)."""
     queries, keys = _standardised(x, 0) / COUNT, _standardised(y, 2)
     window = keys.unfold(2, OFFSETS, 1).permute(0, 1, 2, 5, 3, 4)
     return queries @ window.flatten(3, 4).transpose(-1, -2)
@@ -59,14 +61,14 @@ def patches_conv(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
 
 
 def channels_conv(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
-    """The same, but each channel's part of the kernel is applied where it lies, then summed."""
+    """As ``patches_conv``, but each channel is multiplied by its part of the kernel in place."""
     active = F.relu(_by_windows(x, y))
     by_channel = kernel.view(x.shape[1], -1, kernel.shape[-1])
     return (active.flatten(2, 3) @ by_channel).sum(1).unflatten(1, x.shape[2:])
 
 
 def _by_rows(x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """A batched product a row offset: (batch, channels, height, width, width) each."""
+    """A batched product for each row offset, (batch, channels, height, width, width)."""
     queries, keys = _standardised(x, 0) / COUNT, _standardised(y, 2)
     for r in range(OFFSETS):
         yield queries @ keys[:, :, r : r + x.shape[2]].transpose(-1, -2)
@@ -78,7 +80,7 @@ def rows_map(x: Tensor, y: Tensor) -> Parts:
 
 
 def rows_conv(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
-    """A batched product of patches for each row offset, at once into its part of the kernel."""
+    """A batched product of patches for each row offset, multiplied at once by its kernel part."""
     kernels = kernel.unflatten(0, (x.shape[1], OFFSETS, -1)).unbind(1)
     return _sum(
         F.relu(part).permute(0, 2, 3, 1, 4).flatten(3) @ own.flatten(0, 1)
@@ -103,7 +105,7 @@ def _statistics(padded: Tensor) -> tuple[Tensor, Tensor]:
 def _by_boxes(x: Tensor, y: Tensor) -> Iterator[Tensor]:
     """Products of shifted maps, separable 5x5 sums: (batch, channels, searched, width, height).
 
-    Rows come last, as they are the longest contiguous axis of all that is computed.
+    Rows come last, because they are the longest contiguous axis of what is computed.
     """
     height, width = x.shape[2:]
     x, y = F.pad(x, (2, 2, 2, 2)), F.pad(y, (2, 2, 4, 4))
@@ -129,7 +131,7 @@ def boxes_map(x: Tensor, y: Tensor) -> Parts:
 
 
 def boxes_conv(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
-    """Product maps and box sums of a row offset, at once into its part of the kernel."""
+    """Product maps and box sums for each row offset, multiplied at once by its kernel part."""
     kernels = kernel.unflatten(0, (x.shape[1], OFFSETS, -1)).unbind(1)
     total = _sum(
         own.flatten(0, 1).T @ F.relu(part).flatten(3).flatten(1, 2)
@@ -141,9 +143,9 @@ def boxes_conv(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
 def guide_conv(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
     """The layer of the Keras guide of 2018, made to run.
 
-    Its loops over channels and positions, a slice a patch, and a product for each patch of x with
-    the slices that it searches; where it counts slices by rows the width is meant. The padding, the
-    epsilon and the mean are as in the paper, so that the numbers can be compared.
+    It loops over channels and positions, takes a slice for each patch, and multiplies each patch of
+    x with the slices that it searches. Corrected: where the guide counts slices by rows, the width
+    is meant. Padding, epsilon and mean are those of the paper, so that results can be compared.
     """
     batch, channels, height, width = x.shape
     x, y = F.pad(x, (2, 2, 2, 2)), F.pad(y, (2, 2, 4, 4))

@@ -2,11 +2,11 @@
 
     python -m benchmarks.normxcorr step
 
-Network and loss are those of ``experiments.reid_normxcorr``; in both the images of a pair go
+Network and loss are those of ``experiments.reid_normxcorr``. On both sides the images of a pair go
 through one trunk, and the optimizer is Torch's dampened SGD with weight decay. PyTorch's
 correlation runs over the whole batch, in chunks whose graphs are kept, and in chunks that the
-backward pass computes anew (as siamjax does); the trunk in PyTorch's own memory layout and in
-channels_last; the best counts.
+backward pass recomputes (as siamjax does); its trunk runs in PyTorch's own memory layout and in
+channels_last. The best of these counts.
 """
 
 import sys
@@ -23,7 +23,12 @@ BATCH, HEIGHT, WIDTH = 32, 160, 60
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 OURS = "siamjax"
 EAGER = ("patches", "patches, channels_last", "patches by channel, channels_last")
-WAYS = (("whole", 0), *(("kept", size) for size in (1, 2, 4, 8)), ("anew", 1), ("anew", 2))
+WAYS = (
+    ("whole", 0),
+    *(("kept", size) for size in (1, 2, 4, 8)),
+    ("recomputed", 1),
+    ("recomputed", 2),
+)
 SHAPES = {
     "conv1": (5, 5, 3, 20),
     "conv2": (5, 5, 20, 25),
@@ -35,15 +40,15 @@ SHAPES = {
 
 
 def _start() -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
-    """The same parameters, images (first all x1, then all x2) and labels for all."""
+    """Parameters, images (first all x1, then all x2) and labels, the same for all."""
     rng = np.random.default_rng(0)
     params = {}
     for name, shape in SHAPES.items():
         bound = 1 / np.sqrt(np.prod(shape[:-1]))
         draws = (rng.uniform(-bound, bound, size).astype(np.float32) for size in (shape, shape[-1]))
         params[name] = dict(zip(("kernel", "bias"), draws, strict=True))
-    pictures = rng.integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
-    return params, pictures, np.arange(BATCH) % 3 == 0
+    images = rng.integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
+    return params, images, np.arange(BATCH) % 3 == 0
 
 
 def siamjax_steps() -> Prepared:
@@ -57,8 +62,8 @@ def siamjax_steps() -> Prepared:
 
     use_fast_cpu_kernels()
     _, loss_fn, _ = build(Config(fused=False, batch_size=BATCH))
-    params, pictures, same = _start()
-    batch = {"x1": pictures[:BATCH], "x2": pictures[BATCH:], "same": same}
+    params, images, same = _start()
+    batch = {"x1": images[:BATCH], "x2": images[BATCH:], "same": same}
 
     optimizer = dampened_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY)
     state = replicate(create_state({"params": params}, optimizer, key=jax.random.key(0)))
@@ -73,7 +78,7 @@ def siamjax_steps() -> Prepared:
 
 
 def torch_steps(form: str, *, channels_last: bool) -> Prepared:
-    """PyTorch eager, a network of its own for each way to run the correlation."""
+    """PyTorch eager steps, with a separate network for each way to run the correlation."""
     import torch
     import torch.nn.functional as F
     from torch import Tensor
@@ -82,8 +87,8 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
 
     conv: Callable = FORMS[form].conv
 
-    class Anew(torch.autograd.Function):
-        """Chunks that the backward pass computes anew."""
+    class Recomputed(torch.autograd.Function):
+        """Chunks that the backward pass recomputes."""
 
         @staticmethod
         def forward(ctx, x, y, kernel, size):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -108,16 +113,16 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
     def correlate(x: Tensor, y: Tensor, kernel: Tensor, way: str, size: int) -> Tensor:
         if way == "whole":
             return conv(x, y, kernel)
-        if way == "anew":
-            out = Anew.apply(x, y, kernel, size)
+        if way == "recomputed":
+            out = Recomputed.apply(x, y, kernel, size)
             assert isinstance(out, Tensor)
             return out
         pairs = zip(x.split(size), y.split(size), strict=True)
         return torch.cat([conv(*pair, kernel) for pair in pairs])
 
-    params, pictures, same = _start()
+    params, pixels, same = _start()
     laid = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(memory_format=laid)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=laid)
     target = torch.from_numpy(same).float()
 
     def make(way: str, size: int) -> Step:
@@ -155,14 +160,14 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
 
     steps = {f"{way} {size}": make(way, size) for way, size in WAYS}
     facts = {}
-    for name in ("kept 4", "anew 2", "whole 0"):
+    for name in ("kept 4", "recomputed 2", "whole 0"):
         for number in range(3):
             facts[f"loss {number}"] = steps[name]()
     return Prepared(steps, facts)
 
 
 def measure(*, rounds: int, output: Path) -> None:
-    """Compare."""
+    """Run the step in siamjax and in PyTorch; print the ratios and write JSON."""
     names = [OURS, *EAGER]
     module = [sys.executable, "-m", "benchmarks.normxcorr_step"]
     processes = []
@@ -173,9 +178,11 @@ def measure(*, rounds: int, output: Path) -> None:
             for number in range(3):
                 theirs, ours = (p.start[f"loss {number}"] for p in (process, processes[0]))
                 if not abs(theirs - ours) <= 1e-4:
-                    raise SystemExit(f"{process.name}: loss {theirs} at step {number}, not {ours}")
+                    raise SystemExit(
+                        f"{process.name}: loss {theirs} at step {number} in place of {ours}"
+                    )
         contenders = [Contender(OURS, "ours", processes[0], "step")]
-        words = {"whole": "whole", "kept": "chunks of {}", "anew": "chunks of {} twice"}
+        words = {"whole": "whole", "kept": "chunks of {}", "recomputed": "chunks of {} recomputed"}
         for process in processes[1:]:
             for way, size in WAYS:
                 label = f"{process.name}, {words[way].format(size)}"

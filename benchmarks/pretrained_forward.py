@@ -1,10 +1,10 @@
-"""Forward of InceptionV3 and VGG-16, 8 images, against keras.applications on its JAX backend.
+"""Forward pass of InceptionV3 and VGG-16, 8 images, against keras.applications on its JAX backend.
 
     python -m benchmarks.pretrained_forward
 
-Without the top, 299x299 and 224x224, float32, jitted, the same random weights: results are compared
-first. Keras runs twice: as it is installed, and with the flags of XLA that siamjax sets. Needs the
-extra ``benchmarks``.
+Without the top, at 299x299 and 224x224, float32, jitted, with the same random weights; the results
+are compared first. Keras runs twice: as it is installed, and with the XLA flags that siamjax sets.
+Needs the extra ``benchmarks``.
 """
 
 import importlib
@@ -28,12 +28,12 @@ OURS, KERAS, FLAGGED = "siamjax", "keras.applications", "keras.applications, sia
 
 
 def _tensors(architecture: str) -> dict[str, np.ndarray]:
-    """By this project's names: Glorot uniform kernels, statistics of 0 and 1."""
+    """Weights by siamjax's names: Glorot uniform kernels, statistics of 0 and 1."""
     import flax.traverse_util
     import jax
 
-    network, picture = _network(architecture), _pictures(architecture)[:1]
-    like: Any = jax.eval_shape(network.init, jax.random.key(0), picture)
+    network, image = _network(architecture), _images(architecture)[:1]
+    like: Any = jax.eval_shape(network.init, jax.random.key(0), image)
     found, flat = {}, flax.traverse_util.flatten_dict(like, sep="/")
     leaves: dict[str, Any] = dict(flat)
     for path, leaf in leaves.items():
@@ -53,31 +53,31 @@ def _network(architecture: str) -> Any:
     return {"inception_v3": InceptionV3, "vgg16": Vgg16}[architecture]()
 
 
-def _pictures(architecture: str) -> np.ndarray:
+def _images(architecture: str) -> np.ndarray:
     side = SIDES[architecture]
     return np.random.default_rng(0).uniform(-1, 1, (BATCH, side, side, 3)).astype(np.float32)
 
 
 def siamjax_forward(architecture: str) -> Prepared:
-    """Jitted ``apply``."""
+    """The jitted ``apply`` of siamjax's network."""
     from siamjax import use_fast_cpu_kernels
 
     use_fast_cpu_kernels()
     import flax.traverse_util
     import jax
 
-    network, pictures = _network(architecture), _pictures(architecture)
+    network, images = _network(architecture), _images(architecture)
     variables = flax.traverse_util.unflatten_dict(_tensors(architecture), sep="/")
     forward = jax.jit(network.apply)
 
     def run() -> Any:
-        return jax.block_until_ready(forward(variables, pictures))
+        return jax.block_until_ready(forward(variables, images))
 
     return Prepared({"": run}, {"mean": float(np.asarray(run()).mean())})
 
 
 def keras_forward(architecture: str, *, flags: bool) -> Prepared:
-    """Jitted ``stateless_call``: without the cost of Keras' own loop."""
+    """The jitted ``stateless_call`` of Keras's network, without the cost of its own loop."""
     os.environ["KERAS_BACKEND"] = "jax"
     if flags:
         from siamjax import use_fast_cpu_kernels
@@ -94,11 +94,14 @@ def keras_forward(architecture: str, *, flags: bool) -> Prepared:
     names["moving_variance"] = "batch_stats/{}/var"
     for variable in model.weights:
         layer, kind = variable.path.split("/")[-2:]
-        if layer.rstrip("_0123456789") in ("conv2d", "batch_normalization"):  # from 0, ours from 1
+        if layer.rstrip("_0123456789") in (
+            "conv2d",
+            "batch_normalization",
+        ):  # Keras counts from 0, siamjax from 1
             base, _, number = layer.rpartition("_") if layer[-1].isdigit() else (layer, "", "0")
             layer = f"{base}_{int(number) + 1}"
         variable.assign(tensors[names.get(kind, f"params/{{}}/{kind}").format(layer)])
-    pictures = _pictures(architecture)
+    images = _images(architecture)
     trained, others = (
         [variable.value for variable in own]
         for own in (model.trainable_variables, model.non_trainable_variables)
@@ -106,7 +109,7 @@ def keras_forward(architecture: str, *, flags: bool) -> Prepared:
     forward = jax.jit(lambda trained, others, x: model.stateless_call(trained, others, x)[0])
 
     def run() -> Any:
-        return jax.block_until_ready(forward(trained, others, pictures))
+        return jax.block_until_ready(forward(trained, others, images))
 
     return Prepared({"": run}, {"mean": float(np.asarray(run()).mean())})
 
@@ -119,10 +122,10 @@ PREPARE: dict[str, Callable[[str], Prepared]] = {
 
 
 def main(rounds: int = 7, output: Path = Path("benchmarks/results")) -> None:
-    """Compare; ratios are a candidate's time over siamjax's.
+    """Run both networks; ratios are a candidate's time over siamjax's.
 
     Args:
-        rounds: turns that count.
+        rounds: measured turns.
         output: folder for the JSON files, one an architecture.
     """
     module = [sys.executable, "-m", "benchmarks.pretrained_forward", "--candidate"]

@@ -2,10 +2,10 @@
 
     python -m benchmarks.search
 
-Random embeddings in clusters. siamjax maps the index's file block by block; FAISS
-(``pip install faiss-cpu``) has all of them in memory before the time is taken, which is also in
-its favour. Both must find the same rows. Then ``--large`` rows are searched from the disk once by
-siamjax alone; memory is the process's greatest.
+Embeddings are random, in clusters. siamjax maps the index's file block by block; FAISS
+(``pip install faiss-cpu``) has all of them in memory before the clock starts, which favours it.
+Both must find the same rows. Then siamjax alone searches ``--large`` rows from the disk once;
+memory is the peak of the process.
 """
 
 import json
@@ -29,7 +29,7 @@ _CHUNK = 8192
 
 
 def _make(folder: Path, rows: int, features: int, dtype: str) -> None:
-    """An index of random rows."""
+    """Make an index of random rows."""
     from siamjax.search.index import Index, writing
     from siamjax.search.index_making import Making
     from siamjax.search.index_segment import Item
@@ -43,7 +43,7 @@ def _make(folder: Path, rows: int, features: int, dtype: str) -> None:
         for start in range(0, rows, _CHUNK):
             count = min(_CHUNK, rows - start)
             chosen = rng.integers(0, len(centres), count)
-            # The noise is drawn once and rolled: drawing it takes longer than all else.
+            # The noise is drawn once and rolled, because drawing it takes longer than all else.
             content = centres[chosen] + np.roll(noise[:count], start // _CHUNK, axis=1)
             ids = [str(start + number) for number in range(count)]
             making.append([Item(one, one, "", "random", {}) for one in ids], content)
@@ -82,7 +82,7 @@ def _candidate(name: str, folder: Path, queries: int) -> Callable[[], Any]:
 
 
 def _large(folder: Path, queries: int) -> None:
-    """Prints seconds of a search (after a first one that compiles) and the process's memory."""
+    """Print seconds of a search (after a first one that compiles) and peak memory."""
     step = _candidate(OURS, folder, queries)
     started = time.perf_counter()
     step()
@@ -100,16 +100,15 @@ def main(
     folder: Path | None = None,
     output: Path = Path("benchmarks/results/search.json"),
 ) -> None:
-    """Compare.
+    """Search by siamjax and by FAISS.
 
     Args:
-        rows: of the gallery.
-        features: of an embedding.
-        queries: at a time.
-        rounds: turns that count.
+        rows: rows of the gallery.
+        features: length of an embedding.
+        queries: queries at a time.
+        rounds: measured turns.
         large: rows of the gallery that siamjax searches alone; 0: none.
-        folder: where the galleries are made and removed again (4 bytes a number); None: the
-            system's folder for such things.
+        folder: folder for the temporary galleries (4 bytes a number); None: the system's.
         output: JSON file to write.
     """
     command = [sys.executable, "-m", "benchmarks.search"]
@@ -123,7 +122,7 @@ def main(
         compare(candidates, rounds=rounds, reference=FAISS, output=output)
         ours, theirs = (np.load(Path(name) / f"{which}.npy") for which in ("ours", "faiss"))
         same = float((ours == theirs).mean())
-        print(f"the same row at the same place: {same:.4f}")
+        print(f"share of equal rows at equal places: {same:.4f}")
     content = {**json.loads(output.read_text()), "same": same}
     if large:
         with tempfile.TemporaryDirectory(dir=folder) as name:

@@ -1,11 +1,11 @@
-"""Train step of the whole visual search network, 2 triplets of 224x224, against PyTorch eager.
+"""Training step of the whole visual search network, 2 triplets of 224x224, against PyTorch eager.
 
     python -m benchmarks.visual_search_step
 
-163,661,824 parameters; the published network, loss (margin 20, cap 5, L2 penalties) and optimizer
-(SGD), as docs/visual_search.md gives them. All three images of a triplet go through in one apply.
-Both start from the same parameters: losses are compared first. Needs the extra
-``benchmarks`` and 6 GB.
+The published network (163,661,824 parameters), loss (margin 20, cap 5, L2 penalties) and optimizer
+(SGD), as in docs/visual_search.md. All three images of a triplet go through the network in one
+apply. Both sides start from the same parameters, and their losses are compared first. Needs the
+extra ``benchmarks`` and 6 GB.
 """
 
 import json
@@ -27,15 +27,15 @@ OURS, EAGER, CHANNELS_LAST = "siamjax", "PyTorch eager", "PyTorch eager, channel
 
 
 def _kernel(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Glorot uniform, the same for both."""
+    """A Glorot uniform kernel, the same on both sides."""
     fans = int(np.prod(shape[:-2])) * (shape[-2] + shape[-1])
     bound = np.float32(np.sqrt(6 / fans))
     draw = np.random.default_rng(zlib.crc32(name.encode())).random(shape, np.float32)
     return bound * (2 * draw - 1)
 
 
-def _pictures() -> np.ndarray:
-    """First all anchors, then all positives, then all negatives."""
+def _images() -> np.ndarray:
+    """Images: first all anchors, then all positives, then all negatives."""
     return np.random.default_rng(0).integers(0, 256, (3 * TRIPLETS, SIDE, SIDE, 3), np.uint8)
 
 
@@ -53,8 +53,8 @@ def siamjax_step() -> Prepared:
 
     use_fast_cpu_kernels()
     network = VisualSearchNet()
-    pictures = _pictures()
-    like = jax.eval_shape(network.init, jax.random.key(0), pictures[:1])["params"]
+    images = _images()
+    like = jax.eval_shape(network.init, jax.random.key(0), images[:1])["params"]
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(like, sep="/")
     start = {
         path: _kernel(path, leaf.shape) if path.endswith("kernel") else np.zeros(leaf.shape, "f")
@@ -63,7 +63,7 @@ def siamjax_step() -> Prepared:
     params = flax.traverse_util.unflatten_dict(start, sep="/")
     optimizer = optax.sgd(RATE)
     state = replicate(create_state({"params": params}, optimizer, key=jax.random.key(1)))
-    anchor, positive, negative = np.split(pictures, 3)
+    anchor, positive, negative = np.split(images, 3)
     batch: dict[str, Any] = {"anchor": anchor, "positive": positive, "negative": negative}
 
     def loss_fn(params, model_state, batch, key):
@@ -112,7 +112,7 @@ def torch_step(*, channels_last: bool) -> Prepared:
         add(f"{shallow}/conv", 8, 8, 3, 96)
     add("embedding", 7168, 4096)
     optimizer = torch.optim.SGD(list(weights.values()), lr=RATE)
-    images = torch.from_numpy(_pictures()).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    images = torch.from_numpy(_images()).permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
     def layer(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}/kernel"], weights[f"{name}/bias"]
@@ -131,7 +131,7 @@ def torch_step(*, channels_last: bool) -> Prepared:
             kernel, bias = layer(name)
             deep = F.relu(torch.addmm(bias, deep, kernel))
         one = F.relu(F.conv2d(x[:, :, ::4, ::4], *layer("shallow1/conv"), stride=4, padding=2))
-        # "Same" pools of 14 rows by 7 with stride 4 and of 7 by 3 with stride 2.
+        # "Same" pooling: of 14 rows (window 7, stride 4) and of 7 rows (window 3, stride 2).
         one = F.max_pool2d(F.pad(one, (2, 3, 2, 3), value=-torch.inf), 7, 4)
         two = F.pad(x[:, :, ::8, ::8], (2, 2, 2, 2))
         two = F.relu(F.conv2d(two, *layer("shallow2/conv"), stride=4))
@@ -165,10 +165,10 @@ PREPARE: dict[str, Callable[[], Prepared]] = {
 def main(
     rounds: int = 5, output: Path = Path("benchmarks/results/visual_search_step.json")
 ) -> None:
-    """Compare.
+    """Run the step in siamjax and in PyTorch.
 
     Args:
-        rounds: turns that count.
+        rounds: measured turns.
         output: JSON file to write.
     """
     module = [sys.executable, "-m", "benchmarks.visual_search_step", "--candidate"]
@@ -177,12 +177,14 @@ def main(
         for number in range(2):
             theirs, ours = (p.start[f"loss {number}"] for p in (process, processes[0]))
             if not abs(theirs - ours) <= 1e-3 * abs(ours):
-                raise SystemExit(f"{process.name}: loss {theirs} at step {number}, not {ours}")
+                raise SystemExit(
+                    f"{process.name}: loss {theirs} at step {number} in place of {ours}"
+                )
     taken: dict[str, list[dict[str, float]]] = {process.name: [] for process in processes}
     for turn in range(rounds + 1):
         for process in processes:
             answer = process.ask(step="step")
-            if turn:  # the first round warms caches
+            if turn:  # the first round only warms caches
                 taken[process.name].append(answer)
     for process in processes:
         process.stop()

@@ -131,7 +131,7 @@ def embedding_map(
             Line2D([], [], color=tint, marker="o", ls="", label=label) for label, tint in legend
         ]
         figure.legend(
-            handles=handles, title=named, loc="outside lower center", ncols=9, frameon=False
+            handles=handles, title=named, loc="outside lower center", ncols=5, frameon=False
         )
     return figure
 

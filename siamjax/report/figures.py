@@ -121,7 +121,7 @@ def histogram(
         label = f"{name} ({kind.sum():,} pairs)"
         axes.hist(values[kind], edges, density=True, color=color, alpha=0.6, label=label)
     axes.axvline(threshold, color="black", lw=1, ls="--", label=f"threshold {threshold:.3f}")
-    axes.set(title=f"{measure.capitalize()} on {data}", xlabel=measure, ylabel="density")
+    axes.set(title=f"Distribution of the {measure} on {data}", xlabel=measure, ylabel="density")
     axes.legend(frameon=False)
     return figure
 
@@ -139,8 +139,8 @@ def hardest_pairs(
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     figure.suptitle(f"Hardest pairs of {pairs.name}, {images.name}")
     rows = (
-        ("same, low score", np.flatnonzero(pairs.same), score, SAME),
-        ("different, high score", np.flatnonzero(~pairs.same), -score, DIFFERENT),
+        ("same identity, least similar", np.flatnonzero(pairs.same), score, SAME),
+        ("different identities, most similar", np.flatnonzero(~pairs.same), -score, DIFFERENT),
     )
     grid: Any = figure.subplots(2, count, squeeze=False)
     for line, (title, kind, order, color) in zip(grid, rows, strict=True):

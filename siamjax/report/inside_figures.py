@@ -226,7 +226,7 @@ def _bars(values: np.ndarray) -> tuple[Figure, Axes, str]:
     axes.bar(np.arange(values.size), values, color=np.where(values < 0, DIFFERENT, NETWORK))
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlim=(-0.8, values.size - 0.2))
-    axes.set(xlabel="feature", ylabel="value")
+    axes.set(xlabel="feature")
     axes.set_xticks(range(0, values.size, max(1, values.size // 16)))
     zero = np.flatnonzero(values == 0)
     axes.plot(zero, np.zeros(zero.size), "x", color=DIFFERENT, ms=5)

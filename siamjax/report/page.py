@@ -10,9 +10,12 @@ import jinja2
 from siamjax.data.transforms import Size
 from siamjax.files import write_text
 from siamjax.training.run import Results, Run
+from siamjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from siamjax.report.figures import Panels
 
 Table = tuple[list[str], list[tuple[str, list[str]]]]
 """Columns, and for each row its name and its cells, as text."""
@@ -28,17 +31,18 @@ def write_report(
     size: Size,
     table: Table | None = None,
     remark: str = "",
+    panels: "Panels" = (),
     figures: Sequence[tuple[str, "Figure"]] = (),
     facts: dict[str, Any] | None = None,
 ) -> Results:
     """End a run: write its manifest and its page, and print its table. Returns ``results``.
 
     ``results`` are measures by name, of the network and of the baselines; ``table`` is how to
-    show them (None: a column a measure). ``remark`` explains them, ``figures`` have headings, and
-    ``facts`` are added to the manifest: what only this experiment has, such as a threshold.
-    ``size`` is the image size of the network.
+    show them (None: a column a measure). ``remark`` explains them. ``panels`` are the training
+    curves to draw; the other ``figures`` have headings. ``facts`` are added to the manifest: what
+    only this experiment has, such as a threshold. ``size`` is the image size of the network.
     """
-    from siamjax.report.figures import as_png
+    from siamjax.report.figures import as_png, training_curves
 
     written: Results = {name: dict(values) for name, values in results.items()}
     table = table_of(written) if table is None else table
@@ -46,6 +50,9 @@ def write_report(
     listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
     shown = {**listed, "network": manifest["network"]}
     shown["trained_on"] = f"{len(manifest['trained_on'])} identities"
+    if panels:
+        curves = training_curves(read_metrics(run.folder), data=manifest["data"], panels=panels)
+        figures = [("Training", curves), *figures]
     columns, rows = table
     page = render(
         "page.html",

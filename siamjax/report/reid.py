@@ -13,7 +13,6 @@ from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.reid import ReidEvaluation
 from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
-from siamjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +57,8 @@ def reid_report(
     ``trials`` is the number of random galleries of a single-shot protocol. Returns measures by
     name.
     """
-    from siamjax.report import figures, ranking_figures
+    from siamjax.report.figures import REID_PANELS
+    from siamjax.report.ranking_figures import cmc_curves, ranked_lists
 
     images, test = splits.images, ReidEvaluation.of(splits, splits.test)
     query, gallery = splits.test.query, splits.test.gallery
@@ -82,9 +82,12 @@ def reid_report(
         results[name], curves[name] = test.judge(score, trials=trials, seed=run.config.seed)
     rule = {
         "market": "images of the same person by the same camera are left out",
-        "single_shot": f"one gallery image a person, mean of {trials} trials",
+        "single_shot": f"one gallery image a person, {trials} trials",
     }[splits.test.rule]
     where = f"{splits.test.name} of {images.name}"
+    lists = ranked_lists(
+        images, query, gallery, scores["network"], test.match, data=where, valid=test.valid
+    )
     return write_report(
         run,
         results,
@@ -94,26 +97,10 @@ def reid_report(
             f"{splits.test.name}: {len(query):,} queries, {len(gallery):,} gallery images; {rule}. "
             f"The checkpoint of step {run.best_step} was chosen on {splits.validation.name}."
         ),
+        panels=REID_PANELS,
         figures=[
-            (
-                "Training",
-                figures.training_curves(
-                    read_metrics(run.folder), data=images.name, panels=figures.REID_PANELS
-                ),
-            ),
-            ("CMC", ranking_figures.cmc_curves(curves, data=where)),
-            (
-                "Ranked lists",
-                ranking_figures.ranked_lists(
-                    images,
-                    query,
-                    gallery,
-                    scores["network"],
-                    test.match,
-                    data=where,
-                    valid=test.valid,
-                ),
-            ),
+            ("CMC", cmc_curves(curves, data=where)),
+            ("Ranked lists", lists),
             ("Best matches", _matches(network, variables, test, scores["network"], size)),
         ],
         facts={"trials": trials},

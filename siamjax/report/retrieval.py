@@ -10,7 +10,6 @@ from siamjax.inference.retrieval import Features, embed_split, evaluate_retrieva
 from siamjax.metrics import reid
 from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
-from siamjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +49,8 @@ def retrieval_report(
     Euclidean distance. If the catalogue has a column ``category``, each category is reported too.
     Returns measures by name.
     """
+    from siamjax.report.figures import RETRIEVAL_PANELS
+
     images, test = splits.images, splits.test
     query, gallery = embed_split(embedder.embeddings, images, test)
     found = {"network": judge(query, gallery, images, test)}
@@ -71,17 +72,18 @@ def retrieval_report(
             f"catalogue{', the query itself left out' if test.leave_one_out else ''}. The "
             f"checkpoint of step {run.best_step} was chosen on {splits.validation.name}."
         ),
-        figures=_figures(run, splits, query, gallery),
+        panels=RETRIEVAL_PANELS,
+        figures=_figures(splits, query, gallery),
         facts={"by_category": by_category},
     )
 
 
 def _figures(
-    run: Run, splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray
+    splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray
 ) -> list[tuple[str, "Figure"]]:
-    """Training curves, ranked lists of some queries, and a map of the gallery."""
-    from siamjax.report import figures, ranking_figures
+    """Ranked lists of some queries, and a map of the gallery."""
     from siamjax.report.embedding_map import embedding_map
+    from siamjax.report.ranking_figures import ranked_lists
 
     images, test = splits.images, splits.test
     where = f"{test.name} of {images.name}"
@@ -94,14 +96,8 @@ def _figures(
     category = splits.catalogue.attributes.get("category")
     return [
         (
-            "Training",
-            figures.training_curves(
-                read_metrics(run.folder), data=images.name, panels=figures.RETRIEVAL_PANELS
-            ),
-        ),
-        (
             "Ranked lists",
-            ranking_figures.ranked_lists(
+            ranked_lists(
                 images,
                 asked,
                 test.gallery,

@@ -11,7 +11,6 @@ from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
 from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
-from siamjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
     from siamjax.data.verification import VerificationSplits
@@ -86,13 +85,8 @@ def verification_report(
             f"{threshold:.4f} and the checkpoint of step {run.best_step} were chosen on "
             f"{splits.validation.name}."
         ),
+        panels=figures.VERIFICATION_PANELS,
         figures=[
-            (
-                "Training",
-                figures.training_curves(
-                    read_metrics(run.folder), data=images.name, panels=figures.VERIFICATION_PANELS
-                ),
-            ),
             ("ROC", figures.roc_curves(curves, data=where)),
             (
                 f"{measure.capitalize()} of same and different pairs",
