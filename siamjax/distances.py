@@ -1,7 +1,7 @@
-"""Distances of embeddings; gradients are finite everywhere, at equal embeddings too.
+"""Distances of embeddings; gradients are finite everywhere, also at equal embeddings.
 
-Contract: embeddings are ``*batch features``, any float type; sums run in float32 at least, and
-the result is ``*batch``. A distance of an embedding to itself is exactly 0 with gradient 0.
+Contract: embeddings are ``*batch features``, of any float type; sums are float32 at least, and
+the result is ``*batch``. The distance of an embedding to itself is exactly 0, with gradient 0.
 """
 
 import jax
@@ -16,10 +16,11 @@ def _wide(x: Array) -> Array:
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Square root of ``x >= 0`` whose gradient at 0 is 0 instead of infinite.
 
-    The inner ``where`` keeps the infinite derivative out of the backward pass: one ``where``
-    outside alone would give ``0 * inf = nan``. NaN stays NaN, so that a broken network shows.
+    NaN stays NaN, so that a broken network is noticed.
     """
     zero = x == 0
+    # The inner where keeps the infinite derivative out of the backward pass; with the outer one
+    # alone it would be 0 * inf = nan.
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
@@ -33,14 +34,14 @@ def squared_euclidean(
 def euclidean(
     x: Float[Array, "*batch features"], y: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch"]:
-    """``||x - y||_2``, in [0, inf); gradient 0 where ``x == y`` (a subgradient)."""
+    """``||x - y||_2``, in [0, inf); the gradient is 0 where ``x == y`` (a subgradient)."""
     return safe_sqrt(squared_euclidean(x, y))
 
 
 def cosine(
     x: Float[Array, "*batch features"], y: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch"]:
-    """``1 - <x, y> / (||x|| ||y||)``, in [0, 2]; 1 where one of them is the zero vector."""
+    """``1 - <x, y> / (||x|| ||y||)``, in [0, 2]; 1 if one of them is the zero vector."""
     x, y = _wide(x), _wide(y)
     norms = safe_sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
     zero = norms == 0
@@ -51,11 +52,11 @@ def cosine(
 def pairwise_squared_euclidean(
     x: Float[Array, "rows features"], y: Float[Array, "columns features"], *, block: int = 128
 ) -> Float[Array, "rows columns"]:
-    """Every ``||x_i - y_j||^2``; works on ``block`` rows of ``x`` at a time.
+    """Every ``||x_i - y_j||^2``, for ``block`` rows of ``x`` at a time.
 
-    Uses ``||x||^2 + ||y||^2 - 2 <x, y>`` about the mean of ``y``, which takes away most of the
-    cancellation that a common offset of the embeddings causes, and clips at 0. Temporaries are
-    O(block * columns + rows * features).
+    Computed as ``||x||^2 + ||y||^2 - 2 <x, y>`` about the mean of ``y``, which avoids most of the
+    cancellation that a common offset of the embeddings would cause, and clipped at 0. Temporaries
+    are O(block * columns + rows * features).
     """
     x, y = _wide(x), _wide(y)
     centre = jnp.mean(y, axis=0)
@@ -79,7 +80,7 @@ def pairwise_euclidean(
 def pairwise_cosine(
     x: Float[Array, "rows features"], y: Float[Array, "columns features"], *, block: int = 128
 ) -> Float[Array, "rows columns"]:
-    """Every ``cosine(x_i, y_j)``; works on ``block`` rows of ``x`` at a time."""
+    """Every ``cosine(x_i, y_j)``, for ``block`` rows of ``x`` at a time."""
 
     def one_row(row: Array) -> Array:
         return cosine(jnp.broadcast_to(row, y.shape), y)

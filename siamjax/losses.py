@@ -1,4 +1,4 @@
-"""Losses of pairs and triplets: one value an example, never reduced here.
+"""Losses of pairs and triplets: one value for each example, never reduced here.
 
 Contract: ``same`` is bool, True = the two images show the same identity.
 """
@@ -20,8 +20,8 @@ def contrastive(
     """``d^2`` for pairs of one identity, ``max(0, margin - d)^2`` for the others.
 
     Hadsell, Chopra, LeCun, *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR
-    2006, equation 4, without its factor 1/2 (and there Y = 1 means different). ``distance >= 0``
-    as :func:`siamjax.distances.euclidean` gives it, in units of ``margin``.
+    2006, equation 4, without its factor 1/2 (and there Y = 1 means different). ``distance >= 0``,
+    such as :func:`siamjax.distances.euclidean` returns; ``margin`` is in its unit.
     """
     apart = jnp.maximum(margin - distance, 0.0)
     return jnp.where(same, jnp.square(distance), jnp.square(apart))
@@ -30,7 +30,7 @@ def contrastive(
 def binary_cross_entropy(
     logit: Float[Array, "*batch"], same: Bool[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """``-log P`` of the truth, with ``P(same) = sigmoid(logit)``; finite for every finite logit."""
+    """``-log P`` of the label, with ``P(same) = sigmoid(logit)``; finite for every finite logit."""
     return optax.sigmoid_binary_cross_entropy(logit, same.astype(logit.dtype))
 
 
@@ -43,18 +43,18 @@ def triplet(
 ) -> Float[Array, "*batch"]:
     """``max(0, margin + positive - negative)``, at most ``cap``.
 
-    ``positive`` and ``negative`` are the anchor's distances (>= 0, of any kind: the margin is in
-    their unit) to an image of the same thing and of another one. Schroff, Kalenichenko, Philbin,
-    *FaceNet*, CVPR 2015, equation 3, with squared Euclidean distances; VisNet with those and a
-    margin of 9e-4; a visual search recipe with plain ones, a margin of 20 and a cap of 5.
+    ``positive`` and ``negative`` are the anchor's distances (>= 0, of any kind; the margin is in
+    their unit) to an image of the same identity and to one of another. Schroff, Kalenichenko,
+    Philbin, *FaceNet*, CVPR 2015, equation 3, with squared Euclidean distances; VisNet (Shankar et
+    al., arXiv 1703.02344, 2017) with these and a margin of 9e-4.
 
-    **Where the cap holds the gradient is 0**: that recipe teaches nothing as long as negatives are
-    less than ``margin - cap`` = 15 further away than positives, as they are at the start (the
-    distances of random embeddings differ by less). Watch ``capped_fraction``. Raises
-    ``UsageError`` for a margin or a cap that is not positive.
+    **Where the cap applies, the gradient is 0.** With a margin of 20 and a cap of 5 nothing is
+    learnt while negatives are less than ``margin - cap`` = 15 further away than positives, as they
+    are initially (distances of random embeddings differ by less). Watch ``capped_fraction``.
+    Raises ``UsageError`` for a margin or a cap that is not positive.
     """
     if margin <= 0 or (cap is not None and cap <= 0):
-        raise UsageError(f"margin {margin}, cap {cap}: each must be positive (no cap: None)")
+        raise UsageError(f"margin {margin}, cap {cap}: both must be positive (or cap None)")
     loss = jnp.maximum(margin + positive - negative, 0.0)
     return loss if cap is None else jnp.minimum(loss, cap)
 
@@ -62,8 +62,8 @@ def triplet(
 def l2_penalty(params: Any, weights: Mapping[str, float]) -> Float[Array, ""]:
     """Sum over layers of ``weight * sum(kernel^2)``, as Keras' ``l2(weight)`` adds it.
 
-    ``weights`` by the layer's path in ``params``, such as ``{"deep/fc1": 0.005}``; biases are
-    left alone. Raises ``UsageError`` for a layer that the parameters lack.
+    ``weights`` are by the layer's path in ``params``, such as ``{"deep/fc1": 0.005}``; biases do
+    not count. Raises ``UsageError`` for a layer that the parameters lack.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -72,6 +72,6 @@ def l2_penalty(params: Any, weights: Mapping[str, float]) -> Float[Array, ""]:
         kernel = flat.get(f"{layer}/kernel")
         if kernel is None:
             layers = sorted(name[: -len("/kernel")] for name in flat if name.endswith("/kernel"))
-            raise UsageError(f"no layer {layer} for an L2 penalty; there are {layers}")
+            raise UsageError(f"no layer {layer} for an L2 penalty; choose from {layers}")
         total += weight * jnp.sum(jnp.square(kernel.astype(jnp.float32)))
     return total

@@ -1,8 +1,8 @@
-"""Negatives chosen among the images of a batch, from their current embeddings.
+"""Negatives chosen among the images of a batch, by their current embeddings.
 
-Contract of a miner: ``distance`` (anchors, candidates) of any kind, ``other`` of the same shape is
-bool, True = the candidate shows another thing than the anchor. Shapes are fixed, so that it can be
-jitted; memory is that of the distances.
+Contract of a miner: ``distance`` (anchors, candidates) is of any kind; ``other`` of the same shape
+is bool, True = the candidate shows another identity than the anchor. The miner returns a distance
+for each anchor. Shapes are fixed, so it can be jitted; memory is that of the distances.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +36,9 @@ def negatives_of_batch(
 
     ``embeddings`` are those of ``batch["anchor"]``, ``["positive"]`` and ``["negative"]``. The
     candidates are all positives and negatives of the batch, over all devices (gradients flow back
-    to each), but for those of ``batch["weight"]`` 0. ``batch["identity"]`` is that of anchor and
-    positive, ``batch["negative_identity"]`` the negative's. ``distance`` is one of
-    :mod:`siamjax.distances`.
+    to each), except those of ``batch["weight"]`` 0. ``batch["identity"]`` is that of anchor and
+    positive, ``batch["negative_identity"]`` that of the negative. ``distance`` is one of
+    :mod:`siamjax.distances`, ``mine`` such as :func:`semi_hard_negative`.
     """
     anchor, positive, negative = embeddings
     identity, weight = batch["identity"], batch.get("weight")
@@ -63,12 +63,12 @@ def semi_hard_negative(
     positive: Float[Array, " anchors"],
     other: Bool[Array, "anchors candidates"],
 ) -> Float[Array, " anchors"]:
-    """For each anchor the distance of the negative that it learns most from without collapsing.
+    """For each anchor the distance of its nearest negative that is further than its positive.
 
-    The nearest of those that are further away than its positive; the furthest of all where none
-    is (Schroff, Kalenichenko, Philbin, *FaceNet*, CVPR 2015, section 3.2: with the hardest
-    negatives of all, training tends to collapse). Infinite for an anchor without any negative, so
-    that a hinge gives it the loss 0 and the gradient 0.
+    Of an anchor with no such negative, that of the furthest. Schroff, Kalenichenko, Philbin,
+    *FaceNet*, CVPR 2015, section 3.2: with the hardest negatives of all, training tends to
+    collapse. Infinite for an anchor without any negative, so that a hinge gives it loss 0 and
+    gradient 0.
     """
     further = other & (distance > positive[:, None])
     nearest = jnp.min(jnp.where(further, distance, jnp.inf), axis=1)
@@ -84,15 +84,15 @@ def soft_negative(
     *,
     temperature: float = 0.05,
 ) -> Float[Array, " anchors"]:
-    """For each anchor a smooth minimum of its negatives' distances, so that all near ones teach.
+    """For each anchor the soft minimum of its negatives' distances, so that all near ones teach.
 
-    ``-temperature * log(sum(exp(-distance / temperature)))``: the gradient is shared among the
-    negatives that are within a few ``temperature`` (in the distance's unit) of the nearest, where
-    :func:`semi_hard_negative` gives it to one. At most the least distance. Whether the positive is
-    nearer makes no difference. Infinite, without a gradient, for an anchor without any negative.
+    ``-temperature * log(sum(exp(-distance / temperature)))``: the gradient is shared by the
+    negatives within a few ``temperature`` (in the distance's unit) of the nearest, where
+    :func:`semi_hard_negative` gives it to one. Never above the smallest distance. The distance of
+    the positive does not matter. Infinite, without a gradient, for an anchor without any negative.
     """
     some = other.any(axis=1)
     scaled = jnp.where(other, -distance / temperature, -jnp.inf)
-    # Safe where all are left out: the gradient of the sum of nothing would be nan.
+    # Zeros for an anchor without negatives: the gradient of the sum of nothing would be nan.
     least = -temperature * jax.nn.logsumexp(jnp.where(some[:, None], scaled, 0.0), axis=1)
     return jnp.where(some, least, jnp.inf)

@@ -1,4 +1,4 @@
-"""Data parallelism: the only place that knows of pmap."""
+"""Data parallelism: the only file that knows of pmap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from siamjax.errors import UsageError
 
 AXIS = "devices"
-"""Name of the axis of devices that :func:`data_parallel` binds."""
+"""The name of the axis of devices in :func:`data_parallel`."""
 
 
 def bound_axis() -> str | None:
     """``AXIS`` inside :func:`data_parallel`, and None outside it, as under a plain ``jax.jit``.
 
-    What spans devices (statistics of a batch, negatives of a batch) asks this and needs no
-    argument: the same network or loss works on one device and on many.
+    Code that spans devices (statistics or negatives of a whole batch) calls this and needs no
+    argument, so the same network or loss works on one device and on many.
     """
     try:
         jax.lax.axis_size(AXIS)
@@ -28,17 +28,17 @@ def bound_axis() -> str | None:
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """The sum of every leaf over all devices; as it is where there is one device, or no axis."""
+    """The sum of every leaf over all devices; unchanged on one device and outside of pmap."""
     axis = bound_axis()
-    # XLA copies what it sums over a single device: for gradients that is a tenth of the step of
-    # the whole LFW network on a CPU.
+    # A sum over a single device makes XLA copy: for gradients that is a tenth of a step of the
+    # whole LFW network on a CPU.
     if axis is None or jax.lax.axis_size(axis) == 1:
         return tree
     return jax.lax.psum(tree, axis)
 
 
 def gather_over_devices(tree: Any) -> Any:
-    """The leading axes of all devices one after the other; as it is outside of pmap.
+    """Every leaf's rows of all devices, concatenated; unchanged outside of pmap.
 
     Gradients flow back to the device that a row came from.
     """
@@ -47,10 +47,10 @@ def gather_over_devices(tree: Any) -> Any:
 
 
 def same_on_devices(tree: Any) -> Any:
-    """A state of the network that is equal on all devices: the mean of the devices' own.
+    """A network's state made equal on all devices: the mean of the devices' states.
 
-    Of whole numbers and booleans (counters, flags) the greatest. Raises ``UsageError`` for
-    leaves of another kind, such as a key: which device's is meant cannot be known.
+    Of whole numbers and booleans (counters, flags) it is the maximum. Raises ``UsageError`` for
+    leaves of another kind, such as a key, which cannot be combined.
     """
     axis = bound_axis()
     if axis is None or jax.lax.axis_size(axis) == 1:
@@ -66,7 +66,7 @@ def same_on_devices(tree: Any) -> Any:
             return jax.lax.pmax(leaf.astype(jnp.int32), axis) > 0
         where = jax.tree_util.keystr(path, simple=True, separator="/")
         raise UsageError(
-            f"{where} of the network's state is of type {dtype} and may differ between devices; "
+            f"{where} of the network's state is of type {dtype} and can differ between devices; "
             "keep it out of the network's variables, or train on one device"
         )
 
@@ -79,13 +79,13 @@ def data_parallel(
     devices: Sequence[Any] | None = None,
     donate_state: bool = True,
 ) -> Callable[..., Any]:
-    """Pmapped ``(state, batch) -> result``: the state whole on every device, the batch split.
+    """Pmapped ``(state, batch) -> result``: every device has the whole state, the batch is split.
 
-    The state stays an ordinary tree (no stacked copies); place it with :func:`replicate`, and the
-    batch with :func:`shard`. The result must be the same on every device, that is reduced over
-    ``AXIS``, as that of :func:`siamjax.training.make_train_step` is: what is not reduced silently
-    becomes device 0's. The result takes the state's memory, so the caller's state is gone after
-    the call; ``donate_state=False`` keeps it, at the cost of a second copy.
+    The state stays an ordinary tree (no stacked copies); place it with :func:`replicate`, and
+    split the batch with :func:`shard`. The result must be reduced over ``AXIS``, as that of
+    :func:`siamjax.training.make_train_step` is: of a value that differs between devices, device
+    0's is returned without warning. The result reuses the state's memory, so the state that was
+    passed in is gone; ``donate_state=False`` keeps it, at the cost of a second copy.
     """
     return jax.pmap(
         function,
@@ -100,17 +100,17 @@ def data_parallel(
 def data_parallel_map(
     function: Callable[..., Any], *, devices: Sequence[Any] | None = None
 ) -> Callable[..., Any]:
-    """Pmapped ``(variables, batch) -> values``, one row a device: for embedding and scoring."""
+    """Pmapped ``(variables, batch) -> values`` of every device, stacked: to embed and to score."""
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
 
 def replicate(tree: Any, *, devices: Sequence[Any] | None = None) -> Any:
-    """Copy a state to every device; done before the first step, or that step compiles twice."""
+    """Copy a state to every device. Without it before the first step, the step compiles twice."""
     return jax.device_put(tree, replicated_sharding(devices=devices))
 
 
 def replicated_sharding(*, devices: Sequence[Any] | None = None) -> NamedSharding:
-    """Sharding of a value that every (local) device holds whole."""
+    """The sharding of a value that every local device holds whole."""
     mesh = Mesh(np.asarray(devices or jax.local_devices()), (AXIS,))
     return NamedSharding(mesh, PartitionSpec())
 
@@ -118,7 +118,7 @@ def replicated_sharding(*, devices: Sequence[Any] | None = None) -> NamedShardin
 def shard(batch: dict[str, Any], *, devices: Sequence[Any] | None = None) -> dict[str, Any]:
     """Split the leading axis over the devices: (batch, ...) -> (devices, batch / devices, ...).
 
-    Raises ``UsageError`` if the batch cannot be split evenly.
+    Raises ``UsageError`` if it cannot be split evenly.
     """
     count = len(devices or jax.local_devices())
     for value in batch.values():

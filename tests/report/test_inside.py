@@ -360,7 +360,7 @@ def test_command_tells_mistakes(run):
 
 
 def test_command_takes_no_other_folder(tmp_path):
-    with pytest.raises(UsageError, match="is no finished run"):
+    with pytest.raises(UsageError, match="is not a finished run"):
         command.inspect(run=tmp_path)
     manifest = {"format": 99, "network": {}, "size": 4}
     for change, message in (
