@@ -1,7 +1,9 @@
 """Re-identification: whom to train on, and the rankings that validate and test."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import dataclasses
+import importlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +84,7 @@ class ReidSplits:
     validation: Ranking
     test: Ranking
     protocol: str
-    request: dict[str, Any]
+    request: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -182,18 +184,15 @@ def rank_views(
     )
 
 
-def tenth(people: Sequence[str]) -> int:
-    """The default number of training people who validate: a tenth, at least two."""
-    return max(2, len(people) // 10)
-
-
 def draw_people(
-    people: Sequence[str], count: int, *, seed: Sequence[int], least_left: int, what: str
+    people: Sequence[str], count: int | None, *, seed: Sequence[int], least_left: int, what: str
 ) -> tuple[list[str], list[str]]:
     """Draw ``count`` people at random from ``seed``: (the others, those drawn), both sorted.
 
-    Raises ``UsageError`` unless ``count`` is at least 2 and ``least_left`` others remain.
+    ``count`` None is a tenth, at least 2. Raises ``UsageError`` unless ``count`` is at least 2 and
+    ``least_left`` others remain.
     """
+    count = max(2, len(people) // 10) if count is None else count
     if not 2 <= count <= len(people) - least_left:
         raise UsageError(
             f"{count} of {len(people)} people cannot be held out for {what}; ask for 2 to "
@@ -274,18 +273,16 @@ def reid_splits(
             for the pedestrians (held-out tracklets validate there), else a tenth.
         disjoint: of the pedestrians: the splits share no ``person``, or only no ``tracklet``.
     """
-    from siamjax.data.datasets import pedestrians
-
-    request: dict[str, Any] = {
-        "data": data,
-        "home": None if home is None else str(home),
-        "seed": seed,
-        "split": split,
-        "protocol": protocol,
-        "test_people": test_people,
-        "validation_people": validation_people,
-        "disjoint": disjoint,
-    }
+    options = ReidOptions(
+        data=data,
+        home=home,
+        seed=seed,
+        split=split,
+        protocol=protocol,
+        test_people=test_people,
+        validation_people=validation_people,
+        disjoint=disjoint,
+    )
     if data not in NAMES and not Path(data).is_dir():
         raise UsageError(
             f"{data}: no such data set; give a folder in Market-1501's naming or one of "
@@ -302,76 +299,12 @@ def reid_splits(
     if home is not None and not home.exists():
         # Otherwise a prepared copy would hide the mistake.
         raise UsageError(f"{home}: no such folder or file; give the home of {data}, or none")
-    if data == "pedestrians":
-        return pedestrians.divide(
-            seed=seed,
-            disjoint=disjoint,
-            test_people=test_people,
-            validation_people=validation_people,
-            request=request,
-        )
-    return _of_raw_files(
-        data,
-        home=home,
-        seed=seed,
-        split=split,
-        classic=classic,
-        test_people=test_people,
-        validation_people=validation_people,
-        request=request,
-    )
-
-
-def _of_raw_files(
-    data: str,
-    *,
-    home: Path | None,
-    seed: int,
-    split: int,
-    classic: bool,
-    test_people: int | None,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
-    from siamjax.data.datasets import cuhk01, cuhk03, grid, market1501
-
-    if data == "cuhk01":
-        return cuhk01.divide(
-            home=home,
-            seed=seed,
-            test_people=test_people,
-            validation_people=validation_people,
-            request=request,
-        )
-    if data == "grid":
-        return grid.divide(
-            home=home,
-            seed=seed,
-            split=split,
-            validation_people=validation_people,
-            request=request,
-        )
-    if not data.startswith("cuhk03/"):
-        return market1501.divide(
-            home=home,
-            folder=None if data == "market1501" else Path(data),
-            seed=seed,
-            validation_people=validation_people,
-            request=request,
-        )
-    boxes: Any = data.partition("/")[2]
-    if classic:
-        return cuhk03.divide_classic(
-            boxes=boxes,
-            home=home,
-            seed=seed,
-            split=split,
-            validation_people=validation_people,
-            request=request,
-        )
-    return cuhk03.divide_new(
-        boxes=boxes, home=home, seed=seed, validation_people=validation_people, request=request
-    )
+    # A set's file is called as the set and imported only here, as some need h5py or SciPy.
+    file = data.partition("/")[0] if data in NAMES else "market1501"
+    divide: Callable[[ReidOptions], ReidSplits]
+    divide = importlib.import_module(f"siamjax.data.datasets.{file}").divide
+    request = dataclasses.asdict(options) | {"home": None if home is None else str(home)}
+    return dataclasses.replace(divide(options), request=request)
 
 
 def _refuse(data: str, option: str, value: Any, default: Any, applies: bool) -> None:

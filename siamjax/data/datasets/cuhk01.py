@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from pathlib import PurePosixPath
+from typing import ClassVar
 
 from siamjax.data.archives import Published, collect, content_of, locate
 from siamjax.data.images import images_of
 from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
-from siamjax.data.reid import ReidSplits, draw_people, rank_views, tenth
+from siamjax.data.reid import ReidOptions, ReidSplits, draw_people, rank_views
 from siamjax.errors import UsageError
 
 CREDIT = "CUHK01 (Li, Zhao and Wang 2012)"
@@ -53,26 +53,19 @@ def _key(path: PurePosixPath) -> str | None:
     return path.name if _NAME.fullmatch(path.name) else None
 
 
-def divide(
-    *,
-    home: Path | None,
-    seed: int,
-    test_people: int | None,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
+def divide(options: ReidOptions) -> ReidSplits:
     """People divided at random, as published: 871/100 (default) or 485/486. Single-shot.
 
     The queries are of view 1, the gallery of view 2. ``validation_people`` (default a tenth) are
     taken out of the training people.
     """
-    images, cameras = prepared_people(Cuhk01(home=home), credit=CREDIT)
+    seed = options.seed
+    images, cameras = prepared_people(Cuhk01(home=options.home), credit=CREDIT)
     everyone = sorted(set(images.identities.tolist()))
-    count = PUBLISHED_TESTS[0] if test_people is None else test_people
+    count = PUBLISHED_TESTS[0] if options.test_people is None else options.test_people
     left, test = draw_people(everyone, count, seed=[seed, 0], least_left=4, what="test")
-    held_out = tenth(left) if validation_people is None else validation_people
     trained, validated = draw_people(
-        left, held_out, seed=[seed, 1], least_left=2, what="validation"
+        left, options.validation_people, seed=[seed, 1], least_left=2, what="validation"
     )
     ranking, remark = rank_views(images, cameras, test, name="test people")
     validation, other = rank_views(images, cameras, validated, name="validation people")
@@ -90,5 +83,4 @@ def divide(
             f"single-shot, queries of view 1, gallery of view 2; no person is in two of these"
             f"{remark}{other}"
         ),
-        request=request,
     )

@@ -18,13 +18,13 @@ from siamjax.data.images import ImageSet, images_of
 from siamjax.data.matlab import array, load_v5, open_v73
 from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
+    ReidOptions,
     ReidSplits,
     assert_apart,
     draw_people,
     rank,
     rank_by_camera,
     rank_views,
-    tenth,
 )
 from siamjax.errors import UsageError
 
@@ -146,24 +146,23 @@ def _png(image: Shaped[np.ndarray, "..."], name: str, path: Path) -> bytes:
     return encoded.getvalue()
 
 
-def divide_classic(
-    *,
-    boxes: Boxes,
-    home: Path | None,
-    seed: int,
-    split: int,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
+def divide(options: ReidOptions) -> ReidSplits:
+    """The splits of the classic or the new protocol."""
+    return (divide_classic if options.protocol == "classic" else divide_new)(options)
+
+
+def divide_classic(options: ReidOptions) -> ReidSplits:
     """The paper's protocol: official split 0 to 19, 1,160/100/100 people, single-shot.
 
     The file names the 100 test people; the 100 for validation are drawn from (seed, split) out
     of the other 1,260 of the first three pairs of cameras, as in the paper. The queries are of
     view 1.
     """
+    seed, split = options.seed, options.split
+    boxes: Boxes = "labeled" if options.data == "cuhk03/labeled" else "detected"
     if not 0 <= split < SPLITS:
         raise UsageError(f"cuhk03: split {split} must be 0 to {SPLITS - 1}")
-    builder = Cuhk03(boxes=boxes, home=home)
+    builder = Cuhk03(boxes=boxes, home=options.home)
     images, cameras = prepared_people(builder, credit=CREDIT)
     assert builder.info.metadata is not None  # given by PeopleBuilder
     rows = builder.info.metadata["testsets"][split]
@@ -174,7 +173,7 @@ def divide_classic(
             f"{images.name}: person {absent[0]} of test set {split} has no image; fetch {MAT} again"
         )
     others = sorted({p for p in everyone if int(p.split("_")[0]) <= PAIRS} - set(tested))
-    count = VALIDATION_PEOPLE if validation_people is None else validation_people
+    count = VALIDATION_PEOPLE if options.validation_people is None else options.validation_people
     trained, validated = draw_people(
         others, count, seed=[seed, split], least_left=2, what="validation"
     )
@@ -194,40 +193,34 @@ def divide_classic(
             f"1, {len(test.gallery)} gallery images of view 2; no person is in two of these"
             f"{remark}{other}"
         ),
-        request=request,
     )
 
 
-def divide_new(
-    *,
-    boxes: Boxes,
-    home: Path | None,
-    seed: int,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
+def divide_new(options: ReidOptions) -> ReidSplits:
     """The protocol of Zhong et al. (2017): 767/700 people, fixed lists, Market rule.
 
     ``validation_people`` (default a tenth) of the training people validate.
     """
-    images, cameras = prepared_people(Cuhk03(boxes=boxes, home=home), credit=CREDIT)
+    boxes: Boxes = "labeled" if options.data == "cuhk03/labeled" else "detected"
+    images, cameras = prepared_people(Cuhk03(boxes=boxes, home=options.home), credit=CREDIT)
     name = f"cuhk03_new_protocol_config_{boxes}.mat"
-    with opened_file(locate(PUBLISHED, home), name, PUBLISHED) as path:
+    with opened_file(locate(PUBLISHED, options.home), name, PUBLISHED) as path:
         whole, query, gallery = read_config(path, images, cameras, boxes=boxes)
     test, remark = rank(
         images, cameras, name="test people", query=query, gallery=gallery, rule="market"
     )
     people = sorted(set(images.identities[whole].tolist()))
     assert_apart(images, whole, np.concatenate([query, gallery]))
-    count = tenth(people) if validation_people is None else validation_people
-    trained, validated = draw_people(people, count, seed=[seed], least_left=2, what="validation")
+    trained, validated = draw_people(
+        people, options.validation_people, seed=[options.seed], least_left=2, what="validation"
+    )
     training = np.intersect1d(whole, images_of(images, trained))
     validation, other = rank_by_camera(
         images,
         cameras,
         np.intersect1d(whole, images_of(images, validated)),
         name="validation people",
-        seed=seed,
+        seed=options.seed,
     )
     tested = len(set(images.identities[gallery].tolist()))
     return ReidSplits(
@@ -239,11 +232,10 @@ def divide_new(
         protocol=(
             f"{images.name}, NEW protocol ({len(people)}/{tested} people), {boxes} boxes, Market "
             f"rule: {len(trained)} people for training ({len(training):,} images), "
-            f"{len(validated)} others for validation (seed {seed}), "
+            f"{len(validated)} others for validation (seed {options.seed}), "
             f"{len(test.query):,} queries, gallery {len(test.gallery):,}; no person is in two of "
             f"these{remark}{other}"
         ),
-        request=request,
     )
 
 

@@ -12,7 +12,7 @@ from siamjax.data.archives import Published, collect, content_of, locate, opened
 from siamjax.data.images import images_of
 from siamjax.data.matlab import load_v5
 from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
-from siamjax.data.reid import ReidSplits, assert_apart, draw_people, rank, tenth
+from siamjax.data.reid import ReidOptions, ReidSplits, assert_apart, draw_people, rank
 from siamjax.errors import UsageError
 
 CREDIT = "QMUL underground re-identification, GRID (Loy, Xiang and Gong 2009)"
@@ -83,31 +83,24 @@ def _trained(cell: Shaped[np.ndarray, "..."], where: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def divide(
-    *,
-    home: Path | None,
-    seed: int,
-    split: int,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
+def divide(options: ReidOptions) -> ReidSplits:
     """Official split 0 to 9: 125 people for training, 125 for test; single-shot, gallery 900.
 
     The queries are the probe images; the gallery is the other image of each test person and the
     775 strangers. ``validation_people`` (default a tenth) of the training people, drawn from the
     seed, validate without strangers, as these belong to the test.
     """
+    seed, split = options.seed, options.split
     if not 0 <= split < SPLITS:
         raise UsageError(f"grid: split {split} must be 0 to {SPLITS - 1}")
-    builder = Grid(home=home)
+    builder = Grid(home=options.home)
     images, cameras = prepared_people(builder, credit=CREDIT)
     everyone = sorted(set(images.identities.tolist()) - {STRANGER})
     assert builder.info.metadata is not None  # given by PeopleBuilder
     people = [f"{number:04d}" for number in builder.info.metadata["training"][split]]
     tested = sorted(set(everyone) - set(people))
-    count = tenth(people) if validation_people is None else validation_people
     trained, validated = draw_people(
-        people, count, seed=[seed, split], least_left=2, what="validation"
+        people, options.validation_people, seed=[seed, split], least_left=2, what="validation"
     )
     asks = np.array([key.startswith("probe/") for key in images.keys])
     stranger = images.identities == STRANGER
@@ -140,7 +133,6 @@ def divide(
             f"{len(test.gallery)} with {int(test.distractor.sum())} strangers; no person is in two "
             f"of these{remark}{other}"
         ),
-        request=request,
     )
 
 

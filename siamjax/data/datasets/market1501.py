@@ -13,12 +13,12 @@ from siamjax.data.archives import Published, collect, content_of, locate
 from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of
 from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
+    ReidOptions,
     ReidSplits,
     assert_apart,
     draw_people,
     rank,
     rank_by_camera,
-    tenth,
 )
 from siamjax.errors import UsageError
 
@@ -85,24 +85,18 @@ def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
     return images, np.array([camera for _, camera in parsed], np.int64)
 
 
-def divide(
-    *,
-    home: Path | None,
-    folder: Path | None,
-    seed: int,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
-    """The official splits, or those of ``folder``, a set of one's own.
+def divide(options: ReidOptions) -> ReidSplits:
+    """The official splits, or those of a folder of one's own (``data``).
 
     Junk (identity -1) is left out of the gallery, distractors (0000) stay in it.
     ``validation_people`` (default a tenth) of the training people validate.
     """
-    if folder is None:
-        images, cameras = prepared_people(Market1501(home=home), credit=CREDIT)
+    seed = options.seed
+    if options.data == "market1501":
+        images, cameras = prepared_people(Market1501(home=options.home), credit=CREDIT)
         official = "official counts"
     else:
-        images, cameras = folder_people(folder)
+        images, cameras = folder_people(Path(options.data))
         difference = _difference(images.keys)
         official = f"NOT Market-1501: {difference}" if difference else "Market-1501's counts"
     part = np.array([key.split("/")[0] for key in images.keys])
@@ -124,8 +118,9 @@ def divide(
         rule="market",
     )
     people = sorted(set(images.identities[whole].tolist()))
-    count = tenth(people) if validation_people is None else validation_people
-    trained, validated = draw_people(people, count, seed=[seed], least_left=2, what="validation")
+    trained, validated = draw_people(
+        people, options.validation_people, seed=[seed], least_left=2, what="validation"
+    )
     training = np.intersect1d(whole, images_of(images, trained))
     assert_apart(images, whole, np.concatenate([test.query, gallery[number[gallery] > 0]]))
     validation, other = rank_by_camera(
@@ -149,7 +144,6 @@ def divide(
             f"{int((number[gallery] == DISTRACTOR).sum()):,} distractors, {junk:,} junk boxes left "
             f"out; no person is in two of these{remark}{other}"
         ),
-        request=request,
     )
 
 

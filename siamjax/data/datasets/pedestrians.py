@@ -4,14 +4,14 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, images_of
 from siamjax.data.prepared import EMBEDDED, PeopleBuilder, RawImage, prepared_people
-from siamjax.data.reid import Ranking, ReidSplits, assert_apart, rank
+from siamjax.data.reid import Ranking, ReidOptions, ReidSplits, assert_apart, rank
 from siamjax.errors import UsageError
 
 CREDIT = (
@@ -42,14 +42,7 @@ class Pedestrians(PeopleBuilder, skip_registration=True):
                 yield row["file"], identity, int(row["tracklet"]), content
 
 
-def divide(
-    *,
-    seed: int,
-    disjoint: Literal["person", "tracklet"],
-    test_people: int | None,
-    validation_people: int | None,
-    request: dict[str, Any],
-) -> ReidSplits:
+def divide(options: ReidOptions) -> ReidSplits:
     """The splits of the embedded pedestrians, drawn from ``seed``; Market rule.
 
     ``person``: training shows none of the ``test_people`` (default 4). They are three of the six
@@ -62,20 +55,19 @@ def divide(
     for test, and two more, where three or more are left, for validation.
     """
     images, cameras = prepared_people(Pedestrians(), credit=CREDIT)
-    if disjoint == "tracklet":
-        if test_people is not None or validation_people is not None:
+    if options.disjoint == "tracklet":
+        if options.test_people is not None or options.validation_people is not None:
             raise UsageError(
                 "pedestrians: disjoint='tracklet' trains on everyone, so that test_people and "
                 "validation_people do not apply; leave them out"
             )
-        return _divide_tracklets(images, cameras, seed=seed, request=request)
+        return _divide_tracklets(images, cameras, seed=options.seed)
     return _divide_people(
         images,
         cameras,
-        seed=seed,
-        test_people=TEST_PEOPLE if test_people is None else test_people,
-        validation_people=validation_people or 0,
-        request=request,
+        seed=options.seed,
+        test_people=TEST_PEOPLE if options.test_people is None else options.test_people,
+        validation_people=options.validation_people or 0,
     )
 
 
@@ -86,7 +78,6 @@ def _divide_people(
     seed: int,
     test_people: int,
     validation_people: int,
-    request: dict[str, Any],
 ) -> ReidSplits:
     everyone = sorted(set(images.identities.tolist()))
     most = len(everyone) - validation_people - 2
@@ -128,13 +119,10 @@ def _divide_people(
             f"divided at random (seed {seed}): {len(trained)} for training ({len(training)} "
             f"images), {len(test)} for test ({_asked(images, ranking)}); {how}{remark}{other}"
         ),
-        request=request,
     )
 
 
-def _divide_tracklets(
-    images: ImageSet, cameras: Int[np.ndarray, " n"], *, seed: int, request: dict[str, Any]
-) -> ReidSplits:
+def _divide_tracklets(images: ImageSet, cameras: Int[np.ndarray, " n"], *, seed: int) -> ReidSplits:
     rng = np.random.default_rng(seed)
     left, asked = hold_out(images, cameras, np.arange(len(images)), rng=rng)
     training, validated = hold_out(images, cameras, left, rng=rng)
@@ -154,7 +142,6 @@ def _divide_tracklets(
             f"{_count(images, validated)} choose the checkpoint; no tracklet is in two of these, "
             f"but PEOPLE ARE{remark}{other}"
         ),
-        request=request,
     )
 
 
