@@ -47,6 +47,7 @@ def list_digest(indices: Int[np.ndarray, "*shape"]) -> str:
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is not equal in two descriptions, for a message."""
+    # Saved manifests say "pictures" for images.
     return [
         f"{name.replace('picture', 'image')} is {before.get(name)} there and {now.get(name)} here"
         for name in sorted({*before, *now})

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,43 +67,32 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
     functions = {"embed": (_embed(run), 1), "score": (_score(run), 2)}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UsageError(f"{out}: the folder cannot be made ({error.strerror})") from None
-    try:
-        np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
-        for name, (function, count) in functions.items():
-            try:
-                exported = jax.export.export(jax.jit(function), platforms=platforms)(
-                    weights, *[image] * count
-                )
-            except TypeError as error:
-                if "_DimExpr" not in str(error):
-                    raise
-                raise UsageError(
-                    f"{type(run.network).__name__} cannot be exported for any batch size: it uses "
-                    f"the batch size as a number ({error}); in the network, use x.shape[0] and "
-                    "x.reshape(x.shape[0], -1) in place of len(x)"
-                ) from None
-            (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
-        differences = [
-            _difference(folder, name, function, weights, count, run.size)
-            for name, (function, count) in functions.items()
-        ]
-        _describe(run, folder, out.name, platforms, differences)
-        folder.chmod(0o777 & ~_umask())
-        os.replace(folder, out)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+            folder = Path(scratch) / out.name
+            folder.mkdir()
+            np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
+            for name, (function, count) in functions.items():
+                lower = jax.export.export(jax.jit(function), platforms=platforms)
+                try:
+                    exported = lower(weights, *[image] * count)
+                except TypeError as error:
+                    if "_DimExpr" not in str(error):
+                        raise
+                    raise UsageError(
+                        f"{type(run.network).__name__} cannot be exported for any batch size: it "
+                        f"uses the batch size as a number ({error}); in the network, use "
+                        "x.shape[0] and x.reshape(x.shape[0], -1) in place of len(x)"
+                    ) from None
+                (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
+            differences = [
+                _difference(folder, name, function, weights, count, run.size)
+                for name, (function, count) in functions.items()
+            ]
+            _describe(run, folder, out.name, platforms, differences)
+            os.replace(folder, out)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return differences
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _embed(run: Finished) -> Callable[..., jax.Array]:

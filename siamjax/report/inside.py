@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 
 OUTPUT = "output"
@@ -61,14 +62,33 @@ class DeadFilters(NamedTuple):
     images: int
 
 
-def layers(network: nn.Module, variables: Any, size: int | tuple[int, int]) -> list[Layer]:
+def layers(network: nn.Module, variables: Any, size: Size) -> list[Layer]:
     """The layers of ``embed``, in the order in which they end; nothing is computed.
 
     ``size`` is the side, or (height, width), of the network's images. Raises ``UsageError`` for a
     network without ``embed``.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    return _layers(network, variables, (height, width, 3))
+    modules: dict[str, nn.Module] = {}  # in the order in which they end, not sorted by name
+
+    def captured(module: nn.Module, method: str) -> bool:
+        if method == "__call__" and module.path:
+            modules.setdefault("/".join(module.path), module)
+        return method == "__call__"
+
+    def run(variables: Any, images: Array) -> dict[str, Array]:
+        return _captured(network, variables, images, captured)
+
+    results = jax.eval_shape(run, variables, jax.ShapeDtypeStruct((1, *sides(size), 3), jnp.uint8))
+    modules[OUTPUT] = network
+    found = []
+    for name, module in modules.items():
+        result = getattr(results[name], "shape", ())
+        if len(result) in (2, 4):
+            inside = _inside(variables, name)
+            convolution = len(result) == 4 and getattr(inside.get("kernel"), "ndim", 0) == 4
+            count = sum(leaf.size for leaf in jax.tree.leaves(inside))
+            found.append(Layer(name, type(module).__name__, result[1:], count, convolution))
+    return found
 
 
 def find_layer(known: Sequence[Layer], name: str) -> Layer:
@@ -180,34 +200,8 @@ def _checked(images: np.ndarray) -> np.ndarray:
 def _paths(
     network: nn.Module, variables: Any, images: np.ndarray, names: Sequence[str]
 ) -> tuple[str, ...]:
-    known = _layers(network, variables, images.shape[1:])
+    known = layers(network, variables, images.shape[1:3])
     return tuple(find_layer(known, name).name for name in names)
-
-
-def _layers(network: nn.Module, variables: Any, shape: tuple[int, ...]) -> list[Layer]:
-    modules: dict[
-        str, nn.Module
-    ] = {}  # in the order in which they end; a tree would be sorted by name
-
-    def captured(module: nn.Module, method: str) -> bool:
-        if method == "__call__" and module.path:
-            modules.setdefault("/".join(module.path), module)
-        return method == "__call__"
-
-    def run(variables: Any, images: Array) -> dict[str, Array]:
-        return _captured(network, variables, images, captured)
-
-    results = jax.eval_shape(run, variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
-    modules[OUTPUT] = network
-    found = []
-    for name, module in modules.items():
-        result = getattr(results[name], "shape", ())
-        if len(result) in (2, 4):
-            inside = _inside(variables, name)
-            convolution = len(result) == 4 and getattr(inside.get("kernel"), "ndim", 0) == 4
-            count = sum(leaf.size for leaf in jax.tree.leaves(inside))
-            found.append(Layer(name, type(module).__name__, result[1:], count, convolution))
-    return found
 
 
 def _inside(variables: Any, path: str) -> Any:

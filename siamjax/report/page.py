@@ -5,8 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from siamjax.data.transforms import Size
 from siamjax.files import write_text
 from siamjax.training.run import Results, Run
@@ -54,17 +52,16 @@ def write_report(
         curves = training_curves(read_metrics(run.folder), data=manifest["data"], panels=panels)
         figures = [("Training", curves), *figures]
     columns, rows = table
-    page = render(
-        "page.html",
-        title=f"{run.folder.name} on {manifest['data']}",
-        protocol=manifest["protocol"],
-        columns=columns,
-        rows=rows,
-        remark=remark,
-        figures=[(name, as_png(figure)) for name, figure in figures],
-        manifest=[(k, v if isinstance(v, str) else json.dumps(v)) for k, v in shown.items()],
-    )
-    write_text(run.folder / "report.html", page)
+    values = {
+        "title": f"{run.folder.name} on {manifest['data']}",
+        "protocol": manifest["protocol"],
+        "columns": columns,
+        "rows": rows,
+        "remark": remark,
+        "figures": [(name, as_png(figure)) for name, figure in figures],
+        "manifest": [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in shown.items()],
+    }
+    write_text(run.folder / "report.html", render("page.html", values))
     print(manifest["protocol"])
     print(text_table(*table))
     if remark:
@@ -75,8 +72,8 @@ def write_report(
 
 def table_of(
     results: Results,
-    columns: Mapping[str, str] | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
     missing: str = "not measurable",
 ) -> Table:
     """Results by name as a table.
@@ -106,8 +103,10 @@ def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
     )
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, values: Mapping[str, Any]) -> str:
     """A page from a template of this package; values are escaped."""
+    import jinja2  # only here: steps and exports run without it
+
     loader = jinja2.PackageLoader("siamjax.report", ".")
     return jinja2.Environment(loader=loader, autoescape=True).get_template(template).render(values)
 

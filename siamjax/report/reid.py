@@ -36,7 +36,7 @@ def ranking_table(results: Results) -> Table:
     """Ranking measures of methods by name; measures that the protocol lacks are left out."""
     known = {name for values in results.values() for name in values}
     columns = {key: title for key, title in _RANKING_COLUMNS.items() if key in known}
-    return table_of(results, columns, missing="gallery too small")
+    return table_of(results, columns=columns, missing="gallery too small")
 
 
 def reid_report(

@@ -53,12 +53,8 @@ def write_results(
     def shown(one: Shown) -> dict[str, str]:
         return {"image": _address(one.image), "caption": one.caption, "value": one.value}
 
-    page = render(
-        "results.html",
-        title=title,
-        remark=remark,
-        lists=[(shown(query), [shown(one) for one in found]) for query, found in lists],
-    )
+    shown_lists = [(shown(query), [shown(one) for one in found]) for query, found in lists]
+    page = render("results.html", {"title": title, "remark": remark, "lists": shown_lists})
     try:
         write_text(path, page)
     except OSError as error:

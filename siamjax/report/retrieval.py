@@ -33,7 +33,7 @@ def search_table(results: Results, by_category: Mapping[str, Results]) -> Table:
         for category in categories
         for name, found in by_category.items()
     }
-    return table_of(listed, _SEARCH_COLUMNS, missing="gallery too small")
+    return table_of(listed, columns=_SEARCH_COLUMNS, missing="gallery too small")
 
 
 def retrieval_report(

@@ -34,7 +34,7 @@ def result_table(results: Results) -> Table:
     columns = dict(_COLUMNS)
     if any("fold_accuracy" in values for values in results.values()):
         columns["fold_accuracy"] = "k-fold accuracy (± standard error; standard deviation)"
-    titles, rows = table_of(results, columns)
+    titles, rows = table_of(results, columns=columns)
     for values, (_, cells) in zip(results.values(), rows, strict=True):
         if values.get("fold_accuracy") is not None:
             error, deviation = values["fold_standard_error"], values["fold_standard_deviation"]
