@@ -7,22 +7,28 @@
 from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.embedder import Embedder
+from siamjax.inference.export import export_run
 from siamjax.inference.frozen import frozen_maps
 from siamjax.inference.hard_negatives import Miner
 from siamjax.inference.pairs import PairScorer
-from siamjax.inference.reid import ReidEvaluation
+from siamjax.inference.reid import ReidEvaluation, rank_gallery
 from siamjax.inference.retrieval import embed_split, evaluate_retrieval
+from siamjax.inference.verification import Verifier, across_folds
 
 __all__ = [
     "Embedder",
     "Miner",
     "PairScorer",
     "ReidEvaluation",
+    "Verifier",
+    "across_folds",
     "embed_split",
     "evaluate_retrieval",
+    "export_run",
     "frozen_maps",
     "hsv_stripe_features",
     "pixel_features",
     "pixel_scores",
+    "rank_gallery",
     "score_pairs",
 ]
