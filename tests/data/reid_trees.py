@@ -8,7 +8,7 @@ from PIL import Image
 from siamjax.data.prepared import PeopleBuilder
 
 
-def pictures(images, count):
+def arrays_of(images, count):
     """``count`` different RGB arrays, spread over the embedded set."""
     return [images.image(int(i)) for i in np.linspace(0, len(images) - 1, count)]
 
@@ -41,7 +41,7 @@ def save_cuhk03(path, boxes, testsets):
             data.attrs["MATLAB_class"] = np.bytes_(kind)
             return data
 
-        def picture(array):
+        def image(array):
             if array is None:
                 empty = store(np.zeros(2, np.uint64), "double")
                 empty.attrs["MATLAB_empty"] = np.uint8(1)
@@ -63,7 +63,7 @@ def save_cuhk03(path, boxes, testsets):
         for name, pairs in boxes.items():
             stored = []
             for people in pairs:
-                references = objects([[picture(cell) for cell in person] for person in people])
+                references = objects([[image(cell) for cell in person] for person in people])
                 stored.append([store(cells(references, references.shape), "cell").ref])
             data = file.create_dataset(name, data=cells(objects(stored), (len(stored), 1)))
             data.attrs["MATLAB_class"] = np.bytes_("cell")
@@ -76,11 +76,11 @@ def save_cuhk03(path, boxes, testsets):
 def cuhk03_files(pairs):
     """What the images of one kind of boxes are called."""
     return {
-        f"{pair}_{person:03d}_{1 + (number > 5)}_{number:02d}.png": picture
+        f"{pair}_{person:03d}_{1 + (number > 5)}_{number:02d}.png": image
         for pair, people in enumerate(pairs, 1)
         for person, cells in enumerate(people, 1)
-        for number, picture in enumerate(cells, 1)
-        if picture is not None
+        for number, image in enumerate(cells, 1)
+        if image is not None
     }
 
 

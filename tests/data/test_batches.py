@@ -177,10 +177,10 @@ def test_sizes_that_are_none():
         pair_batches(images, SampledPairs(images, seed=0), Config(), size=0)
 
 
-def test_without_augmentation_a_picture_is_itself(faces):
+def test_without_augmentation_a_image_is_itself(faces):
     batch = batches(faces, augmentation=None)[0]
     known = {resize(faces.image(i), 16).tobytes() for i in range(60)}
-    assert all(picture.tobytes() in known for picture in batch["x1"])
+    assert all(image.tobytes() in known for image in batch["x1"])
 
 
 def test_ragged_end_is_padded_with_weight_0(faces):
@@ -211,7 +211,7 @@ class TestTriplets:
         return read(made, start)
 
     @pytest.mark.parametrize("recolor", [False, True])
-    def test_each_picture_is_read_and_augmented_in_turn(self, faces, stream, recolor):
+    def test_each_image_is_read_and_augmented_in_turn(self, faces, stream, recolor):
         options = Augmentation(recolor=recolor)
         got = self.batches(faces, stream, augmentation=options)
         assert len(got) == 5
@@ -220,17 +220,17 @@ class TestTriplets:
             rng, colors = (generator(7, position, stream=s) for s in (1, 3))
             table = color_table(colors)
             for place, word in enumerate(("anchor", "positive", "negative")):
-                picture = resize(faces.image(stream[position][place]), (16, 12))
-                picture = augment(picture, options, rng)
+                image = resize(faces.image(stream[position][place]), (16, 12))
+                image = augment(image, options, rng)
                 if word == "negative" and colors.random() >= 0.5:
                     table = color_table(colors)
                     own += 1
                 if recolor:
-                    picture = recolored(picture, table)
+                    image = recolored(image, table)
                 batch = got[position // 4][word]
                 assert batch.shape == (4, 16, 12, 3)
                 assert batch.dtype == np.uint8
-                np.testing.assert_array_equal(batch[position % 4], picture)
+                np.testing.assert_array_equal(batch[position % 4], image)
         assert 4 <= own <= 16
         assert set(got[0]) == {"anchor", "positive", "negative", "identity", "negative_identity"}
         for position in range(20):  # equal numbers, equal identities
@@ -266,15 +266,15 @@ class TestAugment:
     """One random affine map, about the centre."""
 
     def test_nothing_asked_nothing_changed(self, faces, rng):
-        picture = resize(faces.image(0), 32)
+        image = resize(faces.image(0), 32)
         still = Augmentation(mirror=False, rotation=0, translation=0, scale=0)
-        np.testing.assert_array_equal(augment(picture, still, rng), picture)
+        np.testing.assert_array_equal(augment(image, still, rng), image)
 
     def test_mirror_alone(self, faces):
-        picture = resize(faces.image(0), 32)
+        image = resize(faces.image(0), 32)
         mirror = Augmentation(mirror=True, rotation=0, translation=0, scale=0)
-        seen = {augment(picture, mirror, np.random.default_rng(s)).tobytes() for s in range(20)}
-        assert seen == {picture.tobytes(), picture[:, ::-1].tobytes()}
+        seen = {augment(image, mirror, np.random.default_rng(s)).tobytes() for s in range(20)}
+        assert seen == {image.tobytes(), image[:, ::-1].tobytes()}
 
     def test_corners_of_a_turn(self):
         """A quarter turn takes the centre to itself, and keeps distances to it."""

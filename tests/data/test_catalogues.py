@@ -19,7 +19,7 @@ def write(path, text, *, encoding="utf-8"):
     return path
 
 
-def picture(path, value):
+def draw(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), (value, 0, 0)).save(path)
 
@@ -36,7 +36,7 @@ class TestTable:
         rows = ["Image,id,Item,category,Note", 'a.png,7,mug,kitchen,"big, blue"', "b.png,8,mug,,"]
         text = "\n".join(rows).replace(",", separator).replace("big" + separator, "big,")
         for name, value in (("a.png", 10), ("b.png", 20)):
-            picture(tmp_path / name, value)
+            draw(tmp_path / name, value)
         catalogue = open_catalogue(write(tmp_path / "t.tsv", "\ufeff" + text))
         assert catalogue.images.keys == ("7", "8")
         assert catalogue.images.identities.tolist() == ["mug", "mug"]
@@ -48,8 +48,8 @@ class TestTable:
 
     def test_the_path_is_the_id_and_the_item_without_these_columns(self, tmp_path):
         table = write(tmp_path / "t.csv", "price,filename\n1,sub/a.png\n\n2,b.png\n")
-        picture(tmp_path / "images/sub/a.png", 3)
-        picture(tmp_path / "images/b.png", 4)
+        draw(tmp_path / "images/sub/a.png", 3)
+        draw(tmp_path / "images/b.png", 4)
         catalogue = open_catalogue(str(table))
         assert catalogue.images.keys == ("sub/a.png", "b.png")
         assert catalogue.images.identities.tolist() == ["sub/a.png", "b.png"]
@@ -86,10 +86,10 @@ class TestTable:
         assert catalogue.attributes["name"].tolist() == ["Gown", "Boot"]
         assert [red(catalogue, row) for row in (0, 1)] == [50, 90]
 
-    def test_five_unknown_names_are_no_picture(self, tmp_path):
+    def test_five_unknown_names_are_no_image(self, tmp_path):
         text = "sku,title,brand,price,photo\n1,a,x,3,p1.jpg\n"
         table = write(tmp_path / "t.csv", text)
-        picture(tmp_path / "x.jpg", 1)
+        draw(tmp_path / "x.jpg", 1)
         message = r"line 1: no column for the image .* only sku, title, brand, price, photo;"
         with pytest.raises(UsageError, match=message):
             open_catalogue(table)
@@ -99,7 +99,7 @@ class TestTable:
 
     def test_header_in_another_order(self, tmp_path):
         table = write(tmp_path / "t.csv", "ID,name,category\nx/i1.png,Gown,dress\n")
-        picture(tmp_path / "x/i1.png", 7)
+        draw(tmp_path / "x/i1.png", 7)
         catalogue = open_catalogue(tmp_path)
         assert catalogue.images.name == "table t.csv"
         assert catalogue.images.source.paths[0] == table.parent / "x/i1.png"
@@ -129,7 +129,7 @@ class TestTable:
         with pytest.raises(UsageError, match=r"t\.csv, line 3: not UTF-8"):
             open_catalogue(table)
 
-    def test_a_missing_picture_is_named_when_it_is_read(self, tmp_path):
+    def test_a_missing_image_is_named_when_it_is_read(self, tmp_path):
         catalogue = open_catalogue(write(tmp_path / "t.csv", "id,name\ni1,a\ni2,b\n"))
         with pytest.raises(UsageError, match=r"i2\.jpg: no such image"):
             catalogue.images.image(1)
@@ -143,7 +143,7 @@ class TestFolder:
 
     def test_a_sub_folder_is_an_item(self, tmp_path):
         for place, name in enumerate(("mug/1.png", "mug/2.jpg", "a/b/1.png", "alone.png")):
-            picture(tmp_path / name, 10 * place)
+            draw(tmp_path / name, 10 * place)
         write(tmp_path / "README.txt", "")
         write(tmp_path / ".trash/x.png", "")
         write(tmp_path / "mug/._1.png", "")
@@ -281,7 +281,7 @@ class TestOnlineProducts:
         for split, rows in (("train", "1 4 1 bicycle_final/a.JPG"), ("test", "2 9 8 mug_final/b")):
             text = f"image_id class_id super_class_id path\n{rows}\n"
             write(tmp_path / f"Ebay_{split}.txt", text)
-        picture(tmp_path / "bicycle_final/a.JPG", 200)
+        draw(tmp_path / "bicycle_final/a.JPG", 200)
         catalogue = open_catalogue(tmp_path)
         assert catalogue.images.name == "stanford_online_products"
         named = open_catalogue("stanford_online_products", home=tmp_path)

@@ -30,9 +30,9 @@ def test_all_are_there(catalogue):
 
 
 def test_nothing_is_said_when_they_are_prepared(tmp_path, capfd, monkeypatch):
-    prepared, pictures = emoji.Emoji, emoji.Emoji._generate_examples
+    prepared, examples = emoji.Emoji, emoji.Emoji._generate_examples
     monkeypatch.setattr(emoji, "Emoji", lambda **options: prepared(data_dir=tmp_path, **options))
-    monkeypatch.setattr(prepared, "_generate_examples", lambda self: islice(pictures(self), 3))
+    monkeypatch.setattr(prepared, "_generate_examples", lambda self: islice(examples(self), 3))
     assert len(open_catalogue("emoji")) == 3
     assert (tmp_path / "emoji").is_dir()
     assert capfd.readouterr() == ("", "")

@@ -65,11 +65,11 @@ def test_nothing_in_a_folder_is_dropped_in_silence(tmp_path, face_folder):
     (tmp_path / "anna").mkdir()
     with pytest.raises(UsageError, match="anna: an identity without images"):
         folder_images(tmp_path)
-    picture = (face_folder / "s01" / "01.png").read_bytes()
-    (tmp_path / "anna" / "1.png").write_bytes(picture[:500])
+    image = (face_folder / "s01" / "01.png").read_bytes()
+    (tmp_path / "anna" / "1.png").write_bytes(image[:500])
     with pytest.raises(UsageError, match=r"anna/1.png: (not an|broken) image"):
         folder_images(tmp_path).image(0)
-    (tmp_path / "stray.png").write_bytes(picture)
+    (tmp_path / "stray.png").write_bytes(image)
     with pytest.raises(UsageError, match=r"stray.png: in no identity's folder"):
         folder_images(tmp_path)
 

@@ -55,7 +55,7 @@ def test_split_is_disjoint_and_whole(faces):
     assert parts == split_people(faces, validation=6, test=10, seed=3)
 
 
-def test_people_with_one_picture_only_train():
+def test_people_with_one_image_only_train():
     images = image_set([2, 2, 2, 2, 2, 1, 1, 1, 1])
     train, _, _ = split_people(images, validation=2, test=2, seed=0)
     assert {"p5", "p6", "p7", "p8"} <= set(train)

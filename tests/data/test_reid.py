@@ -270,7 +270,7 @@ def test_broken_archive(tmp_path, name):
         collect(source, str)
 
 
-def test_archive_cut_in_a_picture(tmp_path):
+def test_archive_cut_in_an_image(tmp_path):
     source = tmp_path / "some.zip"
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr("1.txt", b"x" * 1000)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.io
 from reid_trees import (
+    arrays_of,
     cuhk03_config,
     cuhk03_files,
-    pictures,
     prepare_in,
     save_cuhk03,
     save_v5,
@@ -27,7 +27,7 @@ CONFIG = "cuhk03_new_protocol_config_{}.mat"
 
 @pytest.fixture(scope="module")
 def crops():
-    return pictures(reid_splits("pedestrians").images, 60)
+    return arrays_of(reid_splits("pedestrians").images, 60)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def people(splits, indices):
 
 
 @pytest.mark.parametrize("kind", ["labeled", "detected"])
-def test_pictures_names_and_cameras(home, boxes, kind):
+def test_images_names_and_cameras(home, boxes, kind):
     images, cameras = prepared_people(cuhk03.Cuhk03(boxes=kind, home=home), credit="")
     expected = cuhk03_files(boxes[kind])
     assert images.name == f"cuhk03/{kind}"
@@ -235,7 +235,7 @@ def test_wrong_large_file(home, boxes, test_sets, tmp_path, break_it, message):
         reid_splits("cuhk03/labeled", home=tmp_path / "cuhk-03.mat")
 
 
-def test_test_person_without_a_picture(home, boxes, test_sets, tmp_path, monkeypatch):
+def test_test_person_without_an_image(home, boxes, test_sets, tmp_path, monkeypatch):
     pair, person = test_sets[0][0]
     pairs = [[list(cells) for cells in people] for people in boxes["labeled"]]
     gone = sum(cell is not None for cell in pairs[pair - 1][person - 1])

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from reid_trees import pictures, prepare_in, save, save_v5
+from reid_trees import arrays_of, prepare_in, save, save_v5
 
 from siamjax.data.datasets import cuhk01, grid
 from siamjax.data.prepared import prepared_people
@@ -18,7 +18,7 @@ from siamjax.errors import UsageError
 
 @pytest.fixture(scope="module")
 def crops():
-    return pictures(reid_splits("pedestrians").images, 90)
+    return arrays_of(reid_splits("pedestrians").images, 90)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def small_cuhk01(own, crops, monkeypatch):
     return own / "CUHK01"
 
 
-def test_cuhk01_pictures(small_cuhk01, crops):
+def test_cuhk01_images(small_cuhk01, crops):
     images, cameras = prepared_people(cuhk01.Cuhk01(), credit="")
     assert images.name == "cuhk01"
     assert images.keys[5] == "0002002.png"
@@ -157,7 +157,7 @@ def small_grid(own, crops, monkeypatch):
     return home
 
 
-def test_grid_pictures(small_grid):
+def test_grid_images(small_grid):
     images, cameras = prepared_people(grid.Grid(), credit="")
     assert len(images) == 26
     for index, key in enumerate(images.keys):

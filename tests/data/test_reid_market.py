@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from reid_trees import pictures, prepare_in, save
+from reid_trees import arrays_of, prepare_in, save
 
 from siamjax.data.datasets import market1501
 from siamjax.data.reid import reid_splits
@@ -16,7 +16,7 @@ from siamjax.errors import UsageError
 
 @pytest.fixture(scope="module")
 def crops():
-    return pictures(reid_splits("pedestrians").images, 90)
+    return arrays_of(reid_splits("pedestrians").images, 90)
 
 
 @pytest.fixture

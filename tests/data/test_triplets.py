@@ -81,7 +81,7 @@ def test_depends_on_seed_and_position_alone():
     assert draw(SampledTriplets(MADE, ALL, seed=3), 50) != drawn
 
 
-def test_only_training_pictures_are_drawn():
+def test_only_training_images_are_drawn():
     chosen = np.flatnonzero(np.isin(MADE.images.identities, ["a", "d", "c"]))
     for triplet in draw(SampledTriplets(MADE, chosen, seed=0), 200):
         assert set(triplet) <= set(chosen.tolist())
@@ -192,7 +192,7 @@ def test_mining_copies_no_embeddings():
     assert peak < 0.6 * embeddings.nbytes
 
 
-def test_mining_knows_training_pictures_only(rng):
+def test_mining_knows_training_images_only(rng):
     chosen = np.flatnonzero(np.isin(MADE.images.identities, ["a", "d", "c"]))
     stream = MinedTriplets(MADE, chosen, seed=0, batch_size=4, hard=1.0)
     stream.use(stream.nearest_others(rng.normal(size=(len(chosen), 4))), start=0)
