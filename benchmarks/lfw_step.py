@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import tyro
-
 from benchmarks.in_turn import compare, serve
 
 BATCH, SIDE, RATE, MOMENTUM = 8, 128, 0.01, 0.9
@@ -51,8 +49,10 @@ def siamjax_step(*, tuned: bool) -> Callable[[], object]:
     return run
 
 
-def torch_step() -> Callable[[], object]:
-    """The same step in PyTorch eager."""
+def torch_step(
+    *, batch: int = BATCH, side: int = SIDE, width: float = 1.0, compiled: bool = False
+) -> Callable[[], object]:
+    """The same step in PyTorch, on its default device: eager, or its forward compiled."""
     import torch
     from torch import nn
 
@@ -62,29 +62,35 @@ def torch_step() -> Callable[[], object]:
         return [*layers, nn.MaxPool2d(2)] if pool else layers
 
     torch.manual_seed(0)
+    c1, c2, c3, c4, features = (round(n * width) for n in (64, 128, 256, 512, 1024))
     network = nn.Sequential(
-        *block(3, 64, 5, True),
-        *block(64, 128, 5, True),
-        *block(128, 256, 3, True),
-        *block(256, 512, 3, False),
+        *block(3, c1, 5, True),
+        *block(c1, c2, 5, True),
+        *block(c2, c3, 3, True),
+        *block(c3, c4, 3, False),
         nn.Flatten(),
-        nn.Linear(131072, 1024),
+        nn.Linear(c4 * (side // 8) ** 2, features),
         nn.ReLU(),
-        nn.BatchNorm1d(1024),
+        nn.BatchNorm1d(features),
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM)
-    pixels = torch.randint(0, 256, (2 * BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
-    same = (torch.arange(BATCH) % 2 == 1).float()
+    images = torch.randint(0, 256, (2 * batch, 3, side, side), dtype=torch.uint8)
+    same = (torch.arange(batch) % 2 == 1).float()
+
+    def forward() -> torch.Tensor:
+        shown = images.float() / 255
+        variance, mean = torch.var_mean(shown, (1, 2, 3), correction=0, keepdim=True)
+        standardized = (shown - mean) * (variance + 0.05**2).rsqrt()
+        first, second = network(standardized).split(batch)
+        distance = (first - second).square().sum(1).add(1e-12).sqrt()
+        apart = torch.clamp(1 - distance, min=0)
+        return (same * distance.square() + (1 - same) * apart.square()).mean()
+
+    loss_of = torch.compile(forward) if compiled else forward
 
     def run() -> float:
         optimizer.zero_grad()
-        images = pixels.float() / 255
-        variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
-        standardized = (images - mean) * (variance + 0.05**2).rsqrt()
-        first, second = network(standardized).split(BATCH)
-        distance = (first - second).square().sum(1).add(1e-12).sqrt()
-        apart = torch.clamp(1 - distance, min=0)
-        loss = (same * distance.square() + (1 - same) * apart.square()).mean()
+        loss = loss_of()
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -115,4 +121,6 @@ if __name__ == "__main__":
         }
         serve(prepare[sys.argv[2]])
     else:
+        import tyro
+
         tyro.cli(main)

@@ -10,7 +10,7 @@ channels_last. The best of these counts.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ SHAPES = {
 }
 
 
-def _start() -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
+def _start(batch: int = BATCH) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
     """Parameters, images (first all x1, then all x2) and labels, the same for all."""
     rng = np.random.default_rng(0)
     params = {}
@@ -47,8 +47,8 @@ def _start() -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray, np.ndarray]:
         bound = 1 / np.sqrt(np.prod(shape[:-1]))
         draws = (rng.uniform(-bound, bound, size).astype(np.float32) for size in (shape, shape[-1]))
         params[name] = dict(zip(("kernel", "bias"), draws, strict=True))
-    images = rng.integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
-    return params, images, np.arange(BATCH) % 3 == 0
+    images = rng.integers(0, 256, (2 * batch, HEIGHT, WIDTH, 3), np.uint8)
+    return params, images, np.arange(batch) % 3 == 0
 
 
 def siamjax_steps() -> Prepared:
@@ -77,8 +77,15 @@ def siamjax_steps() -> Prepared:
     return Prepared({"step": run}, {f"loss {number}": run() for number in range(3)})
 
 
-def torch_steps(form: str, *, channels_last: bool) -> Prepared:
-    """PyTorch eager steps, with a separate network for each way to run the correlation."""
+def torch_steps(
+    form: str,
+    *,
+    channels_last: bool,
+    batch: int = BATCH,
+    ways: Sequence[tuple[str, int]] = WAYS,
+    compiled: bool = False,
+) -> Prepared:
+    """PyTorch steps on its default device, a network for each way to run the correlation."""
     import torch
     import torch.nn.functional as F
     from torch import Tensor
@@ -120,15 +127,15 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
         pairs = zip(x.split(size), y.split(size), strict=True)
         return torch.cat([conv(*pair, kernel) for pair in pairs])
 
-    params, pixels, same = _start()
+    params, pixels, same = _start(batch)
     laid = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=laid)
-    target = torch.from_numpy(same).float()
+    images = torch.as_tensor(pixels).permute(0, 3, 1, 2).contiguous(memory_format=laid)
+    target = torch.as_tensor(same).float()
 
     def make(way: str, size: int) -> Step:
         own = {}
         for name, pair in params.items():
-            weight, bias = (torch.from_numpy(u).clone() for u in pair.values())
+            weight, bias = (torch.as_tensor(u).clone() for u in pair.values())
             if weight.ndim == 4:
                 weight = weight.permute(3, 2, 0, 1).contiguous(memory_format=laid)
             own[name] = weight.requires_grad_(), bias.requires_grad_()
@@ -137,12 +144,11 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
             every, lr=RATE, momentum=MOMENTUM, dampening=MOMENTUM, weight_decay=DECAY
         )
 
-        def step() -> float:
-            optimizer.zero_grad()
+        def forward() -> Tensor:
             x = images.float().div(255)
             x = F.max_pool2d(F.relu(F.conv2d(x, *own["conv1"])), 2)
             x = F.max_pool2d(F.relu(F.conv2d(x, *own["conv2"])), 2)
-            first, second = x.contiguous().split(BATCH)
+            first, second = x.contiguous().split(batch)
             kernel, bias = own["correlation"]
             matched = F.relu(correlate(first, second, kernel, way, size) + bias)
             x = F.max_pool2d(F.conv2d(matched.permute(0, 3, 1, 2), *own["conv4"]), 2)
@@ -151,16 +157,22 @@ def torch_steps(form: str, *, channels_last: bool) -> Prepared:
                 weight, bias = own[name]
                 x = torch.addmm(bias, x, weight)
                 x = F.relu(x) if name == "dense" else x
-            loss = F.binary_cross_entropy_with_logits(x[:, 1] - x[:, 0], target)
+            return F.binary_cross_entropy_with_logits(x[:, 1] - x[:, 0], target)
+
+        loss_of = torch.compile(forward) if compiled else forward
+
+        def step() -> float:
+            optimizer.zero_grad()
+            loss = loss_of()
             loss.backward()
             optimizer.step()
             return loss.item()
 
         return step
 
-    steps = {f"{way} {size}": make(way, size) for way, size in WAYS}
+    steps = {f"{way} {size}": make(way, size) for way, size in ways}
     facts = {}
-    for name in ("kept 4", "recomputed 2", "whole 0"):
+    for name in [name for name in ("kept 4", "recomputed 2", "whole 0") if name in steps]:
         for number in range(3):
             facts[f"loss {number}"] = steps[name]()
     return Prepared(steps, facts)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from benchmarks.in_turn import Candidate, Prepared, serve, write
 
@@ -34,9 +33,26 @@ def _kernel(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return bound * (2 * draw - 1)
 
 
-def _images() -> np.ndarray:
+def _images(triplets: int = TRIPLETS) -> np.ndarray:
     """Images: first all anchors, then all positives, then all negatives."""
-    return np.random.default_rng(0).integers(0, 256, (3 * TRIPLETS, SIDE, SIDE, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (3 * triplets, SIDE, SIDE, 3), np.uint8)
+
+
+def loss_function(network: Any) -> Callable:
+    """The published loss of a network, for :func:`siamjax.training.make_train_step`."""
+    from siamjax import distances, losses
+    from siamjax.metrics import Mean, triplet_monitors
+    from siamjax.training import forward_triplets
+
+    def loss_fn(params, model_state, batch, key):
+        rows, model_state = forward_triplets(network, params, model_state, batch, key)
+        near, far = distances.euclidean(rows[0], rows[1]), distances.euclidean(rows[0], rows[2])
+        loss = Mean.of(losses.triplet(near, far, margin=MARGIN, cap=CAP))
+        penalty = losses.l2_penalty(params, L2)
+        metrics = triplet_monitors(rows, near, far, margin=MARGIN, cap=CAP)
+        return Mean(loss.total + penalty * loss.count, loss.count), (model_state, metrics)
+
+    return loss_fn
 
 
 def siamjax_step() -> Prepared:
@@ -45,11 +61,10 @@ def siamjax_step() -> Prepared:
     import jax
     import optax
 
-    from siamjax import distances, losses, use_fast_cpu_kernels
-    from siamjax.metrics import Mean, triplet_monitors
+    from siamjax import use_fast_cpu_kernels
     from siamjax.models import VisualSearchNet
     from siamjax.parallel import data_parallel, replicate, shard
-    from siamjax.training import create_state, forward_triplets, make_train_step
+    from siamjax.training import create_state, make_train_step
 
     use_fast_cpu_kernels()
     network = VisualSearchNet()
@@ -66,15 +81,7 @@ def siamjax_step() -> Prepared:
     anchor, positive, negative = np.split(images, 3)
     batch: dict[str, Any] = {"anchor": anchor, "positive": positive, "negative": negative}
 
-    def loss_fn(params, model_state, batch, key):
-        rows, model_state = forward_triplets(network, params, model_state, batch, key)
-        near, far = distances.euclidean(rows[0], rows[1]), distances.euclidean(rows[0], rows[2])
-        loss = Mean.of(losses.triplet(near, far, margin=MARGIN, cap=CAP))
-        penalty = losses.l2_penalty(params, L2)
-        metrics = triplet_monitors(rows, near, far, margin=MARGIN, cap=CAP)
-        return Mean(loss.total + penalty * loss.count, loss.count), (model_state, metrics)
-
-    step = data_parallel(make_train_step(loss_fn, optimizer))
+    step = data_parallel(make_train_step(loss_function(network), optimizer))
 
     def run() -> float:
         nonlocal state
@@ -84,8 +91,10 @@ def siamjax_step() -> Prepared:
     return Prepared({"step": run}, {f"loss {number}": run() for number in range(2)})
 
 
-def torch_step(*, channels_last: bool) -> Prepared:
-    """The same step in PyTorch eager."""
+def torch_step(
+    *, channels_last: bool, triplets: int = TRIPLETS, compiled: bool = False
+) -> Prepared:
+    """The same step in PyTorch, on its default device: eager, or its forward compiled."""
     import torch
     import torch.nn.functional as F
 
@@ -95,7 +104,7 @@ def torch_step(*, channels_last: bool) -> Prepared:
     weights: dict[str, torch.Tensor] = {}
 
     def add(name: str, *shape: int) -> None:
-        kernel = torch.from_numpy(_kernel(f"{name}/kernel", shape))
+        kernel = torch.as_tensor(_kernel(f"{name}/kernel", shape))
         if kernel.ndim == 4:
             kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=layout)
         weights[f"{name}/kernel"] = kernel.requires_grad_()
@@ -112,7 +121,7 @@ def torch_step(*, channels_last: bool) -> Prepared:
         add(f"{shallow}/conv", 8, 8, 3, 96)
     add("embedding", 7168, 4096)
     optimizer = torch.optim.SGD(list(weights.values()), lr=RATE)
-    images = torch.from_numpy(_images()).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    images = torch.as_tensor(_images(triplets)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
     def layer(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}/kernel"], weights[f"{name}/bias"]
@@ -140,14 +149,20 @@ def torch_step(*, channels_last: bool) -> Prepared:
         joined = torch.cat([deep, flat(one), flat(two)], dim=1)
         return torch.sigmoid(torch.addmm(bias, joined, kernel))
 
-    def run() -> float:
-        optimizer.zero_grad()
-        anchor, positive, negative = embed(images.float() / 255).split(TRIPLETS)
+    def forward() -> torch.Tensor:
+        anchor, positive, negative = embed(images.float() / 255).split(triplets)
         near = (anchor - positive).square().sum(1).sqrt()
         far = (anchor - negative).square().sum(1).sqrt()
         loss = (MARGIN + near - far).clamp(0, CAP).mean()
         for name, weight in L2.items():
             loss = loss + weight * weights[f"{name}/kernel"].square().sum()
+        return loss
+
+    loss_of = torch.compile(forward) if compiled else forward
+
+    def run() -> float:
+        optimizer.zero_grad()
+        loss = loss_of()
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -210,4 +225,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--candidate"]:
         serve(PREPARE[sys.argv[2]])
     else:
+        import tyro
+
         tyro.cli(main)

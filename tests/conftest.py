@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -11,6 +12,9 @@ import jax
 import pytest
 
 from siamjax import use_fast_cpu_kernels
+
+if TYPE_CHECKING:
+    from siamjax.data.images import ImageSet
 
 use_fast_cpu_kernels()
 CACHE = Path(__file__).parent.parent / ".pytest_cache"
@@ -24,14 +28,14 @@ os.environ["TFDS_DATA_DIR"] = str(TFDS)  # read when TFDS is imported
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from siamjax.data.datasets.orl_faces import CREDIT, OrlFaces  # noqa: E402
-from siamjax.data.images import ImageSet  # noqa: E402
-from siamjax.data.prepared import prepared_images  # noqa: E402
 
-
+# Fixtures import the data: the tests marked accelerator run where grain and TFDS are missing.
 @pytest.fixture(scope="session")
-def faces() -> ImageSet:
+def faces() -> "ImageSet":
     """The embedded faces, through their TFDS builder."""
+    from siamjax.data.datasets.orl_faces import CREDIT, OrlFaces
+    from siamjax.data.prepared import prepared_images
+
     return prepared_images(OrlFaces(file_format="array_record"), credit=CREDIT)
 
 
