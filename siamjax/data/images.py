@@ -1,5 +1,6 @@
 """Images with the identity each one shows."""
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -120,11 +121,9 @@ class ImageSet:
 
     def take(self, indices: Int[np.ndarray, " n"]) -> "ImageSet":
         """The set of these images, in this order."""
-        keys = tuple(self.keys[index] for index in indices.tolist())
-        return ImageSet(
-            name=self.name,
-            credit=self.credit,
-            keys=keys,
+        return dataclasses.replace(
+            self,
+            keys=tuple(self.keys[index] for index in indices.tolist()),
             identities=self.identities[indices],
             source=_Part(self.source, indices),
         )
@@ -134,13 +133,9 @@ class ImageSet:
         source: ImageSource = _Joined(self.source, others.source)
         if isinstance(self.source, Files) and isinstance(others.source, Files):
             source = Files((*self.source.paths, *others.source.paths))
-        return ImageSet(
-            name=name,
-            credit=self.credit,
-            keys=self.keys + others.keys,
-            identities=np.concatenate([self.identities, others.identities]),
-            source=source,
-        )
+        keys = self.keys + others.keys
+        identities = np.concatenate([self.identities, others.identities])
+        return dataclasses.replace(self, name=name, keys=keys, identities=identities, source=source)
 
     def checksum(self) -> str:
         """sha256 over names, identities and the bytes of the images."""

@@ -53,13 +53,8 @@ class Ranking:
         if len(self.query) <= most:
             return self
         chosen = np.linspace(0, len(self.query) - 1, most).round().astype(int)
-        return Ranking(
-            name=f"{self.name} ({most} queries)",
-            query=self.query[chosen],
-            gallery=self.gallery,
-            rule=self.rule,
-            distractor=self.distractor,
-        )
+        name = f"{self.name} ({most} queries)"
+        return dataclasses.replace(self, name=name, query=self.query[chosen])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
