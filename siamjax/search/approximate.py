@@ -24,7 +24,7 @@ from siamjax.search.nearest import Nearest, check_undamaged, checked_gallery, ch
 
 _BLOCK = 8192  # rows given to FAISS at a time
 _EACH = 50  # sampled rows a centre
-_WIDER = 4  # so many times ``top`` rows are found, to be compared again
+_WIDER = 4  # FAISS finds so many times ``top`` rows, to be compared again
 
 
 def approximate(
