@@ -259,7 +259,7 @@ def test_neighbourhood_conv_equals_two_steps(rng):
     )
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         close(one, other, 1e-5)
-    with pytest.raises(UsageError, match=r"need \(150, outputs\)"):
+    with pytest.raises(UsageError, match=r"expected \(150, outputs\)"):
         correlation.cross_input_neighbourhood_conv(x, y, kernel[:75])
 
 
@@ -267,7 +267,7 @@ def test_refusals(rng):
     x, y = maps(rng, (6, 5, 2))
     refused = [
         (lambda: normxcorr(x, y[:, :5]), r"\(2, 6, 5, 2\) .* and \(2, 5, 5, 2\)"),
-        (lambda: normxcorr(x, y[..., :1]), "one size, number of channels"),
+        (lambda: normxcorr(x, y[..., :1]), "must have the same shape"),
         (lambda: normxcorr(x, y.astype(jnp.bfloat16)), "bfloat16"),
         (lambda: normxcorr(x, y, patch_size=4), "patch_size 4: .* odd"),
         (lambda: normxcorr(x, y, row_search=-1), "row_search -1"),

@@ -1,8 +1,8 @@
 """Normalised cross-correlation of feature patches, and the cross-input neighbourhood layer.
 
 Contract: feature maps are ``*batch height width channels``, both of one shape; statistics and sums
-run in float32 at least, and the result has the dtype of the inputs. A pair is correlated as
-x's patches searched in y; f(x, y) is not f(y, x).
+are float32 at least, and the result has the dtype of the inputs. x's patches are searched in y, so
+f(x, y) is not f(y, x).
 
 Source: Subramaniam, Chatterjee, Mittal, *Deep Neural Networks with Inexact Matching for Person
 Re-Identification*, NIPS 2016, section 3.1, and the released code, which settles what the paper
@@ -61,27 +61,28 @@ def normxcorr(
 
         sum_p (x_p - mean x) (y_p - mean y) / (n s_x s_y),   s = sqrt(sum_p (. - mean)^2 / n) + e
 
-    in [-1, 1], at ``[i, j, (c * rows + r) * columns + k]``. Patches whose centre lies in the rows
-    above or below the map are real, partly padded ones. A patch of one value correlates 0 with
-    everything; gradients are finite there.
+    in [-1, 1], at ``[i, j, (c * rows + r) * columns + k]``. A patch whose centre lies in the rows
+    above or below the map counts like any other that is partly padding. A patch of one value has
+    correlation 0 with every other; gradients are finite there.
 
     Args:
-        x: maps whose patches search.
+        x: maps whose patches are looked for.
         y: maps that are searched.
         patch_size: side of the patches, odd.
         row_search: rows above and below that are searched; 2 * row_search + 1 in all.
         column_search: None searches every column of the map, at quadratic cost in the width. k
-            searches the 2k + 1 columns around the patch (some of them partly padded at the
-            map's border), at linear cost; the last axis then counts offsets -k..k.
-        epsilon: added to each deviation. The smaller, the larger the gradient of flat patches.
-        ddof: 1 divides by patch_size^2 - 1 as the paper, 0 by patch_size^2.
+            searches the 2k + 1 columns around the patch (partly padded at the map's border), at
+            linear cost; the last axis then counts offsets -k..k.
+        epsilon: added to each standard deviation. The smaller, the larger the gradient of nearly
+            flat patches.
+        ddof: 1 divides by patch_size^2 - 1 as the paper does, 0 by patch_size^2.
         reduction: ``mean`` divides by n, ``sum`` does not. A Keras guide of 2018 computes
             ``ddof=0, epsilon=0, reduction="sum"``: 25 times the correlation.
-        gradient: ``paper`` is the backward of the released code, which is not the derivative of
-            its forward: s + e stands where the derivative has s (1.9 % off at s = 1, 15 % at 0.1).
+        gradient: ``exact``, or ``paper``: the backward pass of the released code, which has s + e
+            where the derivative of its forward pass has s (1.9 % off at s = 1, 15 % at 0.1).
 
     Raises ``UsageError`` for maps of different or too few axes, an even ``patch_size``, options
-    out of range, and features that are not finite (where they are known: not under a trace).
+    out of range, and features that are not finite (these are not seen under a trace).
     """
     x, y = as_maps(x, y)
     options = _options(
@@ -108,29 +109,29 @@ def normxcorr_conv(
     reduction: Reduction = "mean",
     gradient: Gradient = "exact",
 ) -> Float[Array, "*batch height width outputs"]:
-    """``activation(normxcorr(x, y)) @ kernel + bias`` without ever storing the map.
+    """``activation(normxcorr(x, y)) @ kernel + bias``, computed without storing the map.
 
-    The map of 37 x 12 x 25 features has 1500 channels: 2.7 MB a pair. Here each row offset's part
-    of it, for a few pairs at a time, goes into the 1x1 convolution at once, and the backward pass
-    computes it anew.
+    The correlation map of 37 x 12 x 25 features has 1500 channels: 2.7 MB for each pair. Here the
+    part of each row offset, for a few pairs at a time, goes straight into the 1x1 convolution, and
+    the backward pass computes it again. :class:`siamjax.models.NormXCorrConv` is the layer.
 
     Args:
-        x: maps whose patches search.
+        x: maps whose patches are looked for.
         y: maps that are searched.
         kernel: 1x1 kernel on the map's channels, in the order of :func:`normxcorr`.
         bias: added to the result, or None.
         activation: elementwise function of the correlation, such as ``jax.nn.relu``, or None.
-            Pass a function that is defined once (a new lambda each call compiles anew) and
-            closes over no traced value: through its own parameters no gradient flows.
-        patch_size: as in :func:`normxcorr`, as is all that follows.
-        row_search: as there.
-        column_search: as there.
-        epsilon: as there.
-        ddof: as there.
-        reduction: as there.
-        gradient: as there.
+            Pass a function that is defined once (a new lambda compiles anew in each call) and
+            closes over no traced value: no gradient flows to what it closes over.
+        patch_size: this and all that follow are the options of :func:`normxcorr`.
+        row_search: rows above and below that are searched.
+        column_search: columns to the left and right that are searched; None: every column.
+        epsilon: added to each standard deviation.
+        ddof: taken from the number of entries of a patch.
+        reduction: ``mean`` or ``sum``.
+        gradient: ``exact`` or ``paper``.
 
-    Raises ``UsageError`` as :func:`normxcorr`, and for a kernel of another number of features.
+    Raises ``UsageError`` as :func:`normxcorr` does, and for a kernel of another size.
     """
     x, y = as_maps(x, y)
     options = _options(
@@ -139,9 +140,8 @@ def normxcorr_conv(
     features = x.shape[-1] * options.offsets * options.searched(x.shape[-2])
     if kernel.ndim != 2 or kernel.shape[0] != features:
         raise UsageError(
-            f"kernel of shape {kernel.shape} for maps {x.shape[-3:]}: {x.shape[-1]} channels x "
-            f"{options.offsets} rows x {options.searched(x.shape[-2])} columns need ({features}, "
-            "outputs)"
+            f"kernel of shape {kernel.shape}, expected ({features}, outputs): {x.shape[-1]} "
+            f"channels x {options.offsets} rows x {options.searched(x.shape[-2])} columns"
         )
     check_bias(bias, kernel)
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -162,9 +162,9 @@ def normxcorr_by_definition(
     ddof: int = 1,
     reduction: Reduction = "mean",
 ) -> Float[Array, "height width features"]:
-    """:func:`normxcorr` of one pair as it is defined: the specification, to be read; slow.
+    """:func:`normxcorr` of one pair by its definition: a specification to read, and slow.
 
-    One function compares two patches; ``vmap`` carries it over columns, row offsets, channels,
+    One function compares two patches; ``vmap`` applies it over columns, row offsets, channels
     and positions. Its gradient at a patch of one value is not a number.
     """
     height, width, channels = x.shape
@@ -201,7 +201,7 @@ def _options(
     x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
 ) -> Options:
     if patch_size < 1 or patch_size % 2 == 0:
-        raise UsageError(f"patch_size {patch_size}: a patch needs a centre; use an odd size")
+        raise UsageError(f"patch_size {patch_size}: use an odd size, so that a patch has a centre")
     if row_search < 0 or (column_search is not None and column_search < 0):
         raise UsageError(
             f"row_search {row_search}, column_search {column_search}: must be 0 or more (or None "
@@ -213,7 +213,7 @@ def _options(
         raise UsageError(f"ddof {ddof} must lie in [0, {patch_size**2}), the entries of a patch")
     if reduction not in ("mean", "sum") or gradient not in ("exact", "paper"):
         raise UsageError(
-            f"reduction {reduction!r}, gradient {gradient!r}: known are mean, sum; exact, paper"
+            f"reduction {reduction!r}, gradient {gradient!r}; choose mean or sum, exact or paper"
         )
     return Options(
         patch=patch_size,

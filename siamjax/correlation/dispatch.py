@@ -1,4 +1,4 @@
-"""Which formulation computes a correlation, on how many examples at a time, and its gradient."""
+"""Chooses which formulation computes a correlation, and on how many examples at a time."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 from siamjax.correlation import patch_products, shifted_maps, shifted_maps_gradient
 from siamjax.correlation.patches import Options
 
-# The formulation, chosen in one place. On a CPU (shifted_maps) what counts is that a chunk's work
-# stays in the cache, so a chunk is a few examples: 4 at 37x12x25, one of larger maps. On
-# accelerators every kernel costs a launch and matrix products cost least, so there the patches are
-# standardised, correlated by batched matrix products, and many examples are taken at a time.
+# On a CPU (shifted_maps) it matters most that a chunk's work stays in the cache, so a chunk is a
+# few examples: 4 at 37x12x25, one of larger maps. On accelerators (patch_products) every kernel
+# costs a launch and matrix products cost least, so there the patches are standardised, correlated
+# by batched matrix products, and many examples are taken at a time.
 _CPU_CHUNK, _CHUNK = 2.5e6, 256e6  # bytes of one row offset's map
 
 
@@ -25,7 +25,7 @@ def map_of(
     y: Float[Array, "batch height width channels"],
     options: Options,
 ) -> Float[Array, "batch height width features"]:
-    """The correlation map; the backward pass keeps x and y alone."""
+    """The correlation map; only x and y are kept for the backward pass."""
     return _on_this_platform(shifted_maps.map_of, patch_products.map_of, options, None, x, y)[1]
 
 
@@ -52,7 +52,7 @@ def conv_of(
     kernel: Float[Array, "features outputs"],
     options: Options,
 ) -> Float[Array, "batch height width outputs"]:
-    """The 1x1 convolution of the activated map; the backward pass keeps the arguments alone."""
+    """The 1x1 convolution of the activated map; only the arguments are kept for the backward."""
     kernel = _by_offset(kernel, x.shape[-1], options)
 
     def with_kernel(conv: Callable) -> Callable:
@@ -99,7 +99,7 @@ def _by_offset(kernel: Array, channels: int, options: Options) -> Array:
 def _on_this_platform(
     on_cpu: Callable, elsewhere: Callable, options: Options, total: Array | None, *arrays: Array
 ) -> tuple[Array | None, Any]:
-    """``function(*chunk of arrays, options)``, or with a running ``total`` first and returned."""
+    """``function(*chunk, options)`` of every chunk; a ``total`` is passed first and updated."""
 
     def over_chunks(function: Callable, budget: float) -> Callable:
         def one(total: Array | None, chunk: list[Array]):
@@ -121,9 +121,9 @@ def _on_this_platform(
 
 
 def _examples(x: Array, options: Options, budget: float) -> int:
-    """Examples a chunk: the largest divisor of the batch within the budget, or 1."""
+    """Examples in a chunk: the largest divisor of the batch within the budget, or 1."""
     batch, height, width, channels = x.shape
-    if not isinstance(batch, int):  # exported for any batch: its divisors are not known
+    if not isinstance(batch, int):  # exported for any batch size, whose divisors are not known
         return 1
     rows = height + options.patch - 1
     each = channels * options.searched(width) * width * rows * x.dtype.itemsize

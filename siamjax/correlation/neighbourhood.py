@@ -21,11 +21,11 @@ def cross_input_neighbourhood(
     *,
     size: int = 5,
 ) -> Float[Array, "*batch height width 2*channels*size*size"]:
-    """Differences of each value with the neighbourhood of the same place in the other map.
+    """Differences of each value from the neighbourhood of the same place in the other map.
 
-    ``K[i, j] = x[i, j] 1(size, size) - N[y[i, j]]``, zeros outside the map. First the direction
-    from x to y, then that from y to x; in each, channel by channel, the neighbourhood row by row.
-    Without the ReLU that follows in the paper.
+    ``K[i, j] = x[i, j] 1(size, size) - N[y[i, j]]``, with zeros outside the map: first from x to y,
+    then from y to x; in each channel by channel, and the neighbourhood row by row. The ReLU that
+    follows in the paper is left to the caller.
     """
     x, y = _checked(x, y, size)
     half = size // 2
@@ -51,10 +51,10 @@ def cross_input_neighbourhood_conv(
     size: int = 5,
     activation: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "*batch height width outputs"]:
-    """``activation(cross_input_neighbourhood(x, y)) @ kernel + bias``, the map never stored.
+    """``activation(cross_input_neighbourhood(x, y)) @ kernel + bias``, without storing the map.
 
-    One offset of the neighbourhood at a time goes into the 1x1 convolution; the backward pass
-    computes its differences anew, in float32 at least.
+    One offset of the neighbourhood at a time goes into the 1x1 convolution, in float32 at least;
+    the backward pass computes its differences again.
     """
     x, y = _checked(x, y, size)
     dtype = x.dtype
@@ -62,8 +62,8 @@ def cross_input_neighbourhood_conv(
     channels = x.shape[-1]
     if kernel.ndim != 2 or kernel.shape[0] != 2 * channels * size**2:
         raise UsageError(
-            f"kernel of shape {kernel.shape}: 2 directions x {channels} channels x {size}x{size} "
-            f"need ({2 * channels * size**2}, outputs)"
+            f"kernel of shape {kernel.shape}, expected ({2 * channels * size**2}, outputs): "
+            f"2 directions x {channels} channels x {size}x{size}"
         )
     check_bias(bias, kernel)
     by_offset = kernel.reshape(2, channels, size**2, -1).transpose(2, 0, 1, 3).astype(x.dtype)
@@ -88,7 +88,9 @@ def cross_input_neighbourhood_conv(
 def _checked(x: Array, y: Array, size: int) -> tuple[Array, Array]:
     x, y = as_maps(x, y)
     if size < 1 or size % 2 == 0:
-        raise UsageError(f"neighbourhood of {size}x{size}: it needs a centre; use an odd size")
+        raise UsageError(
+            f"neighbourhood of {size}x{size}: use an odd size, so that it has a centre"
+        )
     return x, y
 
 

@@ -11,7 +11,10 @@ from siamjax.correlation.patches import Options, prepare
 
 
 def _standardised(x: Array, options: Options, *, rows: int, columns: int) -> Array:
-    """Patches less their mean, over their deviation: (n, height, width, channels, patch^2)."""
+    """Patches minus their mean, over their standard deviation.
+
+    Of shape (n, height, width, channels, patch^2).
+    """
     side = prepare(x, rows=rows, columns=columns, options=options)
     across, down = side.mean.shape[1], side.mean.shape[3]
     centred = jnp.stack(
@@ -30,7 +33,7 @@ def _standardised(x: Array, options: Options, *, rows: int, columns: int) -> Arr
 def _over_offsets(x: Array, y: Array, options: Options, consume, start: Any) -> tuple[Any, Any]:
     """Scan ``consume(carry, number, activated map of the row offset) -> (carry, result)``.
 
-    One offset's map is there at a time, in the backward pass too, which computes it anew.
+    Only one offset's map exists at a time, also in the backward pass, which computes it again.
     """
     columns = options.columns or 0
     height, width = x.shape[1:3]
@@ -59,7 +62,7 @@ def _over_offsets(x: Array, y: Array, options: Options, consume, start: Any) -> 
 
 
 def map_of(x: Array, y: Array, options: Options) -> Float[Array, "n height width features"]:
-    """The map itself."""
+    """The correlation map."""
     maps = _over_offsets(x, y, options, lambda carry, number, part: (carry, part), None)[1]
     return jnp.moveaxis(maps, 0, 4).reshape(*x.shape[:3], -1)
 

@@ -1,4 +1,4 @@
-"""Options of the operator, and the statistics of an image's patches."""
+"""Options of the operator, and the statistics of a map's patches."""
 
 import functools
 import operator
@@ -13,16 +13,16 @@ from jaxtyping import Array, Float
 
 
 class Options(NamedTuple):
-    """What defines the operator; static.
+    """The options of the operator, which are static under ``jax.jit``.
 
     Attributes:
         patch: side of the patches, odd.
         rows: offsets -rows..rows are searched.
         columns: offsets -columns..columns are searched; None: every column of the map.
-        epsilon: added to every deviation.
-        ddof: taken from the number of entries in the deviation and in the mean.
+        epsilon: added to every standard deviation.
+        ddof: taken from the number of entries, in the standard deviation and in the mean.
         mean: divide by (patch^2 - ddof); else the plain sum.
-        paper_gradient: the released code's backward.
+        paper_gradient: use the backward pass of the released code.
         activation: elementwise function of the correlation, or None.
     """
 
@@ -46,19 +46,19 @@ class Options(NamedTuple):
         return self.patch**2 - self.ddof
 
     def searched(self, width: int) -> int:
-        """Columns that each patch is compared with."""
+        """Number of columns that each patch is compared with."""
         return width if self.columns is None else 2 * self.columns + 1
 
 
 class Side(NamedTuple):
-    """One image of each pair, zero padded, with the statistics of its patches.
+    """One map of each pair, zero padded, with the statistics of its patches.
 
     Attributes:
-        values: (channels, width + patch - 1, n, height + patch - 1), less the channel's mean.
+        values: (channels, width + patch - 1, n, height + patch - 1), minus the channel's mean.
         mean: (channels, width, n, height), of each patch.
-        deviation: of each patch.
-        slope: 1 / (deviation + epsilon), or 0 where that is no number.
-        scale: slope, but 0 for a patch of one value: its correlation is 0 exactly.
+        deviation: standard deviation of each patch.
+        slope: 1 / (deviation + epsilon), or 0 where both are 0.
+        scale: slope, but 0 for a patch of one value, whose correlation is exactly 0.
     """
 
     values: Array
@@ -71,11 +71,11 @@ class Side(NamedTuple):
 def prepare(
     x: Float[Array, "n height width channels"], *, rows: int, columns: int, options: Options
 ) -> Side:
-    """Pad by half a patch plus ``rows`` and ``columns``, and take the statistics of all patches.
+    """Pad by half a patch plus ``rows`` and ``columns``, and compute the statistics of all patches.
 
-    The mean of each image and channel is subtracted first, and the padding is its negative:
-    the correlation does not change, but windowed sums of features whose mean is large against
-    their deviation would cancel in float32 (2.6e-3 at a ratio of 100; so 4e-6).
+    The mean of each map and channel is subtracted first, and the padding is its negative. This does
+    not change the correlation, but without it windowed sums of features whose mean is large against
+    their standard deviation cancel in float32 (an error of 2.6e-3 at a ratio of 100, here 4e-6).
     """
     n, height, width, channels = x.shape
     half, patch = options.patch // 2, options.patch
@@ -84,8 +84,8 @@ def prepare(
     shape = (channels, width + 2 * (half + columns), n, height + 2 * (half + rows))
     values = jnp.broadcast_to(-mean.T[:, None, :, None], shape)
     values = lax.dynamic_update_slice(values, x, (0, half + columns, 0, half + rows))
-    # Mean and squared deviations first of each line of a patch, then of the lines: exact for a
-    # patch of one value, and as accurate as two passes over the whole patch.
+    # Mean and squared differences first within each line of a patch, then between the lines: exact
+    # for a patch of one value, and as accurate as two passes over the whole patch.
     across = shape[1] - patch + 1
     lines = [lax.slice_in_dim(values, b, b + across, axis=1) for b in range(patch)]
     line_mean = added(lines) / patch
@@ -95,7 +95,7 @@ def prepare(
     squares = [lax.slice_in_dim(line_square, a, a + down, axis=3) for a in range(patch)]
     patch_mean = added(means) / patch
     square = added(squares) + patch * added(jnp.square(m - patch_mean) for m in means)
-    # Of a patch of one value rounding leaves some 1e-7 of it as deviation.
+    # Rounding leaves a patch of one value a standard deviation of some 1e-7 of that value.
     flat = square <= jnp.square(4 * jnp.finfo(x.dtype).eps * patch * patch_mean)
     deviation = jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, square / options.count)))
     slope = _slope(options, deviation)
@@ -113,7 +113,7 @@ def _slope(options: Options, deviation: Array) -> Array:
 def _slope_tangent(options, primals, tangents):
     slope = _slope(options, *primals)
     tangent = -jnp.square(slope) * tangents[0]
-    # The deviation's own derivative divides by s; the released code divides by s + epsilon.
+    # The derivative of the standard deviation s divides by s; the released code by s + epsilon.
     return slope, tangent * slope * primals[0] if options.paper_gradient else tangent
 
 
@@ -129,9 +129,9 @@ def pull_back(
 ) -> Float[Array, "n height width channels"]:
     """Gradient of :func:`prepare`: from those of values, patch means and log(slope) to x's.
 
-    With ds/dx_p = (x_p - mean) / (count s). The released backward has s + epsilon for that s.
-    Of the image's mean no gradient is needed: adding a constant to image and padding changes
-    nothing, so the gradients of the values add up to 0.
+    ds/dx_p = (x_p - mean) / (count s), where the released code has s + epsilon for s. The map's
+    mean needs no gradient: adding a constant to map and padding changes nothing, so the gradients
+    of the values add up to 0.
     """
     patch, half = options.patch, options.patch // 2
     divisor = 1.0 / side.slope if options.paper_gradient else side.deviation
@@ -154,7 +154,7 @@ def _spread(u: Array, *, patch: int) -> Array:
     """Transpose of the window sum: every entry of a patch gets the patch's value."""
     channels, width, n, height = u.shape
     across, down = width + patch - 1, height + patch - 1
-    # Updates of a buffer and not pads: XLA computes a pad inside a loop with a test an element.
+    # Not pads but updates of a buffer: inside a loop XLA computes a pad with a test per element.
     wide = jnp.zeros((channels, width + 2 * (patch - 1), n, height), u.dtype)
     wide = lax.dynamic_update_slice_in_dim(wide, u, patch - 1, axis=1)
     lines = added(lax.slice_in_dim(wide, b, b + across, axis=1) for b in range(patch))
@@ -164,5 +164,5 @@ def _spread(u: Array, *, patch: int) -> Array:
 
 
 def added(terms: Iterable[Array]) -> Array:
-    """The sum, written out term by term: XLA makes one loop of it."""
+    """The sum, written out term by term, which XLA computes in one loop."""
     return functools.reduce(operator.add, terms)

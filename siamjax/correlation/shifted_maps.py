@@ -1,18 +1,18 @@
-"""How normxcorr is computed on a CPU: products of shifted maps, summed over windows, never patches.
+"""The formulation for a CPU: products of shifted maps, summed over windows, without patches.
 
-Everything here works on one chunk of examples and one row offset r at a time, so that all it
-touches stays in a core's cache. Arrays are laid out ``channel, column, (example, row)``: rows of
-all examples of the chunk lie one after the other in the last axis, where a shift by a row is a
-slice, loops are long and contiguous, and the correlation of a row offset is, without a transpose,
-the ``features x positions`` operand of the matrix product with the 1x1 kernel.
+Everything here works on one chunk of examples and one row offset r at a time, so that its data
+stays in a core's cache. Arrays are laid out ``channel, column, (example, row)``: the rows of
+all examples of the chunk follow each other in the last axis. There a shift by a row is a slice,
+loops are long and contiguous, and the correlation of a row offset is, without a transpose, the
+``features x positions`` operand of the matrix product with the 1x1 kernel.
 
 For x's column j, y's column k and a row i the windowed sum over a patch is separable:
 
     g[c, k, j, i] = sum_b x[c, j + b, i] y[c, k + b, i + r]       (along the diagonal)
     S[c, k, j, i] = sum_a g[c, k, j, i + a]                       (down the rows)
 
-10 operations a value instead of 25, and the means and deviations of the patches, known from each
-image alone, turn S into the correlation: ``(S - p^2 mx my) / (n (sx + e) (sy + e))``.
+10 operations a value instead of 25. The means and standard deviations of the patches, known from
+each map alone, turn S into the correlation: ``(S - p^2 mx my) / (n (sx + e) (sy + e))``.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ from siamjax.correlation.patches import Options, added, prepare
 
 
 def stored(offset: Array, compute: Callable[[], Any]) -> Any:
-    """``compute()``, and XLA stores the result once instead of computing it anew at each use.
+    """``compute()``, made so that XLA stores the result instead of computing it at each use.
 
-    XLA fuses a sum of shifted slices into each of its users, here up to five times over, and the
-    fused loop does not vectorise. A conditional is a border that it does not
-    fuse across (it drops ``optimization_barrier`` on a CPU); ``offset``, the loop's index, is never
-    negative, but XLA does not know that.
+    XLA fuses a sum of shifted slices into each of its users, here up to five times, and the fused
+    loop does not vectorise. It does not fuse across a conditional (but drops an
+    ``optimization_barrier`` on a CPU). ``offset``, the loop's index, is never negative, but XLA
+    does not know that.
     """
     like = jax.eval_shape(compute)
     return lax.cond(
@@ -41,11 +41,11 @@ def stored(offset: Array, compute: Callable[[], Any]) -> Any:
 
 
 class Grid(NamedTuple):
-    """Places rows of n examples one after the other, with an example's room at either end."""
+    """The layout of the rows of n examples in one axis, with room for one example at either end."""
 
     n: int
     length: int
-    lead: int  # positions before the first example that are computed too
+    lead: int  # positions before the first example that are computed as well
 
     def place(self, u: Array, buffer: Array | None = None) -> Array:
         """(channels, width, n, rows <= length) -> (channels, width, n + 2, length)."""
@@ -68,7 +68,7 @@ def _take(side: Array, offset: Array, size: int) -> Array:
 
 
 class Chunk:
-    """One chunk at work: both sides on a common grid, and y's rows at the current offset."""
+    """A chunk of pairs: both maps on a common grid, and y's rows at the current offset."""
 
     def __init__(self, x: Array, y: Array, options: Options, *, lead: int) -> None:
         self.options = options
@@ -88,7 +88,7 @@ class Chunk:
         self.x_slope = line(place(self.x.slope * unit))
 
     def buffers(self) -> tuple[Array, ...]:
-        """Room for y's rows at an offset; updated in place from one offset to the next."""
+        """Buffers for y's rows at an offset, updated in place from one offset to the next."""
         y, grid = self.y, self.grid
         empty = [
             jnp.zeros((*u.shape[:2], grid.n + 2, grid.length), u.dtype)
@@ -106,14 +106,14 @@ class Chunk:
         )
 
     def windows(self, line: Array, size: int) -> Array:
-        """Y's columns as x's meet them: (channels, searched, 1 or size, positions)."""
+        """Y's columns as x's are compared with them: (channels, searched, 1 or size, positions)."""
         if self.options.columns is None:
             return line[:, :, None]
         searched = self.options.searched(self.width)
         return jnp.stack([line[:, q : q + size] for q in range(searched)], axis=1)
 
     def met(self, windows: Array, b: int) -> Array:
-        """Y's values that meet x's columns b, b + 1, ...: (channels, searched, 1 or width, ...)."""
+        """Y's values for x's columns b, b + 1, ...: (channels, searched, 1 or width, ...)."""
         if self.options.columns is None:
             return windows[:, b : b + self.width]
         return windows[:, :, b : b + self.width]
@@ -145,10 +145,10 @@ class Chunk:
 
 
 def forward(x: Array, y: Array, options: Options, consume: Callable[..., Any], start: Any) -> Any:
-    """Visit every row offset: ``consume(carry, number, activated map) -> carry``.
+    """Call ``consume(carry, number, activated map) -> carry`` for every row offset.
 
-    The map is (channels, searched, width, n * length); ``rows`` of the grid of
-    :func:`forward_grid` gives the rows of each example.
+    The map is (channels, searched, width, n * length); :func:`forward_grid`'s ``rows`` takes the
+    rows of each example from it.
     """
     work = Chunk(x, y, options, lead=0)
 
@@ -161,7 +161,7 @@ def forward(x: Array, y: Array, options: Options, consume: Callable[..., Any], s
 
 
 def forward_grid(shape: tuple[int, ...], options: Options) -> Grid:
-    """How the positions of a chunk of shape (n, height, width, channels) are laid out."""
+    """The layout of the positions of a chunk of shape (n, height, width, channels)."""
     return Grid(shape[0], shape[1] + options.patch - 1, 0)
 
 
@@ -185,7 +185,7 @@ def conv_of(
 
 
 def map_of(x: Array, y: Array, options: Options) -> Float[Array, "n height width features"]:
-    """The map itself, of a chunk."""
+    """The correlation map of a chunk."""
     n, height, width, channels = x.shape
     grid, searched = forward_grid(x.shape, options), options.searched(width)
 

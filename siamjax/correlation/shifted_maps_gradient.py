@@ -1,4 +1,4 @@
-"""The gradient of the formulation of :mod:`siamjax.correlation.shifted_maps`, map computed anew."""
+"""The gradient of :mod:`siamjax.correlation.shifted_maps`, which computes the map again."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,18 +12,18 @@ from jaxtyping import Array, Float
 from siamjax.correlation.patches import Options, added, pull_back
 from siamjax.correlation.shifted_maps import Chunk, Grid, stored
 
-# Sums over so many columns are written out: a reduction of XLA does not vectorise along the rows.
+# Sums over up to this many columns are written out: XLA's reduction does not vectorise along rows.
 _UNROLLED = 64
 
 
 def _add_at(total: Array, part: Array, start: Any, *, axis: int) -> Array:
-    """``total`` with ``part`` added from ``start`` on along an axis; XLA does it in place."""
+    """``total`` with ``part`` added along an axis from ``start`` on; XLA does it in place."""
     before = lax.dynamic_slice_in_dim(total, start, part.shape[axis], axis=axis)
     return lax.dynamic_update_slice_in_dim(total, before + part, start, axis=axis)
 
 
 class _Pulled(NamedTuple):
-    """Gradients as they add up over the row offsets."""
+    """Gradients that are added up over the row offsets."""
 
     x_values: tuple[Array, ...]  # one for each column of the patch
     x_mean: Array
@@ -39,10 +39,10 @@ def backward(
     options: Options,
     cotangent: Callable[[Array, Array, Grid], tuple[Array, Any]],
 ) -> tuple[Array, Array, Any]:
-    """Gradients of x and y, and what ``cotangent`` gave at each offset, stacked.
+    """Gradients of x and y, and the ``extra`` of every offset, stacked.
 
     ``cotangent(number, activated map, grid) -> (gradient of the activated map, extra)``; positions
-    that are no row of an example must have gradient 0.
+    that belong to no example must have gradient 0.
     """
     patch, width = options.patch, x.shape[2]
     work = Chunk(x, y, options, lead=options.patch - 1)
@@ -61,7 +61,7 @@ def backward(
             (gradient,) = pull(gradient)
         values = work.windows(grid.line(buffers[0])[..., lead:], width + patch - 1)
         mean, _, slope = (work.windows(grid.line(u), width) for u in buffers[1:])
-        # The gradient of the centred sums, and that of log(slope) of both images.
+        # The gradient of the centred sums, and that of log(slope) of both maps.
         sums, logs = stored(
             offset,
             lambda: (gradient * (work.x_slope[:, None] * slope), gradient * correlated),
@@ -128,13 +128,13 @@ def _sum_searched(gradient: Array, met: Array | None) -> Array:
 
 
 def _pull_y(work: Chunk, pulled: _Pulled, offset, diagonal, sums, logs, x_lines) -> _Pulled:
-    """Add what an offset gives to the gradients of y."""
+    """Add an offset's part to the gradients of y."""
     patch, width, columns = work.options.patch, work.width, work.options.columns
     lead, grid = work.grid.lead, work.grid
     y_lines = jnp.zeros((work.channels, work.y.values.shape[1], x_lines.shape[-1]), sums.dtype)
     x_mean = work.x_mean[:, None]
     if columns is None:
-        # The sum over x's columns is that over y's with the two axes changed.
+        # The sum over x's columns is the one over y's with the two axes exchanged.
         turned = [a.swapaxes(1, 2) for a in (diagonal, sums, logs)]
         for b in range(patch):
             met = x_lines[:, b : b + width, None]
@@ -167,7 +167,7 @@ def conv_gradient(
     cotangent: Float[Array, "n height width outputs"],
     options: Options,
 ) -> tuple[Array, Array, Float[Array, "offsets features outputs"]]:
-    """Gradients of x, y and the kernel, the map computed anew."""
+    """Gradients of x, y and the kernel."""
     outputs = kernel.shape[-1]
     lead = options.patch - 1
     grid = Grid(x.shape[0], x.shape[1] + options.patch - 1, lead)
