@@ -124,7 +124,8 @@ def test_lines_to_edit_name_what_exists():
             assert name in names, line
 
 
-@pytest.mark.parametrize("page", [page.name for page in PAGES])
+# The changelog names what is gone, too.
+@pytest.mark.parametrize("page", [page.name for page in PAGES if page.name != "changelog.md"])
 def test_modules_and_files_that_are_named_exist(page):
     text = (DOCS / page if (DOCS / page).exists() else ROOT / page).read_text()
     for path in sorted(set(re.findall(r"`(siamjax(?:\.\w+)+)", text))):
