@@ -1,4 +1,7 @@
-"""Published weights: read, checked tensor by tensor, and put into a network's variables."""
+"""Published weights: read, checked tensor by tensor, and put into a network's variables.
+
+VGG-16 (Simonyan and Zisserman, ICLR 2015) and InceptionV3 (Szegedy et al., CVPR 2016).
+"""
 
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained.architectures import HEADS

@@ -1,4 +1,4 @@
-"""From the names and layouts that weights are published with to this project's own."""
+"""From the names and layouts of published weights to those of siamjax."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ Layers = Mapping[str, Mapping[str, np.ndarray]]
 """Tensors by layer and name, such as ``{"block1_conv1": {"kernel": ..., "bias": ...}}``."""
 
 PREPROCESSING: Mapping[str, Preprocessing] = {"vgg16": "bgr_mean", "inception_v3": "signed"}
-"""Of the weights as Keras publishes them."""
+"""The preprocessing of the weights that Keras publishes."""
 
 HEADS = ("fc", "predictions")
-"""Beginnings of the published classifiers' layers."""
+"""Prefixes of the layers of the published classifiers."""
 
 _VGG16 = tuple(
     f"block{block}_conv{number}"
@@ -26,9 +26,9 @@ _VGG16 = tuple(
 _VGG16_DENSE = ("fc1", "fc2", "predictions")
 _INCEPTION = 94
 _KINDS = {"kernel", "bias", "beta", "gamma", "moving_mean", "moving_variance"}
-# Keras 3 stores layers without their names, in the order of their depth in the graph. This is that
-# order for InceptionV3, as numbers in the order of building: the convolutions' and, equal to it,
-# that of the normalisations. Branches of one shape would be exchanged silently otherwise.
+# Keras 3 stores layers without their names, in the order of their depth in the graph. For
+# InceptionV3 these are the numbers of the convolutions (and of their normalisations) in that order.
+# Without them, branches of equal shape would be exchanged unnoticed.
 # fmt: off
 _BY_DEPTH = (
     1, 2, 3, 4, 5, 9, 7, 10, 6, 8, 11, 12, 16, 14, 17, 13, 15, 18, 19, 23, 21, 24, 20, 22, 25, 26,
@@ -42,10 +42,10 @@ _BY_DEPTH = (
 def of_keras(source: str, layers: Layers, *, by_depth: bool) -> tuple[str, dict[str, np.ndarray]]:
     """Architecture, and tensors by collection and path, of layers named by Keras.
 
-    Keras numbers layers by process (the second network begins at ``conv2d_95``), so what counts is
-    the order of the numbers. ``by_depth``: the names only count layers of a class in the order of
-    their depth. Layers that the architecture lacks keep their names. Raises ``UsageError`` for
-    another network.
+    Keras numbers layers throughout a process (the second network begins at ``conv2d_95``), so only
+    the order of the numbers is used. With ``by_depth`` the numbers are in the order of the layers'
+    depth. Layers that the architecture lacks keep their names. Raises ``UsageError`` for another
+    network.
     """
     maps = [n for n, own in layers.items() if "kernel" in own and own["kernel"].ndim == 4]
     norms = [n for n, own in layers.items() if "moving_mean" in own]
@@ -74,11 +74,11 @@ def of_torch(
 ) -> tuple[str, dict[str, np.ndarray], Preprocessing]:
     """Architecture, tensors by collection and path, and preprocessing of a torchvision state dict.
 
-    Kernels become HWIO; VGG-16's first dense layer takes rows, columns, channels in this order and
-    not channels first. InceptionV3's auxiliary classifier, which only training uses, is left out;
-    the scale of its batch normalisation goes into the kernels, exactly as far as the result is
-    concerned. torchvision's own network averages over the border's zeros too (``branch_pool``),
-    where the original of these weights, and ours, count only places inside the map.
+    Kernels become HWIO; the inputs of VGG-16's first dense layer are reordered from channels first
+    to channels last. InceptionV3's auxiliary classifier, which only training uses, is left out, and
+    the scales of its batch normalisations are multiplied into the kernels, which leaves the result
+    as it is. torchvision's network averages over the zeros at the border too (``branch_pool``);
+    the original of these weights, and siamjax, only over places inside the map.
     Raises ``UsageError`` for another network.
     """
     if "features.0.weight" in tensors:
@@ -99,14 +99,14 @@ def of_torch(
             layers[f"{name}.conv"] = f"conv2d_{number}"
             layers[f"{name}.bn"] = f"batch_normalization_{number}"
         kept = {n: t for n, t in tensors.items() if not n.startswith("AuxLogits")}
-        # Trained on x / 127.5 - 1: torchvision's transform_input undoes its usual preprocessing.
+        # Trained on x / 127.5 - 1; torchvision's transform_input undoes its usual preprocessing.
         return "inception_v3", _tensors(_rename(source, kept, layers)), "signed"
     raise _another(source, f"tensors such as {', '.join(list(tensors)[:2]) or 'none'}")
 
 
 def _another(source: str, what: str) -> UsageError:
     return UsageError(
-        f"{source} is a file of another network: {what}; known are VGG-16 (13 convolutions) and "
+        f"{source} is a file of another network: {what}; expected VGG-16 (13 convolutions) or "
         "InceptionV3 (94, each with a batch normalisation)"
     )
 
@@ -117,7 +117,7 @@ def _number(name: str) -> int:
 
 
 def _tensors(layers: Layers) -> dict[str, np.ndarray]:
-    """By collection and path; the scale of a batch normalisation goes into the kernel before it."""
+    """By collection and path; scales of batch normalisations go into the kernels before them."""
     found: dict[str, np.ndarray] = {}
     for layer, own in layers.items():
         for name in ("kernel", "bias", "beta"):
@@ -126,7 +126,7 @@ def _tensors(layers: Layers) -> dict[str, np.ndarray]:
         for name, short in (("moving_mean", "mean"), ("moving_variance", "var")):
             if name in own:
                 found[f"batch_stats/{layer}/{short}"] = own[name]
-        for name in own.keys() - _KINDS:  # of no layer that is known: whoever puts them must say
+        for name in own.keys() - _KINDS:  # of an unknown layer: ``put`` reports it if it is left
             found[f"params/{layer}/{name}"] = own[name]
     for layer, own in layers.items():
         gamma = own.get("gamma")
@@ -143,7 +143,7 @@ def _tensors(layers: Layers) -> dict[str, np.ndarray]:
 def _rename(
     source: str, tensors: Mapping[str, np.ndarray], layers: Mapping[str, str]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """PyTorch's tensors by our layers and Keras' names of what they are, in Keras' layout."""
+    """PyTorch's tensors by siamjax's layers and Keras' names, in Keras' layout."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for path, tensor in tensors.items():
         layer, _, kind = path.rpartition(".")
@@ -159,7 +159,7 @@ def _rename(
             "running_var": "moving_variance",
         }.get(kind)
         if name is None:
-            raise UsageError(f"{source}: {path} is no tensor that is known")
+            raise UsageError(f"{source}: {path} is an unknown tensor")
         if name == "kernel":
             tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
         found.setdefault(layers[layer], {})[name] = tensor
@@ -167,7 +167,7 @@ def _rename(
 
 
 def _torch_inception() -> Iterator[str]:
-    """torchvision's names of the 94 convolutions, in the order of building."""
+    """torchvision's names of the 94 convolutions, in the order of their numbers."""
     yield from (f"Conv2d_{n}" for n in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"))
     triple = [f"branch3x3dbl_{n}" for n in (1, 2, 3)]
     seven = [f"branch7x7_{n}" for n in (1, 2, 3)] + [f"branch7x7dbl_{n}" for n in range(1, 6)]

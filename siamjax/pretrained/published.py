@@ -1,4 +1,4 @@
-"""Weights that others publish: where they are, and how they come here whole or not at all."""
+"""Addresses of published weights, and their download: complete and verified, or not at all."""
 
 import contextlib
 import fcntl
@@ -29,11 +29,11 @@ class Published:
     """A file of weights on its publisher's server.
 
     Attributes:
-        address: where it is fetched from.
-        digest: ``algorithm:hexadecimal`` as the publisher states it; of sha256 the first digits do.
-        architecture: which network's.
-        preprocessing: of its images.
-        licence: and whose work it is.
+        address: where it is downloaded from.
+        digest: ``algorithm:hexadecimal`` as the publisher states it; the first digits are enough.
+        architecture: ``vgg16`` or ``inception_v3``.
+        preprocessing: what the network's images must go through.
+        licence: its licence, and whose work it is.
     """
 
     address: str
@@ -71,7 +71,7 @@ def _inception_v3(address: str, digest: str) -> Published:
 _VGG16 = f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels"
 _INCEPTION_V3 = f"{_KERAS}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels"
 
-# Keras states md5 sums, torchvision the first eight digits of the sha256 in the file's name.
+# Keras states md5 sums; torchvision has the first eight digits of the sha256 in the file's name.
 PUBLISHED: Mapping[str, Published] = {
     "vgg16-imagenet": _vgg16(
         f"{_VGG16}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc", "bgr_mean"
@@ -108,34 +108,37 @@ def open_weights(
     architecture: str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Weights:
-    """A file of weights, or by a name of :data:`PUBLISHED`: fetched at the first time.
+    """Weights from a file, or by a name in :data:`PUBLISHED`, downloaded at the first use.
 
-    See :func:`siamjax.pretrained.read_weights` and :func:`fetch` for the errors; ``UsageError``
-    also for another ``architecture``, and another ``preprocessing`` than the published one.
+    Raises ``UsageError`` as :func:`siamjax.pretrained.read_weights` and :func:`fetch` do, for
+    another ``architecture``, and for another ``preprocessing`` than the published one.
     """
     name = str(which)
     if name in PUBLISHED and not Path(which).exists():
         stated = PUBLISHED[name].preprocessing
         if preprocessing not in (None, stated):
-            raise UsageError(f"the images of {name} are preprocessed by {stated!r}, no other way")
+            raise UsageError(
+                f"the images of {name} are preprocessed by {stated!r}, not {preprocessing!r}; "
+                "leave the option out"
+            )
         weights = read_weights(fetch(name), preprocessing=stated)
     else:
         weights = read_weights(which, preprocessing=preprocessing)
     if architecture not in (None, weights.architecture):
-        raise UsageError(f"{which} holds {weights.architecture}; {architecture} is needed")
+        raise UsageError(f"{which} holds {weights.architecture}, expected {architecture}")
     return weights
 
 
 def fetch(name: str) -> Path:
-    """The file of a name of :data:`PUBLISHED` in :func:`cache_folder`, fetched if it is not there.
+    """The file of a name in :data:`PUBLISHED`, downloaded to :func:`cache_folder` if it is missing.
 
-    It is checked by its digest, each time anew. A broken connection keeps what came in NAME.part,
-    and the next call goes on from there; under its own name the file is whole or not there at all.
-    Raises ``UsageError`` for an unknown name, if it cannot be fetched (with its address, and where
-    to put it), and for a file of another digest.
+    Its digest is checked in every call. After a broken connection the part that came stays in
+    NAME.part, and the next call continues it; under its own name the file is always complete.
+    Raises ``UsageError`` for an unknown name, if the file cannot be downloaded (with its address,
+    and where to put it), and for a file with another digest.
     """
     if name not in PUBLISHED:
-        raise UsageError(f"no published weights {name!r}; there are {', '.join(PUBLISHED)}")
+        raise UsageError(f"no published weights {name!r}; choose one of {', '.join(PUBLISHED)}")
     wanted, folder = PUBLISHED[name], cache_folder()
     path = folder / wanted.file
     part = path.with_name(path.name + ".part")
@@ -143,7 +146,7 @@ def fetch(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             if path.exists():
-                _check(path, wanted, "remove it, so that it is fetched again")
+                _check(path, wanted, "remove it, so that it is downloaded again")
                 return path
             _download(wanted.address, part)
             try:
@@ -155,8 +158,8 @@ def fetch(name: str) -> Path:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise UsageError(
-            f"{wanted.file} could not be fetched from {wanted.address} ({reason}); the same "
-            "command goes on with what came, or get it by other means and put it into "
+            f"{wanted.file} could not be downloaded from {wanted.address} ({reason}); run the same "
+            "command to continue the download, or get the file by other means and put it into "
             f"{folder} ({wanted.digest})"
         ) from None
     return path
@@ -164,13 +167,13 @@ def fetch(name: str) -> Path:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into the folder; the others wait for it."""
+    """Let one process at a time write into the folder; others wait."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)  # and let go
+        os.close(handle)  # releases the lock
 
 
 def _check(path: Path, wanted: Published, remedy: str) -> None:
@@ -181,23 +184,23 @@ def _check(path: Path, wanted: Published, remedy: str) -> None:
             digest.update(block)
     if not digest.hexdigest().startswith(digits):
         raise UsageError(
-            f"{path}: {algorithm} is {digest.hexdigest()}, the publisher states {digits}: not the "
-            f"file of {wanted.address}; {remedy}"
+            f"{path} has {algorithm} {digest.hexdigest()}, but the publisher states {digits} for "
+            f"{wanted.address}; {remedy}"
         )
 
 
 def _download(address: str, part: Path) -> None:
-    """Append to ``part`` what it lacks; ``OSError`` if the server stops before the end."""
+    """Append what is missing to ``part``; ``OSError`` if the server stops before the end."""
     had = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={had}-"} if had else {})
     try:
         response = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # all of it came already
+        if error.code == 416:  # the range is empty: all of it is there
             return
         raise
     with response:
-        if had and response.status != 206:  # a server that cannot go on begins anew
+        if had and response.status != 206:  # the server cannot continue and sends the whole file
             had = 0
         left = response.headers.get("Content-Length")
         total = None if left is None else had + int(left)

@@ -1,11 +1,10 @@
-"""Readers of published files of weights, whatever their format."""
+"""Reads published files of weights in all their formats."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import h5py
 import numpy as np
 
 from siamjax.errors import UsageError
@@ -19,10 +18,10 @@ class Stored(NamedTuple):
     """What a reader finds in a file.
 
     Attributes:
-        architecture: which network's.
+        architecture: ``vgg16`` or ``inception_v3``.
         tensors: by collection and path.
-        preprocessing: if the format implies one.
-        certain: whether no other can be meant.
+        preprocessing: the one that the format implies, or None.
+        certain: whether no other preprocessing is possible.
     """
 
     architecture: str
@@ -37,32 +36,32 @@ FORMATS = (
 
 
 def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None) -> Weights:
-    """VGG-16 or InceptionV3 from a published file, each tensor under this project's name.
+    """VGG-16 or InceptionV3 from a published file, with tensors named as in siamjax.
 
-    Formats: %s; which one is seen from its content. A TensorFlow.js model is a folder's
-    ``model.json`` beside its shards, or all of them joined as one ``weights.bin``; quantised
-    values are ``minimum + scale * q``. A ``.pth`` is read without PyTorch, and without running what
-    code it may hold.
+    Formats: %s; the file's content decides which it is. A TensorFlow.js model is a ``model.json``
+    beside its shards, or beside all of them joined as ``weights.bin``; quantised values are
+    ``minimum + scale * q``. A ``.pth`` file is read without PyTorch, and without running any code
+    in it.
 
-    What each published file's images go through is known: as ``keras.applications`` for Keras
-    files and an .npz with their names, as torchvision for its own, as stated in a file that
+    The preprocessing of published files is known: that of ``keras.applications`` for Keras files
+    and an .npz with their names, torchvision's for its own, and the stated one for a file that
     :meth:`Weights.save` wrote. ``preprocessing`` overrides it for Keras' layouts (weights that were
-    trained anew), and must be given for TensorFlow.js, which does not say it.
+    trained anew), and must be given for TensorFlow.js, which does not state it.
 
-    Raises ``UsageError`` for a file that is missing, cut short or of another network.
+    Raises ``UsageError`` for a file that is missing, damaged or of another network.
     """
     path = Path(path)
     path = path / "model.json" if path.is_dir() else path
     if preprocessing is not None and preprocessing not in get_args(Preprocessing):
-        known = ", ".join(get_args(Preprocessing))
-        raise UsageError(f"preprocessing {preprocessing!r}: known are {known}")
+        choices = ", ".join(get_args(Preprocessing))
+        raise UsageError(f"preprocessing {preprocessing!r}; choose one of {choices}")
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file of weights; check the path") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from None
     reader = _reader(path, head)
     try:
         found = reader(path)
@@ -70,7 +69,7 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
         raise
     except Exception as error:  # h5py, NumPy, pickle and zipfile have no common type for damage
         raise UsageError(
-            f"{path}: damaged, or not what it seems to be ({type(error).__name__}: {error})"
+            f"{path} is damaged, or not what it seems to be ({type(error).__name__}: {error})"
         ) from None
     if found.certain and preprocessing not in (None, found.preprocessing):
         raise UsageError(
@@ -80,7 +79,7 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     preprocessing = preprocessing or found.preprocessing
     if preprocessing is None:
         raise UsageError(
-            f"{path} does not say how its images are preprocessed: give preprocessing, one of "
+            f"{path} does not say how its images are preprocessed; choose preprocessing from "
             f"{', '.join(get_args(Preprocessing))}"
         )
     return Weights(
@@ -105,11 +104,11 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
         return _safetensors
     if path.suffix in (".pth", ".pt"):
         return _torch
-    raise UsageError(f"{path}: no file of weights that is known; read are {FORMATS}")
+    raise UsageError(f"{path} is not a known file of weights, expected {FORMATS}")
 
 
 def _npz(path: Path) -> Stored:
-    # Opened here, as NumPy leaves a file open that turns out to be none of its own.
+    # Opened here, because NumPy does not close a file that turns out not to be its own.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     manifest = arrays.pop(MANIFEST, None)
@@ -134,15 +133,17 @@ def _of_keras(path: Path, layers: architectures.Layers, *, by_depth: bool = Fals
 
 
 def _keras(path: Path) -> Stored:
-    """Both layouts: groups by layer's name with ``weight_names``; ``layers/CLASS_N/vars/K``."""
+    """Both layouts: groups named by layer with ``weight_names``, and ``layers/CLASS_N/vars/K``."""
     layers: dict[str, dict[str, np.ndarray]] = {}
+    import h5py  # only here: training and export run without it
+
     with h5py.File(path, "r") as file:
         if "layers" in file and "layer_names" not in file.attrs:
             named = _keras3(file["layers"], layers)
         else:
             group: Any = file.get("model_weights", file)
             if "layer_names" not in group.attrs:
-                raise UsageError(f"{path}: an HDF5 file, but not of Keras weights")
+                raise UsageError(f"{path} is an HDF5 file, but not of Keras weights")
             named = True
             for layer in group.attrs["layer_names"]:
                 inside = group[_text(layer)]
@@ -163,18 +164,20 @@ _BY_COUNT = {
 
 
 def _keras3(group: Any, layers: dict[str, dict[str, np.ndarray]]) -> bool:
-    """Keras 3's ``.weights.h5``; returns whether it holds the layers' own names (3.3 and later)."""
+    """Read Keras 3's ``.weights.h5``; returns whether it has the layers' names (3.3 and later)."""
     names = []
     for stored in group:
         variables = group[stored].get("vars")
         if variables is None or not len(variables):
             if any(key != "vars" for key in group[stored]):
-                raise ValueError(f"layer {stored} is a network itself: save that one's weights")
+                raise ValueError(
+                    f"layer {stored} is itself a network: save the weights of that one"
+                )
             continue
         kind = stored.rstrip("0123456789").rstrip("_")
         kinds = _BY_COUNT.get((kind, len(variables)))
         if kinds is None:
-            raise ValueError(f"layer {stored} with {len(variables)} variables is not known")
+            raise ValueError(f"layer {stored} with {len(variables)} variables is unknown")
         own = variables.attrs.get("name")
         names.append(own)
         layers[stored if own is None else _text(own)] = {
@@ -206,12 +209,12 @@ def _tensorflow_js(path: Path) -> Stored:
             layer, _, kind = entry["name"].rpartition("/")
             layers.setdefault(layer.rpartition("/")[2], {})[kind] = array
         if place != len(content) and (not joined.exists() or group is groups[-1]):
-            raise ValueError(f"{len(content)} bytes of weights, {place} are described")
+            raise ValueError(f"{len(content)} bytes of weights, but {place} are described")
     return _of_keras(path, layers)._replace(preprocessing=None)
 
 
 def _tensor(content: bytes, place: int, entry: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """One tensor, float32, and where the next begins."""
+    """One tensor in float32, and where the next one begins."""
     packed = entry.get("quantization")
     kind = np.dtype((packed or entry)["dtype"]).newbyteorder("<")
     count = int(np.prod(entry["shape"], dtype=np.int64))
@@ -233,7 +236,7 @@ def _safetensors(path: Path) -> Stored:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    # NumPy cannot store bfloat16 and float8, which are others' types.
+    # bfloat16 and float8 are not NumPy's own types, so an .npz cannot hold them.
     tensors = {
         name: tensor if tensor.dtype.kind in "fiub" else tensor.astype(np.float32)
         for name, tensor in tensors.items()

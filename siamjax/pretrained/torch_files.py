@@ -1,8 +1,8 @@
-"""State dicts that PyTorch saved, read without PyTorch and without running what a pickle says.
+"""Reads state dicts that PyTorch saved, without PyTorch and without running code in the file.
 
-``torch.save`` writes a pickle that names storages, and their bytes beside it: as members of a zip
-archive (since 1.6) or one after the other behind it (before; torchvision's VGG-16 is such a file).
-A pickle may name any function to be called; here only those that a state dict is made of are known.
+``torch.save`` writes a pickle that names storages, and their bytes: as members of a zip archive
+(since PyTorch 1.6), or after the pickle (before; torchvision's VGG-16 is still stored like this).
+A pickle can ask for any function to be called; only the few that make up a state dict are allowed.
 """
 
 import collections
@@ -34,10 +34,10 @@ class _Type(NamedTuple):
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Tensors by name.
+    """The tensors of a file, by name.
 
-    Raises ``UsageError`` for a pickle that names anything but tensors, and ``ValueError`` for a
-    file that is damaged.
+    Raises ``UsageError`` for a pickle of anything but tensors, and ``ValueError`` for a damaged
+    file.
     """
     try:
         state = _archive(path) if zipfile.is_zipfile(path) else _before_archives(path)
@@ -49,23 +49,23 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(str(error)) from None
     arrays = isinstance(state, dict) and all(isinstance(t, np.ndarray) for t in state.values())
     if not arrays or not all(isinstance(name, str) for name in state):
-        raise UsageError(f"{path}: not a state dict; save model.state_dict()")
+        raise UsageError(f"{path} is not a state dict; save model.state_dict()")
     return dict(state)
 
 
 class _Forbidden(Exception):
-    """A pickle asks for what no state dict needs."""
+    """A pickle asks for something that no state dict needs."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows ordered dicts, tensors and storages, and nothing else."""
+    """Reads ordered dicts, tensors and storages, and nothing else."""
 
     def __init__(self, file: Any, storage: Any) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """Refuse all but what tensors are made of."""
+        """Refuse everything that is not part of a tensor."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -75,11 +75,11 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _TYPES:
             return _Type(_TYPES[name])
         if module == "torch" and name.endswith("Storage"):
-            raise UsageError(f"tensors of torch.{name} are not read: save them as float32")
+            raise UsageError(f"tensors of torch.{name} cannot be read; save them as float32")
         raise _Forbidden(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The storage that a tensor looks into."""
+        """The storage that a tensor is a view of."""
         kind, storage_type, key, _, count = pid[:5]
         if kind != "storage" or not isinstance(storage_type, _Type):
             raise ValueError(f"unknown storage {kind!r}")
@@ -87,7 +87,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    """A view of a storage, which must hold it."""
+    """A view of a storage; ``ValueError`` if the storage is too small for it."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
         raise ValueError(f"a tensor of {size} reaches beyond its {len(storage)} values")
@@ -128,7 +128,7 @@ def _before_archives(path: Path) -> Any:
         most = path.stat().st_size
 
         def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-            """Still empty; tensors are views of it. The bytes come after the pickle."""
+            """An empty storage for tensors to view; its bytes come after the pickle."""
             if not 0 <= count * dtype.itemsize <= most:
                 raise ValueError(f"storage {key} of {count} values is larger than the file")
             return storages.setdefault(key, np.empty(count, dtype))

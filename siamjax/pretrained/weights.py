@@ -1,4 +1,4 @@
-"""Tensors of a published network, with the preprocessing that they were trained on."""
+"""Tensors of a published network, with the preprocessing that it was trained with."""
 
 import dataclasses
 import hashlib
@@ -19,15 +19,15 @@ from siamjax.files import write_bytes
 from siamjax.models.preprocessing import Preprocessing
 
 MANIFEST = "manifest"
-"""Of a file that :meth:`Weights.save` wrote: the array with its JSON."""
+"""Name of the array with JSON in a file that :meth:`Weights.save` wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """What a file of weights holds, in this project's names and layouts.
+    """The contents of a file of weights, in siamjax's names and layouts.
 
     Attributes:
-        source: where they were read from.
+        source: the file that they were read from.
         architecture: ``vgg16`` or ``inception_v3``.
         tensors: by collection and path, such as ``params/block1_conv1/kernel`` (HWIO) and
             ``batch_stats/batch_normalization_1/mean``.
@@ -40,9 +40,9 @@ class Weights:
     preprocessing: Preprocessing
 
     def save(self, path: Path) -> None:
-        """Write an .npz that :func:`siamjax.pretrained.read_weights` reads, at once or not at all.
+        """Write an .npz that :func:`siamjax.pretrained.read_weights` reads, whole or not at all.
 
-        Its array ``manifest`` is JSON: architecture, preprocessing and source.
+        Its array ``manifest`` is JSON with architecture, preprocessing and source.
         """
         manifest = {
             "architecture": self.architecture,
@@ -56,7 +56,7 @@ class Weights:
 
     @property
     def digest(self) -> str:
-        """sha256 of all of it but the source: what a run that goes on must agree with."""
+        """sha256 of everything but the source; a resumed run must have the same."""
         digest = hashlib.sha256(repr((self.architecture, self.preprocessing)).encode())
         for path, tensor in sorted(self.tensors.items()):
             digest.update(repr((path, tensor.shape, tensor.dtype.str)).encode())
@@ -64,7 +64,7 @@ class Weights:
         return digest.hexdigest()
 
     def without(self, *layers: str) -> "Weights":
-        """These weights but for the layers that begin so, such as a head of another task."""
+        """These weights without the layers of these prefixes, such as a head of another task."""
         kept = {p: t for p, t in self.tensors.items() if not _inside(p).startswith(layers)}
         return Weights(
             source=self.source,
@@ -83,14 +83,14 @@ def put(
     new: Sequence[str] = (),
     unused: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """``variables`` of ``network`` with all of the weights in place, in the variables' types.
+    """``variables`` of ``network`` with the weights in place, in the variables' dtypes.
 
     Every tensor is accounted for. ``under`` is the path of the published network within
-    ``network``, such as ``deep``; of what lies under it ``new`` names (by the beginning of the
-    path) what keeps its start, ``unused`` what of the file is left out. Raises ``UsageError``
-    naming every tensor that is missing, left over or of another shape, and if the field
-    ``preprocessing`` of ``network`` (or, where it has none, of the part that holds ``under``) is
-    not that of the weights.
+    ``network``, such as ``deep``. ``new`` has prefixes of paths under it that keep their initial
+    values, ``unused`` prefixes of tensors in the file that are left out. Raises ``UsageError``
+    naming the tensors that are missing, left over or of another shape, and if the field
+    ``preprocessing`` of ``network``, or of the modules that are its fields, is not that of the
+    weights.
     """
     _check_preprocessing(network, weights)
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(dict(variables), sep="/")
@@ -116,12 +116,12 @@ def put(
 
 
 def _inside(path: str) -> str:
-    """Without the collection."""
+    """The path without its collection."""
     return path.partition("/")[2]
 
 
 def _stated(network: nn.Module) -> Iterator[str]:
-    """Of the network, or of the modules that are its fields."""
+    """Every ``preprocessing`` of the network and of the modules that are its fields."""
     if hasattr(network, "preprocessing"):
         yield network.preprocessing  # pyright: ignore[reportAttributeAccessIssue]
     fields = (getattr(network, f.name) for f in dataclasses.fields(network) if f.name != "parent")
@@ -131,12 +131,12 @@ def _stated(network: nn.Module) -> Iterator[str]:
 
 
 def _check_preprocessing(network: nn.Module, weights: Weights) -> None:
-    """Refuse a network that would feed the weights other images than they were trained on."""
+    """Refuse a network whose preprocessing is not that of the weights."""
     stated = set(_stated(network))
     if not stated:
         raise UsageError(
-            f"{type(network).__name__} does not say how its images are preprocessed: give it a "
-            f"field preprocessing, {weights.preprocessing!r} for {weights.source}"
+            f"{type(network).__name__} does not say how its images are preprocessed; give it a "
+            f"field preprocessing ({weights.preprocessing!r} for {weights.source})"
         )
     if stated != {weights.preprocessing}:
         raise UsageError(

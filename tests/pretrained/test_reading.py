@@ -247,7 +247,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(UsageError, match="damaged"):
         read_weights(path)
     path.write_bytes(b"GIF89a")
-    with pytest.raises(UsageError, match="no file of weights that is known; read are Keras"):
+    with pytest.raises(UsageError, match="not a known file of weights, expected Keras"):
         read_weights(path)
     write_h5(tmp_path / "w.h5", vgg())
     content = (tmp_path / "w.h5").read_bytes()
@@ -258,7 +258,7 @@ def test_files_that_are_none(tmp_path):
         file["something"] = 1
     with pytest.raises(UsageError, match="not of Keras weights"):
         read_weights(tmp_path / "w.h5")
-    with pytest.raises(UsageError, match="preprocessing 'caffe': known are unit"):
+    with pytest.raises(UsageError, match="preprocessing 'caffe'; choose one of unit"):
         read_weights(tmp_path / "w.h5", preprocessing="caffe")
 
 
