@@ -1,15 +1,15 @@
-"""Faces on a pretrained InceptionV3: a head and the last block are trained.
+"""Faces with a pretrained InceptionV3, of which the last block and a new head are trained.
 
-InceptionV3 up to a block, averaged over all positions and put through one dense layer, embeds each
-image: f, of norm 1. The logit of P(same) is a learnt distance, for the binary cross-entropy:
+InceptionV3 up to a block, averaged over all positions, and one dense layer embed each image:
+f, of norm 1. The logit of P(same) is a learnt distance, for the binary cross-entropy:
 
     L = -log sigmoid(z) if same, -log sigmoid(-z) if not,        z = b - a |f(x1) - f(x2)|
 
     python -m siamjax weights convert inception_v3.h5 --out v3.npz
     python -m experiments.faces_inception --weights v3.npz          # two CPU cores: 2 min, 1.4 GB
 
-AUC on ten people never seen, with the weights of docs/pretrained.md: 0.960, the published features
-0.938, raw pixels 0.884.
+The AUC on ten people who are not in the training data, with the weights of docs/pretrained.md, is
+0.960; that of the published features is 0.938, that of raw pixels 0.884.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Config(VerificationOptions, RunConfig):
     """A Siamese network on a pretrained InceptionV3."""
 
     weights: Path
-    """InceptionV3: a file in any published format, or a name of `siamjax weights list`."""
+    """InceptionV3: a file in any published format, or a name from `siamjax weights list`."""
     size: int = 128
     """Side of the images in pixels, at least 75; published: 299."""
     end: str = "mixed7"
@@ -54,22 +54,22 @@ class Config(VerificationOptions, RunConfig):
     frozen: str = "mixed6"
     """Last block that is not trained."""
     learning_rate: float = 3e-4
-    """Peak rate of the dense layer, of a and b; cosine decay to 0."""
+    """Peak learning rate of the dense layer, a and b; cosine decay to 0."""
     trunk_rate: float = 0.1
-    """Rate of the blocks that are trained, as a share of it."""
+    """Learning rate of the trained blocks, as a share of learning_rate."""
     steps: int = 200
     evaluate_every: int = 50
 
 
 def build(config: Config, preprocessing: Preprocessing = "signed"):
-    """Network, loss function and optimizer: what needs no data."""
-    # No gradient flows into what is frozen, and its maps can be given in place of images.
+    """Network, loss function and optimizer, which need no data."""
+    # No gradient flows into the frozen blocks, and their maps can be passed in place of images.
     backbone = InceptionEmbedding(
         end=config.end, frozen=config.frozen, given=config.frozen, preprocessing=preprocessing
     )
     network = Siamese(backbone=backbone, head=DistanceLogitHead())
 
-    # One value a pair; the step averages over the pairs of all devices.
+    # One value for each pair; the step averages over the pairs of all devices.
     def loss_fn(params, model_state, batch, key):
         same, weight = batch["same"], batch.get("weight")
         logit, embeddings, model_state = forward_pairs(network, params, model_state, batch, key)
@@ -79,7 +79,7 @@ def build(config: Config, preprocessing: Preprocessing = "signed"):
     def adam(rate):
         return optax.adam(optax.cosine_decay_schedule(rate, config.steps))
 
-    # What is pretrained learns slower than what is new.
+    # Pretrained layers learn more slowly than new ones.
     trained = tuple(f"{TRUNK}/{layer}" for layer in layers_between(config.frozen, config.end))
     rates = {TRUNK: optax.set_to_zero(), trained: adam(config.trunk_rate * config.learning_rate)}
     return network, loss_fn, by_layer(rates, default=adam(config.learning_rate))
@@ -90,14 +90,14 @@ def main(config: Config):
     # Data: people to learn from, people to choose by, people to report on.
     faces = load_verification(config)
 
-    # The network starts as published, but for its dense layer and head.
+    # All but the dense layer and the head starts as published.
     left_out = (*HEADS, "dense_", *layers_between(config.end, "mixed10"))
     weights = open_weights(config.weights, architecture="inception_v3").without(*left_out)
     network, loss_fn, optimizer = build(config, weights.preprocessing)
     variables, key = initialize(network, config.size, config.seed)
     start = put(network, variables, weights, under=TRUNK)
 
-    # The published features as they are: what to beat, and the maps of what is never trained.
+    # The published features are the baseline, and the frozen blocks' maps are computed only once.
     published, features = jax.device_get(start), network.backbone.clone(embedding=None)
     plain = PairScorer(Siamese(backbone=features, head=EuclideanHead()), config.size)
     part = plain.network.clone(backbone=features.clone(end=config.frozen))
@@ -108,7 +108,7 @@ def main(config: Config):
     # The train step: a pure function, pmapped over all devices.
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
-    # Validation: the AUC on people that training has not seen chooses the checkpoint.
+    # Validation: the AUC on people who are not in the training data chooses the checkpoint.
     scorer = PairScorer(network, config.size)
 
     def evaluate(variables):
@@ -120,7 +120,7 @@ def main(config: Config):
     run = Run.open(config, network, faces, best="validation_auc", weights=weights)
     fit(run, create_state(start, optimizer, key=key), step, batches, evaluate=evaluate)
 
-    # Test once, at the threshold of the validation people, beside what needs no learning.
+    # Test once, at the threshold of the validation people, beside baselines without training.
     untrained = partial(plain.scores, published)
     baselines = {f"{config.end}, untrained": untrained, "raw pixels 32x32": pixel_scores}
     return verification_report(run, scorer, run.best_variables(), faces, baselines=baselines)

@@ -1,18 +1,18 @@
-"""Faces with the binary cross-entropy: the logit says P(same).
+"""Faces with the binary cross-entropy of P(same).
 
-One network embeds both images of a pair, and a dense layer makes a logit z of the two embeddings:
+One network embeds both images of a pair, and a dense layer turns the embeddings into a logit z:
 
     L = -log P if same, -log(1 - P) if not,        P = sigmoid(z)
 
-The published head is z = w . [f(x1), f(x2)] + b: a sum of two terms, g(f1) + h(f2), with none of
-both, which cannot say whether two faces match (siamjax.models.heads has the proof). The default
-is z = w . |f(x1) - f(x2)| + b (Koch, Zemel, Salakhutdinov, *Siamese Neural Networks for One-shot
-Image Recognition*, 2015, section 3.1).
+A head on the concatenated embeddings, z = w . [f(x1), f(x2)] + b, is a sum g(f1) + h(f2) without
+any term of both, which cannot say whether two faces match (siamjax.models.heads has the proof). The
+default is z = w . |f(x1) - f(x2)| + b (Koch, Zemel, Salakhutdinov, *Siamese Neural Networks for
+One-shot Image Recognition*, 2015, section 3.1).
 
     python -m experiments.lfw_bce       # ORL faces, two CPU cores: 85 s, AUC 0.961
-    python -m experiments.lfw_bce --head concatenation --run runs/lfw_bce_published    # about 0.5
+    python -m experiments.lfw_bce --head concatenation --run runs/concatenation        # about 0.5
 
-The AUC is that of ten people who were never seen (raw pixels: 0.884).
+The AUC is that of ten people who are not in the training data (raw pixels: 0.884).
 """
 
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class Config(VerificationOptions, RunConfig):
     """A Siamese network on faces, with the binary cross-entropy."""
 
     head: Literal["difference", "concatenation"] = "difference"
-    """What the dense layer sees: |f1 - f2|, or f1 and f2 one after the other, as published."""
+    """Input of the dense layer: |f1 - f2|, or f1 and f2 concatenated."""
     width: float = 0.25
-    """Channels, as a share of the published network's."""
+    """Channels, as a share of the whole network's."""
     size: int = 64
-    """Side of the images in pixels, a multiple of 8; published: 128."""
+    """Side of the images in pixels, a multiple of 8; 128 for the whole network."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the products; parameters, statistics and logits are float32."""
     learning_rate: float = 1e-3
@@ -50,7 +50,7 @@ class Config(VerificationOptions, RunConfig):
 
 
 def build(config: Config):
-    """Network, loss function and optimizer: what needs no data."""
+    """Network, loss function and optimizer, which need no data."""
     backbone = LfwNet(
         width=config.width,
         standardize=True,  # light and contrast of the whole image must not tell people apart
@@ -60,7 +60,7 @@ def build(config: Config):
     head = DifferenceHead() if config.head == "difference" else ConcatenationHead()
     network = Siamese(backbone=backbone, head=head)
 
-    # One value a pair; the step averages over the pairs of all devices.
+    # One value for each pair; the step averages over the pairs of all devices.
     def loss_fn(params, model_state, batch, key):
         same, weight = batch["same"], batch.get("weight")
         logit, embeddings, model_state = forward_pairs(network, params, model_state, batch, key)
@@ -73,7 +73,7 @@ def build(config: Config):
 
 def main(config: Config):
     """Train, choose the checkpoint, test once."""
-    # Data: people to learn from, people to choose by, people to report on.
+    # Data: people for training, for validation and for the test.
     faces = load_verification(config)
     augmentation = Augmentation(mirror=True, rotation=5.0, translation=0.05, scale=0.1)
     batches = pair_batches(
@@ -84,7 +84,7 @@ def main(config: Config):
     network, loss_fn, optimizer = build(config)
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
-    # Validation: the AUC on people that training has not seen chooses the checkpoint.
+    # Validation: the AUC on people who are not in the training data chooses the checkpoint.
     scorer = PairScorer(network, config.size)
 
     def evaluate(variables):
@@ -100,7 +100,7 @@ def main(config: Config):
     variables, key = initialize(network, config.size, config.seed)
     fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
 
-    # Test once, at the threshold of the validation people, beside what needs no learning.
+    # Test once, at the threshold of the validation people, beside a baseline without training.
     baselines = {"raw pixels 32x32": pixel_scores}
     return verification_report(run, scorer, run.best_variables(), faces, baselines=baselines)
 

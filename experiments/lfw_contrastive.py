@@ -1,16 +1,16 @@
 """Faces with the contrastive loss (Hadsell, Chopra, LeCun, CVPR 2006).
 
-One network embeds both images of a pair. The loss pulls two images of one person together and
-pushes two people apart until they are a margin away:
+One network embeds both images of a pair. The loss pulls images of one person together, and pushes
+images of two people apart until their distance is the margin:
 
     L = d^2 if same, max(0, margin - d)^2 if not,        d = ||f(x1) - f(x2)||
 
     python -m experiments.lfw_contrastive       # ORL faces, two CPU cores: 90 s, AUC 0.986
     python -m experiments.lfw_contrastive --data lfw --width 1 --size 128 --batch-size 64 \\
-        --steps 20000                           # the 19-layer network whole; not measured yet
+        --steps 20000                           # the whole 19-layer network; not measured yet
 
-The AUC is that of ten people who were never seen (raw pixels: 0.884). Other divisions of the
-people: docs/measurements.md.
+The AUC is that of ten people who are not in the training data (raw pixels: 0.884). Other divisions
+of the people: docs/measurements.md.
 """
 
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ class Config(VerificationOptions, RunConfig):
     """A Siamese network on faces, with the contrastive loss."""
 
     margin: float = 1.0
-    """Distance beyond which two people no longer repel each other."""
+    """Distance beyond which two people are not pushed further apart."""
     width: float = 0.25
-    """Channels, as a share of the published network's."""
+    """Channels, as a share of the whole network's."""
     size: int = 64
-    """Side of the images in pixels, a multiple of 8; published: 128."""
+    """Side of the images in pixels, a multiple of 8; 128 for the whole network."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the products; parameters, statistics and distances are float32."""
     learning_rate: float = 1e-3
@@ -48,17 +48,16 @@ class Config(VerificationOptions, RunConfig):
 
 
 def build(config: Config):
-    """Network, loss function and optimizer: what needs no data."""
-    # Embeddings start one margin apart, and not 45: else no negative would be pushed.
+    """Network, loss function and optimizer, which need no data."""
     backbone = LfwNet(
         width=config.width,
         standardize=True,  # light and contrast of the whole image must not tell people apart
-        embedding_scale=None,
+        embedding_scale=None,  # embeddings start 1 apart and not 45, where no negative is pushed
         dtype=jnp.dtype(config.dtype),
     )
     network = Siamese(backbone=backbone, head=EuclideanHead())
 
-    # One value a pair; the step averages over the pairs of all devices.
+    # One value for each pair; the step averages over the pairs of all devices.
     def loss_fn(params, model_state, batch, key):
         same, weight = batch["same"], batch.get("weight")
         distance, embeddings, model_state = forward_pairs(network, params, model_state, batch, key)
@@ -72,7 +71,7 @@ def build(config: Config):
 
 def main(config: Config):
     """Train, choose the checkpoint, test once."""
-    # Data: people to learn from, people to choose by, people to report on.
+    # Data: people for training, for validation and for the test.
     faces = load_verification(config)
     augmentation = Augmentation(mirror=True, rotation=5.0, translation=0.05, scale=0.1)
     batches = pair_batches(
@@ -83,7 +82,7 @@ def main(config: Config):
     network, loss_fn, optimizer = build(config)
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
-    # Validation: the AUC on people that training has not seen chooses the checkpoint.
+    # Validation: the AUC on people who are not in the training data chooses the checkpoint.
     scorer = PairScorer(network, config.size)
 
     def evaluate(variables):
@@ -99,7 +98,7 @@ def main(config: Config):
     variables, key = initialize(network, config.size, config.seed)
     fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
 
-    # Test once, at the threshold of the validation people, beside what needs no learning.
+    # Test once, at the threshold of the validation people, beside a baseline without training.
     baselines = {"raw pixels 32x32": pixel_scores}
     return verification_report(run, scorer, run.best_variables(), faces, baselines=baselines)
 

@@ -5,19 +5,19 @@ the patches of the second in the five rows around it and over the whole width (n
 
     c(p, q) = sum (p - mean p) (q - mean q) / (24 (s_p + 0.01) (s_q + 0.01)),    patches of 5x5
 
-A small network on these 1500 correlations gives the logit of P(same), for the binary
+A small network turns these 1500 correlations into the logit of P(same), for the binary
 cross-entropy. In the fused network (default) a cross-input neighbourhood layer (Ahmed, Jones,
-Marks, CVPR 2015) works beside it and sees what normxcorr takes away: the colour of plain clothes.
+Marks, CVPR 2015) works beside it and sees what normxcorr cannot: the colour of plain clothes.
 
     python -m experiments.reid_normxcorr       # pedestrians, two CPU cores: 7 min, 0.8 GB
     python -m experiments.reid_normxcorr --no-fused --run runs/normxcorr_alone
     python -m experiments.reid_normxcorr --data cuhk03/labeled --home cuhk-03.mat \\
         --batch-size 128 --steps 20000                # not measured yet
 
-Measured on four walkers who were never seen: rank-1 0.967, mAP 0.783 (colour histograms 0.830,
-0.629). The embedded set is tiny: it shows that the code works, no claim about re-identification
-rests on it. As released: the optimizer named in `build`, positives of all pairs (cameras=None),
-and no random colours (recolor=False).
+Measured on four walkers who are not in the training data: rank-1 0.967, mAP 0.783 (colour
+histograms: 0.830, 0.629). This set is tiny: it shows that the code works and says nothing about
+re-identification. The released code differs in the optimizer (named in `build`), takes all pairs
+of a person as positives (cameras=None), and has no random colours (recolor=False).
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Config(ReidOptions, RunConfig):
     column_search: int | None = None
     """Columns searched on either side; None: the whole width, as published."""
     symmetric: bool = False
-    """Score the test by (P(A, B) + P(B, A)) / 2, at twice the time."""
+    """Test with the score (P(A, B) + P(B, A)) / 2, which takes twice the time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the products; parameters, statistics and logits are float32."""
     learning_rate: float = 1e-3
@@ -58,12 +58,12 @@ class Config(ReidOptions, RunConfig):
 
 
 def build(config: Config):
-    """Network, loss function and optimizer: what needs no data."""
+    """Network, loss function and optimizer, which need no data."""
     network = NormXCorrNet(
         fused=config.fused, column_search=config.column_search, dtype=jnp.dtype(config.dtype)
     )
 
-    # One value a pair; the step averages over the pairs of all devices.
+    # One value for each pair; the step averages over the pairs of all devices.
     def loss_fn(params, model_state, batch, key):
         same, weight = batch["same"], batch.get("weight")
         logit, _, model_state = forward_pairs(network, params, model_state, batch, key)
@@ -78,12 +78,12 @@ def build(config: Config):
 
 def main(config: Config):
     """Train, choose the checkpoint, rank the test gallery once."""
-    # Data: an epoch has every pair of one person on two cameras, and two random negatives to each.
+    # Data: an epoch has every pair of one person on two cameras, each with two random negatives.
     people = load_reid(config)
     pairs = PositivesOfAnEpoch(
         people.images, people.training, seed=config.seed, negatives=2, cameras=people.cameras
     )
-    # Random colours, the same for both images of a pair, let few people stand for many.
+    # Random colours, the same for both images of a pair, make up for the few people.
     augmentation = Augmentation(mirror=True, rotation=0, translation=0.05, scale=0, recolor=True)
     batches = pair_batches(people.images, pairs, config, size=SIZE, augmentation=augmentation)
 
@@ -91,7 +91,7 @@ def main(config: Config):
     network, loss_fn, optimizer = build(config)
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
-    # Validation: the mAP of a few queries chooses the checkpoint, as every pair has to be scored.
+    # Validation: the mAP chooses the checkpoint; of few queries, because every pair is scored.
     validation = ReidEvaluation.of(people, people.validation, most_queries=24)
 
     def evaluate(variables):
@@ -107,7 +107,7 @@ def main(config: Config):
     variables, key = initialize(network, SIZE, config.seed)
     fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
 
-    # Rank once, by the rule of the data set, beside what needs no learning.
+    # Rank once, by the rule of the data set, beside baselines without training.
     baselines = {
         "HSV histograms of stripes": hsv_stripe_features,
         "raw pixels 64x24": partial(pixel_features, size=(64, 24)),

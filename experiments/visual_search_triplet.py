@@ -1,19 +1,19 @@
 """Visual search: given an image of a thing, find the same thing in a catalogue.
 
-VGG-16 says what the thing is, two shallow networks on small copies of the image how it looks; one
-dense layer joins them to an embedding f, and triplets of an anchor a, a positive p (the same thing)
+VGG-16 sees what the thing is, two shallow networks on small copies of the image how it looks, and
+one dense layer joins them to an embedding f. Triplets of an anchor a, a positive p (the same thing)
 and a negative train it (Wang et al., CVPR 2014; VisNet: Shankar et al., arXiv 1703.02344, 2017):
 
-    L = max(0, margin + |f(a) - f(p)|^2 - D),   D = -t log sum_n exp(-|f(a) - f(n)|^2 / t),
+    L = max(0, margin + |f(a) - f(p)|^2 - D),   D = -t log sum_n exp(-|f(a) - f(n)|^2 / t)
 
-n over all images of other things in the batch of all devices: each near one teaches.
+D is a soft minimum over the images n of other things in the batch of all devices.
 
     python -m experiments.visual_search_triplet     # emoji, two CPU cores: 4 min, recall@1 0.705
     python -m experiments.visual_search_triplet --weights vgg16_imagenet_notop_fp16.npz --size 64 \\
         --learning-rate 1e-4 --batch-size 32 --steps 100 --evaluate-every 25 --no-symmetries
 
-On 200 items never seen (raw pixels: 0.575). With --weights VGG-16 up to block 4 is the network, its
-blocks 3 and 4 are fine-tuned. Network and recipe as published: docs/visual_search.md.
+On 200 items not in the training data (raw pixels: 0.575). With --weights the network is VGG-16 up
+to block 4, fine-tuned from block 3 on. The published network and loss: docs/visual_search.md.
 """
 
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ class Config(RetrievalOptions, RunConfig):
     """An embedding of things, trained on triplets."""
 
     weights: Path | None = None
-    """VGG-16 to fine-tune: a file in any published format, or a name of `siamjax weights list`."""
+    """VGG-16 to fine-tune: a file in any published format or a name from `siamjax weights list`."""
     size: int = 32
     """Side of the images in pixels; published: 224."""
     width: float = 0.25
     """Channels of the convolutions, as a share of the published network's."""
     depth: int = 2
-    """Blocks of VGG-16; published: 5."""
+    """Number of blocks of VGG-16; published: 5."""
     hidden: int = 512
     """Features of fc1 and fc2; published: 4096."""
     embedding: int = 256
@@ -56,11 +56,11 @@ class Config(RetrievalOptions, RunConfig):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the deep network's products; parameters and embeddings are float32."""
     margin: float = 0.2
-    """How much further than the positive the negative should be, in squared distance."""
+    """How much further away than the positive the negative should be, in squared distance."""
     augment: bool = True
-    """Turn, shift and scale images at random."""
+    """Rotate, shift and scale images at random."""
     symmetries: bool = True
-    """And mirror, turn by quarters and exchange colours, a triplet alike; for artwork."""
+    """Also mirror, rotate by 90 degrees and exchange colours, alike in a triplet; for artwork."""
     learning_rate: float = 1e-3
     """Peak learning rate; cosine decay to 0."""
     batch_size: int = 64
@@ -68,7 +68,7 @@ class Config(RetrievalOptions, RunConfig):
 
 
 def build(config: Config, weights: Weights | None = None):
-    """Network, loss function and optimizer: what needs no data."""
+    """Network, loss function and optimizer, which need no data."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
     if weights is None:
         sizes = {name: getattr(config, name) for name in ("width", "depth", "hidden", "embedding")}
@@ -78,7 +78,7 @@ def build(config: Config, weights: Weights | None = None):
         optimizer = by_layer({}, default=optimizer, frozen=("deep/block1", "deep/block2"))
     network = network.clone(dtype=jnp.dtype(config.dtype))
 
-    # One value a triplet; the step averages over the triplets of all devices.
+    # One value for each triplet; the step averages over the triplets of all devices.
     def loss_fn(params, model_state, batch, key):
         distance, weight = distances.squared_euclidean, batch.get("weight")
         rows, model_state = forward_triplets(network, params, model_state, batch, key)
@@ -93,7 +93,7 @@ def build(config: Config, weights: Weights | None = None):
 
 def main(config: Config):
     """Train, choose the checkpoint, search the test catalogue once."""
-    # Data: items to learn from, items to choose by, items to report on.
+    # Data: items for training, for validation and for the test.
     things = load_retrieval(config)
     drawn = things.triplets(config.category)
     change = Augmentation(mirror=False, symmetries=config.symmetries) if config.augment else None
@@ -104,7 +104,7 @@ def main(config: Config):
     network, loss_fn, optimizer = build(config, weights)
     step = data_parallel(make_train_step(loss_fn, optimizer))
 
-    # Validation: recall@1 on items that training has not seen chooses the checkpoint.
+    # Validation: recall@1 on items that are not in the training data chooses the checkpoint.
     def embedder(variables):
         return Embedder(network=network, variables=variables, size=config.size)
 
@@ -122,7 +122,7 @@ def main(config: Config):
         baselines |= {"VGG-16 as it is": embedder(jax.device_get(variables)).embeddings}
     fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
 
-    # Search once, beside what needs no learning.
+    # Search once, beside baselines without training.
     return retrieval_report(run, embedder(run.best_variables()), things, baselines=baselines)
 
 
