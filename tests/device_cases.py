@@ -174,7 +174,7 @@ def _cases() -> dict[str, Case]:
     near, far = np.abs(draw(6)), np.abs(draw(6))
     weight = np.array([1, 1, 0.5, 1, 2, 0], np.float32)
     pair, triplet = (draw(6, 5), draw(6, 5)), (draw(6, 5), draw(6, 5), draw(6, 5))
-    identity, others = np.array([0, 1, 2, 0, 1, 2]), np.array([3, 4, 3, 4, 0, 1])
+    identity, others = np.int32([0, 1, 2, 0, 1, 2]), np.int32([3, 4, 3, 4, 0, 1])
     mined = np.abs(draw(6, 9)), np.abs(draw(6)), rng.random((6, 9)) < 0.5
     mined[2][0] = False  # an anchor without a negative
     maps = draw(2, 5, 6, 2), draw(2, 5, 6, 2)
@@ -288,7 +288,7 @@ def batch_of(name: str) -> dict[str, np.ndarray]:
     words = ("anchor", "positive", "negative") if "triplet" in name else ("x1", "x2")
     images = {word: rng.integers(0, 256, (2, *STEPS[name][1], 3), np.uint8) for word in words}
     if "triplet" in name:
-        return {**images, "identity": np.array([0, 1]), "negative_identity": np.array([2, 0])}
+        return {**images, "identity": np.int32([0, 1]), "negative_identity": np.int32([2, 0])}
     return {**images, "same": np.array([True, False])}
 
 
