@@ -36,7 +36,7 @@ def faces() -> "ImageSet":
     from siamjax.data.datasets.orl_faces import CREDIT, OrlFaces
     from siamjax.data.prepared import prepared_images
 
-    return prepared_images(OrlFaces(file_format="array_record"), credit=CREDIT)
+    return prepared_images(OrlFaces(), credit=CREDIT)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int
+from PIL import Image
 
 from siamjax.data.images import ImageSet
 
@@ -38,27 +39,35 @@ class Examples:
         raise IndexError(index)
 
 
-RawImage = tuple[str, str, int, bytes]
-"""Name of the file, as people know it; identity; camera; the encoded image."""
+RawImage = tuple[str, str, bytes, dict[str, Any]]
+"""Name of the file, as people know it; identity; the encoded image; other columns by name."""
 
 
-class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builder of one split, ``people``: image (its bytes unchanged), identity, camera, file.
+class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builder of one split: image (its bytes unchanged), identity, file, and other columns.
 
     Where a set has its official partitions in its large files, ``info.metadata`` keeps them, so
     that those files are read only once.
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    split: ClassVar[str] = "people"
+    shape: ClassVar[tuple[int | None, ...]] = (None, None, 3)
     encoding: ClassVar[str] = "jpeg"
+    columns: ClassVar[dict[str, Any]] = {"camera": np.int64}
     about: ClassVar[str]
 
     def __init__(
-        self, *, home: Path | None = None, config: str | None = None, data_dir: Path | None = None
+        self, *, home: Any = None, config: str | None = None, data_dir: Path | None = None
     ) -> None:
-        """``home`` holds the raw files; it is opened only if the set is not prepared yet."""
+        """``home`` has the raw files; it is opened only if the set is not prepared yet."""
         self._home = home
         super().__init__(config=config, data_dir=data_dir, file_format=FORMAT)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In a worker process, where all that counts is what is prepared.
+        state = state["_original_state"]
+        ImageBuilder.__init__(self, config=state["config"], data_dir=state["data_dir"])
 
     @abc.abstractmethod
     def _images(self) -> Iterable[RawImage]:
@@ -69,34 +78,36 @@ class PeopleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format=self.encoding),
-                "identity": tfds.features.Text(),
-                "camera": np.int64,
-                "file": tfds.features.Text(),
-            }
-        )
+        features = {
+            "image": tfds.features.Image(shape=self.shape, encoding_format=self.encoding),
+            "identity": tfds.features.Text(),
+            "file": tfds.features.Text(),
+            **self.columns,
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.about,
-            features=features,
-            metadata=tfds.core.MetadataDict(),
+            features=tfds.features.FeaturesDict(features),
+            # Sets without cameras were prepared without metadata by earlier versions.
+            metadata=tfds.core.MetadataDict() if "camera" in self.columns else None,
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        kept = self.info.metadata
-        assert kept is not None  # _info sets it
-        kept.update(self._partitions())
-        return {"people": self._generate_examples()}
+        if self.info.metadata is not None:
+            self.info.metadata.update(self._partitions())
+        return {self.split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, (file, identity, camera, image) in enumerate(self._images()):
-            yield (
-                number,
-                {"image": image, "identity": identity, "camera": camera, "file": file},
-            )
+        for number, (file, identity, image, more) in enumerate(self._images()):
+            yield number, {"image": image, "identity": identity, "file": file, **more}
+
+
+def as_png(image: Image.Image | np.ndarray) -> bytes:
+    """An image encoded without loss."""
+    encoded = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def quiet() -> None:
@@ -132,20 +143,23 @@ def prepared_examples(
 
 def prepared_images(builder: Any, *, credit: str) -> ImageSet:
     """Open the TFDS builder's split ``faces``, and prepare it first if need be."""
-    images, _ = _opened(builder, "faces", credit)
+    images, _ = opened(builder, "faces", credit)
     return images
 
 
 def prepared_people(builder: Any, *, credit: str) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
     """Open the split ``people``, and prepare it first if need be: (images, cameras)."""
-    images, columns = _opened(builder, "people", credit, "camera")
+    images, columns = opened(builder, "people", credit, "camera")
     return images, np.array([int(camera) for camera in columns["camera"]], np.int64)
 
 
-def _opened(
+def opened(
     builder: Any, split: str, credit: str, *more: str
 ) -> tuple[ImageSet, dict[str, list[Any]]]:
-    """A split as an image set, and its columns ``file``, ``identity`` and ``more``."""
+    """Open a split, and prepare it first if need be.
+
+    Returns the image set, and the columns ``file``, ``identity`` and ``more`` as TFDS reads them.
+    """
     prepare(builder)
     source, columns = prepared_examples(builder, [split], ["file", "identity", *more])
     named = builder.builder_config.name if builder.builder_config else None

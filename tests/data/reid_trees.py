@@ -5,7 +5,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from siamjax.data.prepared import PeopleBuilder
+from siamjax.data.prepared import ImageBuilder
 
 
 def arrays_of(images, count):
@@ -20,12 +20,12 @@ def save(array, path):
 
 def prepare_in(folder, monkeypatch):
     """Prepared copies go into ``folder``, so that no tree outlives its test."""
-    original = PeopleBuilder.__init__
+    original = ImageBuilder.__init__
 
     def init(self, *, home=None, config=None, data_dir=None):
         original(self, home=home, config=config, data_dir=folder)
 
-    monkeypatch.setattr(PeopleBuilder, "__init__", init)
+    monkeypatch.setattr(ImageBuilder, "__init__", init)
 
 
 def save_cuhk03(path, boxes, testsets):

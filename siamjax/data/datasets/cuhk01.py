@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from siamjax.data.archives import Published, collect, content_of, locate
 from siamjax.data.images import images_of
-from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
+from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import ReidOptions, ReidSplits, draw_people, rank_views
 from siamjax.errors import UsageError
 
@@ -26,7 +26,7 @@ PUBLISHED = Published(
 _NAME = re.compile(r"(\d{4})(\d{3})\.png")
 
 
-class Cuhk01(PeopleBuilder, skip_registration=True):
+class Cuhk01(ImageBuilder, skip_registration=True):
     """TFDS builder of CUHK01; images 1 and 2 of a person are of view 1, 3 and 4 of view 2."""
 
     name = "cuhk01"
@@ -46,7 +46,8 @@ class Cuhk01(PeopleBuilder, skip_registration=True):
                 "complete"
             )
         for file, content in found.items():
-            yield file, file[:4], 1 if int(file[4:7]) <= 2 else 2, content_of(content)
+            camera = 1 if int(file[4:7]) <= 2 else 2
+            yield file, file[:4], content_of(content), {"camera": camera}
 
 
 def _key(path: PurePosixPath) -> str | None:

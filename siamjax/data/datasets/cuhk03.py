@@ -3,7 +3,6 @@
 Results of the two protocols differ by tens of points; never compare one with the other.
 """
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,12 +10,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, Shaped
-from PIL import Image
 
 from siamjax.data.archives import Published, locate, opened_file
 from siamjax.data.images import ImageSet, images_of
 from siamjax.data.matlab import array, load_v5, open_v73
-from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
+from siamjax.data.prepared import ImageBuilder, RawImage, as_png, prepared_people
 from siamjax.data.reid import (
     ReidOptions,
     ReidSplits,
@@ -58,7 +56,7 @@ COUNTS = {  # new protocol: training, queries, gallery
 }
 
 
-class Cuhk03(PeopleBuilder, skip_registration=True):
+class Cuhk03(ImageBuilder, skip_registration=True):
     """TFDS builder of CUHK03, one configuration for each kind of boxes; PNG, lossless.
 
     A file is called ``1_001_2_06.png``: pair of cameras, its person, view, number (1 to 5 of view
@@ -102,7 +100,8 @@ class Cuhk03(PeopleBuilder, skip_registration=True):
                     if image.ndim < 3 and not image.any():
                         continue
                     count += 1
-                    yield file_name, file_name[:5], 1 + number // 5, _png(image, file_name, path)
+                    png = _png(image, file_name, path)
+                    yield file_name, file_name[:5], png, {"camera": 1 + number // 5}
             if count != IMAGES[self._boxes]:
                 raise UsageError(
                     f"{path}: {count:,} images in '{self._boxes}', but CUHK03 has "
@@ -141,9 +140,7 @@ def _png(image: Shaped[np.ndarray, "..."], name: str, path: Path) -> bytes:
             f"{path}: the cell of {name} is {image.dtype} {image.shape}, not an RGB image "
             "of 8 bits; fetch it again"
         )
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(encoded, "PNG")
-    return encoded.getvalue()
+    return as_png(np.ascontiguousarray(image))
 
 
 def divide(options: ReidOptions) -> ReidSplits:
@@ -164,7 +161,7 @@ def divide_classic(options: ReidOptions) -> ReidSplits:
         raise UsageError(f"cuhk03: split {split} must be 0 to {SPLITS - 1}")
     builder = Cuhk03(boxes=boxes, home=options.home)
     images, cameras = prepared_people(builder, credit=CREDIT)
-    assert builder.info.metadata is not None  # given by PeopleBuilder
+    assert builder.info.metadata is not None  # given by ImageBuilder
     rows = builder.info.metadata["testsets"][split]
     tested = sorted(f"{pair}_{person:03d}" for pair, person in rows)
     everyone = set(images.identities.tolist())

@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from siamjax.data.archives import Published, collect, content_of, locate, opened_file
 from siamjax.data.images import images_of
 from siamjax.data.matlab import load_v5
-from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
+from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import ReidOptions, ReidSplits, assert_apart, draw_people, rank
 from siamjax.errors import UsageError
 
@@ -35,7 +35,7 @@ PUBLISHED = Published(
 _NAME = re.compile(r"(?P<identity>\d{4})_(?P<camera>\d+)_.*\.jpe?g")
 
 
-class Grid(PeopleBuilder, skip_registration=True):
+class Grid(ImageBuilder, skip_registration=True):
     """TFDS builder of GRID, JPEG bytes untouched; its ten partitions are in the metadata."""
 
     name = "grid"
@@ -47,7 +47,8 @@ class Grid(PeopleBuilder, skip_registration=True):
         _check(source, list(found))
         for file, content in found.items():
             name = file.split("/")[1]
-            yield file, name[:4], int(name.split("_")[1]), content_of(content)
+            camera = int(name.split("_")[1])
+            yield file, name[:4], content_of(content), {"camera": camera}
 
     def _partitions(self) -> dict[str, Any]:
         with opened_file(locate(PUBLISHED, self._home), PARTITIONS, PUBLISHED) as path:
@@ -96,7 +97,7 @@ def divide(options: ReidOptions) -> ReidSplits:
     builder = Grid(home=options.home)
     images, cameras = prepared_people(builder, credit=CREDIT)
     everyone = sorted(set(images.identities.tolist()) - {STRANGER})
-    assert builder.info.metadata is not None  # given by PeopleBuilder
+    assert builder.info.metadata is not None  # given by ImageBuilder
     people = [f"{number:04d}" for number in builder.info.metadata["training"][split]]
     tested = sorted(set(everyone) - set(people))
     trained, validated = draw_people(

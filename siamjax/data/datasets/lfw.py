@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, cast
@@ -13,7 +14,7 @@ import tensorflow_datasets as tfds
 from siamjax.data.archives import collect, content_of, manual_folder
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import ListedPairs, PairList
-from siamjax.data.prepared import FORMAT, prepared_images
+from siamjax.data.prepared import ImageBuilder, RawImage, prepared_images
 from siamjax.data.verification import VerificationSplits, assert_disjoint, leaked, people_of
 from siamjax.errors import UsageError
 
@@ -133,11 +134,13 @@ def _fetch(name: str, alignment: Alignment) -> Path:
         ) from None
 
 
-class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Lfw(ImageBuilder, skip_registration=True):
     """TFDS builder of LFW's images, JPEG bytes untouched; split ``faces``."""
 
-    VERSION = tfds.core.Version("1.0.0")
     name = "lfw"
+    split: ClassVar[str] = "faces"
+    columns: ClassVar = {}
+    about: ClassVar[str] = "13,233 images of 5,749 people."
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="original", description="as detected, 250x250"),
         tfds.core.BuilderConfig(name="funneled", description="aligned by funneling"),
@@ -146,38 +149,18 @@ class Lfw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, *, local: LocalLfw, data_dir: Path | None = None) -> None:
         """``local``: what :func:`find` or :func:`download` returned."""
-        self._local = local
-        super().__init__(config=local.alignment, data_dir=data_dir, file_format=FORMAT)
+        super().__init__(home=local.images, config=local.alignment, data_dir=data_dir)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                "identity": tfds.features.Text(),
-                "file": tfds.features.Text(),
-            }
-        )
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="13,233 images of 5,749 people.",
-            features=features,
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        return {"faces": self._generate_examples()}
-
-    def _generate_examples(self):
-        images = _images(self._local.images)
+    def _images(self) -> Iterator[RawImage]:
+        images = _images(self._home)
         people = {name.split("/")[0] for name in images}
         if (len(images), len(people)) != (IMAGES, PEOPLE):  # before anything is written
             raise UsageError(
-                f"{self._local.images}: {len(images):,} images of {len(people):,} people, but "
-                f"LFW has {IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete"
+                f"{self._home}: {len(images):,} images of {len(people):,} people, but LFW has "
+                f"{IMAGES:,} of {PEOPLE:,}; the folder or archive is not complete"
             )
-        for number, (file, found) in enumerate(images.items()):
-            image = content_of(found)
-            yield number, {"image": image, "identity": file.split("/")[0], "file": file}
+        for file, found in images.items():
+            yield file, file.split("/")[0], content_of(found), {}
 
 
 def _has_people(folder: Path) -> bool:

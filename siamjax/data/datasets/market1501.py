@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from siamjax.data.archives import Published, collect, content_of, locate
 from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of
-from siamjax.data.prepared import PeopleBuilder, RawImage, prepared_people
+from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
     ReidOptions,
     ReidSplits,
@@ -46,7 +46,7 @@ PUBLISHED = Published(
 _NAME = re.compile(r"(?P<identity>-1|\d+)_c(?P<camera>\d+)(s\d+)?_.+")
 
 
-class Market1501(PeopleBuilder, skip_registration=True):
+class Market1501(ImageBuilder, skip_registration=True):
     """TFDS builder of Market-1501, JPEG bytes untouched; all three folders, with the junk."""
 
     name = "market1501"
@@ -61,7 +61,8 @@ class Market1501(PeopleBuilder, skip_registration=True):
                 "your own in this naming, give the path of its folder as data)"
             )
         for file, content in found.items():
-            yield file, *_parse(file), content_of(content)
+            identity, camera = _parse(file)
+            yield file, identity, content_of(content), {"camera": camera}
 
 
 def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, images_of
-from siamjax.data.prepared import EMBEDDED, PeopleBuilder, RawImage, prepared_people
+from siamjax.data.prepared import EMBEDDED, ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import Ranking, ReidOptions, ReidSplits, assert_apart, rank
 from siamjax.errors import UsageError
 
@@ -23,7 +23,7 @@ HELD_OUT = 2  # tracklets of a person: queries of the one, matches in the other
 _ARCHIVE = EMBEDDED / "pedestrians.zip"
 
 
-class Pedestrians(PeopleBuilder, skip_registration=True):
+class Pedestrians(ImageBuilder, skip_registration=True):
     """TFDS builder of the embedded pedestrians; camera = tracklet, one walk through the view.
 
     There is only one real camera, and people come back within seconds in the same clothes. The
@@ -39,7 +39,7 @@ class Pedestrians(PeopleBuilder, skip_registration=True):
             for row in csv.DictReader(labels):
                 content = archive.read(f"images/{row['file']}")
                 identity = f"p{row['person']}_{row['description']}"
-                yield row["file"], identity, int(row["tracklet"]), content
+                yield row["file"], identity, content, {"camera": int(row["tracklet"])}
 
 
 def divide(options: ReidOptions) -> ReidSplits:
