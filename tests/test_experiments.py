@@ -157,7 +157,7 @@ def test_broken_network_stops_and_names_step_batch_and_checkpoint(tmp_path, monk
         UsageError, match=r"loss of step \d is (nan|inf) on the batch s\d\d/.* \(8 pairs\)"
     ) as e:
         lfw_contrastive.main(config)
-    assert "none was saved yet" in str(e.value)
+    assert "no checkpoint was saved yet" in str(e.value)
 
 
 def test_refused_options_leave_no_folder(tmp_path):

@@ -163,7 +163,7 @@ def test_single_shot_and_symmetric(finished, tmp_path):
     for trials in (1, 3):
         again, _ = judged.judge(written, trials=trials, seed=config.seed)
         assert (again == found) == (trials == 3)
-    with pytest.raises(UsageError, match="0 trials: at least 1"):
+    with pytest.raises(UsageError, match="trials 0 must be at least 1"):
         judged.judge(written, trials=0)
     few = ReidEvaluation.of(market, market.test, most_queries=2)
     assert (len(few.ranking.query), few.match.shape) == (2, (2, 8))

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, UInt8
 class Siamese(nn.Module):
     """The same backbone on both images of a pair, then a head that compares the embeddings.
 
+    Bromley et al., *Signature Verification using a "Siamese" Time Delay Neural Network*, NIPS 1993.
+
     Attributes:
         backbone: ``(images, train=, weight=) -> embeddings``; ``weight`` is only passed on if it
             is given, so a backbone that does not use it need not take it.

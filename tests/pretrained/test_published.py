@@ -119,7 +119,7 @@ def test_names(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "own", x=np.zeros(3))  # a file of that name counts more
     (tmp_path / "own.npz").rename(tmp_path / "own")
-    with pytest.raises(UsageError, match="^own is not a known file of weights"):
+    with pytest.raises(UsageError, match=r"^own is not a known file of weights"):
         open_weights("own")
 
 

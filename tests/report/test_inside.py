@@ -163,7 +163,9 @@ def test_find_layer():
     assert find_layer(known, "b/conv2").name == "b/conv2"
     with pytest.raises(UsageError, match="'conv2' fits a/conv2, b/conv2"):
         find_layer(known, "conv2")
-    with pytest.raises(UsageError, match=r"no layer 'conv11'; did you mean a/conv1 or a/conv2 or b/conv2\?"):
+    with pytest.raises(
+        UsageError, match=r"no layer 'conv11'; did you mean a/conv1 or a/conv2 or b/conv2\?"
+    ):
         find_layer(known, "conv11")
     with pytest.raises(
         UsageError, match=r"no layer 'xyz'; choose from a/conv1, a/conv2, b/conv2, b"
