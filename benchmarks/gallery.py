@@ -97,11 +97,11 @@ def _whole(side: int) -> dict[str, float]:
     network, variables = _network()
     import numpy as np
 
-    from siamjax.data.reid import reid_splits
+    from siamjax.data import ReidOptions, load_reid
     from siamjax.inference.cross_input import TILE as TILE_SIDES
     from siamjax.inference.cross_input import score_pairs
 
-    images = reid_splits("pedestrians").images
+    images = load_reid(ReidOptions()).images
     queries, gallery = np.arange(side), np.arange(side, 2 * side)
     with tempfile.TemporaryDirectory() as folder:
 

@@ -32,14 +32,21 @@ def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> N
             person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
     """
-    from siamjax.data.verification import evaluation_pairs, verification_splits
+    from siamjax.data.options import asked_before
+    from siamjax.data.verification import (
+        VerificationOptions,
+        evaluation_pairs,
+        load_verification,
+    )
     from siamjax.inference.verification import Verifier
     from siamjax.report.page import text_table
     from siamjax.report.verification import result_table
 
     verifier = Verifier.open(run)
     if data is None:
-        splits = verification_splits(**verifier.run.manifest["splits"])
+        splits = load_verification(
+            asked_before(VerificationOptions, verifier.run.manifest["splits"])
+        )
         images, pairs = splits.images, splits.test
     else:
         images, pairs = evaluation_pairs(data, limit=limit)

@@ -112,7 +112,7 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
 
 
 def list_splits(
-    lists: tuple[Path, Path, Path], *, seed: int, request: dict[str, Any]
+    lists: tuple[Path, ...], *, seed: int, request: dict[str, Any]
 ) -> VerificationSplits:
     """Splits from three lists, for training, validation and test, that share no image."""
     images, parts = listed_images(*lists)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from siamjax.data.images import ImageSet, fingerprint, images_of
-from siamjax.data.options import asked
+from siamjax.data.options import only, request_of
 from siamjax.errors import UsageError
 
 NAMES = ("pedestrians", "cuhk03/labeled", "cuhk03/detected", "cuhk01", "grid", "market1501")
@@ -70,7 +70,7 @@ class ReidSplits:
         test: what results are reported on.
         protocol: a line to print with every number: boxes, protocol, split, counts, and what the
             splits do not share.
-        request: the arguments of :func:`reid_splits`, which make the same splits again.
+        request: the arguments of :func:`load_reid`, which make the same splits again.
     """
 
     images: ImageSet
@@ -235,62 +235,32 @@ class ReidOptions:
 
 
 def load_reid(options: ReidOptions) -> ReidSplits:
-    """The splits that an experiment's options ask for (:func:`reid_splits`)."""
-    return reid_splits(**asked(ReidOptions, options))
-
-
-def reid_splits(
-    data: str,
-    *,
-    home: Path | None = None,
-    seed: int = 0,
-    split: int = 0,
-    protocol: Protocol = "classic",
-    test_people: int | None = None,
-    validation_people: int | None = None,
-    disjoint: Disjoint = "person",
-) -> ReidSplits:
     """The splits of a set, by its published protocol.
 
     Validation shows no test person. An option that does not apply to the set raises
     ``UsageError``, so that nobody believes that a number depends on it.
-
-    Args:
-        data: one of :data:`NAMES`, or the path of a folder in Market-1501's naming.
-        home: folder, archive or .mat file with the raw files; None looks in $SIAMJAX_REID, or
-            else in TFDS's manual folder. Nothing is downloaded.
-        seed: draws what the protocol leaves open, at least who validates; 0 or greater.
-        split: number of the official split, from 0: CUHK03's classic protocol has 20, GRID 10.
-        protocol: of CUHK03: ``classic`` (single-shot, 100 test people) or ``new`` (767/700).
-        test_people: of CUHK01 (published: 100, the default, and 486) and the pedestrians
-            (default 4).
-        validation_people: taken out of the training people. Default: 100 for CUHK03 classic, none
-            for the pedestrians (held-out tracklets validate there), else a tenth.
-        disjoint: of the pedestrians: the splits share no ``person``, or only no ``tracklet``.
     """
-    options = ReidOptions(
-        data=data,
-        home=home,
-        seed=seed,
-        split=split,
-        protocol=protocol,
-        test_people=test_people,
-        validation_people=validation_people,
-        disjoint=disjoint,
-    )
+    options = only(ReidOptions, options)
+    data, home = options.data, None if options.home is None else Path(options.home)
     if data not in NAMES and not Path(data).is_dir():
         raise UsageError(
             f"{data}: no such data set; give a folder in Market-1501's naming or one of "
             f"{', '.join(NAMES)}"
         )
-    if seed < 0:
-        raise UsageError(f"seed {seed} must be 0 or greater")
-    classic = data.startswith("cuhk03/") and protocol == "classic"
-    _refuse(data, "split", split, 0, classic or data == "grid")
-    _refuse(data, "protocol", protocol, "classic", data.startswith("cuhk03/"))
-    _refuse(data, "test_people", test_people, None, data in ("cuhk01", "pedestrians"))
-    _refuse(data, "disjoint", disjoint, "person", data == "pedestrians")
-    _refuse(data, "home", home, None, data in NAMES and data != "pedestrians")
+    if options.seed < 0:
+        raise UsageError(f"seed {options.seed} must be 0 or greater")
+    cuhk03 = data.startswith("cuhk03/")
+    applies = {
+        "split": (cuhk03 and options.protocol == "classic") or data == "grid",
+        "protocol": cuhk03,
+        "test_people": data in ("cuhk01", "pedestrians"),
+        "disjoint": data == "pedestrians",
+        "home": data in NAMES and data != "pedestrians",
+    }
+    for name, needed in applies.items():
+        value = getattr(options, name)
+        if value != getattr(ReidOptions, name) and not needed:
+            raise UsageError(f"{name} {value} does not apply to {data}; leave it out")
     if home is not None and not home.exists():
         # Otherwise a prepared copy would hide the mistake.
         raise UsageError(f"{home}: no such folder or file; give the home of {data}, or none")
@@ -298,10 +268,4 @@ def reid_splits(
     file = data.partition("/")[0] if data in NAMES else "market1501"
     divide: Callable[[ReidOptions], ReidSplits]
     divide = importlib.import_module(f"siamjax.data.datasets.{file}").divide
-    request = dataclasses.asdict(options) | {"home": None if home is None else str(home)}
-    return dataclasses.replace(divide(options), request=request)
-
-
-def _refuse(data: str, option: str, value: Any, default: Any, applies: bool) -> None:
-    if value != default and not applies:
-        raise UsageError(f"{option} {value} does not apply to {data}; leave it out")
+    return dataclasses.replace(divide(options), request=request_of(options))

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet, fingerprint
-from siamjax.data.options import asked
+from siamjax.data.options import only, request_of
 from siamjax.data.triplets import ListedTriplets, SampledTriplets, TripletStream
 from siamjax.errors import UsageError
 
@@ -57,7 +57,7 @@ class RetrievalSplits:
         validation: chooses the checkpoint.
         test: what results are reported on. No item is in two of the three.
         protocol: a line to print with every number: how the items were divided, and counts.
-        request: the arguments of :func:`retrieval_splits`, which make the same splits again.
+        request: the arguments of :func:`load_retrieval`, which make the same splits again.
         listed: query, positive and negative of the listed triplets, without those that show a
             validation or test item; None where no list was given.
     """
@@ -106,16 +106,29 @@ class RetrievalSplits:
         return fingerprint(self.images, *columns, words=left_out, named=self.catalogue.attributes)
 
 
-def retrieval_splits(
-    data: str,
-    *,
-    home: str | Path | None = None,
-    seed: int = 0,
-    test_items: int | None = None,
-    validation_items: int | None = None,
-    triplets: str | Path | None = None,
-    first_row: int = 0,
-) -> RetrievalSplits:
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions:
+    """Options of the data: which catalogue, and how many items are held out."""
+
+    seed: int = 0
+    """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
+    data: str = "emoji"
+    """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one or of images."""
+    home: Path | None = None
+    """stanford_online_products only: its folder; None: TFDS's folder."""
+    triplets: Path | None = None
+    """File of triplets of row numbers to train on; None: triplets are drawn."""
+    first_row: int = 0
+    """Number of the first row in the file of triplets, 0 or 1."""
+    test_items: int | None = None
+    """Number of test items; None: 200 of emoji, a fifth of a table."""
+    validation_items: int | None = None
+    """Number of items that choose the checkpoint; None: 100 of emoji, a tenth of a table."""
+    category: str | None = "category"
+    """Column of the table with the category of each item; None: there is none."""
+
+
+def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     """Splits that share no item, drawn from ``seed``.
 
     * ``emoji``: the queries are Google's images, the gallery is Twitter's; by default 200 items
@@ -135,35 +148,31 @@ def retrieval_splits(
     Raises ``UsageError`` for a catalogue or a file that cannot be read, for too few items, if no
     triplet is left, and for ``test_items`` of a set with an official split.
     """
-    if seed < 0:
-        raise UsageError(f"seed {seed} must be 0 or greater")
-    if first_row and triplets is None:
-        raise UsageError(f"first_row {first_row} applies to a file of triplets; give the file too")
-    request: dict[str, Any] = {
-        "data": data,
-        "home": None if home is None else str(home),
-        "seed": seed,
-        "test_items": test_items,
-        "validation_items": validation_items,
-        "triplets": None if triplets is None else str(triplets),
-        "first_row": first_row,
-    }
     from siamjax.data.catalogues import open_catalogue, read_triplets
 
-    catalogue = open_catalogue(data, home=None if home is None else Path(home))
+    options = only(RetrievalOptions, options)
+    data = options.data
+    if options.seed < 0:
+        raise UsageError(f"seed {options.seed} must be 0 or greater")
+    if options.first_row and options.triplets is None:
+        raise UsageError(
+            f"first_row {options.first_row} applies to a file of triplets; give the file too"
+        )
+    catalogue = open_catalogue(data, home=options.home)
     rows, origin = None, ""
-    if triplets is not None:
-        rows = read_triplets(triplets, rows=len(catalogue), first_row=first_row)
+    if options.triplets is not None:
+        rows = read_triplets(options.triplets, rows=len(catalogue), first_row=options.first_row)
         catalogue, origin = _with_items(catalogue, rows)
     number, counts = _numbered(catalogue)
-    tested, validated, how = _held_out(
-        catalogue, number, counts, test_items, validation_items, seed=seed
-    )
+    asked = (options.test_items, options.validation_items)
+    tested, validated, how = _held_out(catalogue, number, counts, *asked, seed=options.seed)
     parts = [np.isin(number, items) for items in (tested, validated)]
     training = np.flatnonzero(~parts[0] & ~parts[1])
     listed, left_out = None, ""
     if rows is not None:
-        listed, left_out = _trainable(rows, parts[0] | parts[1], number, source=str(triplets))
+        listed, left_out = _trainable(
+            rows, parts[0] | parts[1], number, source=str(options.triplets)
+        )
     make = _between_vendors if data == "emoji" else _leave_one_out
     test = make(catalogue, np.flatnonzero(parts[0]), "test items")
     validation = make(catalogue, np.flatnonzero(parts[1]), "validation items")
@@ -184,7 +193,7 @@ def retrieval_splits(
             f"checkpoint; no item is in two of these; {asking}{left_out}"
             + ("; artwork, no photographs" if data == "emoji" else "")
         ),
-        request=request,
+        request=request_of(options),
         listed=listed,
     )
 
@@ -303,28 +312,3 @@ def _leave_one_out(catalogue: Catalogue, chosen: np.ndarray, name: str) -> Retri
     )
     query = chosen[counts[number] >= 2]
     return Retrieval(name=name, query=query, gallery=chosen, leave_one_out=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalOptions:
-    """Options of the data: which catalogue, and how many items are held out."""
-
-    seed: int = 0
-    """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
-    data: str = "emoji"
-    """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one or of images."""
-    triplets: Path | None = None
-    """File of triplets of row numbers, from 0, to train on; None: triplets are drawn."""
-    test_items: int | None = None
-    """Number of test items; None: 200 of emoji, a fifth of a table."""
-    validation_items: int | None = None
-    """Number of items that choose the checkpoint; None: 100 of emoji, a tenth of a table."""
-    category: str | None = "category"
-    """Column of the table with the category of each item; None: there is none."""
-
-
-def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
-    """The splits that an experiment's options ask for (:func:`retrieval_splits`)."""
-    named = asked(RetrievalOptions, options)
-    del named["category"]  # it chooses negatives and does not change the splits
-    return retrieval_splits(**named)

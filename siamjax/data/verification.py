@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, fingerprint, images_of
-from siamjax.data.options import asked
+from siamjax.data.options import only, request_of
 from siamjax.data.pairs import (
     ListedPairs,
     PairList,
@@ -34,7 +34,7 @@ class VerificationSplits:
         validation: pairs that choose threshold and checkpoint.
         test: pairs that results are reported on.
         protocol: a line to print with every number: how the splits were made, and what leaks.
-        request: the arguments of :func:`verification_splits`, which make the same splits again.
+        request: the arguments of :func:`load_verification`, which make the same splits again.
     """
 
     images: ImageSet
@@ -74,73 +74,6 @@ def load_images(data: str) -> ImageSet:
     if data in LFW_NAMES:
         return lfw.open_images(data)
     return folder_images(Path(data))
-
-
-def verification_splits(
-    data: str,
-    *,
-    seed: int,
-    validation_people: int = 6,
-    test_people: int = 10,
-    lfw_fold: int | None = None,
-    validation_list: Path | str | None = None,
-    test_list: Path | str | None = None,
-    positive_share: float | None = 0.5,
-) -> VerificationSplits:
-    """The three splits of a data set.
-
-    Where identities are known, no person is in two splits, except in LFW's View 1 and View 2,
-    where ``protocol`` says how many pairs leak.
-
-    * ``orl_faces`` or a folder of identity folders: people are divided at random from ``seed``;
-      validation and test take every pair of their images.
-    * ``lfw[/alignment]``: training takes all of View 1's pairsDevTrain.txt (image-restricted),
-      validation its pairsDevTest.txt, and the test is View 2's pairs.txt, where people of View 1
-      return. With ``lfw_fold`` K (1 to 10) nothing leaks: the test is fold K of View 2,
-      validation the fold before it, and training the other eight.
-    * a list file ``path1 path2 label`` to train on, with ``validation_list`` and ``test_list``.
-      Lists do not tell identities, so that the splits are only checked to share no image.
-
-    ``positive_share`` applies where pairs are drawn from identities, not to lists.
-    """
-    from siamjax.data.datasets import lfw
-    from siamjax.data.lists import list_splits
-
-    request = {
-        "data": data,
-        "seed": seed,
-        "validation_people": validation_people,
-        "test_people": test_people,
-        "lfw_fold": lfw_fold,
-        "validation_list": None if validation_list is None else str(validation_list),
-        "test_list": None if test_list is None else str(test_list),
-        "positive_share": positive_share,
-    }
-    if seed < 0:
-        raise UsageError(f"seed {seed} must be 0 or greater")
-    if data in LFW_NAMES:
-        return lfw.splits(data, seed=seed, fold=lfw_fold, request=request)
-    if lfw_fold is not None:
-        raise UsageError(
-            f"lfw_fold {lfw_fold} does not apply to {data}; use --data lfw or leave it out"
-        )
-    if data != "orl_faces" and Path(data).is_file():
-        if validation_list is None or test_list is None:
-            raise UsageError(
-                f"{data} is a list to train on; give --validation-list and --test-list too"
-            )
-        lists = (Path(data), Path(validation_list), Path(test_list))
-        return list_splits(lists, seed=seed, request=request)
-    if validation_list or test_list:
-        raise UsageError(f"{data} is not a list file; leave out --validation-list and --test-list")
-    return divide_people(
-        load_images(data),
-        seed=seed,
-        validation_people=validation_people,
-        test_people=test_people,
-        positive_share=positive_share,
-        request=request,
-    )
 
 
 def divide_people(
@@ -239,13 +172,52 @@ class VerificationOptions:
 
 
 def load_verification(options: VerificationOptions) -> VerificationSplits:
-    """The splits that an experiment's options ask for (:func:`verification_splits`).
+    """The three splits of a data set.
+
+    Where identities are known, no person is in two splits, except in LFW's View 1 and View 2,
+    where ``protocol`` says how many pairs leak.
+
+    * ``orl_faces`` or a folder of identity folders: people are divided at random from ``seed``;
+      validation and test take every pair of their images.
+    * ``lfw[/alignment]``: training takes all of View 1's pairsDevTrain.txt (image-restricted),
+      validation its pairsDevTest.txt, and the test is View 2's pairs.txt, where people of View 1
+      return. With ``lfw_fold`` K (1 to 10) nothing leaks: the test is fold K of View 2,
+      validation the fold before it, and training the other eight.
+    * a list file ``path1 path2 label`` to train on, with ``validation_list`` and ``test_list``.
+      Lists do not tell identities, so that the splits are only checked to share no image.
 
     If LFW is on this machine, but the options ask for the embedded faces, a line says how to train
     on LFW.
     """
     from siamjax.data.datasets import lfw
+    from siamjax.data.lists import list_splits
 
-    if options.data == "orl_faces" and (found := lfw.find_any()) is not None:
+    options = only(VerificationOptions, options)
+    data, request = options.data, request_of(options)
+    if options.seed < 0:
+        raise UsageError(f"seed {options.seed} must be 0 or greater")
+    if data in LFW_NAMES:
+        return lfw.splits(data, seed=options.seed, fold=options.lfw_fold, request=request)
+    if options.lfw_fold is not None:
+        raise UsageError(
+            f"lfw_fold {options.lfw_fold} does not apply to {data}; use --data lfw or leave it out"
+        )
+    if data == "orl_faces" and (found := lfw.find_any()) is not None:
         print(f"LFW ({found.alignment}) is in {found.home}; --data lfw trains on it")
-    return verification_splits(**asked(VerificationOptions, options))
+    lists = (options.validation_list, options.test_list)
+    if data != "orl_faces" and Path(data).is_file():
+        if None in lists:
+            raise UsageError(
+                f"{data} is a list to train on; give --validation-list and --test-list too"
+            )
+        paths = tuple(Path(str(path)) for path in (data, *lists))
+        return list_splits(paths, seed=options.seed, request=request)
+    if any(lists):
+        raise UsageError(f"{data} is not a list file; leave out --validation-list and --test-list")
+    return divide_people(
+        load_images(data),
+        seed=options.seed,
+        validation_people=options.validation_people,
+        test_people=options.test_people,
+        request=request,
+    )

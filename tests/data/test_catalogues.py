@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from splits import retrieval_splits
 
 from siamjax.data.catalogues import open_catalogue, read_triplets
-from siamjax.data.retrieval import retrieval_splits
 from siamjax.data.triplets import ListedTriplets
 from siamjax.errors import UsageError
 

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from splits import verification_splits
 
 from siamjax.data import VerificationOptions, load_verification
 from siamjax.data import verification as face_data
@@ -135,7 +136,7 @@ def test_broken_archive(tmp_path):
 
 
 def test_view_1_trains_and_the_leak_is_counted(lfw_here):
-    splits = face_data.verification_splits("lfw", seed=0)
+    splits = verification_splits("lfw", seed=0)
     assert len(splits.test) == 20
     assert "NOT the published pairsDevTrain.txt" in splits.protocol
     assert splits.trained_on == ("Person_A", "Person_U", "Person_V")
@@ -145,13 +146,13 @@ def test_view_1_trains_and_the_leak_is_counted(lfw_here):
 
 
 def test_fold_leaves_its_people_out(lfw_here):
-    splits = face_data.verification_splits("lfw/funneled", seed=0, lfw_fold=1)
+    splits = verification_splits("lfw/funneled", seed=0, lfw_fold=1)
     assert face_data.people_of(splits.images, splits.test) == {"Person_A", "Person_B"}
     assert face_data.people_of(splits.images, splits.validation) == {"Person_S", "Person_T"}
     assert len(splits.trained_on) == 16
     assert not face_data.leaked(splits.images, splits.test, splits.trained_on).any()
     with pytest.raises(UsageError, match="fold 11"):
-        face_data.verification_splits("lfw", seed=0, lfw_fold=11)
+        verification_splits("lfw", seed=0, lfw_fold=11)
 
 
 def test_people_in_two_splits_are_found(lfw_here, tmp_path):
@@ -160,7 +161,7 @@ def test_people_in_two_splits_are_found(lfw_here, tmp_path):
     test.write_text(before.replace("Person_X", "Person_V"))
     try:
         with pytest.raises(UsageError, match="Person_V is in two splits"):
-            face_data.verification_splits("lfw", seed=0)
+            verification_splits("lfw", seed=0)
     finally:
         test.write_text(before)
 
@@ -168,7 +169,7 @@ def test_people_in_two_splits_are_found(lfw_here, tmp_path):
 def test_incomplete_lfw_is_refused(lfw_here, monkeypatch):
     monkeypatch.setattr(lfw, "IMAGES", 13_233)
     with pytest.raises(UsageError, match="72 images of 24 people, but LFW has 13,233"):
-        face_data.verification_splits("lfw", seed=0)
+        verification_splits("lfw", seed=0)
 
 
 @pytest.mark.parametrize(

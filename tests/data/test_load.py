@@ -1,6 +1,7 @@
 """An experiment's options are what its splits are asked for."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,8 @@ from siamjax.data import (
     VerificationOptions,
     load_reid,
     load_retrieval,
-    load_verification,
-    reid,
-    retrieval,
-    verification,
 )
+from siamjax.data.options import asked_before, only, request_of
 
 CHANGED = {
     VerificationOptions: {
@@ -40,7 +38,9 @@ CHANGED = {
     RetrievalOptions: {
         "seed": 3,
         "data": "table.csv",
+        "home": Path("home"),
         "triplets": Path("t.txt"),
+        "first_row": 1,
         "test_items": 4,
         "validation_items": 5,
         "category": "kind",
@@ -48,16 +48,9 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("options", "load", "home", "function"),
-    [
-        (VerificationOptions, load_verification, verification, "verification_splits"),
-        (ReidOptions, load_reid, reid, "reid_splits"),
-        (RetrievalOptions, load_retrieval, retrieval, "retrieval_splits"),
-    ],
-)
-def test_every_option_is_passed_on(monkeypatch, options, load, home, function):
-    """Also those of a class that adds to them, as every experiment's does, and none of its own."""
+@pytest.mark.parametrize("options", CHANGED, ids=lambda options: options.__name__)
+def test_options_out_of_a_config_that_has_more(options):
+    """As every experiment's does; and there and back through a run's manifest."""
     changed = CHANGED[options]
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     assert changed.keys() == defaults.keys()
@@ -67,9 +60,15 @@ def test_every_option_is_passed_on(monkeypatch, options, load, home, function):
     class Config(options):
         margin: float = 0.2
 
-    monkeypatch.setattr(home, function, lambda **asked: asked)
-    expected = {name: value for name, value in changed.items() if name != "category"}
-    assert load(Config(**changed)) == expected
+    chosen = only(options, Config(**changed))
+    assert type(chosen) is options
+    assert dataclasses.asdict(chosen) == changed
+    written = json.loads(json.dumps(request_of(chosen)))
+    again = asked_before(options, {**written, "positive_share": 0.5})
+    assert request_of(again) == written
+    assert {name: str(value) for name, value in written.items()} == {
+        name: str(value) for name, value in changed.items()
+    }
 
 
 def test_defaults_are_the_embedded_sets():

@@ -6,11 +6,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
+from splits import reid_splits
 
 from siamjax.data import reid as rankings
 from siamjax.data.archives import Published, collect, locate, opened_file
 from siamjax.data.images import ImageSet
-from siamjax.data.reid import NAMES, reid_splits
+from siamjax.data.reid import NAMES
 from siamjax.errors import UsageError
 
 

@@ -14,11 +14,11 @@ from reid_trees import (
     save_cuhk03,
     save_v5,
 )
+from splits import reid_splits
 
 from siamjax.data.datasets import cuhk03
 from siamjax.data.datasets import cuhk03 as protocols
 from siamjax.data.prepared import prepared_people
-from siamjax.data.reid import reid_splits
 from siamjax.errors import UsageError
 
 PEOPLE = (6, 4, 3, 2, 2)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from reid_trees import arrays_of, prepare_in, save, save_v5
+from splits import reid_splits
 
 from siamjax.data.datasets import cuhk01, grid
 from siamjax.data.prepared import prepared_people
-from siamjax.data.reid import reid_splits
 from siamjax.errors import UsageError
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from reid_trees import arrays_of, prepare_in, save
+from splits import reid_splits
 
 from siamjax.data.datasets import market1501
-from siamjax.data.reid import reid_splits
 from siamjax.errors import UsageError
 
 

@@ -270,7 +270,7 @@ def splits(
 ) -> VerificationSplits:
     """Train and validate on View 1 and test on View 2, or use View 2 alone with a test ``fold``.
 
-    See :func:`siamjax.data.verification.verification_splits`.
+    See :func:`siamjax.data.verification.load_verification`.
     """
     if fold is None:
         images, (train, validation, view2), remark = read_lists(data, *LISTS)
