@@ -158,7 +158,8 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
         raise UsageError(
             f"first_row {options.first_row} applies to a file of triplets; give the file too"
         )
-    catalogue = open_catalogue(data, home=options.home)
+    home = None if options.home is None else Path(options.home)
+    catalogue = open_catalogue(data, home=home)
     rows, origin = None, ""
     if options.triplets is not None:
         rows = read_triplets(options.triplets, rows=len(catalogue), first_row=options.first_row)
