@@ -55,32 +55,28 @@ class Row(NamedTuple):
 
 def formulation(name: str) -> tuple[Callable, Callable]:
     """``(x, y, kernel) -> out`` and ``(x, y, kernel, cotangent) -> (out, gradients)``."""
-    forward: Callable
 
     def wide(x, y, kernel):  # as dispatch calls both: in float32, the kernel by row offsets
         split = kernel.reshape(CHANNELS, OFFSETS, -1, OUTPUTS).swapaxes(0, 1)
-        return [u.astype(jnp.float32) for u in (x, y, split.reshape(OFFSETS, -1, OUTPUTS))]
+        by_offset = split.reshape(OFFSETS, -1, OUTPUTS).astype(jnp.float32)
+        return x.astype(jnp.float32), y.astype(jnp.float32), by_offset
 
-    if name == "as dispatched":
-        forward = partial(correlation.normxcorr_conv, activation=jax.nn.relu)
-    elif name == "the map":
-        forward = lambda x, y, kernel: correlation.normxcorr(x, y)  # noqa: E731
-    else:  # all pairs at once
+    def forward(x, y, kernel):
+        if name == "as dispatched":
+            return correlation.normxcorr_conv(x, y, kernel, activation=jax.nn.relu)
+        if name == "the map":
+            return correlation.normxcorr(x, y)
         chosen = patch_products if name == "patch products" else shifted_maps
-
-        def forward(x, y, kernel):
-            return chosen.conv_of(*wide(x, y, kernel), OPTIONS).astype(x.dtype)
+        return chosen.conv_of(*wide(x, y, kernel), OPTIONS).astype(x.dtype)
 
     def both(x, y, kernel, cotangent):
+        if name == "shifted maps":
+            given = (*wide(x, y, kernel), cotangent.astype(jnp.float32))
+            return forward(x, y, kernel), shifted_maps_gradient.conv_gradient(*given, OPTIONS)
         out, pull_back = jax.vjp(forward, x, y, kernel)
         return out, pull_back(cotangent)
 
-    def by_shifted_maps(x, y, kernel, cotangent):
-        given = wide(x, y, kernel), cotangent.astype(jnp.float32)
-        gradients = shifted_maps_gradient.conv_gradient(*given[0], given[1], OPTIONS)
-        return forward(x, y, kernel), gradients
-
-    return forward, by_shifted_maps if name == "shifted maps" else both
+    return forward, both
 
 
 def operator(name: str, direction: str, precision: str, batch: int, *, dry: bool) -> dict[str, Any]:
