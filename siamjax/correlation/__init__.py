@@ -85,12 +85,9 @@ def normxcorr(
     out of range, and features that are not finite (these are not seen under a trace).
     """
     x, y = as_maps(x, y)
-    options = _options(
-        x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
-    )
+    options = _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gradient)
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    flat = _flat(x, wide), _flat(y, wide)
-    mapped = _map(*flat, options)
+    mapped = _map(_flat(x, wide), _flat(y, wide), options)
     return mapped.reshape(*x.shape[:-1], mapped.shape[-1]).astype(x.dtype)
 
 
@@ -124,19 +121,12 @@ def normxcorr_conv(
             Pass a function that is defined once (a new lambda compiles anew in each call) and
             closes over no traced value: no gradient flows to what it closes over.
         patch_size: this and all that follow are the options of :func:`normxcorr`.
-        row_search: rows above and below that are searched.
-        column_search: columns to the left and right that are searched; None: every column.
-        epsilon: added to each standard deviation.
-        ddof: taken from the number of entries of a patch.
-        reduction: ``mean`` or ``sum``.
-        gradient: ``exact`` or ``paper``.
 
     Raises ``UsageError`` as :func:`normxcorr` does, and for a kernel of another size.
     """
     x, y = as_maps(x, y)
-    options = _options(
-        x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
-    )._replace(activation=activation)
+    options = _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gradient)
+    options = options._replace(activation=activation)
     features = x.shape[-1] * options.offsets * options.searched(x.shape[-2])
     if kernel.ndim != 2 or kernel.shape[0] != features:
         raise UsageError(
@@ -197,9 +187,7 @@ def normxcorr_by_definition(
     return mapped(*map(jnp.arange, axes)).reshape(height, width, -1)
 
 
-def _options(
-    x, y, patch_size, row_search, column_search, epsilon, ddof, reduction, gradient
-) -> Options:
+def _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gradient) -> Options:
     if patch_size < 1 or patch_size % 2 == 0:
         raise UsageError(f"patch_size {patch_size}: use an odd size, so that a patch has a centre")
     if row_search < 0 or (column_search is not None and column_search < 0):

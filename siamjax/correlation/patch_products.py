@@ -11,10 +11,7 @@ from siamjax.correlation.patches import Options, prepare
 
 
 def _standardised(x: Array, options: Options, *, rows: int, columns: int) -> Array:
-    """Patches minus their mean, over their standard deviation.
-
-    Of shape (n, height, width, channels, patch^2).
-    """
+    """Standardised patches (n, height, width, channels, patch^2)."""
     side = prepare(x, rows=rows, columns=columns, options=options)
     across, down = side.mean.shape[1], side.mean.shape[3]
     centred = jnp.stack(

@@ -63,10 +63,6 @@ class Grid(NamedTuple):
         return u.reshape(*u.shape[:-1], self.n, self.length)[..., :count]
 
 
-def _take(side: Array, offset: Array, size: int) -> Array:
-    return lax.dynamic_slice_in_dim(side, offset, size, axis=-1)
-
-
 class Chunk:
     """A chunk of pairs: both maps on a common grid, and y's rows at the current offset."""
 
@@ -101,7 +97,7 @@ class Chunk:
         y, size = self.y, self.height
         sources = ((y.values, size + self.tail), (y.mean, size), (y.scale, size), (y.slope, size))
         return tuple(
-            self.grid.place(_take(source, offset, rows), buffer)
+            self.grid.place(lax.dynamic_slice_in_dim(source, offset, rows, axis=-1), buffer)
             for (source, rows), buffer in zip(sources, buffers, strict=False)
         )
 

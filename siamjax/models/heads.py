@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 from siamjax.distances import euclidean
 
+Embeddings = Float[Array, "*batch features"]
+
 
 class ConcatenationHead(nn.Module):
     """One dense unit on both embeddings, concatenated: the logit of P(same).
@@ -26,9 +28,7 @@ class ConcatenationHead(nn.Module):
     measure: ClassVar[str] = "logit"
 
     @nn.compact
-    def __call__(
-        self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
-    ) -> Float[Array, "*batch"]:
+    def __call__(self, first: Embeddings, second: Embeddings) -> Float[Array, "*batch"]:
         """The logit; its sigmoid is P(same)."""
         both = jnp.concatenate([first, second], axis=-1)
         return nn.Dense(1, name="dense")(both)[..., 0]
@@ -46,9 +46,7 @@ class DifferenceHead(nn.Module):
     measure: ClassVar[str] = "logit"
 
     @nn.compact
-    def __call__(
-        self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
-    ) -> Float[Array, "*batch"]:
+    def __call__(self, first: Embeddings, second: Embeddings) -> Float[Array, "*batch"]:
         """The logit; its sigmoid is P(same)."""
         start = nn.initializers.constant(-(first.shape[-1] ** -0.5))
         return nn.Dense(1, kernel_init=start, name="dense")(jnp.abs(first - second))[..., 0]
@@ -61,9 +59,7 @@ class EuclideanHead(nn.Module):
     measure: ClassVar[str] = "distance"
 
     @nn.compact
-    def __call__(
-        self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
-    ) -> Float[Array, "*batch"]:
+    def __call__(self, first: Embeddings, second: Embeddings) -> Float[Array, "*batch"]:
         """``||first - second||_2``."""
         return euclidean(first, second)
 
@@ -86,9 +82,7 @@ class DistanceLogitHead(nn.Module):
     middle: float = 0.8
 
     @nn.compact
-    def __call__(
-        self, first: Float[Array, "*batch features"], second: Float[Array, "*batch features"]
-    ) -> Float[Array, "*batch"]:
+    def __call__(self, first: Embeddings, second: Embeddings) -> Float[Array, "*batch"]:
         """The logit; its sigmoid is P(same)."""
         constant = nn.initializers.constant
         slope = self.param("slope", constant(self.slope), ())

@@ -75,15 +75,7 @@ class InceptionEmbedding(nn.Module):
             return self.trunk(preprocess(x, self.preprocessing), train=train, weight=weight)
         return self.trunk(x, train=train, weight=weight, after=self.given)
 
-    def embed(
-        self,
-        x: Float[Array, "batch height width channels"],
-        *,
-        train: bool = False,
-        weight: Float[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch features"]:
-        """The same as calling the network; the method that :class:`Embeds` names."""
-        return self(x, train=train, weight=weight)
+    embed = __call__  # as ``Embeds`` names it
 
 
 def _unit(x: Array) -> Array:

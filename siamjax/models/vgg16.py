@@ -41,10 +41,6 @@ class ConvRelu(nn.Conv):
         return nn.relu(super().__call__(inputs))
 
 
-def _even(x: Array) -> Array:
-    return x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-
-
 class Vgg16(nn.Module):
     """Image -> features by VGG-16: configuration D of Simonyan and Zisserman, ICLR 2015.
 
@@ -118,7 +114,8 @@ class Vgg16(nn.Module):
                     dtype=self.dtype,
                     name=f"block{block}_conv{number}",
                 )(x)
-            x = Named(name=f"block{block}_pool")(max_pool_2x2(_even(x)))
+            even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+            x = Named(name=f"block{block}_pool")(max_pool_2x2(even))
             if block == frozen:
                 x = jax.lax.stop_gradient(x)
         if self.hidden is None:
@@ -184,12 +181,4 @@ class Vgg16Features(nn.Module):
             return self.deep(preprocess(x, self.preprocessing), train=train)
         return self.deep(x, train=train, after=self.given)
 
-    def embed(
-        self,
-        x: UInt8[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        weight: Float[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch features"]:
-        """The same as calling the network; the method that :class:`Embeds` names."""
-        return self(x, train=train, weight=weight)
+    embed = __call__  # as ``Embeds`` names it

@@ -172,8 +172,7 @@ class VisualSearchNet(nn.Module):
         unit = preprocess(x, "unit")
         deep = self.deep(preprocess(x, self.preprocessing), train=train)
         parts = [deep, self.shallow1(unit), self.shallow2(unit)]
-        joined = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
-        x = self.last(joined)
+        x = self.last(jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1))
         output = self.output or {"strided": "sigmoid"}.get(self.variant)
         if output == "sigmoid":
             return nn.sigmoid(x)
@@ -182,12 +181,4 @@ class VisualSearchNet(nn.Module):
             return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
         return x * jax.lax.rsqrt(1.0 + squares)
 
-    def embed(
-        self,
-        x: UInt8[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        weight: Float[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch embedding"]:
-        """The same as calling the network; the method that :class:`Embeds` names."""
-        return self(x, train=train, weight=weight)
+    embed = __call__  # as ``Embeds`` names it
