@@ -133,10 +133,8 @@ def _tensors(layers: Layers) -> dict[str, np.ndarray]:
         if gamma is not None and np.any(gamma != 1):
             number = layer.rpartition("_")[2]
             # gamma (x - mean) / s = (gamma x - gamma mean) / s, whatever its sign.
-            found[f"params/conv2d_{number}/kernel"] = (
-                found[f"params/conv2d_{number}/kernel"] * gamma
-            )
-            found[f"batch_stats/{layer}/mean"] = found[f"batch_stats/{layer}/mean"] * gamma
+            for path in (f"params/conv2d_{number}/kernel", f"batch_stats/{layer}/mean"):
+                found[path] = found[path] * gamma
     return found
 
 

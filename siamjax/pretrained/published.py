@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -204,17 +203,12 @@ def _download(address: str, part: Path) -> None:
             had = 0
         left = response.headers.get("Content-Length")
         total = None if left is None else had + int(left)
-        with part.open("ab" if had else "wb") as file:
-            for block in _shown(response, part.name, had=had, total=total):
+        bar = tqdm(total=total, initial=had, unit="B", unit_scale=True, desc=part.name)
+        with part.open("ab" if had else "wb") as file, bar:
+            while block := response.read(_BLOCK):
                 file.write(block)
+                bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:
         raise OSError(f"{part.stat().st_size:,} of {total:,} bytes came")
-
-
-def _shown(response: Any, name: str, *, had: int, total: int | None) -> Iterator[bytes]:
-    with tqdm(total=total, initial=had, unit="B", unit_scale=True, desc=name) as bar:
-        while block := response.read(_BLOCK):
-            bar.update(len(block))
-            yield block

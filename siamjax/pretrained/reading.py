@@ -52,8 +52,8 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     """
     path = Path(path)
     path = path / "model.json" if path.is_dir() else path
+    choices = ", ".join(get_args(Preprocessing))
     if preprocessing is not None and preprocessing not in get_args(Preprocessing):
-        choices = ", ".join(get_args(Preprocessing))
         raise UsageError(f"preprocessing {preprocessing!r}; choose one of {choices}")
     try:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     if preprocessing is None:
         raise UsageError(
             f"{path} does not say how its images are preprocessed; choose preprocessing from "
-            f"{', '.join(get_args(Preprocessing))}"
+            f"{choices}"
         )
     return Weights(
         source=str(path),
@@ -134,9 +134,9 @@ def _of_keras(path: Path, layers: architectures.Layers, *, by_depth: bool = Fals
 
 def _keras(path: Path) -> Stored:
     """Both layouts: groups named by layer with ``weight_names``, and ``layers/CLASS_N/vars/K``."""
-    layers: dict[str, dict[str, np.ndarray]] = {}
     import h5py  # only here: training and export run without it
 
+    layers: dict[str, dict[str, np.ndarray]] = {}
     with h5py.File(path, "r") as file:
         if "layers" in file and "layer_names" not in file.attrs:
             named = _keras3(file["layers"], layers)

@@ -9,7 +9,7 @@ import collections
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +27,6 @@ _TYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
-
-
-class _Type(NamedTuple):
-    dtype: str
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -73,7 +69,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda data, *_: data
         if module == "torch" and name in _TYPES:
-            return _Type(_TYPES[name])
+            return _TYPES[name]
         if module == "torch" and name.endswith("Storage"):
             raise UsageError(f"tensors of torch.{name} cannot be read; save them as float32")
         raise _Forbidden(f"{module}.{name}")
@@ -81,9 +77,9 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> np.ndarray:
         """The storage that a tensor is a view of."""
         kind, storage_type, key, _, count = pid[:5]
-        if kind != "storage" or not isinstance(storage_type, _Type):
+        if kind != "storage" or storage_type not in _TYPES.values():
             raise ValueError(f"unknown storage {kind!r}")
-        return self._storage(str(key), np.dtype(storage_type.dtype), int(count))
+        return self._storage(str(key), np.dtype(storage_type), int(count))
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
@@ -138,13 +134,9 @@ def _before_archives(path: Path) -> Any:
         if set(keys) != set(storages):
             raise ValueError("storages without content")
         for key in keys:
-            _fill(storages[key], file)
+            own = storages[key]
+            count, content = int.from_bytes(file.read(8), "little"), file.read(own.nbytes)
+            if count != len(own) or len(content) != own.nbytes:
+                raise ValueError("cut short")
+            own[:] = np.frombuffer(content, own.dtype)
     return state
-
-
-def _fill(storage: np.ndarray, file: BinaryIO) -> None:
-    count = int.from_bytes(file.read(8), "little")
-    content = file.read(storage.nbytes)
-    if count != len(storage) or len(content) != storage.nbytes:
-        raise ValueError("cut short")
-    storage[:] = np.frombuffer(content, storage.dtype)

@@ -66,12 +66,7 @@ class Weights:
     def without(self, *layers: str) -> "Weights":
         """These weights without the layers of these prefixes, such as a head of another task."""
         kept = {p: t for p, t in self.tensors.items() if not _inside(p).startswith(layers)}
-        return Weights(
-            source=self.source,
-            architecture=self.architecture,
-            tensors=kept,
-            preprocessing=self.preprocessing,
-        )
+        return dataclasses.replace(self, tensors=kept)
 
 
 def put(
@@ -92,7 +87,17 @@ def put(
     ``preprocessing`` of ``network``, or of the modules that are its fields, is not that of the
     weights.
     """
-    _check_preprocessing(network, weights)
+    stated = set(_stated(network))
+    if not stated:
+        raise UsageError(
+            f"{type(network).__name__} does not say how its images are preprocessed; give it a "
+            f"field preprocessing ({weights.preprocessing!r} for {weights.source})"
+        )
+    if stated != {weights.preprocessing}:
+        raise UsageError(
+            f"{weights.source} was trained on images preprocessed by {weights.preprocessing!r}, "
+            f"the network has {' and '.join(map(repr, sorted(stated)))}"
+        )
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     own: dict[str, str] = {}
     for path in flat:
@@ -128,18 +133,3 @@ def _stated(network: nn.Module) -> Iterator[str]:
     for field in fields:
         if isinstance(field, nn.Module):
             yield from _stated(field)
-
-
-def _check_preprocessing(network: nn.Module, weights: Weights) -> None:
-    """Refuse a network whose preprocessing is not that of the weights."""
-    stated = set(_stated(network))
-    if not stated:
-        raise UsageError(
-            f"{type(network).__name__} does not say how its images are preprocessed; give it a "
-            f"field preprocessing ({weights.preprocessing!r} for {weights.source})"
-        )
-    if stated != {weights.preprocessing}:
-        raise UsageError(
-            f"{weights.source} was trained on images preprocessed by {weights.preprocessing!r}, "
-            f"the network has {' and '.join(map(repr, sorted(stated)))}"
-        )
