@@ -9,7 +9,7 @@ import numpy as np
 from siamjax.errors import UsageError
 
 if TYPE_CHECKING:
-    from siamjax.report.inside import DeadFilters, Layer
+    from siamjax.report.inside import Layer
     from siamjax.training.finished import Finished
 
 _BATCH = 16  # images; VGG-16 at 224x224 needs about 25 MB for one
@@ -116,10 +116,6 @@ def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
     counted = dead_filters(run.network, run.variables, batches(), names=names)
     print(f"filters never above 0 for any of the {len(images):,} images of {data}")
     for one in counted:
-        print(_line(one))
-
-
-def _line(found: "DeadFilters") -> str:
-    count = len(found.dead)
-    said = f"{found.layer}: {count} of {found.channels} ({count / found.channels:.1%})"
-    return f"{said}: {ranges(found.dead.tolist())}" if count else said
+        count = len(one.dead)
+        said = f"{one.layer}: {count} of {one.channels} ({count / one.channels:.1%})"
+        print(f"{said}: {ranges(one.dead.tolist())}" if count else said)

@@ -36,13 +36,13 @@ def rank(
         ranked.query, ranked.found, ranked.probability, strict=True
     ):
         print(images.keys[query])
+        shown: list[Shown] = []
         for place, (index, value) in enumerate(zip(found, probability, strict=True), start=1):
-            print(f"{place:4d}  P(same) {value:.4f}  {images.keys[index]}")
+            name, said = images.keys[index], f"P(same) {value:.4f}"
+            print(f"{place:4d}  {said}  {name}")
+            if out is not None:
+                shown.append(Shown(images.image(index), name, said))
         if out is not None:
-            shown = [
-                Shown(images.image(index), images.keys[index], f"P(same) {value:.4f}")
-                for index, value in zip(found, probability, strict=True)
-            ]
             lists.append((Shown(images.image(query), images.keys[query]), shown))
     if out is not None:
         remark = f"{len(images) - len(queries):,} images of {gallery}, ranked by {run}"

@@ -1,19 +1,17 @@
 """The commands that embed a catalogue of images and search it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from siamjax.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
     from siamjax.data.images import ImageSet
-    from siamjax.search.exact_distances import Metric
-    from siamjax.search.index import Index
     from siamjax.search.index_segment import Item
-    from siamjax.search.nearest import Nearest
 
 _LISTED = 20  # broken images to name on the terminal
 
@@ -48,7 +46,6 @@ def embed(
         chunk: Number of images after which progress is saved.
     """
     from siamjax.data.catalogues import NAMES, open_catalogue
-    from siamjax.errors import UsageError
     from siamjax.inference.embedder import Embedder
     from siamjax.search.embed_catalogue import FAILED, embed_catalogue
     from siamjax.training.finished import Finished
@@ -116,7 +113,8 @@ def search(
             longer.
         out: HTML page to write, with the images.
     """
-    from siamjax.report.results import check_page
+    from siamjax.data.images import decode, read_file
+    from siamjax.report.results import Shown, check_page, write_results
     from siamjax.search.index import Index
     from siamjax.search.query import search_index
 
@@ -135,37 +133,10 @@ def search(
     if answers.recall is not None:
         print(f"approximate search: {answers.recall:.4f} of the exact result found")
     among = f" of {' and '.join(where)}" if where else ""
-    remark = f"{int(answers.shown.sum()):,} items{among} in {index}, by {_spoken(metric)}"
-    _tell(opened, queries, answers.found, metric=metric, remark=remark, out=out)
-
-
-def _condition(text: str) -> tuple[str, str]:
-    from siamjax.errors import UsageError
-
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"--where {text}: expected name=value, such as category=Objects")
-    return name, value
-
-
-def _spoken(metric: "Metric") -> str:
-    return "squared distance" if metric == "squared_euclidean" else "cosine distance"
-
-
-def _tell(
-    index: "Index",
-    queries: Sequence[Path],
-    found: "Nearest",
-    *,
-    metric: "Metric",
-    remark: str,
-    out: Path | None,
-) -> None:
-    """Print the results, and write the page."""
-    from siamjax.data.images import decode, read_file
-    from siamjax.report.results import Shown, write_results
-
-    items, images, lists = index.lookup(found.rows.ravel()), _Images(), []
+    measure = "squared distance" if metric == "squared_euclidean" else "cosine distance"
+    remark = f"{int(answers.shown.sum()):,} items{among} in {index}, by {measure}"
+    found = answers.found
+    items, images, lists = opened.lookup(found.rows.ravel()), _Images(), []
     print(remark)
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         print(query)
@@ -173,7 +144,7 @@ def _tell(
         for place, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1):
             if row < 0:  # an approximate search may find fewer
                 continue
-            item, value = items[int(row)], f"{_spoken(metric)} {distance:.6g}"
+            item, value = items[int(row)], f"{measure} {distance:.6g}"
             print(f"{place:4d}  {value}  {_caption(item)}")
             if out is not None:
                 shown.append(Shown(images.of(item), _caption(item), value))
@@ -181,8 +152,15 @@ def _tell(
             image = decode(read_file(query), name=str(query))
             lists.append((Shown(image, str(query)), shown))
     if out is not None:
-        write_results(out, title=f"{index.folder} searched", remark=remark, lists=lists)
+        write_results(out, title=f"{index} searched", remark=remark, lists=lists)
         print(f"page: {out}")
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--where {text}: expected name=value, such as category=Objects")
+    return name, value
 
 
 def _caption(item: "Item") -> str:
@@ -200,7 +178,6 @@ class _Images:
         import numpy as np
 
         from siamjax.data.images import decode, read_file
-        from siamjax.errors import UsageError
 
         try:
             if item.image:
@@ -212,7 +189,6 @@ class _Images:
 
     def _from_catalogue(self, item: "Item") -> "np.ndarray":
         from siamjax.data.catalogues import open_catalogue
-        from siamjax.errors import UsageError
 
         if item.catalogue not in self._catalogues:
             opened = open_catalogue(item.catalogue).images
