@@ -121,8 +121,8 @@ def _embed(
 ) -> None:
     """Embed the images that the record lacks, batch by batch."""
     left = shown[record.embedded :]
-    bar = tqdm(total=len(shown), initial=record.embedded, unit="image", disable=not progress)
-    with bar:
+    done = record.embedded
+    with tqdm(total=len(shown), initial=done, unit="image", disable=not progress) as bar:
         for rows in embedder.batches(images, left) if len(left) else ():
             check_finite(rows, images, shown[record.embedded :])
             record.put_features(rows)
@@ -148,40 +148,30 @@ def _fill(
     with bar:
         for number in range(record.tiles, len(tiles)):
             down, across = tiles[number]
-            first = _filled(queries[down], rows, 0)
-            second = others[:, across] if len(others) == 1 else others[down, across]
-            second = _filled(second, columns, 1)
-            if len(others) > 1:
-                second = _filled(second, rows, 0)
+            high, wide = down.stop - down.start, across.stop - across.start
+            row = down.start + np.arange(rows) % high
+            first = queries[row]
+            lists = row if len(others) > 1 else np.zeros(1, np.int64)
+            second = others[np.ix_(lists, across.start + np.arange(columns) % wide)]
             scores = scorer(record.take_features(first), record.take_features(second.T))
-            scores = scores[: down.stop - down.start, : across.stop - across.start]
+            scores = scores[:high, :wide]
             if not np.isfinite(scores).all():
-                row, column = np.argwhere(~np.isfinite(scores))[0]
-                pair = names[first[row]], names[second[row % len(second), column]]
+                y, x = np.argwhere(~np.isfinite(scores))[0]
                 raise UsageError(
-                    f"the score of {' and '.join(pair)} is {scores[row, column]}: the network "
-                    "has diverged; use an earlier checkpoint"
+                    f"the score of {names[first[y]]} and {names[second[y % len(second), x]]} is "
+                    f"{scores[y, x]}: the network has diverged; use an earlier checkpoint"
                 )
             record.put_scores((down, across), scores)
             bar.update(pairs[number])
 
 
-def _filled(array: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Repeat the array along an axis up to a length."""
-    return np.take(array, np.arange(length) % array.shape[axis], axis=axis)
-
-
 def _tiles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[Place]:
     """Tiles row by row, about equally large, the first the largest."""
-    height, width = (_even(total, side) for total, side in ((rows, most[0]), (columns, most[1])))
+    height, width = (-(-n // -(-n // side)) for n, side in zip((rows, columns), most, strict=True))
     for row in range(0, rows, height):
         for column in range(0, columns, width):
             down = slice(row, min(row + height, rows))
             yield down, slice(column, min(column + width, columns))
-
-
-def _even(total: int, most: int) -> int:
-    return -(-total // -(-total // most))
 
 
 def _indices(name: str, values: np.ndarray, total: int, *, axes: int) -> np.ndarray:

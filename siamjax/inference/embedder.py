@@ -27,10 +27,7 @@ def features_of(network: nn.Module, variables: Any, images: Any, *, method: str 
 
 @lru_cache(maxsize=8)
 def _embed_function(network: nn.Module, method: str) -> Callable[..., Array]:
-    """Pmapped ``(variables, batch) -> features`` float32, (devices, batch / devices, ...).
-
-    Cached, so that each network and shape is compiled once a process.
-    """
+    """Pmapped ``(variables, batch) -> features`` float32; compiled once for a network and shape."""
 
     def embed(variables: Any, batch: dict[str, Array]) -> Array:
         return features_of(network, variables, batch["image"], method=method).astype(jnp.float32)

@@ -64,7 +64,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
         for name, value in flax.traverse_util.flatten_dict(run.variables, sep="/").items()
     }
     image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *run.size, 3), np.uint8)
-    functions = {"embed": (_embed(run), 1), "score": (_score(run), 2)}
+    functions = _functions(run)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
@@ -88,23 +88,19 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
                 _difference(folder, name, function, weights, count, run.size)
                 for name, (function, count) in functions.items()
             ]
-            _describe(run, folder, out.name, platforms, differences)
+            _describe(run, folder, platforms, differences)
             os.replace(folder, out)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
     return differences
 
 
-def _embed(run: Finished) -> Callable[..., jax.Array]:
+def _functions(run: Finished) -> dict[str, tuple[Callable[..., jax.Array], int]]:
+    """What is exported, each with its number of batches of images."""
+
     def embed(weights: dict[str, Any], images: jax.Array) -> jax.Array:
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
         return features_of(run.network, variables, images).astype(np.float32)
-
-    return embed
-
-
-def _score(run: Finished) -> Callable[..., jax.Array]:
-    embed = _embed(run)
 
     def score(weights: dict[str, Any], first: jax.Array, second: jax.Array) -> jax.Array:
         features = embed(weights, first), embed(weights, second)
@@ -113,7 +109,7 @@ def _score(run: Finished) -> Callable[..., jax.Array]:
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
         return run.network.apply(variables, *features, method="compare").astype(np.float32)  # pyright: ignore
 
-    return score
+    return {"embed": (embed, 1), "score": (score, 2)}
 
 
 def _difference(
@@ -142,11 +138,7 @@ def _difference(
 
 
 def _describe(
-    run: Finished,
-    folder: Path,
-    name: str,
-    platforms: tuple[str, ...],
-    differences: list[float],
+    run: Finished, folder: Path, platforms: tuple[str, ...], differences: list[float]
 ) -> None:
     own = run.manifest
     measure = run.network.measure if isinstance(run.network, Compares) else "distance"
@@ -167,15 +159,14 @@ def _describe(
         "run": {key: own[key] for key in ("step", "data", "protocol", "results") if key in own},
     }
     write_json(folder / "manifest.json", manifest)
-    rises = measure != "distance"
     meaning = ""
     if "threshold" in own:
-        side = "at least" if rises else "at most"
+        side = "at most" if measure == "distance" else "at least"
         meaning = f" (the same where it is {side} {own['threshold']:.4f})"
     write_text(
         folder / "README.md",
         _README.format(
-            name=name,
+            name=folder.name,
             measure=measure,
             meaning=meaning,
             height=height,

@@ -98,9 +98,18 @@ class DiskRecord(Record):
             else:
                 output.parent.mkdir(parents=True, exist_ok=True)
                 self._note(made=False)
+        arrays = self._scores, self._features
         if not self._made:
-            self._make()
-        for array in (self._scores, self._features)[: 1 if self.tiles == total else 2]:
+            try:
+                with self._disk():
+                    for array in arrays:
+                        array.create()
+                    self._note()
+            except UsageError:  # leave nothing behind
+                for path in (output, self._features.path, self.manifest):
+                    path.unlink(missing_ok=True)
+                raise
+        for array in arrays[: 1 if self.tiles == total else 2]:
             array.open()  # find damage now, not after the next tile
 
     def put_features(self, rows: np.ndarray) -> None:
@@ -151,19 +160,6 @@ class DiskRecord(Record):
                 f"another output, or remove it and {self.manifest.name} to start again"
             )
 
-    def _make(self) -> None:
-        """Write both arrays in full; if that fails, leave nothing behind."""
-        arrays = self._scores, self._features
-        try:
-            with self._disk():
-                for array in arrays:
-                    array.create()
-                self._note()
-        except UsageError:
-            for path in (*(array.path for array in arrays), self.manifest):
-                path.unlink(missing_ok=True)
-            raise
-
     @contextmanager
     def _disk(self) -> Iterator[None]:
         """Turn errors of the disk into ``UsageError``: what is safe, and what to do."""
@@ -193,11 +189,10 @@ class _DiskArray:
         # Not through a map: writing to one kills the process when the disk is full.
         with self.path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            left = self.bytes // 4
-            nothing = np.full(min(left, _FILLING), np.nan, "<f4")
-            while left:
-                file.write(nothing[:left].tobytes())
-                left -= min(left, len(nothing))
+            count = self.bytes // 4
+            nothing = np.full(min(count, _FILLING), np.nan, "<f4")
+            for start in range(0, count, _FILLING):
+                file.write(nothing[: count - start].tobytes())
             file.flush()
             os.fsync(file.fileno())
 
