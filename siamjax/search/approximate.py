@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,8 +106,8 @@ def _prepared(rows: np.ndarray, metric: Metric) -> np.ndarray:
 
 def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
     """Embeddings of these rows, given in ascending order; ``UsageError`` if they are damaged."""
-    gathered, base = np.empty((len(rows), index.features), index.dtype), 0
-    for segment in index.segments:
+    gathered = np.empty((len(rows), index.features), index.dtype)
+    for base, segment in index.bases():
         inside = np.flatnonzero((rows >= base) & (rows < base + len(segment)))
         if len(inside):
             places = rows[inside] - base
@@ -116,7 +115,6 @@ def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f
             first, stop = int(places[0]), int(places[-1]) + 1
             written = segment.squares(first, stop)[places - first]
             check_undamaged(segment.name, places, row_squares(now), written)
-        base += len(segment)
     return gathered
 
 
@@ -140,28 +138,19 @@ def _open(faiss: Any, index: Index, metric: Metric) -> Any:
             if path.exists():  # another search made it while this one waited
                 return _open(faiss, index, metric)
             made = _make(faiss, index, metric)
-            _write(faiss, made, path)
-            _forget(folder, metric, path)
+            temporary = path.with_suffix(".tmp")
+            try:
+                faiss.write_index(made, str(temporary))
+            except RuntimeError as error:  # what FAISS raises when the disk does
+                raise OSError(str(error)) from None
+            os.replace(temporary, path)
+            for other in set(folder.glob(f"{metric}-*.faiss")) - {path}:
+                other.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error}); fix that, or search without --approximate"
         ) from None
     return made
-
-
-def _write(faiss: Any, made: Any, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        faiss.write_index(made, str(temporary))
-    except RuntimeError as error:  # what FAISS raises when the disk does
-        raise OSError(str(error)) from None
-    os.replace(temporary, path)
-
-
-def _forget(folder: Path, metric: Metric, current: Path) -> None:
-    for path in folder.glob(f"{metric}-*.faiss"):
-        if path != current:
-            path.unlink(missing_ok=True)
 
 
 def _make(faiss: Any, index: Index, metric: Metric) -> Any:

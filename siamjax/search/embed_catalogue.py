@@ -101,14 +101,17 @@ def embed_catalogue(
             held = set(making.ids())
             _check_known(folder, unknown - held)
             left = np.asarray([p for key, p in wanted.items() if key not in held], np.int64)
-            images = _Lenient.of(images) if on_error == "report" else images
+            if on_error == "report":
+                images = _Lenient(
+                    **{one.name: getattr(images, one.name) for one in fields(ImageSet)}
+                )
             done = len(wanted) - len(left)
             with tqdm(total=len(wanted), initial=done, unit="image", disable=not progress) as bar:
                 for places, rows in _chunks(images, left, embedder, chunk):
                     making.append([_item(catalogue, p, source) for p in places], rows)
                     bar.update(len(places))
             if isinstance(images, _Lenient):
-                failed = images.reasons()
+                failed = {images.keys[place]: why for place, why in sorted(images.failed.items())}
             index, added = making.commit(wanted)
         elif gone:
             index = index.with_segments(index.segments)
@@ -166,14 +169,6 @@ class _Lenient(ImageSet):
     """Gives a black image for one that cannot be read, and remembers why."""
 
     failed: dict[int, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, images: ImageSet) -> "_Lenient":
-        return cls(**{one.name: getattr(images, one.name) for one in fields(ImageSet)})
-
-    def reasons(self) -> dict[str, str]:
-        """Why images could not be read, by id, in their order."""
-        return {self.keys[place]: why for place, why in sorted(self.failed.items())}
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
         try:

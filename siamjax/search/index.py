@@ -133,7 +133,7 @@ class Index:
     def kept(self) -> Bool[np.ndarray, " rows"]:
         """Whether each row can be found: False if it was removed."""
         kept = np.ones(sum(map(len, self.segments)), bool)
-        for base, segment in self._bases():
+        for base, segment in self.bases():
             kept[base + np.asarray(segment.removed, np.int64)] = False
         return kept
 
@@ -149,7 +149,7 @@ class Index:
     def items(self) -> Iterator[tuple[int, Item]]:
         """Rows that are not removed and their items, read lazily."""
         kept = self.kept
-        for base, segment in self._bases():
+        for base, segment in self.bases():
             for row, item in enumerate(segment.items(), start=base):
                 if kept[row]:
                     yield row, item
@@ -157,7 +157,7 @@ class Index:
     def ids(self) -> Iterator[tuple[str, int, bool]]:
         """Each row's id and number, and whether it can be found (False: removed)."""
         kept = self.kept
-        for base, segment in self._bases():
+        for base, segment in self.bases():
             for row, one in enumerate(segment.ids(), start=base):
                 yield one, row, bool(kept[row])
 
@@ -208,7 +208,7 @@ class Index:
     def thinned(self, rows: Iterable[int]) -> tuple[Segment, ...]:
         """The segments with these rows marked as removed, too; nothing is written."""
         gone, segments = np.asarray(sorted(rows), np.int64), []
-        for base, segment in self._bases():
+        for base, segment in self.bases():
             inside = gone[(gone >= base) & (gone < base + len(segment))] - base
             removed = tuple(sorted({*segment.removed, *inside.tolist()}))
             segments.append(replace(segment, removed=removed))
@@ -220,7 +220,7 @@ class Index:
         index._write()
         return index
 
-    def _bases(self) -> Iterator[tuple[int, Segment]]:
+    def bases(self) -> Iterator[tuple[int, Segment]]:
         """Each segment with the number of its first row."""
         base = 0
         for segment in self.segments:

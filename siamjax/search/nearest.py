@@ -102,7 +102,8 @@ def nearest(
     search = _Search(queries, min(top, int(allowed.sum())), metric)
     if search.top:
         pending = None
-        blocks = list(_blocks(parts, allowed, block or _block_rows(queries.shape[1])))
+        most = block or max(1, _BLOCK_BYTES // (4 * queries.shape[1]))
+        blocks = list(_blocks(parts, allowed, most))
         for number, one in enumerate(blocks):
             begun = search.begin(one)  # the devices work on it while the block before is searched
             if number + 1 < len(blocks):
@@ -205,10 +206,6 @@ class _Block(NamedTuple):
     allowed: np.ndarray
 
 
-def _block_rows(features: int) -> int:
-    return max(1, _BLOCK_BYTES // (4 * features))
-
-
 def _blocks(parts: Sequence[Part], allowed: np.ndarray, most: int) -> Iterator[_Block]:
     """Blocks of all parts, except those in which no row may be found."""
     devices, base = jax.local_device_count(), 0
@@ -272,14 +269,12 @@ class _Search:
         else:
             offset, scale = squares, np.full_like(squares, 2.0)
         filling = block.width - len(rows)
+        offset = np.where(block.allowed, offset, np.inf).astype(np.float32)
         batch = {
             "rows": np.pad(rows, ((0, filling), (0, 0))) if filling else rows,
-            "offset": np.pad(np.where(block.allowed, offset, np.inf), (0, filling)),
-            "scale": np.pad(scale, (0, filling)),
+            "offset": np.pad(offset, (0, filling)),
+            "scale": np.pad(scale.astype(np.float32), (0, filling)),
         }
-        batch["offset"], batch["scale"] = (
-            batch[name].astype(np.float32) for name in ("offset", "scale")
-        )
         split = shard(batch)
         return rows, squares, [_values()(queries, split) for queries in self._placed]
 
@@ -290,10 +285,11 @@ class _Search:
         for group, values in zip(self._groups, begun, strict=True):
             found = np.moveaxis(np.asarray(values), 0, 1)
             found = found.reshape(len(found), -1)[: group.stop - group.start, : len(rows)]
-            possible = self._possible(found, group, squares[block.allowed].max())
-            for query, place in zip(
-                range(group.start, group.stop), _columns(possible, block.allowed), strict=True
-            ):
+            greatest = 1.0 if self.metric == "cosine" else squares[block.allowed].max()
+            possible = self._possible(found, group, greatest)
+            for query, row in enumerate(possible, start=group.start):
+                place = np.flatnonzero(row)
+                place = place[block.allowed[place]]
                 if len(place):
                     self._merge(query, block, place, rows[place], squares[place])
 
@@ -304,14 +300,12 @@ class _Search:
         sqrt(features) epsilon |x| |y|, twice that for the factor 2, and a few roundings more.
         """
         own = self._squares[group]
-        length = np.sqrt(own * (1.0 if self.metric == "cosine" else greatest))
-        around = own + (1.0 if self.metric == "cosine" else greatest)
-        slack = _EPSILON * (2 * np.sqrt(self._queries.shape[1]) * length + 8 * around)
+        length = np.sqrt(own * greatest)
+        slack = _EPSILON * (2 * np.sqrt(self._queries.shape[1]) * length + 8 * (own + greatest))
         missing = 0.0 if self.metric == "cosine" else own
         limit = self.distances[group, -1] - missing + slack
-        possible = ~(
-            values > limit.astype(np.float32)[:, None]
-        )  # NaN counts as possible: check_undamaged() names it
+        # NaN counts as possible: check_undamaged() names it.
+        possible = ~(values > limit.astype(np.float32)[:, None])
         for row in np.flatnonzero(possible.sum(axis=1) > 4 * self.top + 16):
             if self.top <= values.shape[1]:
                 least = np.partition(values[row], self.top - 1)[self.top - 1]
@@ -328,9 +322,3 @@ class _Search:
         number = np.concatenate([self.rows[query], block.base + block.start + place])
         order = np.lexsort((number, distance))[: self.top]
         self.distances[query], self.rows[query] = distance[order], number[order]
-
-
-def _columns(possible: np.ndarray, allowed: np.ndarray) -> Iterator[np.ndarray]:
-    for row in possible:
-        place = np.flatnonzero(row)
-        yield place[allowed[place]]
