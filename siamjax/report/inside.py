@@ -84,7 +84,9 @@ def layers(network: nn.Module, variables: Any, size: Size) -> list[Layer]:
     for name, module in modules.items():
         result = getattr(results[name], "shape", ())
         if len(result) in (2, 4):
-            inside = _inside(variables, name)
+            inside = variables.get("params", {})  # of the layer and of those within it
+            for part in name.split("/") if name != OUTPUT else ():
+                inside = inside.get(part, {})
             convolution = len(result) == 4 and getattr(inside.get("kernel"), "ndim", 0) == 4
             count = sum(leaf.size for leaf in jax.tree.leaves(inside))
             found.append(Layer(name, type(module).__name__, result[1:], count, convolution))
@@ -204,14 +206,6 @@ def _paths(
     return tuple(find_layer(known, name).name for name in names)
 
 
-def _inside(variables: Any, path: str) -> Any:
-    """The parameters of a layer and of those within it."""
-    inside = variables.get("params", {})
-    for part in path.split("/") if path != OUTPUT else ():
-        inside = inside.get(part, {})
-    return inside
-
-
 def _captured(
     network: nn.Module,
     variables: Any,
@@ -236,9 +230,8 @@ def _captured(
     def walk(tree: Any, path: tuple[str, ...]) -> None:
         for name, value in tree.items():
             if name == "__call__":
-                found["/".join(path)] = value[
-                    -1
-                ]  # the last is the outermost: a subclass may call its base's
+                # The last is the outermost: a subclass may call its base's.
+                found["/".join(path)] = value[-1]
             elif hasattr(value, "items"):
                 walk(value, (*path, name))
 

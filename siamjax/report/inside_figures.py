@@ -122,9 +122,8 @@ def _grid(height: int, width: int, channels: int) -> _Grid:
 
 def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
     channels = values.shape[-1]
-    grown = max(
-        1, 32 // max(values.shape[:2])
-    )  # enlarge small maps, so that the gaps are narrow beside them
+    # Enlarge small maps, so that the gaps are narrow beside them.
+    grown = max(1, 32 // max(values.shape[:2]))
     grid = _grid(values.shape[0] * grown, values.shape[1] * grown, channels)
     colors, lowest = _scale(values)
     flat = values.reshape(-1, channels)
@@ -150,12 +149,8 @@ def _maps(values: np.ndarray) -> tuple[Figure, Axes, str]:
         names = np.arange(grid.columns), np.arange(0, channels, grid.columns)
         centres = grid.left[names[0]] + grid.width / 2, grid.top[names[1]] + grid.height / 2
         _numbers(axes, *centres, names=names)
-    _bar(
-        figure,
-        axes,
-        ScalarMappable(Normalize(lowest, 1), colors),
-        "value / largest magnitude of the map",
-    )
+    scale = ScalarMappable(Normalize(lowest, 1), colors)
+    _bar(figure, axes, scale, "value / largest magnitude of the map")
     signed = " (blue: below 0)" if lowest < 0 else ""
     said = (
         f"Each map has its own colour scale: 1 is its largest magnitude{signed}. The bar below a "
@@ -225,8 +220,7 @@ def _bars(values: np.ndarray) -> tuple[Figure, Axes, str]:
     figure, axes = _canvas(_WIDTH * 0.7, 3.0)
     axes.bar(np.arange(values.size), values, color=np.where(values < 0, DIFFERENT, NETWORK))
     axes.axhline(0, color="black", lw=0.8)
-    axes.set(xlim=(-0.8, values.size - 0.2))
-    axes.set(xlabel="feature")
+    axes.set(xlim=(-0.8, values.size - 0.2), xlabel="feature")
     axes.set_xticks(range(0, values.size, max(1, values.size // 16)))
     zero = np.flatnonzero(values == 0)
     axes.plot(zero, np.zeros(zero.size), "x", color=DIFFERENT, ms=5)

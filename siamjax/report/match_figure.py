@@ -215,9 +215,8 @@ def match_figure(
     figure.suptitle(f"Best matches of patches: {data}")
     colors = ScalarMappable(Normalize(values.min(), values.max()), _COLORS)
     figure.colorbar(colors, cax=bar, label="correlation of the best match")
-    for n, color in reversed(
-        list(enumerate(colors.to_rgba(values)))
-    ):  # the outlined one last, on top
+    # The outlined one last, on top.
+    for n, color in reversed(list(enumerate(colors.to_rgba(values)))):
         tail = _pixels(starts[n], 0, images[0].shape, field)
         head = _pixels(ends[n], 0, images[1].shape, field)
         arrow = ConnectionPatch((tail[0], tail[2]), (head[0], head[2]), "data", "data")

@@ -162,8 +162,7 @@ def _rows(
     count = min(count, len(ranked))
     by_first = ranked[np.argsort(-first, kind="stable")]
     hardest = by_first[: count // 2]
-    rest = by_first[count // 2 :]
-    rest = np.sort(rest)  # so that equal precisions keep the order of the queries
+    rest = np.sort(by_first[count // 2 :])  # so that equal precisions keep the queries' order
     rest = rest[np.argsort(-precision[rest], kind="stable")]
     some = min(count - len(hardest), len(rest))
     # The middles of equal parts, so that neither the best nor the worst prevail.
@@ -179,10 +178,7 @@ def _rows(
 
 
 def _first_right(score: np.ndarray, match: np.ndarray, valid: np.ndarray) -> int:
-    """Rank, from 1, of the first correct image; equal scores keep the gallery's order.
-
-    Without a sort, because it runs for every query.
-    """
+    """Rank, from 1, of the first correct image, without a sort: it runs for every query."""
     right = np.flatnonzero(match & valid)
     best = right[np.argmax(score[right])]  # the first of equal ones
     above = valid & (score > score[best])

@@ -51,7 +51,12 @@ def write_results(
     """
 
     def shown(one: Shown) -> dict[str, str]:
-        return {"image": _address(one.image), "caption": one.caption, "value": one.value}
+        small = Image.fromarray(one.image)
+        small.thumbnail((_SIDE, _SIDE))
+        content = io.BytesIO()
+        small.save(content, format="jpeg", quality=85)
+        address = data_address(content.getvalue(), kind="jpeg")
+        return {"image": address, "caption": one.caption, "value": one.value}
 
     shown_lists = [(shown(query), [shown(one) for one in found]) for query, found in lists]
     page = render("results.html", {"title": title, "remark": remark, "lists": shown_lists})
@@ -62,12 +67,3 @@ def write_results(
             f"{path}: the page cannot be written ({error.strerror or error}); fix that, or give "
             "another page"
         ) from None
-
-
-def _address(image: np.ndarray) -> str:
-    """The ``data:`` address of a thumbnail."""
-    small = Image.fromarray(image)
-    small.thumbnail((_SIDE, _SIDE))
-    content = io.BytesIO()
-    small.save(content, format="jpeg", quality=85)
-    return data_address(content.getvalue(), kind="jpeg")

@@ -94,27 +94,20 @@ def _figures(
     score = -np.stack([np.linalg.norm(gallery - row, axis=1) for row in query[some]])
     valid = None if test.own_places is None else test.gallery != asked[:, None]
     category = splits.catalogue.attributes.get("category")
-    return [
-        (
-            "Ranked lists",
-            ranked_lists(
-                images,
-                asked,
-                test.gallery,
-                score,
-                reid.same_identity(shown[asked], shown[test.gallery]),
-                data=f"{where}, score = -distance",
-                valid=valid,
-            ),
-        ),
-        (
-            "Map of the catalogue",
-            embedding_map(
-                images.take(test.gallery[mapped]),
-                gallery[mapped],
-                data=where,
-                labels=None if category is None else category[test.gallery[mapped]],
-                named="category",
-            ),
-        ),
-    ]
+    lists = ranked_lists(
+        images,
+        asked,
+        test.gallery,
+        score,
+        reid.same_identity(shown[asked], shown[test.gallery]),
+        data=f"{where}, score = -distance",
+        valid=valid,
+    )
+    catalogue = embedding_map(
+        images.take(test.gallery[mapped]),
+        gallery[mapped],
+        data=where,
+        labels=None if category is None else category[test.gallery[mapped]],
+        named="category",
+    )
+    return [("Ranked lists", lists), ("Map of the catalogue", catalogue)]
