@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -154,11 +155,9 @@ def _is_archive(path: Path) -> bool:
 def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
     """Of every file: (path relative to ``source``, a function that returns its path or bytes)."""
     if source.is_dir():
-        for name in files_in(source):
-            yield name, lambda name=name: source / name
-        return
-    for name, stream in _members(source):
-        yield name, stream.read
+        yield from ((name, partial(source.joinpath, name)) for name in files_in(source))
+    else:
+        yield from ((name, stream.read) for name, stream in _members(source))
 
 
 def _members(source: Path) -> Iterator[tuple[str, IO[bytes]]]:

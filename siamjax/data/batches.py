@@ -24,6 +24,7 @@ from siamjax.data.triplets import TripletStream
 from siamjax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -257,9 +258,8 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
     size = reading.batch_size
     positions = grain.MapDataset.range(start * size, reading.steps * size)
     dataset = positions.map(batches.load()).batch(size)
-    threads = min(4, os.cpu_count() or 1)
     iterable = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=0 if reading.workers else threads, prefetch_buffer_size=4)
+        grain.ReadOptions(num_threads=0 if reading.workers else _THREADS, prefetch_buffer_size=4)
     )
     if reading.workers:
         if not flags.FLAGS.is_parsed():  # grain's worker processes read absl's flags
@@ -288,8 +288,7 @@ def image_batches(
         return resize(images.image(index), size)
 
     dataset = grain.MapDataset.source(indices.tolist()).map(load).batch(batch_size)
-    threads = min(4, os.cpu_count() or 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2)
     for loaded in dataset.to_iter_dataset(options):
         counted = len(loaded)
         filling = ((0, batch_size - counted), (0, 0), (0, 0), (0, 0))

@@ -167,8 +167,8 @@ def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            orientation = image.getexif().get(0x0112, 1)
-            image = _upright(image, orientation)
+            turn = _TURNS.get(image.getexif().get(0x0112, 1))
+            image = image if turn is None else image.transpose(turn)
             if image.mode.startswith(("I", "F")):  # 16 bits a channel: keep the upper 8
                 wide = np.asarray(image).astype(np.float64)
                 grey = (wide / (257.0 if wide.max() > 255 else 1.0)).round().clip(0, 255)
@@ -187,20 +187,14 @@ def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
 
 
 _TURNS = {
-    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
-    3: (Image.Transpose.ROTATE_180,),
-    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
-    5: (Image.Transpose.TRANSPOSE,),
-    6: (Image.Transpose.ROTATE_270,),
-    7: (Image.Transpose.TRANSVERSE,),
-    8: (Image.Transpose.ROTATE_90,),
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    for turn in _TURNS.get(orientation, ()):
-        image = image.transpose(turn)
-    return image
 
 
 def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:

@@ -122,8 +122,7 @@ def list_splits(
             raise UsageError(f"{pairs.name}: no pair is labelled '{kind}'; both kinds are needed")
     shown = [set(np.concatenate([pairs.first, pairs.second]).tolist()) for pairs in parts]
     for one, other in itertools.combinations(range(3), 2):
-        both = shown[one] & shown[other]
-        if both:
+        if both := shown[one] & shown[other]:
             raise UsageError(
                 f"{images.keys[min(both)]} is in {lists[one]} and in {lists[other]}; the lists for "
                 "training, validation and test must share no image: remove it from one"

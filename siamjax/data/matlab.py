@@ -40,8 +40,7 @@ def open_v73(path: Path, *names: str) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as opened:
             file: Any = opened  # h5py's types do not distinguish data sets from groups
-            missing = [name for name in names if name not in file]
-            if missing:
+            if missing := [name for name in names if name not in file]:
                 raise UsageError(
                     f"{path}: no variable {', '.join(missing)} in it, only "
                     f"{', '.join(n for n in file if not n.startswith('#'))}; fetch it again"

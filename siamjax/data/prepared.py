@@ -143,8 +143,7 @@ def prepared_examples(
 
 def prepared_images(builder: Any, *, credit: str) -> ImageSet:
     """Open the TFDS builder's split ``faces``, and prepare it first if need be."""
-    images, _ = opened(builder, "faces", credit)
-    return images
+    return opened(builder, "faces", credit)[0]
 
 
 def prepared_people(builder: Any, *, credit: str) -> tuple[ImageSet, Int[np.ndarray, " n"]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from siamjax.data.images import ImageSet, fingerprint, images_of
+from siamjax.data.images import ImageSet, fingerprint
 from siamjax.data.options import only, request_of
 from siamjax.errors import UsageError
 
@@ -167,8 +167,7 @@ def rank_views(
     images: ImageSet, cameras: Int[np.ndarray, " n"], people: Collection[str], *, name: str
 ) -> tuple[Ranking, str]:
     """A single-shot ranking: the queries are of view 1, the gallery is of view 2."""
-    chosen = np.zeros(len(images), np.bool_)
-    chosen[images_of(images, sorted(people))] = True
+    chosen = np.isin(images.identities, list(people))
     return rank(
         images,
         cameras,
@@ -180,7 +179,12 @@ def rank_views(
 
 
 def draw_people(
-    people: Sequence[str], count: int | None, *, seed: Sequence[int], least_left: int, what: str
+    people: Sequence[str],
+    count: int | None,
+    *,
+    seed: Sequence[int],
+    least_left: int = 2,
+    what: str = "validation",
 ) -> tuple[list[str], list[str]]:
     """Draw ``count`` people at random from ``seed``: (the others, those drawn), both sorted.
 

@@ -158,15 +158,16 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
         raise UsageError(
             f"first_row {options.first_row} applies to a file of triplets; give the file too"
         )
-    home = None if options.home is None else Path(options.home)
-    catalogue = open_catalogue(data, home=home)
+    catalogue = open_catalogue(data, home=None if options.home is None else Path(options.home))
     rows, origin = None, ""
     if options.triplets is not None:
         rows = read_triplets(options.triplets, rows=len(catalogue), first_row=options.first_row)
         catalogue, origin = _with_items(catalogue, rows)
-    number, counts = _numbered(catalogue)
-    asked = (options.test_items, options.validation_items)
-    tested, validated, how = _held_out(catalogue, number, counts, *asked, seed=options.seed)
+    # The number of each image's item, by the order of their names, and each item's image count.
+    _, number, counts = np.unique(
+        catalogue.images.identities, return_inverse=True, return_counts=True
+    )
+    tested, validated, how = _held_out(catalogue, number, counts, options)
     parts = [np.isin(number, items) for items in (tested, validated)]
     training = np.flatnonzero(~parts[0] & ~parts[1])
     listed, left_out = None, ""
@@ -216,12 +217,10 @@ def _held_out(
     catalogue: Catalogue,
     number: Int[np.ndarray, " n"],
     counts: Int[np.ndarray, " items"],
-    test_items: int | None,
-    validation_items: int | None,
-    *,
-    seed: int,
+    options: RetrievalOptions,
 ) -> tuple[Int[np.ndarray, " test"], Int[np.ndarray, " validation"], str]:
     """The numbers of the items to test and to validate on, and a remark on their choice."""
+    test_items, validation_items = options.test_items, options.validation_items
     name = catalogue.images.name
     repeated = np.flatnonzero(counts >= 2)
     if name == ONLINE_PRODUCTS:
@@ -231,7 +230,7 @@ def _held_out(
         drawn = repeated[~np.isin(repeated, tested)]
         tenth = max(2, len(drawn) // 10)
         asked = [tenth if validation_items is None else validation_items]
-        (validated,) = _draw(catalogue, drawn, asked, seed=seed)
+        (validated,) = _draw(catalogue, drawn, asked, seed=options.seed)
         return tested, validated, "official split"
     if name == "emoji":
         usual = (EMOJI_TEST, EMOJI_VALIDATION)
@@ -239,8 +238,8 @@ def _held_out(
         usual = (max(2, len(repeated) // 5), max(2, len(repeated) // 10))
     asked = [usual[0] if test_items is None else test_items]
     asked.append(usual[1] if validation_items is None else validation_items)
-    tested, validated = _draw(catalogue, repeated, asked, seed=seed)
-    return tested, validated, f"items divided at random (seed {seed})"
+    tested, validated = _draw(catalogue, repeated, asked, seed=options.seed)
+    return tested, validated, f"items divided at random (seed {options.seed})"
 
 
 def _trainable(
@@ -264,16 +263,6 @@ def _trainable(
             "hold out fewer items"
         )
     return listed, f"; {len(listed):,} of {len(rows):,} listed triplets are trained on: {said}"
-
-
-def _numbered(
-    catalogue: Catalogue,
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " items"]]:
-    """The number of each image's item, by the order of their names, and each item's image count."""
-    _, number, counts = np.unique(
-        catalogue.images.identities, return_inverse=True, return_counts=True
-    )
-    return number, counts
 
 
 def _draw(

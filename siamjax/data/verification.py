@@ -145,8 +145,7 @@ def assert_disjoint(*groups: Sequence[str] | set[str]) -> None:
     """Raise ``UsageError`` if someone is in two of the groups."""
     for place, group in enumerate(groups):
         for other in groups[place + 1 :]:
-            both = set(group) & set(other)
-            if both:
+            if both := set(group) & set(other):
                 raise UsageError(f"{sorted(both)[0]} is in two splits, which must not share people")
 
 

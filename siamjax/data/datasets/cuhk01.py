@@ -65,9 +65,7 @@ def divide(options: ReidOptions) -> ReidSplits:
     everyone = sorted(set(images.identities.tolist()))
     count = PUBLISHED_TESTS[0] if options.test_people is None else options.test_people
     left, test = draw_people(everyone, count, seed=[seed, 0], least_left=4, what="test")
-    trained, validated = draw_people(
-        left, options.validation_people, seed=[seed, 1], least_left=2, what="validation"
-    )
+    trained, validated = draw_people(left, options.validation_people, seed=[seed, 1])
     ranking, remark = rank_views(images, cameras, test, name="test people")
     validation, other = rank_views(images, cameras, validated, name="validation people")
     published = " or ".join(f"{PEOPLE - n}/{n}" for n in PUBLISHED_TESTS)

@@ -171,16 +171,13 @@ def divide_classic(options: ReidOptions) -> ReidSplits:
         )
     others = sorted({p for p in everyone if int(p.split("_")[0]) <= PAIRS} - set(tested))
     count = VALIDATION_PEOPLE if options.validation_people is None else options.validation_people
-    trained, validated = draw_people(
-        others, count, seed=[seed, split], least_left=2, what="validation"
-    )
+    trained, validated = draw_people(others, count, seed=[seed, split])
     test, remark = rank_views(images, cameras, tested, name="test people")
     validation, other = rank_views(images, cameras, validated, name="validation people")
-    training = images_of(images, trained)
     return ReidSplits(
         images=images,
         cameras=cameras,
-        training=training,
+        training=images_of(images, trained),
         validation=validation,
         test=test,
         protocol=(
@@ -208,9 +205,7 @@ def divide_new(options: ReidOptions) -> ReidSplits:
     )
     people = sorted(set(images.identities[whole].tolist()))
     assert_apart(images, whole, np.concatenate([query, gallery]))
-    trained, validated = draw_people(
-        people, options.validation_people, seed=[options.seed], least_left=2, what="validation"
-    )
+    trained, validated = draw_people(people, options.validation_people, seed=[options.seed])
     training = np.intersect1d(whole, images_of(images, trained))
     validation, other = rank_by_camera(
         images,

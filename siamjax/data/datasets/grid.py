@@ -46,9 +46,8 @@ class Grid(ImageBuilder, skip_registration=True):
         found = collect(source, _key)
         _check(source, list(found))
         for file, content in found.items():
-            name = file.split("/")[1]
-            camera = int(name.split("_")[1])
-            yield file, name[:4], content_of(content), {"camera": camera}
+            identity, camera = file.split("/")[1].split("_")[:2]
+            yield file, identity, content_of(content), {"camera": int(camera)}
 
     def _partitions(self) -> dict[str, Any]:
         with opened_file(locate(PUBLISHED, self._home), PARTITIONS, PUBLISHED) as path:
@@ -100,9 +99,7 @@ def divide(options: ReidOptions) -> ReidSplits:
     assert builder.info.metadata is not None  # given by ImageBuilder
     people = [f"{number:04d}" for number in builder.info.metadata["training"][split]]
     tested = sorted(set(everyone) - set(people))
-    trained, validated = draw_people(
-        people, options.validation_people, seed=[seed, split], least_left=2, what="validation"
-    )
+    trained, validated = draw_people(people, options.validation_people, seed=[seed, split])
     asks = np.array([key.startswith("probe/") for key in images.keys])
     stranger = images.identities == STRANGER
 

@@ -84,7 +84,7 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
     for home in search_path() if folders is None else folders:
         for name in _FOLDERS[alignment]:
             for folder in (home / name, home / name / name, home):
-                if folder.name in _FOLDERS[alignment] and _has_people(folder):
+                if folder.name in _FOLDERS[alignment] and any(folder.glob("*/*_0001.jpg")):
                     lists = home.parent if folder == home else home
                     return LocalLfw(alignment=alignment, images=folder, home=lists)
         for name in _ARCHIVES[alignment]:
@@ -163,10 +163,6 @@ class Lfw(ImageBuilder, skip_registration=True):
             yield file, file.split("/")[0], content_of(found), {}
 
 
-def _has_people(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("*/*_0001.jpg"))
-
-
 def _images(source: Path) -> dict[str, bytes | Path]:
     """By name, ``Name/Name_0001.jpg``: bytes from an archive, or a path in a folder."""
 
@@ -237,8 +233,7 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
 
 def find_list(name: str, local: LocalLfw) -> Path:
     """The path of an official list: beside the images, in their folder, or from the mirror."""
-    beside = [local.home / name, local.images / name]
-    for path in beside:
+    for path in (local.home / name, local.images / name):
         if path.is_file():
             return path
     return _fetch(name, local.alignment)
@@ -250,8 +245,7 @@ def open_images(data: str) -> ImageSet:
 
 
 def _local(data: str) -> LocalLfw:
-    named = data.partition("/")[2]
-    alignment = cast(Alignment, named or "funneled")
+    alignment = cast(Alignment, data.partition("/")[2] or "funneled")
     return find(alignment) or download(alignment)
 
 

@@ -119,9 +119,7 @@ def divide(options: ReidOptions) -> ReidSplits:
         rule="market",
     )
     people = sorted(set(images.identities[whole].tolist()))
-    trained, validated = draw_people(
-        people, options.validation_people, seed=[seed], least_left=2, what="validation"
-    )
+    trained, validated = draw_people(people, options.validation_people, seed=[seed])
     training = np.intersect1d(whole, images_of(images, trained))
     assert_apart(images, whole, np.concatenate([test.query, gallery[number[gallery] > 0]]))
     validation, other = rank_by_camera(

@@ -62,23 +62,14 @@ def divide(options: ReidOptions) -> ReidSplits:
                 "validation_people do not apply; leave them out"
             )
         return _divide_tracklets(images, cameras, seed=options.seed)
-    return _divide_people(
-        images,
-        cameras,
-        seed=options.seed,
-        test_people=TEST_PEOPLE if options.test_people is None else options.test_people,
-        validation_people=options.validation_people or 0,
-    )
+    return _divide_people(images, cameras, options)
 
 
 def _divide_people(
-    images: ImageSet,
-    cameras: Int[np.ndarray, " n"],
-    *,
-    seed: int,
-    test_people: int,
-    validation_people: int,
+    images: ImageSet, cameras: Int[np.ndarray, " n"], options: ReidOptions
 ) -> ReidSplits:
+    seed, validation_people = options.seed, options.validation_people or 0
+    test_people = TEST_PEOPLE if options.test_people is None else options.test_people
     everyone = sorted(set(images.identities.tolist()))
     most = len(everyone) - validation_people - 2
     if not 2 <= test_people <= most or validation_people < 0 or validation_people == 1:
@@ -170,11 +161,9 @@ def _draw(
     *,
     rng: np.random.Generator,
 ) -> tuple[list[str], list[str]]:
-    """Draw ``count`` people: (the others, those drawn), both sorted.
-
-    People with a single tracklet have no match. They are drawn in proportion, rounded down, so
-    that neither side gets all of them.
-    """
+    """Draw ``count`` people: (the others, those drawn), both sorted."""
+    # People with a single tracklet have no match. They are drawn in proportion, rounded down, so
+    # that neither side gets all of them.
     returning = [p for p in people if len(set(cameras[images.identities == p].tolist())) >= 2]
     once = sorted(set(people) - set(returning))
     single = count * len(once) // len(people)
