@@ -57,9 +57,9 @@ class Checkpoints:
     def best_steps(self) -> list[int]:
         """All steps, the best first; of equals the earlier, and last those without a metric."""
         checkpoints = list(self._orbax.checkpoints)
-        rated = [c for c in checkpoints if c.metrics]
+        rated = (c for c in checkpoints if c.metrics)
+        rated = sorted(rated, key=lambda c: self._rank(c.metrics), reverse=True)
         unrated = sorted((c.step for c in checkpoints if not c.metrics), reverse=True)
-        rated.sort(key=lambda c: self._rank(c.metrics), reverse=True)
         return [c.step for c in rated] + unrated
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:

@@ -146,8 +146,7 @@ class _Loop:
             f"loss {values.get('loss', math.nan):.4f}, "
             f"data wait {values['data_wait_percent']:.1f} %"
         )
-        problem = collapse_message(values)
-        if problem and problem not in self._said:
+        if (problem := collapse_message(values)) and problem not in self._said:
             self._said.add(problem)
             self._bar.write(f"warning, step {done}: {problem}", file=sys.stderr)
 

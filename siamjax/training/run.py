@@ -135,16 +135,16 @@ class Run:
         self.best_step: int | None = None
         self.parameters: int | None = None
         options = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OPERATIONAL}
-        self.agreed = _as_json(
-            {
-                "format": FORMAT,
-                "experiment": self.experiment,
-                **options,
-                **({} if weights is None else {"weights_sha256": weights.digest}),
-                "network": self.description,
-                "data_fingerprint": splits.fingerprint(),
-            }
-        )
+        agreed = {
+            "format": FORMAT,
+            "experiment": self.experiment,
+            **options,
+            **({} if weights is None else {"weights_sha256": weights.digest}),
+            "network": self.description,
+            "data_fingerprint": splits.fingerprint(),
+        }
+        # As it is read from a file: paths are strings, tuples are lists.
+        self.agreed: dict[str, Any] = json.loads(json.dumps(agreed, default=str))
         self._checkpoints: Checkpoints | None = None
 
     @classmethod
@@ -167,7 +167,11 @@ class Run:
         options that cannot work, a network that cannot be saved and built again, a folder that
         holds another run or something else (``UsageError``).
         """
-        _check(config)
+        if jax.process_count() > 1:
+            raise UsageError(
+                "several hosts cannot write one run folder; train on one host's devices"
+            )
+        check_split(config.batch_size, "examples", jax.local_device_count())
         run = cls(config, network, splits, best=best, weights=weights)
         again = describe_module(build_module(run.description))
         if again != run.description:
@@ -282,13 +286,6 @@ class Run:
         return manifest
 
 
-def _check(config: RunConfig) -> None:
-    """``UsageError`` if the devices cannot train this run."""
-    if jax.process_count() > 1:
-        raise UsageError("several hosts cannot write one run folder; train on one host's devices")
-    check_split(config.batch_size, "examples", jax.local_device_count())
-
-
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The differences of two configs, each in a few words."""
     differing = []
@@ -305,11 +302,6 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         else:
             differing.append(f"{name} is {there!r} there and {here!r} here")
     return differing
-
-
-def _as_json(config: dict[str, Any]) -> dict[str, Any]:
-    """A config as it is read from a file: paths are strings, tuples are lists."""
-    return json.loads(json.dumps(config, default=str))
 
 
 def read_json(path: Path) -> dict[str, Any]:
