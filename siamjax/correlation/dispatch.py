@@ -29,10 +29,6 @@ def map_of(
     return _on_this_platform(shifted_maps.map_of, patch_products.map_of, options, None, x, y)[1]
 
 
-def _map_forward(x, y, options):
-    return map_of(x, y, options), (x, y)
-
-
 def _map_backward(options, saved, cotangent):
     def by_patches(x, y, cotangent, options):
         return jax.vjp(lambda x, y: patch_products.map_of(x, y, options), x, y)[1](cotangent)
@@ -42,7 +38,7 @@ def _map_backward(options, saved, cotangent):
     )[1]
 
 
-map_of.defvjp(_map_forward, _map_backward)
+map_of.defvjp(lambda x, y, options: (map_of(x, y, options), (x, y)), _map_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -63,10 +59,6 @@ def conv_of(
     )[1]
 
 
-def _conv_forward(x, y, kernel, options):
-    return conv_of(x, y, kernel, options), (x, y, kernel)
-
-
 def _conv_backward(options, saved, cotangent):
     x, y, kernel = saved
     split, join = jax.vjp(lambda kernel: _by_offset(kernel, x.shape[-1], options), kernel)
@@ -77,8 +69,7 @@ def _conv_backward(options, saved, cotangent):
         return total + dkernel, (dx, dy)
 
     def by_shifted_maps(total, x, y, cotangent, options):
-        conv_gradient = shifted_maps_gradient.conv_gradient
-        dx, dy, dkernel = conv_gradient(x, y, split, cotangent, options)
+        dx, dy, dkernel = shifted_maps_gradient.conv_gradient(x, y, split, cotangent, options)
         return total + dkernel, (dx, dy)
 
     total, (dx, dy) = _on_this_platform(
@@ -87,7 +78,9 @@ def _conv_backward(options, saved, cotangent):
     return dx, dy, *join(total)
 
 
-conv_of.defvjp(_conv_forward, _conv_backward)
+conv_of.defvjp(
+    lambda x, y, kernel, options: (conv_of(x, y, kernel, options), (x, y, kernel)), _conv_backward
+)
 
 
 def _by_offset(kernel: Array, channels: int, options: Options) -> Array:

@@ -3,7 +3,8 @@
 The gallery is ranked for every query by Euclidean distance (of unit vectors, that is by cosine).
 ``own`` gives each query's own place in the gallery, where the query itself is left out. A query
 without a match does not count. Ties count by expectation, so that a network whose embeddings are
-all alike scores chance. Plain NumPy; ``UsageError`` for embeddings that are not finite.
+all alike scores chance. Memory is that of ``block`` rows of distances. Plain NumPy; ``UsageError``
+for embeddings that are not finite.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,8 +36,8 @@ def recall_at_k(
 ) -> float:
     """Share of the queries that have a match among the ``k`` nearest gallery images.
 
-    In [0, 1]; the same as the CMC at rank k. Memory is that of ``block`` rows of distances.
-    Raises ``UsageError`` if no query has a match, or the gallery has fewer than ``k`` images.
+    In [0, 1]; the same as the CMC at rank k. Raises ``UsageError`` if no query has a match, or the
+    gallery has fewer than ``k`` images.
     """
     images = len(gallery) - (own is not None)
     if not 1 <= k <= images:
@@ -61,8 +62,8 @@ def map_at_r(
     """MAP@R: mean over the queries of ``1/R sum_{i=1..R} P(i)``, R a query's number of matches.
 
     P(i) is the precision of the first i images if the i-th is a match, and 0 otherwise. In [0, 1].
-    Musgrave, Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020. Memory is
-    that of ``block`` rows of distances. Raises ``UsageError`` if no query has a match.
+    Musgrave, Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020. Raises ``UsageError`` if
+    no query has a match.
     """
     asked = (query, gallery, query_identity, gallery_identity)
     precision = [
@@ -125,10 +126,7 @@ def search_quality(
     own: Places | None = None,
     block: int = 512,
 ) -> Found:
-    """Recall@k and MAP@R of every query, from distances that are computed once.
-
-    Memory is that of ``block`` rows of distances.
-    """
+    """Recall@k and MAP@R of every query, from distances that are computed once."""
     recall, precision = [], []
     asked = (query, gallery, query_identity, gallery_identity)
     for score, match, valid in _blocks(*asked, own=own, block=block):
