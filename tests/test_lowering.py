@@ -55,7 +55,8 @@ def test_normxcorr_is_matrix_products_in_full_precision_there(platform):
     case = CASES["correlation.normxcorr_conv"]
     text = lowered(case.function, abstract(case.arguments, jnp.float32), platform)
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-    assert len(products) == 2  # of patches, and with the kernel
+    # On a TPU of patches and with the kernel; a GPU sums shifted maps instead of the first.
+    assert len(products) == {"cuda": 1, "tpu": 2}[platform]
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 

@@ -1,4 +1,4 @@
-"""The formulation for a CPU: products of shifted maps, summed over windows, without patches.
+"""The formulation for CPUs and GPUs: products of shifted maps, summed over windows, no patches.
 
 Everything here works on one chunk of examples and one row offset r at a time, so that its data
 stays in a core's cache. Arrays are laid out ``channel, column, (example, row)``: the rows of
