@@ -167,7 +167,7 @@ def test_single_shot_and_symmetric(finished, tmp_path):
         judged.judge(written, trials=0)
     few = ReidEvaluation.of(market, market.test, most_queries=2)
     assert (len(few.ranking.query), few.match.shape) == (2, (2, 8))
-    with pytest.raises(UsageError, match="0 queries of test people: at least 1"):
+    with pytest.raises(UsageError, match="0 queries of test people: ask for at least 1"):
         ReidEvaluation.of(market, market.test, most_queries=0)
 
 
