@@ -190,6 +190,40 @@ def test_readme_names_everything_public():
     assert [name for name in sorted(public) if f"`{name}" not in text] == []
 
 
+def tables_of_names():
+    """`docs/names.md`, by module: name -> what it is."""
+    sections = (DOCS / "names.md").read_text().split("\n## `")[1:]
+    return {
+        section.partition("`")[0]: dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section, re.M))
+        for section in sections
+    }
+
+
+def public_of(module):
+    """A table of contents, or what a module defines without an underscore."""
+    defined = [
+        name
+        for name, thing in vars(module).items()
+        if name[0] != "_" and getattr(thing, "__module__", None) == module.__name__
+    ]
+    return set(getattr(module, "__all__", defined))
+
+
+def test_page_of_names_has_every_public_one():
+    tables = tables_of_names()
+    metrics = [f"metrics.{name}" for name in ("verification", "reid", "retrieval", "reranking")]
+    for name in ("losses", "distances", "mining", "correlation", "search", *PARTS, *metrics):
+        rows = tables.pop(f"siamjax.{name}")
+        module = importlib.import_module(f"siamjax.{name}")
+        assert set(rows) == public_of(module), name
+        assert all(what.strip() for what in rows.values()), name
+    rows = tables.pop("siamjax")
+    assert set(rows) == {
+        name for name in siamjax.__all__ if not inspect.ismodule(getattr(siamjax, name))
+    }
+    assert not tables
+
+
 def test_interactive_page(capsys):
     namespace = run("interactive.md")
     assert 0 <= namespace["verification"].auc(namespace["curve"]) <= 1

@@ -45,7 +45,7 @@ def embed(
         batch_size: Images to embed at a time, over all devices.
         chunk: Number of images after which progress is saved.
     """
-    from siamjax.data.catalogues import NAMES, open_catalogue
+    from siamjax.data.open_catalogue import NAMES, open_catalogue
     from siamjax.inference.embedder import Embedder
     from siamjax.search.embed_catalogue import FAILED, embed_catalogue
     from siamjax.training.finished import Finished
@@ -188,7 +188,7 @@ class _Images:
             return np.full((64, 64, 3), 200, np.uint8)
 
     def _from_catalogue(self, item: "Item") -> "np.ndarray":
-        from siamjax.data.catalogues import open_catalogue
+        from siamjax.data.open_catalogue import open_catalogue
 
         if item.catalogue not in self._catalogues:
             opened = open_catalogue(item.catalogue).images

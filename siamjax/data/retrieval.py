@@ -135,20 +135,20 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
       test and 100 validate.
     * ``stanford_online_products``, or its unpacked folder: the official split; every test image is
       a query to all others. Validation is drawn from the training items, by default a tenth.
-    * any other catalogue that :func:`~siamjax.data.catalogues.open_catalogue` opens: of the
+    * any other catalogue that :func:`~siamjax.data.open_catalogue.open_catalogue` opens: of the
       items with two images or more, by default a fifth tests and a tenth validates (at least 2
       each); each of their images is a query to all others. Items of one image are trained on.
 
     ``triplets`` is a file with the triplets to train on, whose rows count from ``first_row``
-    (:func:`~siamjax.data.catalogues.read_triplets`). If every image of the catalogue is an item of
-    its own, then query and positive of each triplet are taken for one item, and so are images that
-    a chain of triplets connects. Triplets that show an item held out, or whose negative is of the
-    query's item, are left out; ``protocol`` counts them.
+    (:func:`~siamjax.data.open_catalogue.read_triplets`). If every image of the catalogue is an item
+    of its own, then query and positive of each triplet are taken for one item, and so are images
+    that a chain of triplets connects. Triplets that show an item held out, or whose negative is of
+    the query's item, are left out; ``protocol`` counts them.
 
     Raises ``UsageError`` for a catalogue or a file that cannot be read, for too few items, if no
     triplet is left, and for ``test_items`` of a set with an official split.
     """
-    from siamjax.data.catalogues import open_catalogue, read_triplets
+    from siamjax.data.open_catalogue import open_catalogue, read_triplets
 
     options = only(RetrievalOptions, options)
     data = options.data

@@ -79,7 +79,7 @@ def eer(curve: Roc) -> float:
 
 
 def tar_at_far(curve: Roc, far: float) -> float | None:
-    """Greatest true accept rate at a false accept rate of at most ``far``.
+    """Highest true accept rate at a false accept rate of at most ``far``.
 
     None = not measurable: with fewer than ``1 / far`` different pairs, a single false accept is
     already too many.

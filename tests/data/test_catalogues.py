@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from splits import retrieval_splits
 
-from siamjax.data.catalogues import open_catalogue, read_triplets
+from siamjax.data.open_catalogue import open_catalogue, read_triplets
 from siamjax.data.triplets import ListedTriplets
 from siamjax.errors import UsageError
 

@@ -6,8 +6,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from siamjax.data.catalogues import open_catalogue
 from siamjax.data.datasets import emoji
+from siamjax.data.open_catalogue import open_catalogue
 from siamjax.data.prepared import EMBEDDED
 
 

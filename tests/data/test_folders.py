@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from siamjax.data.archives import collect
-from siamjax.data.catalogues import open_catalogue
 from siamjax.data.folders import files_in, image_files, walk
 from siamjax.data.lists import folder_images
+from siamjax.data.open_catalogue import open_catalogue
 from siamjax.errors import UsageError
 
 

@@ -7,7 +7,7 @@ from stand_in import png
 from test_index import embedder, files, plain
 
 from siamjax.commands import retrieval as commands
-from siamjax.data import catalogues as readers
+from siamjax.data import open_catalogue as readers
 from siamjax.errors import UsageError
 from siamjax.search.index import Index
 from siamjax.training import Finished
