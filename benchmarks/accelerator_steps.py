@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from benchmarks import lfw_step, normxcorr_step, visual_search_step
+from benchmarks.in_turn import torch_train_step
 from siamjax.training import create_state, dampened_sgd, forward_pairs, make_train_step
 
 # FLOP/s without sparsity and bytes/s of memory, from the data sheets, by what device_kind has.
@@ -202,13 +203,4 @@ def torch_inception(batch: int, *, compiled: bool) -> Callable[[], float]:
         distance = (first - second).square().sum(1).add(1e-12).sqrt()
         return functional.binary_cross_entropy_with_logits(1 - distance, same)
 
-    loss_of = torch.compile(forward) if compiled else forward
-
-    def run() -> float:
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return run
+    return torch_train_step(forward, optimizer, compiled=compiled)

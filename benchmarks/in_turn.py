@@ -30,6 +30,24 @@ class Prepared(NamedTuple):
     facts: Mapping[str, float] = {}
 
 
+def torch_train_step(
+    forward: Callable[[], Any], optimizer: Any, *, compiled: bool
+) -> Callable[[], float]:
+    """A train step in PyTorch that ends with its loss on the host; ``forward`` gives the loss."""
+    import torch
+
+    loss_of = torch.compile(forward) if compiled else forward
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 def serve(prepare: Callable[[], Step | Prepared]) -> None:
     """Run a candidate: prepare (timed), then do a step for each line on standard input.
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.in_turn import compare, serve
+from benchmarks.in_turn import compare, serve, torch_train_step
 
 BATCH, SIDE, RATE, MOMENTUM = 8, 128, 0.01, 0.9
 
@@ -86,16 +86,7 @@ def torch_step(
         apart = torch.clamp(1 - distance, min=0)
         return (same * distance.square() + (1 - same) * apart.square()).mean()
 
-    loss_of = torch.compile(forward) if compiled else forward
-
-    def run() -> float:
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return run
+    return torch_train_step(forward, optimizer, compiled=compiled)
 
 
 def main(rounds: int = 10, output: Path = Path("benchmarks/results/lfw_step.json")) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.in_turn import Candidate, Prepared, Step, serve, write
+from benchmarks.in_turn import Candidate, Prepared, Step, serve, torch_train_step, write
 from benchmarks.normxcorr_contest import Contender, against, contest, table
 
 BATCH, HEIGHT, WIDTH = 32, 160, 60
@@ -159,16 +159,7 @@ def torch_steps(
                 x = F.relu(x) if name == "dense" else x
             return F.binary_cross_entropy_with_logits(x[:, 1] - x[:, 0], target)
 
-        loss_of = torch.compile(forward) if compiled else forward
-
-        def step() -> float:
-            optimizer.zero_grad()
-            loss = loss_of()
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        return step
+        return torch_train_step(forward, optimizer, compiled=compiled)
 
     steps = {f"{way} {size}": make(way, size) for way, size in ways}
     facts = {}

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.in_turn import Candidate, Prepared, serve, write
+from benchmarks.in_turn import Candidate, Prepared, serve, torch_train_step, write
 
 TRIPLETS, SIDE, RATE, MARGIN, CAP = 2, 224, 0.008, 20.0, 5.0
 L2 = {"deep/fc1": 0.005, "deep/fc2": 0.005, "embedding": 0.01}
@@ -158,15 +158,7 @@ def torch_step(
             loss = loss + weight * weights[f"{name}/kernel"].square().sum()
         return loss
 
-    loss_of = torch.compile(forward) if compiled else forward
-
-    def run() -> float:
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
+    run = torch_train_step(forward, optimizer, compiled=compiled)
     return Prepared({"step": run}, {f"loss {number}": run() for number in range(2)})
 
 

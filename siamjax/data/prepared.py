@@ -141,26 +141,26 @@ def prepared_examples(
     return Examples(opened), values
 
 
-def prepared_images(builder: Any, *, credit: str) -> ImageSet:
-    """Open the TFDS builder's split ``faces``, and prepare it first if need be."""
-    return opened(builder, "faces", credit)[0]
+def prepared_images(builder: ImageBuilder, *, credit: str) -> ImageSet:
+    """Open a builder's split, and prepare it first if need be."""
+    return opened(builder, credit)[0]
 
 
-def prepared_people(builder: Any, *, credit: str) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
-    """Open the split ``people``, and prepare it first if need be: (images, cameras)."""
-    images, columns = opened(builder, "people", credit, "camera")
+def prepared_people(
+    builder: ImageBuilder, *, credit: str
+) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
+    """Open a builder's split, and prepare it first if need be: (images, cameras)."""
+    images, columns = opened(builder, credit, "camera")
     return images, np.array([int(camera) for camera in columns["camera"]], np.int64)
 
 
-def opened(
-    builder: Any, split: str, credit: str, *more: str
-) -> tuple[ImageSet, dict[str, list[Any]]]:
-    """Open a split, and prepare it first if need be.
+def opened(builder: ImageBuilder, credit: str, *more: str) -> tuple[ImageSet, dict[str, list[Any]]]:
+    """Open a builder's split, and prepare it first if need be.
 
     Returns the image set, and the columns ``file``, ``identity`` and ``more`` as TFDS reads them.
     """
     prepare(builder)
-    source, columns = prepared_examples(builder, [split], ["file", "identity", *more])
+    source, columns = prepared_examples(builder, [builder.split], ["file", "identity", *more])
     named = builder.builder_config.name if builder.builder_config else None
     images = ImageSet(
         name=f"{builder.name}/{named}" if named else builder.name,

@@ -148,6 +148,10 @@ def divide(options: ReidOptions) -> ReidSplits:
     return (divide_classic if options.protocol == "classic" else divide_new)(options)
 
 
+def _boxes(options: ReidOptions) -> Boxes:
+    return "labeled" if options.data == "cuhk03/labeled" else "detected"
+
+
 def divide_classic(options: ReidOptions) -> ReidSplits:
     """The paper's protocol: official split 0 to 19, 1,160/100/100 people, single-shot.
 
@@ -156,7 +160,7 @@ def divide_classic(options: ReidOptions) -> ReidSplits:
     view 1.
     """
     seed, split = options.seed, options.split
-    boxes: Boxes = "labeled" if options.data == "cuhk03/labeled" else "detected"
+    boxes = _boxes(options)
     if not 0 <= split < SPLITS:
         raise UsageError(f"cuhk03: split {split} must be 0 to {SPLITS - 1}")
     builder = Cuhk03(boxes=boxes, home=options.home)
@@ -195,7 +199,7 @@ def divide_new(options: ReidOptions) -> ReidSplits:
 
     ``validation_people`` (default a tenth) of the training people validate.
     """
-    boxes: Boxes = "labeled" if options.data == "cuhk03/labeled" else "detected"
+    boxes = _boxes(options)
     images, cameras = prepared_people(Cuhk03(boxes=boxes, home=options.home), credit=CREDIT)
     name = f"cuhk03_new_protocol_config_{boxes}.mat"
     with opened_file(locate(PUBLISHED, options.home), name, PUBLISHED) as path:

@@ -48,6 +48,6 @@ class Emoji(ImageBuilder, skip_registration=True):
 
 def open_emoji() -> Catalogue:
     """The embedded emoji with their attributes; the two images of an item are of two vendors."""
-    images, columns = opened(Emoji(), "pictures", CREDIT, *ATTRIBUTES)
+    images, columns = opened(Emoji(), CREDIT, *ATTRIBUTES)
     attributes = {name: strings([v.decode() for v in columns[name]]) for name in ATTRIBUTES}
     return Catalogue(images=images, attributes=attributes)
