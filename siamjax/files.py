@@ -1,9 +1,153 @@
-"""Write files atomically: a file has its old content or its new one, never a part."""
+"""Read what may be anything, and write files so that a reader never finds a part.
+
+Every JSON file of the project's own is read by :func:`read_json` or :func:`read_rows`, every file
+that is read whole by :func:`read_bytes`: sizes are compared with a limit before memory is taken.
+"""
 
 import json
 import os
+import stat
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from siamjax.errors import UsageError, shown
+
+Kind = TypeVar("Kind")
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A number of things in a JSON file: what a float64 holds exactly."""
+
+_JSON_LIMIT = 64 * 2**20
+"""Bytes of a JSON file; a manifest that names a million identities has 20 MB."""
+
+_LONGEST_ROW = 2**20  # bytes
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def read_bytes(path: Path, *, limit: int, remedy: str = "check the path") -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises ``UsageError`` naming the path for a file that is missing, larger or cannot be read, and
+    for what is no regular file: a named pipe would be waited for, a device read without end.
+    ``remedy`` says what to do about a file that is not there.
+    """
+    try:
+        # Not blocking: otherwise opening a named pipe waits for somebody who writes into it.
+        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(opened, "rb") as file:
+            about = os.fstat(opened)
+            if not stat.S_ISREG(about.st_mode):
+                kind = _KINDS.get(stat.S_IFMT(about.st_mode), "something else")
+                raise UsageError(f"{shown(path)}: expected a file, and it is {kind}")
+            if about.st_size > limit:
+                raise UsageError(
+                    f"{shown(path)}: {about.st_size:,} bytes, and at most {limit:,} are read"
+                )
+            return file.read(about.st_size)
+    except FileNotFoundError:
+        raise UsageError(f"{shown(path)}: no such file; {remedy}") from None
+    except OSError as error:
+        raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{shown(path)}: not a path ({error})") from None  # a NUL, say
+
+
+def decode_json(content: bytes | str, kind: type[Kind], *, where: str) -> Kind:
+    """A JSON text of one type: a ``msgspec.Struct`` or any type of Python's ``typing``.
+
+    Raises ``UsageError`` that begins with ``where`` (a path, a line) and names the key of what is
+    missing or of another type. Keys that a struct does not have are ignored.
+    """
+    try:
+        return msgspec.convert(json.loads(content), kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {shown(error)}") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
+        raise UsageError(f"{where}: not JSON that can be read ({shown(error)})") from None
+
+
+def read_json(path: Path, kind: type[Kind] = dict[str, Any], *, limit: int = _JSON_LIMIT) -> Kind:
+    """A JSON file of one type; as :func:`decode_json`, with its path in the error."""
+    return decode_json(read_bytes(path, limit=limit), kind, where=shown(path))
+
+
+def read_rows(path: Path, kind: type[Kind] = dict[str, Any], *, limit: int = 2**30) -> list[Kind]:
+    """The rows of a file with a JSON value in each line; none for a file that is missing.
+
+    A killed process or a full disk leaves a last line that is cut short: it is dropped, which
+    standard error says. Raises ``UsageError`` with path and line for any other line that is not
+    JSON of this type.
+    """
+    if not os.path.lexists(path):
+        return []
+    lines = read_bytes(path, limit=limit).split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{shown(path)}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            rows.append(decode_json(line, kind, where=where))
+        except UsageError:
+            if number < len(lines):  # a line that was written whole ends with a line break
+                raise
+            cut = f"warning: {where}: cut short, as a killed process leaves it; left out"
+            print(cut, file=sys.stderr)
+    return rows
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a file that :func:`read_rows` reads, and wait until it is on the disk.
+
+    A last line that was cut short is removed first, as the new row would be lost with it.
+    """
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - _LONGEST_ROW))
+        last = file.read().rpartition(b"\n")[2]
+        if last and _is_json(last):
+            file.write(b"\n")
+        elif last:
+            file.truncate(end - len(last))  # what is written next stands there: the file appends
+        file.write((dump_json(row) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        decode_json(content, Any, where="")
+    except UsageError:
+        return False
+    return True
+
+
+def dump_json(content: Any, *, indent: int | None = None) -> str:
+    """JSON as it is written; NaN and infinity become null, as JSON knows neither."""
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,4 +180,4 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object as JSON, atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, dump_json(content, indent=2) + "\n")
