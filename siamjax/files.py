@@ -78,12 +78,12 @@ def decode_json(content: bytes | str, kind: type[Kind], *, where: str) -> Kind:
         raise UsageError(f"{where}: not JSON that can be read ({shown(error)})") from None
 
 
-def read_json(path: Path, kind: type[Kind] = dict[str, Any], *, limit: int = _JSON_LIMIT) -> Kind:
+def read_json(path: Path, kind: type[Kind], *, limit: int = _JSON_LIMIT) -> Kind:
     """A JSON file of one type; as :func:`decode_json`, with its path in the error."""
     return decode_json(read_bytes(path, limit=limit), kind, where=shown(path))
 
 
-def read_rows(path: Path, kind: type[Kind] = dict[str, Any], *, limit: int = 2**30) -> list[Kind]:
+def read_rows(path: Path, kind: type[Kind], *, limit: int = 2**30) -> list[Kind]:
     """The rows of a file with a JSON value in each line; none for a file that is missing.
 
     A killed process or a full disk leaves a last line that is cut short: it is dropped, which
@@ -128,7 +128,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 def _is_json(content: bytes) -> bool:
     try:
-        decode_json(content, Any, where="")
+        decode_json(content, object, where="")
     except UsageError:
         return False
     return True

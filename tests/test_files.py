@@ -93,7 +93,7 @@ def test_json_of_another_kind_is_named_with_file_and_key(content, said, tmp_path
 
 def test_json_round_trip_without_nan(tmp_path):
     write_json(tmp_path / "a.json", {"a": [1.0, float("nan"), {"b": float("-inf")}]})
-    assert read_json(tmp_path / "a.json") == {"a": [1.0, None, {"b": None}]}
+    assert read_json(tmp_path / "a.json", dict) == {"a": [1.0, None, {"b": None}]}
     assert dump_json({"a": 1.5}) == '{"a": 1.5}'
 
 
