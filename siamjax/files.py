@@ -4,10 +4,14 @@ Every JSON file of the project's own is read by :func:`read_json` or :func:`read
 that is read whole by :func:`read_bytes`: sizes are compared with a limit before memory is taken.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -181,3 +185,37 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object as JSON, atomically."""
     write_text(path, dump_json(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time into the block; the file ``path`` is the lock, made if missing.
+
+    Another process waits and says so once on standard error, or with ``wait=False`` is refused by
+    ``UsageError``. The lock ends with its process, however that ends. The file stays: if it were
+    removed, one process could lock the old file and another a new one. Where the file system has
+    no locks, a line says so and the block runs. Raises ``OSError`` if the file cannot be made.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            where = shown(path.parent)
+            if not wait:
+                raise UsageError(
+                    f"{where} is being written by another process; wait until that has ended"
+                ) from None
+            print(f"waiting for another process, which writes {where}", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # some network disks
+                raise
+            print(
+                f"warning: {shown(path)}: no locks on this disk ({error.strerror}); let only one "
+                "process at a time write there",
+                file=sys.stderr,
+            )
+        yield
+    finally:
+        os.close(handle)

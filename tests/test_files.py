@@ -1,13 +1,25 @@
 """Files that are anything but what they should be, and lines that a kill cut short."""
 
+import errno
+import fcntl
 import os
 import socket
+import subprocess
+import sys
 
 import msgspec
 import pytest
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import append_row, dump_json, read_bytes, read_json, read_rows, write_json
+from siamjax.files import (
+    append_row,
+    dump_json,
+    locked,
+    read_bytes,
+    read_json,
+    read_rows,
+    write_json,
+)
 
 
 class Row(msgspec.Struct):
@@ -124,3 +136,59 @@ def test_a_whole_row_without_its_line_break_is_kept(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}')
     append_row(path, {"step": 3})
     assert [row.step for row in read_rows(path, Row)] == [1, 2, 3]
+
+
+HOLDER = """
+import sys, pathlib
+from siamjax.files import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read(1)
+"""
+
+
+def holder(lock):
+    """A process that is inside the block until its standard input ends."""
+    command = [sys.executable, "-c", HOLDER, lock]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "in\n"
+    return child
+
+
+def test_one_process_at_a_time_is_inside_the_lock(tmp_path, capfd):
+    with holder(tmp_path / "lock") as first:
+        second = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, tmp_path / "lock"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stderr.readline() == f"waiting for another process, which writes {tmp_path}\n"
+        assert second.poll() is None  # it waits, and does not end
+        with (
+            pytest.raises(UsageError, match="is being written by another process; wait"),
+            locked(tmp_path / "lock", wait=False),
+        ):
+            pass
+        first.kill()  # the lock ends with its process
+    assert second.communicate(timeout=60)[0] == "in\n"
+    with locked(tmp_path / "lock", wait=False):
+        pass
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys, kind):
+    def no_locks(*_):
+        raise OSError(kind, os.strerror(kind))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    inside = []
+    with locked(tmp_path / "lock"):
+        inside.append(True)
+    assert inside
+    assert "no locks on this disk" in capsys.readouterr().err
+    monkeypatch.setattr(fcntl, "flock", lambda *_: os.open(tmp_path / "no" / "file", os.O_RDONLY))
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "lock"):
+        pass
