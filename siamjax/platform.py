@@ -1,11 +1,15 @@
 """Settings of XLA, which must be made before JAX starts its backend."""
 
+import functools
+import importlib.util
+import mmap
 import os
+import sys
 from importlib import metadata
+from pathlib import Path
 
-_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-# XLA aborts the process at a flag that it does not know; these series are known to know this one.
-_KNOWN_IN = ((0, 10), (0, 11))
+_FLAG = "xla_cpu_experimental_ynn_fusion_type"
+_TYPES = ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
 
 
 def use_fast_cpu_kernels() -> None:
@@ -18,13 +22,35 @@ def use_fast_cpu_kernels() -> None:
     normalisation most. ``INDIVIDUAL_DOT`` fixes the first, ``REDUCE`` the second;
     ``benchmarks/lfw_step.py`` measures both. Accelerators ignore the flag.
 
-    Does nothing if ``XLA_FLAGS`` already names the flag, which keeps the user's choice, or if the
-    installed jaxlib may not know it. Has no effect after JAX's first computation.
+    Does nothing if ``XLA_FLAGS`` already names the flag, which keeps the user's choice. If the
+    installed jaxlib does not know it, standard error says so, once. Has no effect after JAX's
+    first computation.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    series = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2])
-    if _FLAG in flags or series not in _KNOWN_IN:
-        return
-    types = ("INDIVIDUAL_DOT", "REDUCE")
-    value = ",".join(f"LIBRARY_FUSION_TYPE_{name}" for name in types)
-    os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={value}".strip()
+    if _FLAG not in flags and _is_known():
+        os.environ["XLA_FLAGS"] = f"{flags} --{_FLAG}={','.join(_TYPES)}".strip()
+
+
+@functools.cache
+def _is_known() -> bool:
+    """Whether jaxlib knows the flag and its values; if not, it says so.
+
+    XLA ends the process at a flag that it does not know, so it cannot be asked. The names of its
+    flags stand in its library, the largest file of the package.
+    """
+    spec = importlib.util.find_spec("jaxlib")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    files = [path for folder in folders for path in Path(folder).iterdir() if path.is_file()]
+    known = bool(files) and _holds(max(files, key=lambda path: path.stat().st_size))
+    if not known:
+        print(
+            f"note: jaxlib {metadata.version('jaxlib')} does not know XLA's flag {_FLAG}; on a CPU "
+            "training takes longer without it",
+            file=sys.stderr,
+        )
+    return known
+
+
+def _holds(path: Path) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return all(content.find(name.encode()) >= 0 for name in (_FLAG, *_TYPES))
