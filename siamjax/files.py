@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -45,27 +45,39 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "check the path") -> byt
     for what is no regular file: a named pipe would be waited for, a device read without end.
     ``remedy`` says what to do about a file that is not there.
     """
+    with open_regular(path, limit=limit, remedy=remedy) as file:
+        try:
+            return file.read(os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+
+
+def open_regular(
+    path: Path, *, limit: int | None = None, remedy: str = "check the path"
+) -> BinaryIO:
+    """A regular file of at most ``limit`` bytes, opened to be read; errors as `read_bytes`."""
     try:
         # Not blocking: otherwise opening a named pipe waits for somebody who writes into it.
         opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(opened, "rb") as file:
-            about = os.fstat(opened)
-            if not stat.S_ISREG(about.st_mode):
-                kind = _KINDS.get(stat.S_IFMT(about.st_mode), "something else")
-                raise UsageError(f"{shown(path)}: expected a file, and it is {kind}")
-            if about.st_size > limit:
-                raise UsageError(
-                    f"{shown(path)}: {about.st_size:,} bytes, and at most {limit:,} are read"
-                )
-            return file.read(about.st_size)
     except FileNotFoundError:
         raise UsageError(f"{shown(path)}: no such file; {remedy}") from None
     except OSError as error:
         raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{shown(path)}: not a path ({error})") from None  # a NUL, say
+    except ValueError as error:  # a NUL, say
+        raise UsageError(f"{shown(path)}: not a path ({error})") from None
+    about = os.fstat(opened)
+    try:
+        if not stat.S_ISREG(about.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(about.st_mode), "something else")
+            raise UsageError(f"{shown(path)}: expected a file, and it is {kind}")
+        if limit is not None and about.st_size > limit:
+            raise UsageError(
+                f"{shown(path)}: {about.st_size:,} bytes, and at most {limit:,} are read"
+            )
+    except UsageError:
+        os.close(opened)
+        raise
+    return open(opened, "rb")
 
 
 def decode_json(content: bytes | str, kind: type[Kind], *, where: str) -> Kind:
