@@ -97,6 +97,7 @@ def search(
     where: tuple[str, ...] = (),
     approximate: bool = False,
     probes: int = 32,
+    measure_recall: bool = False,
     out: Path | None = None,
 ) -> None:
     """Find the items of an index that are nearest to images.
@@ -108,9 +109,11 @@ def search(
         top: Number of items to show for each query.
         metric: Distance between embeddings.
         where: Search only items with all of these attributes, each as name=value.
-        approximate: Search by FAISS, and print the share of the exact result that it finds.
+        approximate: Search by FAISS, which is faster in a large index and may miss items.
         probes: Number of lists that an approximate search looks into; more find more and take
             longer.
+        measure_recall: Search exactly too, and print the share of the exact result that the
+            approximate search found.
         out: HTML page to write, with the images.
     """
     from siamjax.data.images import decode, read_file
@@ -129,6 +132,7 @@ def search(
         where=[_condition(one) for one in where],
         approximate=approximate,
         probes=probes,
+        measure_recall=measure_recall,
     )
     if answers.recall is not None:
         print(f"approximate search: {answers.recall:.4f} of the exact result found")

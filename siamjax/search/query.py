@@ -25,7 +25,7 @@ class Answers:
     Attributes:
         found: rows of the index and distances, nearest first.
         shown: (rows,) True = this row was searched.
-        recall: the share of the exact result that an approximate search found; None: exact.
+        recall: the share of the exact result that an approximate search found; None: not measured.
     """
 
     found: Nearest
@@ -43,19 +43,23 @@ def search_index(
     where: Sequence[tuple[str, str]] = (),
     approximate: bool = False,
     probes: int = 32,
+    measure_recall: bool = False,
 ) -> Answers:
     """The ``top`` items of an index nearest to each query.
 
     ``queries`` are files or an image set (``of_arrays`` makes one from arrays). They are embedded
     by ``run``, which must be the run that made the index (None: the run that the index names).
     ``where`` admits only items with all these (attribute, value). ``approximate`` searches by
-    FAISS, in ``probes`` of its lists, and exactly too, to measure recall. Raises ``UsageError`` for
-    an empty index, no query, conditions that no item meets, and another run.
+    FAISS, in ``probes`` of its lists; only with ``measure_recall`` is the exact search run too.
+    Raises ``UsageError`` for an empty index, no query, conditions that no item meets, another run,
+    and ``measure_recall`` of an exact search.
     """
     if top < 1 or not len(queries):
         raise UsageError(f"{len(queries)} queries, top {top}: give at least 1 of each")
     if probes < 1:
         raise UsageError(f"probes {probes}: give 1 or more")
+    if measure_recall and not approximate:
+        raise UsageError("the recall of an exact search is 1; measure that of an approximate one")
     if not len(index):
         raise UsageError(f"{index.folder} has no items; embed a catalogue into it")
     shown = index.where(list(where)) if where else index.kept
@@ -74,10 +78,13 @@ def search_index(
     )
     index.check(embedder.fingerprint)
     embeddings = embedder.embeddings(images, np.arange(len(images)))
-    exact = nearest(embeddings, index, top=top, metric=metric, where=shown)
     if not approximate:
-        return Answers(found=exact, shown=shown)
+        found = nearest(embeddings, index, top=top, metric=metric, where=shown)
+        return Answers(found=found, shown=shown)
     found = find_approximately(
         embeddings, index, top=top, metric=metric, where=shown, probes=probes
     )
+    if not measure_recall:
+        return Answers(found=found, shown=shown)
+    exact = nearest(embeddings, index, top=top, metric=metric, where=shown)
     return Answers(found=found, shown=shown, recall=recall(found, exact))

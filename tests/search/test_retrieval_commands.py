@@ -9,6 +9,7 @@ from test_index import embedder, files, plain
 from siamjax.commands import retrieval as commands
 from siamjax.data import open_catalogue as readers
 from siamjax.errors import UsageError
+from siamjax.search import query
 from siamjax.search.index import Index
 from siamjax.training import Finished
 
@@ -136,11 +137,20 @@ def test_images_that_are_no_files_come_from_their_catalogue(place, capsys):
     assert "not on the page" not in out
 
 
-def test_approximate(place, capsys):
+def test_approximate_search_runs_the_exact_one_only_if_asked(place, capsys, monkeypatch):
     pytest.importorskip("faiss", exc_type=ImportError)
+    exact = []
+    nearest = query.nearest
+    monkeypatch.setattr(query, "nearest", lambda *a, **o: exact.append(a) or nearest(*a, **o))
     embed(place)
     search(place, 5, approximate=True)
+    assert not exact
+    assert "  p005, color blue" in capsys.readouterr().out
+    search(place, 5, approximate=True, measure_recall=True)
+    assert len(exact) == 1
     assert "approximate search: 1.0000 of the exact result found" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="measure that of an approximate one"):
+        search(place, 5, measure_recall=True)
 
 
 def test_removes_only_by_the_right_run_and_again_by_the_same_command(place, capsys):
