@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import optax
 
-from siamjax import cli, losses
+from siamjax import cli, losses, options
 from siamjax.data import VerificationOptions, load_verification, pair_batches
 from siamjax.inference import PairScorer, frozen_maps, pixel_scores
 from siamjax.metrics import Mean, pair_monitors, verification
@@ -28,14 +28,7 @@ from siamjax.models.inception_v3 import layers_between
 from siamjax.parallel import data_parallel
 from siamjax.pretrained import HEADS, Preprocessing, open_weights, put
 from siamjax.report import verification_report
-from siamjax.training import (
-    Run,
-    RunConfig,
-    by_layer,
-    fit,
-    forward_pairs,
-    make_train_step,
-)
+from siamjax.training import Run, RunConfig, by_layer, fit, forward_pairs, make_train_step
 from siamjax.training.state import create_state, initialize
 
 TRUNK = "backbone/trunk"  # where InceptionV3 lies in the parameters
@@ -47,15 +40,15 @@ class Config(VerificationOptions, RunConfig):
 
     weights: Path
     """InceptionV3: a file in any published format, or a name from `siamjax weights list`."""
-    size: int = 128
+    size: options.Count = 128
     """Side of the images in pixels, at least 75; published: 299."""
     end: str = "mixed7"
     """Last block of the network, mixed0 to mixed10."""
     frozen: str = "mixed6"
     """Last block that is not trained."""
-    learning_rate: float = 3e-4
+    learning_rate: options.Positive = 3e-4
     """Peak learning rate of the dense layer, a and b; cosine decay to 0."""
-    trunk_rate: float = 0.1
+    trunk_rate: options.Positive = 0.1
     """Learning rate of the trained blocks, as a share of learning_rate."""
     steps: int = 200
     evaluate_every: int = 50

@@ -21,7 +21,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from siamjax import cli, losses
+from siamjax import cli, losses, options
 from siamjax.data import Augmentation, VerificationOptions, load_verification, pair_batches
 from siamjax.inference import PairScorer, pixel_scores
 from siamjax.metrics import Mean, pair_monitors, verification
@@ -38,13 +38,13 @@ class Config(VerificationOptions, RunConfig):
 
     head: Literal["difference", "concatenation"] = "difference"
     """Input of the dense layer: |f1 - f2|, or f1 and f2 concatenated."""
-    width: float = 0.25
+    width: options.Positive = 0.25
     """Channels, as a share of the whole network's."""
-    size: int = 64
+    size: options.Count = 64
     """Side of the images in pixels, a multiple of 8; 128 for the whole network."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the products; parameters, statistics and logits are float32."""
-    learning_rate: float = 1e-3
+    learning_rate: options.Positive = 1e-3
     """Peak learning rate; cosine decay to 0."""
     steps: int = 400
 

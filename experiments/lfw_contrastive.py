@@ -19,7 +19,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from siamjax import cli, losses
+from siamjax import cli, losses, options
 from siamjax.data import Augmentation, VerificationOptions, load_verification, pair_batches
 from siamjax.inference import PairScorer, pixel_scores
 from siamjax.metrics import Mean, pair_monitors, verification
@@ -34,15 +34,15 @@ from siamjax.training.state import create_state, initialize
 class Config(VerificationOptions, RunConfig):
     """A Siamese network on faces, with the contrastive loss."""
 
-    margin: float = 1.0
+    margin: options.Positive = 1.0
     """Distance beyond which two people are not pushed further apart."""
-    width: float = 0.25
+    width: options.Positive = 0.25
     """Channels, as a share of the whole network's."""
-    size: int = 64
+    size: options.Count = 64
     """Side of the images in pixels, a multiple of 8; 128 for the whole network."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the products; parameters, statistics and distances are float32."""
-    learning_rate: float = 1e-3
+    learning_rate: options.Positive = 1e-3
     """Peak learning rate; cosine decay to 0."""
     steps: int = 400
 

@@ -27,7 +27,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from siamjax import cli, losses
+from siamjax import cli, losses, options
 from siamjax.data import Augmentation, PositivesOfAnEpoch, ReidOptions, load_reid, pair_batches
 from siamjax.inference import ReidEvaluation, hsv_stripe_features, pixel_features, score_pairs
 from siamjax.metrics import Mean
@@ -46,13 +46,13 @@ class Config(ReidOptions, RunConfig):
 
     fused: bool = True
     """Add the cross-input neighbourhood layer."""
-    column_search: int | None = None
+    column_search: options.Whole | None = None
     """Columns searched on either side; None: the whole width, as published."""
     symmetric: bool = False
     """Test with the score (P(A, B) + P(B, A)) / 2, which takes twice the time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the products; parameters, statistics and logits are float32."""
-    learning_rate: float = 1e-3
+    learning_rate: options.Positive = 1e-3
     """Peak learning rate; cosine decay to 0."""
     steps: int = 200
 

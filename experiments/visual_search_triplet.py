@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from siamjax import cli, distances, losses, mining
+from siamjax import cli, distances, losses, mining, options
 from siamjax.data import Augmentation, RetrievalOptions, load_retrieval, triplet_batches
 from siamjax.inference import Embedder, evaluate_retrieval, pixel_features
 from siamjax.metrics import Mean, triplet_monitors
@@ -43,25 +43,25 @@ class Config(RetrievalOptions, RunConfig):
 
     weights: Path | None = None
     """VGG-16 to fine-tune: a file in any published format or a name from `siamjax weights list`."""
-    size: int = 32
+    size: options.Count = 32
     """Side of the images in pixels; published: 224."""
-    width: float = 0.25
+    width: options.Positive = 0.25
     """Channels of the convolutions, as a share of the published network's."""
-    depth: int = 2
+    depth: Literal[1, 2, 3, 4, 5] = 2
     """Number of blocks of VGG-16; published: 5."""
-    hidden: int = 512
+    hidden: options.Count = 512
     """Features of fc1 and fc2; published: 4096."""
-    embedding: int = 256
+    embedding: options.Count = 256
     """Features of the embedding; published: 4096."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the deep network's products; parameters and embeddings are float32."""
-    margin: float = 0.2
+    margin: options.Positive = 0.2
     """How much further away than the positive the negative should be, in squared distance."""
     augment: bool = True
     """Rotate, shift and scale images at random."""
     symmetries: bool = True
     """Also mirror, rotate by 90 degrees and exchange colours, alike in a triplet; for artwork."""
-    learning_rate: float = 1e-3
+    learning_rate: options.Positive = 1e-3
     """Peak learning rate; cosine decay to 0."""
     batch_size: int = 64
     steps: int = 1000

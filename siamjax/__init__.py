@@ -20,6 +20,7 @@ _MODULES = (
     "metrics",
     "mining",
     "models",
+    "options",
     "parallel",
     "pretrained",
     "report",

@@ -13,6 +13,7 @@ from siamjax.commands.reid import rank
 from siamjax.commands.retrieval import embed, search
 from siamjax.commands.verification import evaluate, folds, verify
 from siamjax.commands.weights import convert, get, list_weights
+from siamjax.options import checked
 
 COMMANDS = (verify, evaluate, folds, rank, embed, search, inspect, export)
 WEIGHTS = {"list": list_weights, "get": get, "convert": convert}
@@ -23,7 +24,7 @@ def main() -> None:
     # As python -m does: a network may be defined in an experiment of the current folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    commands = {command.__name__: command for command in COMMANDS}
+    commands = {command.__name__: checked(command) for command in COMMANDS}
     program = "siamjax" if sys.argv[0].endswith("siamjax") else "python -m siamjax"
     words = sys.argv[1:]
     description = f"Use a trained run. For published weights: {program} weights --help."
@@ -31,7 +32,8 @@ def main() -> None:
         print(f"siamjax {metadata.version('siamjax')}")
         return
     if words[:1] == ["weights"]:
-        commands, words, program = WEIGHTS, words[1:], f"{program} weights"
+        commands = {name: checked(command) for name, command in WEIGHTS.items()}
+        words, program = words[1:], f"{program} weights"
         description = "Published weights: list them, download them, convert other formats."
     cli.guard(
         lambda: tyro.extras.subcommand_cli_from_dict(

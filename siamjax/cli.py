@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from siamjax.errors import Interrupted, UsageError
+from siamjax.options import only
 from siamjax.platform import use_fast_cpu_kernels
 
 Config = TypeVar("Config")
@@ -22,8 +23,15 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
 
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name}" if spec else None
-    parsed = tyro.cli(config, prog=program, description=description)
-    guard(lambda: main(parsed))
+    # Tyro's own box would be drawn around what the options' class refuses: it is made afterwards.
+    unchecked = type(config.__name__, (config,), {"__post_init__": _nothing})
+    unchecked.__doc__ = config.__doc__
+    parsed = tyro.cli(unchecked, prog=program, description=description)
+    guard(lambda: main(only(config, parsed)))
+
+
+def _nothing(self: object) -> None:
+    """In place of the checks of an options' class."""
 
 
 def guard(command: Callable[[], object]) -> None:

@@ -32,7 +32,10 @@ def shown(text: object, *, longest: int = _LONGEST) -> str:
     bytes of names that are not UTF-8 are shown by their codes; letters of all alphabets stay. Of
     more than ``longest`` characters the middle is left out.
     """
-    whole = str(text)
+    try:
+        whole = str(text)
+    except Exception as error:  # a number of thousands of digits, or a class of the user's own
+        whole = f"({type(text).__name__} that cannot be shown: {type(error).__name__})"
     if len(whole) > longest:
         half = (longest - 1) // 2
         whole = f"{whole[:half]}…{whole[-half:]}"

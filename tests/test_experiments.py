@@ -163,11 +163,11 @@ def test_broken_network_stops_and_names_step_batch_and_checkpoint(tmp_path, monk
 def test_refused_options_leave_no_folder(tmp_path):
     refused = [
         ({"size": 20}, "multiples of 8"),
-        ({"size": 0}, "size 0 must be at least 1"),
-        ({"evaluate_every": 0}, "evaluate_every 0 must be at least 1"),
-        ({"width": -1.0}, "width -1.0 must be positive"),
+        ({"size": 0}, "size 0: must be at least 1"),
+        ({"evaluate_every": 0}, "evaluate_every 0: must be at least 1"),
+        ({"width": -1.0}, "width -1.0: must be a number"),
         ({"seed": -1}, "seed -1"),
-        ({"learning_rate": -1e-3}, "learning_rate -0.001 must be positive"),
+        ({"learning_rate": -1e-3}, "learning_rate -0.001: must be a number"),
         ({"workers": -1}, "workers -1"),
         ({"data": "nowhere"}, "nowhere"),
         ({"lfw_fold": 1}, "use --data lfw"),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import tyro
 
+from siamjax.options import Count
+
 
 def rank(
     queries: tyro.conf.Positional[list[Path]],
@@ -11,7 +13,7 @@ def rank(
     *,
     gallery: Path,
     run: Path,
-    top: int = 10,
+    top: Count = 10,
     symmetric: bool = False,
     out: Path | None = None,
 ) -> None:

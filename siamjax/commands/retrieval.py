@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from siamjax.errors import UsageError
+from siamjax.options import Count, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,7 @@ _LISTED = 20  # broken images to name on the terminal
 
 
 def embed(
-    catalogue: tyro.conf.Positional[str],
+    catalogue: tyro.conf.Positional[Source],
     /,
     *,
     run: Path,
@@ -25,8 +26,8 @@ def embed(
     dtype: Literal["float32", "float16"] | None = None,
     remove: tuple[str, ...] = (),
     on_error: Literal["report", "stop"] = "report",
-    batch_size: int = 64,
-    chunk: int = 512,
+    batch_size: Count = 64,
+    chunk: Count = 512,
 ) -> None:
     """Embed a catalogue's images into an index, or add its new images to an index.
 
@@ -92,11 +93,11 @@ def search(
     *,
     index: Path,
     run: Path | None = None,
-    top: int = 10,
+    top: Count = 10,
     metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean",
     where: tuple[str, ...] = (),
     approximate: bool = False,
-    probes: int = 32,
+    probes: Count = 32,
     measure_recall: bool = False,
     out: Path | None = None,
 ) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import tyro
 
+from siamjax.options import Count, Source
+
 
 def verify(
     first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], /, *, run: Path
@@ -23,7 +25,7 @@ def verify(
     print("same person" if same else "different people")
 
 
-def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> None:
+def evaluate(*, run: Path, data: Source | None = None, limit: Count = 1_000_000) -> None:
     """Evaluate a run on a data set or a list of pairs, with the run's threshold.
 
     Args:
@@ -32,13 +34,13 @@ def evaluate(*, run: Path, data: str | None = None, limit: int = 1_000_000) -> N
             person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
     """
-    from siamjax.data.options import asked_before
     from siamjax.data.verification import (
         VerificationOptions,
         evaluation_pairs,
         load_verification,
     )
     from siamjax.inference.verification import Verifier
+    from siamjax.options import asked_before
     from siamjax.report.page import text_table
     from siamjax.report.verification import result_table
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from siamjax.data.images import ImageSet, fingerprint
-from siamjax.data.options import only, request_of
 from siamjax.errors import UsageError
+from siamjax.options import Count, Options, Seed, Source, Whole, only, request_of
 
 NAMES = ("pedestrians", "cuhk03/labeled", "cuhk03/detected", "cuhk01", "grid", "market1501")
 
@@ -216,23 +216,23 @@ def assert_apart(images: ImageSet, *parts: Int[np.ndarray, " part"]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReidOptions:
+class ReidOptions(Options):
     """Options of the data: which set, and who is held out."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
-    data: str = "pedestrians"
+    data: Source = "pedestrians"
     """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or a folder in
     Market-1501's naming."""
     home: Path | None = None
     """Folder, archive or .mat file of the set; None: in $SIAMJAX_REID, else in TFDS's folder."""
     protocol: Protocol = "classic"
     """CUHK03 only: classic (20 splits, single-shot) or new (767/700)."""
-    split: int = 0
+    split: Whole = 0
     """CUHK03 classic and GRID only: number of the official split, from 0."""
-    test_people: int | None = None
+    test_people: Count | None = None
     """Number of test people (cuhk01, pedestrians); None: as published (100), pedestrians 4."""
-    validation_people: int | None = None
+    validation_people: Count | None = None
     """Number of people who choose the checkpoint; None: see docs/reid.md."""
     disjoint: Disjoint = "person"
     """Pedestrians only: whether training and test share no person or no tracklet."""
@@ -251,8 +251,6 @@ def load_reid(options: ReidOptions) -> ReidSplits:
             f"{data}: no such data set; give a folder in Market-1501's naming or one of "
             f"{', '.join(NAMES)}"
         )
-    if options.seed < 0:
-        raise UsageError(f"seed {options.seed} must be 0 or greater")
     cuhk03 = data.startswith("cuhk03/")
     applies = {
         "split": (cuhk03 and options.protocol == "classic") or data == "grid",

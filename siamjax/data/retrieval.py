@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -12,9 +12,9 @@ from scipy.sparse.csgraph import connected_components
 
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet, fingerprint
-from siamjax.data.options import only, request_of
 from siamjax.data.triplets import ListedTriplets, SampledTriplets, TripletStream
 from siamjax.errors import UsageError
+from siamjax.options import Count, Options, Seed, Source, only, request_of
 
 EMOJI_TEST, EMOJI_VALIDATION = 200, 100  # items by default
 ONLINE_PRODUCTS = "stanford_online_products"
@@ -107,22 +107,22 @@ class RetrievalSplits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions:
+class RetrievalOptions(Options):
     """Options of the data: which catalogue, and how many items are held out."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
-    data: str = "emoji"
+    data: Source = "emoji"
     """emoji, stanford_online_products, a table (.csv, .tsv), or a folder with one or of images."""
     home: Path | None = None
     """stanford_online_products only: its folder; None: TFDS's folder."""
     triplets: Path | None = None
     """File of triplets of row numbers to train on; None: triplets are drawn."""
-    first_row: int = 0
+    first_row: Literal[0, 1] = 0
     """Number of the first row in the file of triplets, 0 or 1."""
-    test_items: int | None = None
+    test_items: Count | None = None
     """Number of test items; None: 200 of emoji, a fifth of a table."""
-    validation_items: int | None = None
+    validation_items: Count | None = None
     """Number of items that choose the checkpoint; None: 100 of emoji, a tenth of a table."""
     category: str | None = "category"
     """Column of the table with the category of each item; None: there is none."""
@@ -152,8 +152,6 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
 
     options = only(RetrievalOptions, options)
     data = options.data
-    if options.seed < 0:
-        raise UsageError(f"seed {options.seed} must be 0 or greater")
     if options.first_row and options.triplets is None:
         raise UsageError(
             f"first_row {options.first_row} applies to a file of triplets; give the file too"

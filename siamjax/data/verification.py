@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, fingerprint, images_of
-from siamjax.data.options import only, request_of
 from siamjax.data.pairs import (
     ListedPairs,
     PairList,
@@ -19,6 +18,7 @@ from siamjax.data.pairs import (
     split_people,
 )
 from siamjax.errors import UsageError
+from siamjax.options import Bounds, Count, Options, Seed, Source, only, request_of
 
 LFW_NAMES = ("lfw", "lfw/original", "lfw/funneled", "lfw/deepfunneled")
 
@@ -80,7 +80,7 @@ def divide_people(
     images: ImageSet,
     *,
     seed: int,
-    validation_people: int = 6,
+    validation_people: Count = 6,
     test_people: int = 10,
     positive_share: float | None = 0.5,
     request: dict[str, Any] | None = None,
@@ -150,23 +150,23 @@ def assert_disjoint(*groups: Sequence[str] | set[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerificationOptions:
+class VerificationOptions(Options):
     """Options of the data: which faces, and how many people are held out."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
-    data: str = "orl_faces"
+    data: Source = "orl_faces"
     """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with a sub-folder for
     each person, or a list file of lines 'path1 path2 label'."""
-    lfw_fold: int | None = None
+    lfw_fold: Annotated[int, Bounds(at_least=1, at_most=10)] | None = None
     """LFW only: test on this fold of View 2 (1 to 10), train on the others; None: View 1."""
     validation_list: Path | None = None
     """List files only: the list that chooses threshold and checkpoint."""
     test_list: Path | None = None
     """List files only: the list to test on."""
-    validation_people: int = 6
+    validation_people: Count = 6
     """Number of people who choose threshold and checkpoint, where people are divided at random."""
-    test_people: int = 10
+    test_people: Count = 10
     """Number of test people, where people are divided at random."""
 
 
@@ -193,8 +193,6 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
 
     options = only(VerificationOptions, options)
     data, request = options.data, request_of(options)
-    if options.seed < 0:
-        raise UsageError(f"seed {options.seed} must be 0 or greater")
     if data in LFW_NAMES:
         return lfw.splits(data, seed=options.seed, fold=options.lfw_fold, request=request)
     if options.lfw_fold is not None:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.normalization import BatchNorm
 from siamjax.models.pooling import max_pool_2x2
@@ -41,8 +42,7 @@ class LfwNet(nn.Module):
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
         """Embed images in [0, 1] whose sides are multiples of 8 (``UsageError`` otherwise)."""
-        if self.width <= 0:
-            raise UsageError(f"width {self.width} must be positive")
+        require_number("width", self.width, above=0)
         if x.ndim != 4 or not x.shape[1] or not x.shape[2] or x.shape[1] % 8 or x.shape[2] % 8:
             raise UsageError(
                 f"images of shape {x.shape}, expected (batch, height, width, channels) with sides "

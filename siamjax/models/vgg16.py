@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.pooling import Named, max_pool_2x2
 from siamjax.models.preprocessing import Preprocessing, preprocess
@@ -88,10 +89,11 @@ class Vgg16(nn.Module):
         """
         if self.classes is not None and self.hidden is None:
             raise UsageError("classes need the dense layers; give hidden (4096 as published)")
-        if not 1 <= self.depth <= len(BLOCKS) or self.width <= 0:
-            raise UsageError(
-                f"depth {self.depth}, width {self.width}; use a depth of 1 to 5, a positive width"
-            )
+        require_number("depth", self.depth, at_least=1, at_most=len(BLOCKS))
+        require_number("width", self.width, above=0)
+        require_number("dropout", self.dropout, at_least=0, at_most=1)
+        if self.hidden is not None:
+            require_number("hidden", self.hidden, at_least=1)
         done, frozen = _number(after), _number(self.frozen)
         if max(done, frozen) > self.depth:
             raise UsageError(f"block {max(done, frozen)} is beyond the last one, {self.depth}")

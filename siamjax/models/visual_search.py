@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.preprocessing import Preprocessing, preprocess
 from siamjax.models.vgg16 import Vgg16
@@ -144,6 +145,7 @@ class VisualSearchNet(nn.Module):
         ):
             if value not in choices:
                 raise UsageError(f"{name} {value!r}; choose one of {', '.join(choices)}")
+        require_number("embedding", self.embedding, at_least=1)
         visnet = self.variant == "visnet"
         self.deep = Vgg16(
             width=self.width,

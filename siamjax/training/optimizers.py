@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from siamjax.checks import require_number
 from siamjax.errors import UsageError
 
 _FROZEN = "/frozen"  # no parameter's path begins with a slash
@@ -59,6 +60,7 @@ def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.Gradi
 
     Its schedules count from there too, and averages such as Adam's do not begin with zeros.
     """
+    require_number("step", step, at_least=0)
     if step == 0:
         return optimizer
     begin = step
@@ -92,12 +94,12 @@ def dampened_sgd(
     with momentum 0.9 a step is then a tenth of that of ``optax.sgd`` at the same rate, except that
     the first gradient counts in full; a tenth of it is left after 22 steps.
     """
-    if learning_rate <= 0 or not 0 <= momentum < 1 or min(learning_rate_decay, weight_decay) < 0:
-        raise UsageError(
-            f"learning_rate {learning_rate} must be positive, momentum {momentum} in [0, 1), "
-            f"learning_rate_decay {learning_rate_decay} and weight_decay {weight_decay} at least 0"
-        )
+    require_number("learning_rate", learning_rate, above=0)
+    require_number("momentum", momentum, at_least=0, below=1)
+    require_number("learning_rate_decay", learning_rate_decay, at_least=0)
+    require_number("weight_decay", weight_decay, at_least=0)
     kept = 1.0 - (momentum if dampening is None else dampening)
+    require_number("dampening", 1.0 - kept, at_least=0, at_most=1)
 
     def init(params: Any) -> DampenedSgdState:
         return DampenedSgdState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))

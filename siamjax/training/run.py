@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.files import write_json
+from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
 from siamjax.training.checkpoints import Checkpoints
@@ -43,32 +44,23 @@ Results = dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Options):
     """The options of every experiment, whose own ``Config`` adds to them."""
 
     run: Path = Path("runs/{experiment}-{data}")
     """Run folder, with the names of {experiment} and {data}. An existing run is resumed."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of splits, examples, augmentation and initial parameters."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Examples in each step, over all devices."""
-    steps: int = 1000
+    steps: Count = 1000
     """Steps to train."""
-    evaluate_every: int = 100
+    evaluate_every: Count = 100
     """Steps between two validations; each saves a checkpoint."""
-    log_every: int = 20
+    log_every: Count = 20
     """Steps between two rows of metrics."""
-    workers: int = 0
+    workers: Annotated[int, Bounds(at_least=0, at_most=1024)] = 0
     """Processes that read images; 0: threads of this process."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that cannot work."""
-        least = {"batch_size": 1, "steps": 1, "evaluate_every": 1, "log_every": 1}
-        for name, bound in {**least, "seed": 0, "workers": 0}.items():
-            if (value := getattr(self, name)) < bound:
-                raise UsageError(f"{name} {value} must be at least {bound}")
-        if (rate := getattr(self, "learning_rate", 1.0)) <= 0:
-            raise UsageError(f"learning_rate {rate} must be positive")
 
 
 class Splits(Protocol):

@@ -13,7 +13,7 @@ from siamjax.data import (
     load_reid,
     load_retrieval,
 )
-from siamjax.data.options import asked_before, only, request_of
+from siamjax.options import asked_before, only, request_of
 
 CHANGED = {
     VerificationOptions: {

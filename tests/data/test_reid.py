@@ -124,11 +124,11 @@ def test_fingerprint_sees_every_part():
         ({"test_people": 8}, "8 people for test and 0 for validation do not fit; of 9 people"),
         ({"test_people": 1}, "do not fit"),
         ({"validation_people": 1}, "do not fit"),
-        ({"validation_people": -2}, "do not fit"),
+        ({"validation_people": -2}, "validation_people -2: must be at least 1"),
         ({"test_people": 2, "disjoint": "tracklet"}, "trains on everyone"),
         ({"split": 1}, "split 1 does not apply to pedestrians"),
         ({"protocol": "new"}, "protocol new does not apply to pedestrians"),
-        ({"seed": -1}, "seed -1 must be 0 or greater"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
     ],
 )
 def test_options_of_pedestrians(options, message):

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,9 +60,19 @@ def test_dampened_sgd_equals_torch(rng, dampening):
 
 
 def test_dampened_sgd_refuses():
-    for options in ({"learning_rate": 0.0}, {"learning_rate": 1.0, "momentum": 1.0}):
-        with pytest.raises(UsageError, match="must be positive"):
-            dampened_sgd(**options)
+    refused = [
+        ("learning_rate", [0.0, -1.0, math.nan, math.inf]),
+        ("momentum", [1.0, 2.0, -0.1, math.nan]),
+        ("dampening", [1.1, math.nan]),
+        ("learning_rate_decay", [-1e-9, math.nan, math.inf]),
+        ("weight_decay", [-1e-9, math.nan, math.inf]),
+    ]
+    for option, values in refused:
+        for value in values:
+            with pytest.raises(UsageError, match=option):
+                dampened_sgd(**{"learning_rate": 1.0, option: value})
+    with pytest.raises(UsageError, match="step -1"):
+        from_step(optax.sgd(1.0), -1)
 
 
 def test_layers_by_their_path():

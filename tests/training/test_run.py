@@ -16,6 +16,7 @@ from siamjax.errors import UsageError
 from siamjax.models.heads import DifferenceHead
 from siamjax.models.lfw import LfwNet
 from siamjax.models.siamese import Siamese
+from siamjax.options import Positive
 from siamjax.training import Run, RunConfig
 from siamjax.training.description import build_module, describe_module
 from siamjax.training.run import read_json
@@ -23,7 +24,7 @@ from siamjax.training.run import read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     batch_size: int = 8
 
 
@@ -119,11 +120,11 @@ def test_default_folder_is_named_by_experiment_and_data():
 def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path):
     folder = tmp_path / "run"
     for options, message in (
-        ({"steps": 0}, "steps 0 must be at least 1"),
-        ({"log_every": 0}, "log_every 0 must be at least 1"),
+        ({"steps": 0}, "steps 0: must be at least 1"),
+        ({"log_every": 0}, "log_every 0: must be at least 1"),
         ({"batch_size": 12}, "batch of 12 examples cannot be split over 8 devices; use a multip"),
-        ({"seed": -1}, "seed -1 must be at least 0"),
-        ({"learning_rate": 0.0}, "learning_rate 0.0 must be positive"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0: must be a number"),
         ({"network": Net(act=lambda x: x)}, r"Net.act: .*lambda.* cannot be imported"),
         ({"network": Net(act=np.zeros(2))}, r"Net.act = .* cannot be saved with a run"),
     ):
