@@ -56,3 +56,101 @@ def require_number(
     if not (np.isfinite(number).all() and all(f(number, b).all() for b, _, f in wanted)):
         words = ["finite (in float32)", *(f"{word} {limit:g}" for limit, word, _ in wanted)]
         raise UsageError(f"{name} {value}: must be a number, {' and '.join(words)}")
+
+
+def require_finite(
+    name: str, values: Any, *, axes: int, remedy: str, where: Any = None
+) -> np.ndarray:
+    """``values`` as an array of so many axes, every number of it finite.
+
+    ``where`` is a mask of those that count. The error counts the others and names the first:
+    ``remedy`` is what to do.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" and not (
+        array.dtype.kind == "V" and array.dtype.names is None
+    ):
+        raise UsageError(f"{name}: {array.dtype}; give real numbers")
+    if array.dtype.kind == "V":  # bfloat16 and other narrow types that NumPy does not know
+        array = array.astype(np.float32)
+    if array.ndim != axes:
+        raise UsageError(f"{name} of shape {array.shape}; give an array of {axes} axes")
+    if array.dtype.kind == "f":
+        bad = ~np.isfinite(array) if where is None else ~np.isfinite(array) & where
+        if bad.any():
+            first = tuple(np.argwhere(bad)[0].tolist())
+            place = first[0] if axes == 1 else f"({', '.join(map(str, first))})"
+            raise UsageError(
+                f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first is "
+                f"{array[first]} at {place}; {remedy}"
+            )
+    return array
+
+
+def require_names(
+    name: str, values: Any, *, count: int | None = None, unknown: bool = False
+) -> np.ndarray:
+    """Identities, cameras or groups as an array of text or of whole numbers, one for each image.
+
+    Text of Python and NumPy is taken, bytes as UTF-8, and whole numbers. What has no certain
+    equal is refused, with a count and the first place: NaN, None, fractions, bools, text beside
+    numbers, 1.0, which is neither 1 nor "1", and unless ``unknown`` the empty text, which means
+    that it is not known. ``count`` is how many there must be.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "US" and not hasattr(values, "dtype"):
+        array = np.asarray(values, object)  # [1, "a"] would have become text in silence
+    if array.ndim != 1 or (count is not None and len(array) != count):
+        expected = "one for each image" if count is None else f"one for each of {count} images"
+        raise UsageError(f"{name} of shape {array.shape}; give {expected}")
+    kind, good = array.dtype.kind, np.ones(len(array), np.bool_)
+    if kind == "S":
+        array = np.char.decode(array, "utf-8", "surrogateescape")
+    elif kind == "O" or hasattr(array.dtype, "na_object"):
+        items = array.tolist()
+        types = str if items and isinstance(items[0], str) else (int, np.integer)
+        good = np.array([isinstance(x, types) and type(x) is not bool for x in items], np.bool_)
+        if types is not str:
+            good &= [bool(ok) and abs(x) < 2**63 for ok, x in zip(good, items, strict=True)]
+        if good.all():
+            array = np.array(items, np.str_ if types is str or not items else np.int64)
+    elif kind not in "UTiu":
+        good = np.zeros(len(array), np.bool_)
+        if kind == "f" and not np.isfinite(array).all():
+            good = np.isfinite(array)
+    if array.dtype.kind in "UT" and not unknown:
+        good = good & (array != "")
+    if not good.all():
+        first = int(good.argmin())
+        raise UsageError(
+            f"{name}: {int((~good).sum())} of {len(good)} are not known or of another type, the "
+            f"first {array[first : first + 1].tolist()[0]!r} at {first} ({array.dtype}); give all "
+            "as text or all as whole numbers (.astype(int)), and leave out those not known"
+        )
+    return array
+
+
+def same_kind(name: str, query: np.ndarray, gallery: np.ndarray) -> None:
+    """``UsageError`` unless the names of queries and gallery are both text or both numbers."""
+    numbers = [one.dtype.kind in "iu" for one in (query, gallery) if len(one)]
+    if len(set(numbers)) > 1:
+        kinds = f"{query.dtype} for the queries, {gallery.dtype} for the gallery"
+        raise UsageError(f"{name} are {kinds}: give both as text or both as whole numbers")
+
+
+def require_places(name: str, values: Any, *, total: int, count: int | None = None) -> np.ndarray:
+    """``values`` as whole numbers, each at least 0 and below ``total``; ``count`` of them."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or len(array) != (count or len(array)):
+        raise UsageError(
+            f"{name}: {array.dtype} of shape {array.shape}; give {count or 'a list of'} whole "
+            "numbers"
+        )
+    wrong = (array < 0) | (array >= total)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UsageError(
+            f"{name}: {int(wrong.sum())} of {len(array)} are not from 0 to {total - 1}; the first "
+            f"is {array[first]} at {first}"
+        )
+    return array

@@ -10,51 +10,37 @@ Ties: equal scores say nothing about their order, so a constant score must give 
 ``ties="expected"`` is the exact mean over all orders of the tied images, ``"pessimistic"`` puts
 the matches behind all that tie with them. The order of the arrays never matters.
 
-Plain NumPy, query by query. ``UsageError`` for shapes that do not fit, masks not of bool, and NaN.
+Plain NumPy, query by query. ``UsageError`` for shapes that do not fit, masks not of bool, scores of
+valid images that are not finite, and identities or cameras that are not known (NaN, None, "").
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
+from siamjax.checks import require_bool
 from siamjax.errors import UsageError
+from siamjax.metrics.ties import Mask, Scores, Ties, Valid, codes, counted, groups_of
 
-Scores = Float[np.ndarray, "queries gallery"]
-Mask = Bool[np.ndarray, "queries gallery"]
-Valid = Mask | None
-Ties = Literal["expected", "pessimistic"]
 Definition = Literal["precision", "trapezoid", "at_r"]
 RANKS = (1, 5, 10, 20)
-
-
-def _codes(query, gallery) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays with identities as whole numbers, which are cheap to compare."""
-    query, gallery = np.asarray(query), np.asarray(gallery)
-    if query.ndim != 1 or gallery.ndim != 1:
-        shapes = f"identities of shape {query.shape} and {gallery.shape}"
-        raise UsageError(f"{shapes}: give one identity for each image")
-    if (query.dtype.kind in "iu") != (gallery.dtype.kind in "iu"):
-        kinds = f"{query.dtype} for the queries, {gallery.dtype} for the gallery"
-        raise UsageError(f"identities are {kinds}: give both as text or both as whole numbers")
-    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
-    return codes[: len(query)], codes[len(query) :]
 
 
 def same_identity(
     query_identity: Shaped[np.ndarray, " queries"], gallery_identity: Shaped[np.ndarray, " gallery"]
 ) -> Mask:
-    """The mask ``match``; identities are text or whole numbers."""
-    query, gallery = _codes(query_identity, gallery_identity)
+    """The mask ``match``; identities are text or whole numbers, and of both sides alike."""
+    query, gallery = codes("identities", query_identity, gallery_identity)
     return query[:, None] == gallery
 
 
 def market_valid(
     query_identity: Shaped[np.ndarray, " queries"],
     gallery_identity: Shaped[np.ndarray, " gallery"],
-    query_camera: Int[np.ndarray, " queries"],
-    gallery_camera: Int[np.ndarray, " gallery"],
+    query_camera: Shaped[np.ndarray, " queries"],
+    gallery_camera: Shaped[np.ndarray, " gallery"],
     *,
     junk: str | int | None = "-1",
 ) -> Mask:
@@ -65,64 +51,14 @@ def market_valid(
     Market-1501, stay: they can only be wrong.
     """
     same = same_identity(query_identity, gallery_identity)
-    query_camera, gallery_camera = np.asarray(query_camera), np.asarray(gallery_camera)
-    if same.shape != (*query_camera.shape, *gallery_camera.shape):
-        shapes = f"cameras {query_camera.shape} and {gallery_camera.shape}"
+    query, gallery = codes("cameras", query_camera, gallery_camera)
+    if same.shape != (len(query), len(gallery)):
+        shapes = f"cameras {query.shape} and {gallery.shape}"
         raise UsageError(f"{shapes} do not fit {same.shape} identities: give one for each image")
-    valid = ~(same & (query_camera[:, None] == gallery_camera))
+    valid = ~(same & (query[:, None] == gallery))
     if junk is not None:
         valid &= np.asarray(gallery_identity).astype(str) != str(junk)
     return valid
-
-
-class _Groups(NamedTuple):
-    """Gallery images that tie, at least one match among them; query by query, the best first."""
-
-    query: np.ndarray  # (groups,) whose list it is
-    above: np.ndarray  # valid images of a higher score
-    size: np.ndarray  # valid images of this score
-    hits: np.ndarray  # matches among them, at least 1
-    hits_above: np.ndarray  # matches of a higher score
-    matches: np.ndarray  # (queries,) all matches
-
-
-def _counted(has_match: np.ndarray) -> int:
-    if not has_match.any():
-        raise UsageError(f"none of the {has_match.size} queries has a valid match in the gallery")
-    return int(has_match.sum())
-
-
-def _groups(score, match, valid, ties) -> _Groups:
-    if ties not in get_args(Ties):
-        raise UsageError(f"ties is {ties!r}; choose {' or '.join(get_args(Ties))}")
-    score, match = np.asarray(score), np.asarray(match)
-    valid = np.broadcast_to(True, match.shape) if valid is None else np.asarray(valid)
-    for name, mask in (("match", match), ("valid", valid)):
-        if mask.dtype != np.bool_:
-            raise UsageError(f"{name} must be bool, not {mask.dtype}")
-        if score.shape != mask.shape or score.ndim != 2:
-            shapes = f"score {score.shape} and {name} {mask.shape}"
-            raise UsageError(f"{shapes} must both be (queries, gallery)")
-    groups, matches = [np.empty((5, 0), int)], np.zeros(len(score), int)
-    for query, (scores, hit) in enumerate(zip(score, match, strict=True)):
-        if np.isnan(scores).any():
-            at = np.flatnonzero(np.isnan(scores))[0]
-            raise UsageError(f"the score of query {query} and gallery image {at} is NaN")
-        scores, hit = scores[valid[query]], hit[valid[query]]
-        values, hits = np.unique(scores[hit], return_counts=True)
-        ordered = np.sort(scores)  # the values alone: much faster than argsort
-        first, last = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-        matches[query] = hits.sum()
-        above, size, hits_above = scores.size - last, last - first, hits.sum() - np.cumsum(hits)
-        group = np.stack([np.full_like(hits, query), above, size, hits, hits_above])
-        groups.append(group[:, ::-1])
-    query, above, size, hits, hits_above = np.hstack(groups)
-    if ties == "pessimistic":  # each match is a group of its own, behind the others of its score
-        place = np.arange(hits.sum()) - np.repeat(np.cumsum(hits) - hits, hits)
-        above = np.repeat(above + size - hits, hits) + place
-        hits_above = np.repeat(hits_above, hits) + place
-        query, size, hits = np.repeat(query, hits), np.ones_like(place), np.ones_like(place)
-    return _Groups(query, above, size, hits, hits_above, matches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +79,7 @@ def cmc(
     Raises ``UsageError`` when no query has a valid match.
     """
     curves = hits(score, match, valid=valid, ties=ties, ranks=ranks)
-    queries = _counted(~np.isnan(curves[:, 0]))
+    queries = counted(~np.isnan(curves[:, 0]))
     return Cmc(curve=np.nansum(curves, axis=0) / queries, queries=queries)
 
 
@@ -157,7 +93,7 @@ def hits(
     """
     if ranks < 1:
         raise UsageError(f"ranks {ranks} must be at least 1")
-    groups = _groups(score, match, valid, ties)
+    groups = groups_of(score, match, valid, ties)
     curves = np.where(groups.matches[:, None] > 0, np.zeros(ranks), np.nan)
     for query, above, size, own in np.stack(groups[:4])[:, groups.hits_above == 0].T:
         # Probability of no match among the first t of the group: t draws without replacement.
@@ -193,7 +129,7 @@ def average_precision(
     if definition not in get_args(Definition):
         names = ", ".join(get_args(Definition))
         raise UsageError(f"definition is {definition!r}; choose one of {names}")
-    query, above, size, hits, hits_above, matches = _groups(score, match, valid, ties)
+    query, above, size, hits, hits_above, matches = groups_of(score, match, valid, ties)
     # Place j = 1..size of a group holds a match with probability hits / size; if it does, each of
     # the j - 1 places before it holds one of the other matches with probability other.
     other = (hits - 1) / np.maximum(size - 1, 1)
@@ -225,7 +161,7 @@ def mean_average_precision(
 ) -> float:
     """mAP: mean of ``average_precision`` over queries with a match; ``UsageError`` without any."""
     values = average_precision(score, match, valid=valid, definition=definition, ties=ties)
-    return float(np.nansum(values) / _counted(~np.isnan(values)))
+    return float(np.nansum(values) / counted(~np.isnan(values)))
 
 
 def inverse_negative_penalty(
@@ -235,7 +171,7 @@ def inverse_negative_penalty(
 
     Ye et al., *Deep Learning for Person Re-identification: A Survey and Outlook*, TPAMI 2021.
     """
-    groups, total = _groups(score, match, valid, ties), 0.0
+    groups, total = groups_of(score, match, valid, ties), 0.0
     for query, above, size, hits, hits_above in zip(*groups[:5], strict=True):
         if hits_above + hits == groups.matches[query]:  # the group of the last match
             # P(it is at place j) = C(j-1, hits-1) / C(size, hits), from j = size downwards
@@ -243,7 +179,7 @@ def inverse_negative_penalty(
             ratio = (place[:-1] - hits) / (place[:-1] - 1)
             probability = hits / size * np.cumprod(np.append(1.0, ratio))
             total += groups.matches[query] * (probability / (above + place)).sum()
-    return float(total / _counted(groups.matches > 0))
+    return float(total / counted(groups.matches > 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,11 +209,12 @@ def single_shot(
     their identity (the 775 of GRID). The first trials of a seed are the same for any number of
     ``trials``. Raises ``UsageError`` naming a query without any gallery image to draw.
     """
-    query, gallery = _codes(query_identity, gallery_identity)
-    always = np.zeros(gallery.size, bool) if distractor is None else np.asarray(distractor)
-    if always.dtype != np.bool_ or always.shape != gallery.shape:
+    query, gallery = codes("identities", query_identity, gallery_identity)
+    always = np.zeros(gallery.size, bool) if distractor is None else distractor
+    always = require_bool("distractor", always, true="matches nobody")
+    if always.shape != gallery.shape:
         raise UsageError(
-            f"distractor is {always.dtype} of shape {always.shape}; give bool of {gallery.shape}"
+            f"distractor of shape {always.shape}; give one for each of {gallery.shape}"
         )
     if trials < 1:
         raise UsageError(f"trials {trials} must be at least 1")

@@ -3,8 +3,10 @@
 The gallery is ranked for every query by Euclidean distance (of unit vectors, that is by cosine).
 ``own`` gives each query's own place in the gallery, where the query itself is left out. A query
 without a match does not count. Ties count by expectation, so that a network whose embeddings are
-all alike scores chance. Memory is that of ``block`` rows of distances. Plain NumPy; ``UsageError``
-for embeddings that are not finite.
+all alike scores chance. Equal embeddings tie, and all else is ordered by distances in float64
+(:mod:`siamjax.exact_distances`), however far from the origin. Memory is that of a float32 copy of
+the gallery and of ``block`` rows of distances. Plain NumPy; ``UsageError`` for embeddings that are
+not finite and for identities that are not known.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,16 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
+from siamjax.checks import require_bool, require_names, require_places
 from siamjax.errors import UsageError
+from siamjax.exact_distances import (
+    RankedDistances,
+    distances_to,
+    product_error,
+    require_embeddings,
+)
 from siamjax.metrics import reid
+from siamjax.metrics.ties import codes
 
 Embeddings = Float[np.ndarray, "n features"]
 Identities = Shaped[np.ndarray, " n"]
 Places = Int[np.ndarray, " queries"]
 
 RECALLS = (1, 3, 5, 10, 20)
+_ROWS = 4096  # made float32 at a time
+_UNCLEAR = 64  # more images than this beyond those asked for: float32 is too coarse here
 
 
 def recall_at_k(
@@ -39,13 +51,14 @@ def recall_at_k(
     In [0, 1]; the same as the CMC at rank k. Raises ``UsageError`` if no query has a match, or the
     gallery has fewer than ``k`` images.
     """
-    images = len(gallery) - (own is not None)
-    if not 1 <= k <= images:
-        raise UsageError(f"k is {k}: choose 1 to {images}, the number of images in the gallery")
-    asked = (query, gallery, query_identity, gallery_identity)
+    asked = _Searched(query, gallery, query_identity, gallery_identity, own=own)
+    if not 1 <= k <= asked.images:
+        raise UsageError(
+            f"k is {k}: choose 1 to {asked.images}, the number of images in the gallery"
+        )
     hits = [
         reid.hits(score, match, valid=valid, ranks=k)[:, -1]
-        for score, match, valid in _blocks(*asked, own=own, block=block)
+        for score, match, valid in asked.blocks(block, ranks=k)
     ]
     return _mean(np.concatenate(hits))
 
@@ -65,10 +78,10 @@ def map_at_r(
     Musgrave, Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020. Raises ``UsageError`` if
     no query has a match.
     """
-    asked = (query, gallery, query_identity, gallery_identity)
+    asked = _Searched(query, gallery, query_identity, gallery_identity, own=own)
     precision = [
         reid.average_precision(score, match, valid=valid, definition="at_r")
-        for score, match, valid in _blocks(*asked, own=own, block=block)
+        for score, match, valid in asked.blocks(block, ranks=1, whole=True)
     ]
     return _mean(np.concatenate(precision))
 
@@ -87,11 +100,17 @@ class Found:
     map_at_r: Float[np.ndarray, " queries"]
     gallery: int
 
-    def summary(self, chosen: np.ndarray | None = None) -> dict[str, float | None]:
+    def summary(
+        self, chosen: Bool[np.ndarray, " queries"] | None = None
+    ) -> dict[str, float | None]:
         """Means by name, over all queries or those that a mask chooses.
 
         None where the gallery has fewer than k images. ``UsageError`` if no query has a match.
         """
+        if chosen is not None:
+            chosen = require_bool("chosen", chosen, true="counts")
+            if chosen.shape != self.map_at_r.shape:
+                raise UsageError(f"chosen of shape {chosen.shape} for {len(self.map_at_r)} queries")
         recall = self.recall if chosen is None else self.recall[chosen]
         precision = self.map_at_r if chosen is None else self.map_at_r[chosen]
         map_at_r = _mean(precision)
@@ -113,6 +132,7 @@ class Found:
         Queries of the group "" are left out: their group is not known.
         """
         counted = ~np.isnan(self.map_at_r)
+        groups = require_names("groups", groups, count=len(counted), unknown=True)
         names = np.unique(groups[counted]).tolist()
         return {str(name): self.summary(groups == name) for name in names if name != ""}
 
@@ -128,41 +148,108 @@ def search_quality(
 ) -> Found:
     """Recall@k and MAP@R of every query, from distances that are computed once."""
     recall, precision = [], []
-    asked = (query, gallery, query_identity, gallery_identity)
-    for score, match, valid in _blocks(*asked, own=own, block=block):
+    asked = _Searched(query, gallery, query_identity, gallery_identity, own=own)
+    for score, match, valid in asked.blocks(block, ranks=max(RECALLS), whole=True):
         curves = reid.hits(score, match, valid=valid, ranks=max(RECALLS))
         recall.append(curves[:, [k - 1 for k in RECALLS]])
         precision.append(reid.average_precision(score, match, valid=valid, definition="at_r"))
     return Found(
         recall=np.concatenate(recall),
         map_at_r=np.concatenate(precision),
-        gallery=len(gallery) - (own is not None),
+        gallery=asked.images,
     )
 
 
-def _blocks(
-    query: Any, gallery: Any, query_identity: Any, gallery_identity: Any, *, own: Any, block: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Score, match and valid of :mod:`siamjax.metrics.reid`, ``block`` queries at a time."""
-    query, gallery, query_identity, gallery_identity = map(
-        np.asarray, (query, gallery, query_identity, gallery_identity)
-    )
-    if not (np.isfinite(query).all() and np.isfinite(gallery).all()):
-        raise UsageError("embeddings are not finite: the network has diverged")
-    # About the gallery's mean, which takes away most of what would cancel.
-    centre = gallery.mean(axis=0)
-    query, gallery = query - centre, gallery - centre
-    squares = np.einsum("gf,gf->g", gallery, gallery)
-    for start in range(0, len(query), block):
-        rows = slice(start, start + block)
-        # The squared distance, negated, without the query's own square, which changes no rank.
-        score = 2.0 * query[rows] @ gallery.T - squares
-        match = reid.same_identity(query_identity[rows], gallery_identity)
-        valid = None
+class _Searched:
+    """Queries and a gallery to search, and who matches whom."""
+
+    def __init__(
+        self, query: Any, gallery: Any, query_identity: Any, gallery_identity: Any, *, own: Any
+    ) -> None:
+        self._query = require_embeddings("query", query)
+        self._gallery = require_embeddings("gallery", gallery)
+        (queries, features), (total, others) = self._query.shape, self._gallery.shape
+        if features != others:
+            raise UsageError(
+                f"query of {features} features, gallery of {others}: embed both by one network"
+            )
+        self._shown = codes("identities", query_identity, gallery_identity)
+        if tuple(map(len, self._shown)) != (queries, total):
+            raise UsageError(
+                f"{len(self._shown[0])} and {len(self._shown[1])} identities of {queries} queries "
+                f"and {total} gallery images: give one for each"
+            )
+        self._own = np.full(queries, -1)
         if own is not None:
-            valid = np.ones(match.shape, np.bool_)
-            valid[np.arange(len(match)), np.asarray(own)[rows]] = False
-        yield score, match, valid
+            self._own = require_places("own", own, total=total, count=queries)
+        self.images = total - (own is not None)
+        # Float32 about the mean, scaled so that it holds the squares: a fast first pass.
+        greatest = max(float(self._gallery.max()), -float(self._gallery.min()))
+        self._scale = 2.0 ** -np.ceil(np.log2(greatest)) if greatest else 1.0
+        self._centre = self._gallery.mean(axis=0, dtype=np.float64)
+        self._narrow = np.empty(self._gallery.shape, np.float32)
+        for start in range(0, total, _ROWS):
+            rows = slice(start, start + _ROWS)
+            self._narrow[rows] = (self._gallery[rows] - self._centre) * self._scale
+        self._squares = np.einsum("gf,gf->g", self._narrow, self._narrow)
+
+    def blocks(
+        self, block: int, *, ranks: int, whole: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Score, match and valid of :mod:`siamjax.metrics.reid`, ``block`` queries at a time.
+
+        They hold, in place of each query's gallery, its first ``ranks`` images (with ``whole`` as
+        many as it has matches, if these are more), all that tie with these, and all matches:
+        nothing else counts at these ranks. The order is that of float64 differences.
+        """
+        ranked: RankedDistances | None = None  # exact and slow
+        share = 2 * product_error(self._narrow.shape[1], np.float32)
+        longest = np.sqrt(self._squares.max())
+        for start in range(0, len(self._query), block):
+            query, own = self._query[start : start + block], self._own[start : start + block]
+            match = self._shown[0][start : start + block, None] == self._shown[1]
+            match[own >= 0, own[own >= 0]] = False
+            most = np.maximum(ranks, match.sum(axis=1) * whole).clip(1, self.images)
+            with np.errstate(over="ignore", invalid="ignore"):  # of queries that are very far
+                wide = (query - self._centre) * self._scale
+                # Without the query's own square, which changes no rank.
+                values = self._squares - 2.0 * wide.astype(np.float32) @ self._narrow.T
+                margin = share * (np.sqrt(np.square(wide).sum(axis=1)) + longest) ** 2
+            listed = [_first(*one) for one in zip(values, match, own, most, margin, strict=True)]
+            distances: dict[int, np.ndarray] = {}
+            unclear = [n for n, row in enumerate(listed) if len(row) > 4 * most[n] + _UNCLEAR]
+            if unclear:
+                ranked = ranked or RankedDistances(self._gallery)
+                for n, values_ in zip(unclear, ranked(query[unclear]), strict=True):
+                    listed[n] = _first(values_, match[n], own[n], most[n], 0.0)
+                    distances[n] = values_[listed[n]]
+            score = np.zeros((len(query), max(map(len, listed))))
+            found, valid = np.zeros((2, *score.shape), np.bool_)
+            for n, places in enumerate(listed):
+                filled = slice(len(places))
+                if n not in distances:
+                    distances[n] = distances_to(query[n], self._gallery[places])[0]
+                score[n, filled], found[n, filled] = -distances[n], match[n, places]
+                valid[n, filled] = True
+            yield score, found, valid
+
+
+def _first(
+    values: Float[np.ndarray, " gallery"],
+    match: Bool[np.ndarray, " gallery"],
+    own: int,
+    most: int,
+    margin: float,
+) -> Int[np.ndarray, " places"]:
+    """Places of the matches and of all that may be among the ``most`` nearest but ``own``."""
+    if own >= 0:
+        values[own] = np.inf
+    limit = np.partition(values, most - 1)[most - 1]
+    # NaN, of numbers beyond float32, may be among them.
+    possible = ~(values > np.nextafter(limit + values.dtype.type(margin), np.inf)) | match
+    if own >= 0:
+        possible[own] = False
+    return np.flatnonzero(possible)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from siamjax.errors import UsageError
-from siamjax.search.exact_distances import Metric, distances_to, row_squares
+from siamjax.exact_distances import Metric, distances_to, row_squares
 from siamjax.search.index import Index
 from siamjax.search.nearest import Nearest, check_undamaged, checked_gallery, checked_queries
 

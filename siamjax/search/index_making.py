@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from siamjax.errors import UsageError
+from siamjax.exact_distances import row_squares
 from siamjax.files import write_json
-from siamjax.search.exact_distances import row_squares
 from siamjax.search.index import Index
 from siamjax.search.index_segment import Item, Segment, row_bytes
 

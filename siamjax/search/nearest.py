@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from siamjax.errors import UsageError
+from siamjax.exact_distances import Metric, distances_to, row_squares, unit_rows
 from siamjax.parallel import data_parallel_map, replicate, shard
-from siamjax.search.exact_distances import Metric, distances_to, row_squares, unit_rows
 
 _BLOCK_BYTES = 128 << 20  # of float32 rows
 _GROUP = 512  # queries in one multiplication

@@ -9,10 +9,10 @@ from jaxtyping import Bool
 
 from siamjax.data.images import ImageSet, of_files
 from siamjax.errors import UsageError
+from siamjax.exact_distances import Metric
 from siamjax.inference.embedder import Embedder
 from siamjax.search.approximate import approximate as find_approximately
 from siamjax.search.approximate import recall
-from siamjax.search.exact_distances import Metric
 from siamjax.search.index import Index
 from siamjax.search.nearest import Nearest, nearest
 from siamjax.training.finished import Finished
