@@ -138,14 +138,20 @@ def same_kind(name: str, query: np.ndarray, gallery: np.ndarray) -> None:
         raise UsageError(f"{name} are {kinds}: give both as text or both as whole numbers")
 
 
-def require_places(name: str, values: Any, *, total: int, count: int | None = None) -> np.ndarray:
-    """``values`` as whole numbers, each at least 0 and below ``total``; ``count`` of them."""
+def require_whole(name: str, values: Any, *, count: int) -> np.ndarray:
+    """``values`` as ``count`` whole numbers."""
     array = np.asarray(values)
-    if array.dtype.kind not in "iu" or array.ndim != 1 or len(array) != (count or len(array)):
+    if array.dtype.kind not in "iu" or array.shape != (count,):
         raise UsageError(
-            f"{name}: {array.dtype} of shape {array.shape}; give {count or 'a list of'} whole "
-            "numbers"
+            f"{name}: {array.dtype} of shape {array.shape}; give {count} whole numbers "
+            "(.astype(int))"
         )
+    return array
+
+
+def require_places(name: str, values: Any, *, total: int, count: int) -> np.ndarray:
+    """``values`` as ``count`` whole numbers, each at least 0 and below ``total``."""
+    array = require_whole(name, values, count=count)
     wrong = (array < 0) | (array >= total)
     if wrong.any():
         first = int(wrong.argmax())

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from siamjax.checks import require_names
 from siamjax.errors import UsageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -94,7 +95,8 @@ class ImageSet:
         name: of the set, as figures show it, such as ``orl_faces`` or ``lfw/funneled``.
         credit: source and licence, or the path that the set was read from.
         keys: (n,) unique names of the images: their paths, as people know them.
-        identities: (n,) whom or what each image shows.
+        identities: (n,) whom or what each image shows, as text; "" is not known. Whole numbers
+            become text; what has no certain equal (NaN, None, 1.0) is refused.
         source: the encoded images.
     """
 
@@ -107,6 +109,10 @@ class ImageSet:
     def __post_init__(self) -> None:
         if not len(self.keys) == len(self.identities) == len(self.source):
             raise ValueError(f"{len(self.keys)} keys, {len(self.identities)} identities")
+        named = require_names(f"identities of {self.name}", self.identities, unknown=True)
+        if named.dtype.kind in "iu":
+            named = named.astype(np.str_)
+        object.__setattr__(self, "identities", named)  # 1 and "1" are the same
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -242,17 +248,13 @@ def of_arrays(
                 "(height, width)"
             )
         checked.append(array)
-    labels = np.full(len(checked), "") if identities is None else np.asarray(identities)
-    if labels.shape != (len(checked),) or labels.dtype.kind not in "iuUS":
-        raise UsageError(
-            f"identities of {name}: {labels.dtype} of shape {labels.shape} for {len(checked)} "
-            "images; expected one string or whole number for each"
-        )
+    labels = np.full(len(checked), "") if identities is None else identities
+    labels = require_names(f"identities of {name}", labels, count=len(checked), unknown=True)
     return ImageSet(
         name=name,
         credit="arrays in memory",
         keys=tuple(map(str, range(len(checked)))),
-        identities=labels.astype(np.str_),
+        identities=labels,
         source=Arrays(checked),
     )
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
+from siamjax.checks import require_bool, require_names
 from siamjax.data.images import ImageSet, images_of
 from siamjax.errors import UsageError
 
@@ -27,6 +28,14 @@ class PairList:
     second: Int[np.ndarray, " pairs"]
     same: Bool[np.ndarray, " pairs"]
     fold: Int[np.ndarray, " pairs"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "same", require_bool("same", self.same, true="the same identity"))
+        lengths = {len(self.first), len(self.second), len(self.same)}
+        if self.fold is not None:
+            lengths.add(len(require_names("fold", self.fold)))
+        if len(lengths) > 1:
+            raise UsageError(f"{self.name}: first, second, same, fold of {sorted(lengths)} pairs")
 
     def __len__(self) -> int:
         return len(self.same)
@@ -62,6 +71,7 @@ def all_pairs(
     rows = np.searchsorted(starts, chosen, side="right") - 1
     columns = chosen - starts[rows] + rows + 1
     first, second = indices[rows], indices[columns]
+    require_names(f"identities of {images.name}", images.identities[indices])
     same = images.identities[first] == images.identities[second]
     if not same.any() or same.all():
         raise UsageError(
@@ -81,7 +91,8 @@ def split_people(
     Validation and test get only people with at least two images, as others make no pair of one
     person.
     """
-    people, counts = np.unique(images.identities, return_counts=True)
+    shown = require_names(f"identities of {images.name}", images.identities)
+    people, counts = np.unique(shown, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(len(people))
     eligible = [str(people[i]) for i in shuffled if counts[i] >= 2]
     needed = validation + test + 1
@@ -172,12 +183,14 @@ class PositivesOfAnEpoch:
         *,
         seed: int,
         negatives: int = 2,
-        cameras: Int[np.ndarray, " images"] | None = None,
+        cameras: Shaped[np.ndarray, " images"] | None = None,
     ) -> None:
         """``cameras``: that of each image of the set; positives are then of two cameras only."""
         if negatives < 1:
             raise UsageError(f"negatives {negatives} must be at least 1")
         self._groups = _groups(images, indices)
+        if cameras is not None:
+            cameras = require_names("cameras", cameras, count=len(images))
         couples = []
         for group in self._groups:
             first, second = np.triu_indices(len(group), 1)
@@ -243,7 +256,7 @@ class EpochOrder:
 
 def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
     """The images of each person; raises ``UsageError`` for fewer than two people."""
-    labels = images.identities[indices]
+    labels = require_names(f"identities of {images.name}", images.identities[indices])
     groups = [indices[labels == person] for person in sorted(set(labels.tolist()))]
     if len(groups) < 2:
         raise UsageError(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
+from siamjax.checks import require_bool, require_names, require_whole
 from siamjax.data.images import ImageSet, fingerprint
 from siamjax.errors import UsageError
 from siamjax.options import Count, Options, Seed, Source, Whole, only, request_of
@@ -43,6 +44,7 @@ class Ranking:
     distractor: Bool[np.ndarray, " gallery"]
 
     def __post_init__(self) -> None:
+        require_bool("distractor", self.distractor, true="matches nobody")
         if self.distractor.shape != self.gallery.shape:
             raise ValueError(f"{self.distractor.shape} distractors, {self.gallery.shape} gallery")
 
@@ -81,6 +83,9 @@ class ReidSplits:
     protocol: str
     request: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_whole(f"cameras of {self.images.name}", self.cameras, count=len(self.images))
+
     @property
     def trained_on(self) -> tuple[str, ...]:
         """The people whom the training images show."""
@@ -112,7 +117,8 @@ def rank(
     The remark is empty where there are no others, as in the official lists. Raises ``UsageError``
     where the queries show fewer than two people, as any network would then be right.
     """
-    shown: list[str] = images.identities.tolist()
+    shown = require_names(f"identities of {images.name}", images.identities).tolist()
+    cameras = require_whole(f"cameras of {images.name}", cameras, count=len(images))
     # Single-shot compares no cameras: any gallery image of the query's identity is a match.
     by = cameras.tolist() if rule == "market" else [0] * len(images)
     own = cameras.tolist() if rule == "market" else [-1] * len(images)
@@ -152,6 +158,7 @@ def rank_by_camera(
     They are in the gallery too, where the rule drops each for itself. People seen by one camera
     only are no queries but distractors.
     """
+    cameras = require_whole(f"cameras of {images.name}", cameras, count=len(images))
     shuffled = np.random.default_rng(seed).permutation(gallery)
     drawn = {(images.identities[i], int(cameras[i])): int(i) for i in shuffled}
     seen = {person: 0 for person, _ in drawn}
@@ -167,6 +174,7 @@ def rank_views(
     images: ImageSet, cameras: Int[np.ndarray, " n"], people: Collection[str], *, name: str
 ) -> tuple[Ranking, str]:
     """A single-shot ranking: the queries are of view 1, the gallery is of view 2."""
+    cameras = require_whole(f"cameras of {images.name}", cameras, count=len(images))
     chosen = np.isin(images.identities, list(people))
     return rank(
         images,

@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
+from siamjax.checks import require_names
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import EpochOrder, generator
@@ -108,7 +109,11 @@ class SampledTriplets:
         Item i is at places start[i] to stop[i], its category at first[i] to last[i].
         """
         _, opening, item = np.unique(
-            catalogue.images.identities[indices], return_index=True, return_inverse=True
+            require_names(
+                f"identities of {catalogue.images.name}", catalogue.images.identities[indices]
+            ),
+            return_index=True,
+            return_inverse=True,
         )
         if category is None:
             kind = np.zeros(len(opening), np.int64)

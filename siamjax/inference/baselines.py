@@ -7,7 +7,10 @@ from PIL import Image
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size, resize
+from siamjax.exact_distances import row_squares, unit_rows
 from siamjax.inference.pairs import in_blocks, shown_once
+
+_BLOCK = 1024  # pairs compared at a time
 
 
 def pixel_features(
@@ -15,21 +18,32 @@ def pixel_features(
 ) -> Float[np.ndarray, "n features"]:
     """Raw pixels at ``size``, minus the image's mean, scaled to norm 1: products are cosines."""
     resized = [resize(images.image(int(index)), size) for index in indices]
-    pixels = np.stack([image.ravel().astype(np.float32) for image in resized])
-    pixels -= pixels.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
-    return pixels / np.where(norms > 0, norms, 1.0)  # an image of one colour scores 0 with all
+    # In float64 the mean of one colour is that colour: such an image is 0, not noise of length 1.
+    centred = ((image - image.mean(dtype=np.float64)).reshape(1, -1) for image in resized)
+    return np.concatenate([unit_rows(one).astype(np.float32) for one in centred])
 
 
 def pixel_scores(
     images: ImageSet, pairs: PairList, *, size: Size = 32
 ) -> Float[np.ndarray, " pairs"]:
-    """The baseline of raw pixels: cosine of the two images by :func:`pixel_features`."""
+    """The baseline of raw pixels: cosine of the two images by :func:`pixel_features`.
+
+    In [-1, 1], and exactly 1 for equal images; an image of one colour scores 0 with all.
+    """
     shown, first, second = shown_once(pairs)
     pixels = pixel_features(images, shown, size=size)
-    return in_blocks(
-        lambda rows, others: np.einsum("pf,pf->p", pixels[rows], pixels[others]), first, second
-    )
+    lengths = np.sqrt(row_squares(pixels))
+
+    def cosine(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        # From differences, because a product of equal rows of length 1 is not quite 1.
+        one, other = (
+            pixels[index] / np.where(lengths[index] == 0, 1.0, lengths[index])[:, None]
+            for index in (rows, others)
+        )
+        flat = (lengths[rows] == 0) | (lengths[others] == 0)
+        return np.where(flat, 0.0, 1.0 - row_squares(one - other) / 2)
+
+    return in_blocks(cosine, first, second, block=_BLOCK)
 
 
 def hsv_stripe_features(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from siamjax.data.folders import image_files
 from siamjax.data.images import ImageSet, of_files
@@ -141,7 +142,7 @@ def rank_gallery(
         symmetric=symmetric,
     )
     best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    probability = 1.0 / (1.0 + np.exp(-np.take_along_axis(logits, best, 1).astype(np.float64)))
+    probability = expit(np.take_along_axis(logits, best, 1).astype(np.float64))
     return RankedGallery(
         images=images, query=query, found=len(asked) + best, probability=probability
     )

@@ -2,15 +2,19 @@
 
 Contract: ``score`` (pairs,) rises with similarity (negate a distance); ``same`` (pairs,) is
 bool, True = same identity. Plain NumPy in float64, outside jit: these run once, on the host.
+``UsageError`` for labels of another type, and for scores, thresholds, folds and rates that are not
+finite.
 Pairs of equal score cross every threshold together, so a constant score has an AUC of 0.5 and an
 accuracy of chance, whatever the order of the pairs.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 
+from siamjax.checks import require_bool, require_finite, require_names, require_number
 from siamjax.errors import UsageError
 
 
@@ -25,16 +29,15 @@ class Roc:
     negatives: int
 
 
-def _checked(score, same) -> tuple[np.ndarray, np.ndarray]:
-    score = np.asarray(score, np.float64)
-    same = np.asarray(same)
-    if same.dtype != np.bool_:
-        raise UsageError(f"same must be bool (True = same identity), not {same.dtype}")
-    if score.shape != same.shape or score.ndim != 1:
-        raise UsageError(f"score {score.shape} and same {same.shape}: give one value for each pair")
-    if not np.isfinite(score).all():
-        bad = int(np.flatnonzero(~np.isfinite(score))[0])
-        raise UsageError(f"the score of pair {bad} is {score[bad]}: the network has diverged")
+def _checked(score: Any, same: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scores in their own type, which thresholds must fit, and the truth."""
+    same = require_bool("same", same, true="the same identity")
+    if np.shape(score) != same.shape or same.ndim != 1:
+        raise UsageError(
+            f"score {np.shape(score)} and same {same.shape}: give one value for each pair"
+        )
+    remedy = "the network has diverged: use an earlier checkpoint"
+    score = require_finite("score", score, axes=1, remedy=remedy)
     if not same.any() or same.all():
         missing = "same" if not same.any() else "different"
         raise UsageError(
@@ -49,6 +52,7 @@ def roc(score: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"]) ->
     Raises ``UsageError`` for scores that are not finite, or if one kind of pair is missing.
     """
     score, same = _checked(score, same)
+    score = score.astype(np.float64)
     order = np.argsort(-score, kind="stable")
     score, same = score[order], same[order]
     last_of_tie = np.append(np.flatnonzero(np.diff(score)), score.size - 1)
@@ -81,9 +85,10 @@ def eer(curve: Roc) -> float:
 def tar_at_far(curve: Roc, far: float) -> float | None:
     """Highest true accept rate at a false accept rate of at most ``far``.
 
-    None = not measurable: with fewer than ``1 / far`` different pairs, a single false accept is
-    already too many.
+    ``far`` lies in [0, 1]. None = not measurable: with fewer than ``1 / far`` different pairs, a
+    single false accept is already too many.
     """
+    require_number("far", far, at_least=0, at_most=1)
     if curve.negatives * far < 1.0 - 1e-9:
         return None
     return float(curve.true_accept[curve.false_accept <= far + 1e-12].max())
@@ -96,36 +101,52 @@ def best_threshold(
 
     A pair is accepted if ``score >= threshold``. The threshold lies midway between two
     neighbouring scores, so that it does not depend on one pair; of equally good thresholds the
-    middle one is taken. No grid and no range of the score is assumed.
+    middle one is taken. No grid and no range of the score is assumed. It is a number of the
+    scores' own type, so that it separates them when compared in that type too.
     """
+    score, same = _checked(score, same)
     curve = roc(score, same)
     correct = curve.true_accept * curve.positives + (1 - curve.false_accept) * curve.negatives
     best = np.flatnonzero(correct >= correct.max() - 1e-6)
     at = int(best[len(best) // 2])
-    scores = curve.threshold[1:]
-    step = max(float(np.ptp(scores)), 1.0, 4 * float(np.spacing(np.abs(scores).max())))
+    scores, own = curve.threshold[1:], score.dtype if score.dtype.kind == "f" else np.float64
+    unit = float(np.spacing(np.abs(scores).max().astype(own)))
+    step = max(float(np.ptp(scores)), 1.0, 4 * unit)
     above = scores[0] + step if at == 0 else scores[at - 1]  # the last score that is accepted
     below = scores[-1] - step if at == len(scores) else scores[at]
-    threshold = (above + below) / 2
-    if not below < threshold <= above:  # there is no float between the two
+    with np.errstate(over="ignore"):
+        threshold = float(np.float64(below + (above - below) / 2).astype(own))
+    if not below < threshold <= above:  # there is no number of that type between the two
         threshold = above
-    return float(threshold), float(correct[at] / len(np.asarray(same)))
+    return float(threshold), float(correct[at] / len(same))
 
 
 def accuracy(
     score: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"], threshold: float
 ) -> float:
-    """Share of pairs with ``(score >= threshold) == same``."""
+    """Share of pairs with ``(score >= threshold) == same``, compared in float64.
+
+    The threshold may be infinite, where all pairs are accepted or none, but not NaN.
+    """
     score, same = _checked(score, same)
-    return float(np.mean((score >= threshold) == same))
+    limit = np.asarray(threshold)
+    if limit.ndim or limit.dtype.kind not in "fiu" or np.isnan(limit):
+        raise UsageError(f"threshold {threshold}: give one number to compare the scores with")
+    return float(np.mean((score.astype(np.float64) >= limit.astype(np.float64)) == same))
 
 
 @dataclass(frozen=True, kw_only=True)
 class KFold:
-    """Accuracy of each fold, at the threshold that is best on the others."""
+    """Accuracy of each fold, at the threshold that is best on the others; at least 2 folds."""
 
     accuracies: tuple[float, ...]
     thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.accuracies) < 2:
+            raise UsageError(
+                f"{len(self.accuracies)} fold cannot be cross-validated; give at least 2"
+            )
 
     @property
     def mean(self) -> float:
@@ -146,23 +167,29 @@ class KFold:
 def k_fold(
     score: Float[np.ndarray, " pairs"],
     same: Bool[np.ndarray, " pairs"],
-    fold: Int[np.ndarray, " pairs"],
+    fold: Shaped[np.ndarray, " pairs"],
 ) -> KFold:
     """Accuracy of each fold at the threshold that is best on all the others.
+
+    ``fold`` is the number or name of each pair's fold. Raises ``UsageError`` for fewer than two
+    folds, and where all pairs outside a fold are of one kind.
 
     Huang et al., *Labeled Faces in the Wild*, 2007, section 3 (View 2: ten folds of 600 pairs).
     """
     score, same = _checked(score, same)
-    fold = np.asarray(fold)
-    names = np.unique(fold)
-    if len(names) < 2:
-        raise UsageError(f"{len(names)} fold cannot be cross-validated; give at least 2")
+    fold = require_names("fold", fold, count=len(score))
     accuracies, thresholds = [], []
-    for name in names:
+    for name in np.unique(fold):
         held_out = fold == name
-        threshold, _ = best_threshold(score[~held_out], same[~held_out])
+        if held_out.all():
+            break  # KFold says that one is not enough
+        try:
+            threshold, _ = best_threshold(score[~held_out], same[~held_out])
+        except UsageError as error:
+            raise UsageError(f"all folds but {name}: {error}") from None
         thresholds.append(threshold)
-        accuracies.append(float(np.mean((score[held_out] >= threshold) == same[held_out])))
+        right = (score[held_out].astype(np.float64) >= threshold) == same[held_out]
+        accuracies.append(float(np.mean(right)))
     return KFold(accuracies=tuple(accuracies), thresholds=tuple(thresholds))
 
 
@@ -174,7 +201,7 @@ def summary(
     same: Bool[np.ndarray, " pairs"],
     *,
     threshold: float,
-    fold: Int[np.ndarray, " pairs"] | None = None,
+    fold: Shaped[np.ndarray, " pairs"] | None = None,
 ) -> dict[str, float | None]:
     """All measures of one set of pairs, by name; None = not measurable.
 

@@ -112,7 +112,9 @@ class TestArrays:
         "identities", [["a"], ["a", "b", "c"], [[1], [2]], [0.5, 1.0], [True, False]], ids=str
     )
     def test_wrong_identities(self, identities):
-        with pytest.raises(UsageError, match=r"identities of mine: .* for 2 images"):
+        with pytest.raises(
+            UsageError, match=r"identities of mine.* (all as text or|one for each of 2 images)"
+        ):
             of_arrays(np.zeros((2, 4, 4), np.uint8), identities, name="mine")
 
     def test_checksum_tells_pixels_shapes_and_identities_apart(self):

@@ -290,7 +290,13 @@ def test_summary_passes_its_options_on(rng, ties):
         (SCORE, MATCH[:, :4], {}, r"score \(1, 5\) and match \(1, 4\)"),
         (SCORE, MATCH, {"valid": MATCH[0]}, r"valid \(5,\)"),
         (SCORE[0], MATCH[0], {}, r"must both be \(queries, gallery\)"),
-        (np.where(MATCH, SCORE, np.nan), MATCH, {}, "query 0 and gallery image 0 is NaN"),
+        (np.where(MATCH, np.inf, SCORE), MATCH, {}, r"3 of 5 values .* is inf at \(0, 1\)"),
+        (
+            np.where(MATCH, SCORE, np.nan),
+            MATCH,
+            {},
+            r"score: 2 of 5 .* is nan at \(0, 0\)",
+        ),
         (SCORE, np.zeros_like(MATCH), {}, "none of the 1 queries has a valid match"),
         (SCORE, MATCH, {"valid": ~MATCH}, "none of the 1 queries has a valid match"),
         (SCORE, MATCH, {"ties": "argsort"}, "ties is 'argsort'"),
@@ -310,7 +316,7 @@ def test_bad_options():
         r.cmc(SCORE, MATCH, ranks=0)
     with pytest.raises(UsageError, match="both as text or both as whole numbers"):
         r.same_identity(np.array(["1"]), np.array([1]))
-    with pytest.raises(UsageError, match=r"\(1, 1\) and \(1,\): give one identity for each image"):
+    with pytest.raises(UsageError, match=r"queries of shape \(1, 1\); give one for each image"):
         r.same_identity(np.array([["1"]]), np.array(["1"]))
     with pytest.raises(UsageError, match=r"\(1,\) and \(1,\) do not fit .*one for each image"):
         r.market_valid(A, ABA, np.array([1]), np.array([1]))
@@ -321,8 +327,11 @@ def test_bad_options():
     [
         ({"query_identity": ["z"]}, "query 0 shows z"),
         ({"distractor": np.array([True, False, True])}, "query 0 shows a"),
-        ({"distractor": np.array([1, 0, 0])}, "distractor is int"),
-        ({"distractor": np.array([True])}, r"bool of shape \(1,\); give bool of \(3,\)"),
+        ({"distractor": np.array([1, 0, 0])}, "distractor must be bool"),
+        (
+            {"distractor": np.array([True])},
+            r"distractor of shape \(1,\); give one",
+        ),
         ({"trials": 0}, "trials 0 must be"),
         ({"query_identity": ["a", "b"]}, r"score \(1, 3\)"),
     ],

@@ -110,7 +110,11 @@ def test_k_fold_statistics():
         (np.ones(3), np.array([1, 0, 1]), "must be bool"),
         (np.ones(2), np.array([True, True]), "kind 'different'"),
         (np.ones(2), np.array([False, False]), "kind 'same'"),
-        (np.array([1.0, np.nan]), np.array([True, False]), "score of pair 1 is nan"),
+        (
+            np.array([1.0, np.nan]),
+            np.array([True, False]),
+            "score: 1 of 2 .* is nan at 1",
+        ),
         (np.ones((2, 1)), np.array([True, False]), "one value for each pair"),
     ],
 )
