@@ -1,66 +1,87 @@
-"""Read MATLAB's two file formats: version 5 by SciPy, and version 7.3, which is HDF5, by h5py."""
+"""Read MATLAB's two file formats: version 5 by SciPy, and version 7.3, which is HDF5, by h5py.
+
+Both run in a child process (:mod:`siamjax.isolation`), as damaged files crash them.
+"""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import h5py
+import msgspec
 import numpy as np
-import scipy.io
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.isolation import isolated
 
 
-def load_v5(path: Path, *names: str) -> dict[str, np.ndarray]:
+class Variable(msgspec.Struct):
+    """What a variable, a cell or a field of a file of version 5 holds; one of these is not None.
+
+    Attributes:
+        numbers: of an array, with its last axis varying fastest.
+        text: of an array of characters.
+        cells: of a cell array, with its last axis varying fastest.
+        fields: names and values of a structure; of the first, in an array of them.
+        other: the name of anything else.
+    """
+
+    numbers: list[int | float] | None = None
+    text: str | None = None
+    cells: "list[Variable] | None" = None
+    fields: "list[tuple[str, Variable]] | None" = None
+    other: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word or two."""
+        for name in ("numbers", "text", "cells", "fields"):
+            if getattr(self, name) is not None:
+                return name
+        return self.other or "nothing"
+
+
+def load_v5(path: Path, *names: str) -> dict[str, Variable]:
     """Those of the variables ``names`` that a file of version 5 to 7 has."""
-    if h5py.is_hdf5(path):
-        raise UsageError(
-            f"{path}: MATLAB 7.3 (HDF5), but this file was published in version 5; fetch it "
-            "again, or save it in MATLAB with '-v7'"
-        )
-    try:
-        return scipy.io.loadmat(path, variable_names=names)
-    except Exception as error:  # SciPy's parser may raise anything on broken bytes
-        raise UsageError(f"{path}: not a readable MATLAB file ({error}); fetch it again") from None
+    answers = isolated("siamjax.isolation.matlab5.variables", path, *names)
+    return {name: msgspec.convert(tree, Variable) for (name, tree), _ in answers}
+
+
+def cells_of(variable: Variable, where: str) -> list[Variable]:
+    """The cells of a cell array; ``UsageError`` that begins with ``where`` for anything else."""
+    if variable.cells is None:
+        raise UsageError(f"{where}: expected cells, found {shown(variable.kind)}; fetch it again")
+    return variable.cells
+
+
+def whole_numbers_of(variable: Variable, where: str) -> Int[np.ndarray, " n"]:
+    """The numbers of an array, which must be whole and of at most 32 bits; errors as `cells_of`."""
+    if variable.numbers is None:
+        raise UsageError(f"{where}: expected numbers, found {shown(variable.kind)}; fetch it again")
+    for place, number in enumerate(variable.numbers, start=1):
+        if not (-(2**31) <= number < 2**31 and number == int(number)):
+            raise UsageError(
+                f"{where}: value {place} is {number}, expected a whole number; fetch it again"
+            )
+    return np.array(variable.numbers, np.int64)
+
+
+def cells_v73(path: Path, name: str) -> list[Shaped[np.ndarray, "..."]]:
+    """The arrays of a cell array of numbers, of a file of version 7.3, with axes as in MATLAB."""
+    answers = isolated("siamjax.isolation.matlab73.cells", path, name)
+    return [array for _, array in answers if array is not None]
 
 
 @contextlib.contextmanager
-def open_v73(path: Path, *names: str) -> Iterator[Any]:
-    """Open a file of version 7.3; raises ``UsageError`` unless it has the variables ``names``."""
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as file:
-            older = file.read(10) == b"MATLAB 5.0"
-        remedy = (
-            "MATLAB version 5, but this file was published in version 7.3 (HDF5); fetch it "
-            "again, or save it in MATLAB with '-v7.3'"
-        )
-        raise UsageError(f"{path}: {remedy if older else 'not an HDF5 file; fetch it again'}")
-    try:
-        with h5py.File(path, "r") as opened:
-            file: Any = opened  # h5py's types do not distinguish data sets from groups
-            if missing := [name for name in names if name not in file]:
-                raise UsageError(
-                    f"{path}: no variable {', '.join(missing)} in it, only "
-                    f"{', '.join(n for n in file if not n.startswith('#'))}; fetch it again"
-                )
-            yield file
-    except UsageError:
-        raise
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # h5py raises these for broken files, and for a variable that is not a cell array.
-        raise UsageError(
-            f"{path}: cannot be read as the published HDF5 file ({error}); fetch it again"
-        ) from None
+def cells_of_cells_v73(
+    path: Path, name: str
+) -> Iterator[tuple[list[tuple[int, ...]], Iterator[Shaped[np.ndarray, "..."]]]]:
+    """The shapes of the cell arrays in a cell array, and the arrays of all their cells in turn.
 
-
-def array(file: Any, name_or_reference: Any) -> Shaped[np.ndarray, "..."]:
-    """A variable, or what a cell refers to, with its axes as in MATLAB.
-
-    A cell array comes as the references to its cells; an empty array has shape (0,).
+    Each comes with its axes as in MATLAB, an empty one with shape (0,), and the cells of an inner
+    cell array with its last axis varying fastest. One array at a time is in memory.
     """
-    stored = file[name_or_reference]
-    if stored.attrs.get("MATLAB_empty", 0):  # then the stored values are its dimensions
-        return np.empty(0)
-    return np.asarray(stored[()]).T  # MATLAB is column-major, so HDF5 has the axes reversed
+    answers = isolated("siamjax.isolation.matlab73.cells_of_cells", path, name)
+    with contextlib.closing(answers):
+        shapes = [tuple(shape) for shape in next(answers).value]
+        yield shapes, (array for _, array in answers if array is not None)

@@ -22,13 +22,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from siamjax.array_files import allowance
 from siamjax.errors import UsageError, shown
 from siamjax.files import decode_json, open_regular
 
@@ -61,10 +62,10 @@ def isolated(
     reader: str,
     path: Path,
     *arguments: Any,
-    memory: int,
+    memory: int | None = None,
     seconds: float | None = None,
     remedy: str = "fetch it again",
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """What the function ``reader`` yields for a file, from a child process.
 
     Args:
@@ -72,7 +73,7 @@ def isolated(
         path: A regular file; its first argument.
         arguments: Its further arguments; anything that JSON holds.
         memory: Bytes that the child may take beside its libraries, and the most that one array
-            may have. The system enforces it on Linux.
+            may have; None: :func:`siamjax.array_files.allowance`. The system enforces it on Linux.
         seconds: Of computing for one answer; None: 3 and one for every 20 MB of the file. By the
             clock a child has twenty times as long and a minute, as a disk may be slow.
         remedy: What to do about a file that cannot be read.
@@ -82,6 +83,7 @@ def isolated(
     """
     with open_regular(path) as opened:
         size = os.fstat(opened.fileno()).st_size
+    memory = allowance(size) if memory is None else memory
     seconds = 3 + size / 20e6 if seconds is None else seconds
     command = _START.format(path=[*map(str, sys.path)])
     # One thread of BLAS: each takes address space, and nothing is multiplied. No plug-ins of HDF5.
@@ -168,7 +170,7 @@ def _next(pipe: IO[bytes], seconds: float, memory: int) -> tuple[_Header, np.nda
 def _read(pipe: IO[bytes], count: int, until: float) -> np.ndarray:
     """So many bytes, before a time of ``time.monotonic``."""
     content = np.empty(count, np.uint8)
-    left = memoryview(content)
+    left = content.data
     waiting = select.poll()
     waiting.register(pipe, select.POLLIN)
     while left:

@@ -230,7 +230,7 @@ def test_grid_incomplete(small_grid, monkeypatch):
         ([*PARTITIONS[:9], [1, 2, 3, 4, 4]], r"trainIdxAll\{10\}: 4 numbers"),
         ([*PARTITIONS[:9], [0, 2, 3, 4, 5]], r"different ones from 1 to 10"),
         ([*PARTITIONS[:9], [7, 8, 9, 10, 11]], r"different ones from 1 to 10"),
-        (["words"] * 10, r"trainIdxAll\{1\}: 0 numbers"),
+        (["words"] * 10, r"trainIdxAll\{1\}: expected numbers, found text"),
     ],
 )
 def test_grid_wrong_partitions(small_grid, cells, message):

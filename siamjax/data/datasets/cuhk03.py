@@ -13,7 +13,13 @@ from jaxtyping import Int, Shaped
 
 from siamjax.data.archives import Published, locate, opened_file
 from siamjax.data.images import ImageSet, images_of
-from siamjax.data.matlab import array, load_v5, open_v73
+from siamjax.data.matlab import (
+    cells_of,
+    cells_of_cells_v73,
+    cells_v73,
+    load_v5,
+    whole_numbers_of,
+)
 from siamjax.data.prepared import ImageBuilder, RawImage, as_png, prepared_people
 from siamjax.data.reid import (
     ReidOptions,
@@ -24,7 +30,7 @@ from siamjax.data.reid import (
     rank_by_camera,
     rank_views,
 )
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 
 Boxes = Literal["labeled", "detected"]
 
@@ -81,27 +87,28 @@ class Cuhk03(ImageBuilder, skip_registration=True):
 
     def _images(self) -> Iterator[RawImage]:
         source = locate(PUBLISHED, self._home)
-        with opened_file(source, MAT, PUBLISHED) as path, open_v73(path, self._boxes) as file:
-            pairs = [array(file, pair) for pair in array(file, self._boxes).ravel()]
-            people = tuple(len(pair) for pair in pairs)
-            if people != PEOPLE or any(pair.shape[1:] != (10,) for pair in pairs):
+        with (
+            opened_file(source, MAT, PUBLISHED) as path,
+            cells_of_cells_v73(path, self._boxes) as (shapes, cells),
+        ):
+            people = tuple(shape[0] for shape in shapes)
+            if people != PEOPLE or any(shape[1:] != (10,) for shape in shapes):
                 raise UsageError(
                     f"{path}: '{self._boxes}' has {people} people in its pairs of cameras, with "
-                    f"{sorted({pair.shape[1:] for pair in pairs})} images each, but CUHK03 has "
+                    f"{sorted({shape[1:] for shape in shapes})} images each, but CUHK03 has "
                     f"{PEOPLE} with 10; fetch it again"
                 )
             count = 0
-            for pair, cells in enumerate(pairs, 1):
-                for (person, number), cell in np.ndenumerate(cells):
-                    file_name = f"{pair}_{person + 1:03d}_{1 + number // 5}_{number + 1:02d}.png"
-                    image = array(file, cell) if cell else np.empty(0)
-                    # A view with fewer than five images has empty cells, marked as such or
-                    # stored as their dimensions, 0 x 0.
-                    if image.ndim < 3 and not image.any():
-                        continue
-                    count += 1
-                    png = _png(image, file_name, path)
-                    yield file_name, file_name[:5], png, {"camera": 1 + number // 5}
+            places = [(pair, *at) for pair, of in enumerate(shapes, 1) for at in np.ndindex(of)]
+            for (pair, person, number), image in zip(places, cells, strict=True):
+                # A view with fewer than five images has empty cells, marked as such or stored as
+                # their dimensions, 0 x 0.
+                if image.ndim < 3 and not image.any():
+                    continue
+                count += 1
+                file_name = f"{pair}_{person + 1:03d}_{1 + number // 5}_{number + 1:02d}.png"
+                png = _png(image, file_name, path)
+                yield file_name, file_name[:5], png, {"camera": 1 + number // 5}
             if count != IMAGES[self._boxes]:
                 raise UsageError(
                     f"{path}: {count:,} images in '{self._boxes}', but CUHK03 has "
@@ -115,8 +122,7 @@ class Cuhk03(ImageBuilder, skip_registration=True):
 
 def read_test_sets(path: Path) -> list[list[list[int]]]:
     """The 20 official test sets of cuhk-03.mat: 100 rows [pair of cameras, person], from 1."""
-    with open_v73(path, "testsets") as file:
-        sets = [array(file, reference) for reference in array(file, "testsets").ravel()]
+    sets = cells_v73(path, "testsets")
     if len(sets) != SPLITS:
         raise UsageError(f"{path}: {len(sets)} test sets instead of {SPLITS}; fetch it again")
     for place, rows in enumerate(sets):
@@ -248,26 +254,29 @@ def read_config(
     found = load_v5(path, *wanted, "camId")
     if missing := [name for name in wanted if name not in found]:
         raise UsageError(f"{path}: no variable {', '.join(missing)} in it; fetch it again")
-    files = [Path(str(np.ravel(cell)[0])).name for cell in found["filelist"].ravel()]
+    cells = cells_of(found["filelist"], f"{path}: filelist")
+    files = [Path(cell.text or "").name for cell in cells]
     place = {key: index for index, key in enumerate(images.keys)}
     for row, file in enumerate(files, 1):
         if file not in place:
             raise UsageError(
-                f"{path}: filelist row {row} names {file}, which is not in {images.name} of {MAT}; "
-                "fetch both again"
+                f"{path}: filelist row {row} names {shown(file)}, which is not in "
+                f"{images.name} of {MAT}; fetch both again"
             )
     joined = np.array([place[file] for file in files], np.int64)
-    labels = found["labels"].ravel()
+    labels = whole_numbers_of(found["labels"], f"{path}: labels")
     if len(labels) != len(files):
         raise UsageError(f"{path}: {len(labels):,} labels for {len(files):,} files; fetch it again")
     pairs = set(zip(labels.tolist(), images.identities[joined].tolist(), strict=True))
     if not len(pairs) == len({label for label, _ in pairs}) == len({name for _, name in pairs}):
         raise UsageError(f"{path}: labels and filelist disagree on identities; fetch it again")
-    if "camId" in found and not np.array_equal(found["camId"].ravel(), cameras[joined]):
-        raise UsageError(f"{path}: camId and filelist disagree on the view; fetch it again")
+    if "camId" in found:
+        views = whole_numbers_of(found["camId"], f"{path}: camId")
+        if not np.array_equal(views, cameras[joined]):
+            raise UsageError(f"{path}: camId and filelist disagree on the view; fetch it again")
     parts = []
     for variable, count in zip(wanted[:3], COUNTS[boxes], strict=True):
-        numbers = found[variable].ravel().astype(np.int64)
+        numbers = whole_numbers_of(found[variable], f"{path}: {variable}")
         if len(numbers) != count:
             raise UsageError(
                 f"{path}: {len(numbers):,} in {variable}, but the new protocol has {count:,} for "

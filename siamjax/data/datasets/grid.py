@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Shaped
 
 from siamjax.data.archives import Published, collect, content_of, locate, opened_file
 from siamjax.data.images import images_of
-from siamjax.data.matlab import load_v5
+from siamjax.data.matlab import Variable, cells_of, load_v5, whole_numbers_of
 from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import ReidOptions, ReidSplits, assert_apart, draw_people, rank
 from siamjax.errors import UsageError
@@ -64,23 +63,23 @@ def read_partitions(path: Path) -> list[list[int]]:
     variables = load_v5(path, name)
     if name not in variables:
         raise UsageError(f"{path}: no variable {name} in it; fetch it again")
-    cells = variables[name].ravel()
+    cells = cells_of(variables[name], f"{path}: {name}")
     if len(cells) != SPLITS:
         raise UsageError(f"{path}: {name} has {len(cells)} splits instead of {SPLITS}")
     return [_trained(cell, f"{path}: {name}{{{place}}}") for place, cell in enumerate(cells, 1)]
 
 
-def _trained(cell: Shaped[np.ndarray, "..."], where: str) -> list[int]:
-    fields = cell.dtype.names
-    if fields and len(fields) >= 3 and cell.size:
-        cell = np.asarray(cell.ravel()[0][fields[2]])
-    numbers = sorted(set(cell.ravel().tolist())) if cell.dtype.kind in "uif" else []
+def _trained(cell: Variable, where: str) -> list[int]:
+    fields = [name for name, _ in cell.fields or ()]
+    if cell.fields and len(fields) >= 3:
+        cell = cell.fields[2][1]
+    numbers = sorted(set(whole_numbers_of(cell, where).tolist()))
     if len(numbers) != TRAINED or numbers[0] < 1 or numbers[-1] > PEOPLE:
         raise UsageError(
-            f"{where}: {len(numbers)} numbers of people (fields {fields}), expected {TRAINED} "
-            f"different ones from 1 to {PEOPLE}; fetch it again"
+            f"{where}: {len(numbers)} numbers of people, expected {TRAINED} different ones from 1 "
+            f"to {PEOPLE}; fetch it again"
         )
-    return [int(number) for number in numbers]
+    return numbers
 
 
 def divide(options: ReidOptions) -> ReidSplits:
