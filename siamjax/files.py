@@ -24,6 +24,9 @@ Kind = TypeVar("Kind")
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """A number of things in a JSON file: what a float64 holds exactly."""
 
+Finite = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]
+"""A number in a JSON file that is neither NaN nor infinite."""
+
 _JSON_LIMIT = 64 * 2**20
 """Bytes of a JSON file; a manifest that names a million identities has 20 MB."""
 
@@ -87,11 +90,23 @@ def decode_json(content: bytes | str, kind: type[Kind], *, where: str) -> Kind:
     missing or of another type. Keys that a struct does not have are ignored.
     """
     try:
-        return msgspec.convert(json.loads(content), kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {shown(error)}") from None
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
         raise UsageError(f"{where}: not JSON that can be read ({shown(error)})") from None
+    return typed(value, kind, where=where)
+
+
+def typed(value: Any, kind: type[Kind], *, where: str) -> Kind:
+    """What JSON held, as one type; ``UsageError`` as of :func:`decode_json`.
+
+    In a type, let a number with bounds stand in no union with a tuple: msgspec 0.22 crashes on it.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {shown(error)}") from None
+    except (ValueError, RecursionError) as error:  # a key that no UTF-8 can hold, say
+        raise UsageError(f"{where}: cannot be read ({shown(error)})") from None
 
 
 def read_json(path: Path, kind: type[Kind], *, limit: int = _JSON_LIMIT) -> Kind:
@@ -151,14 +166,22 @@ def _is_json(content: bytes) -> bool:
 
 
 def dump_json(content: Any, *, indent: int | None = None) -> str:
-    """JSON as it is written; NaN and infinity become null, as JSON knows neither."""
+    """JSON as it is written; NaN and infinity become null, as JSON knows neither.
+
+    NumPy's numbers are as good as Python's; paths and all that JSON has no form for are texts.
+    """
     try:
-        return json.dumps(content, indent=indent, allow_nan=False)
+        return json.dumps(content, indent=indent, allow_nan=False, default=_plain)
     except ValueError:
-        return json.dumps(_finite(content), indent=indent, allow_nan=False)
+        return json.dumps(_finite(content), indent=indent, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _finite(value: Any) -> Any:
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -316,7 +316,7 @@ class TestUse:
         with pytest.raises(UsageError, match=r"gone.png: no such image"):
             commands.verify(picture, tmp_path / "gone.png", run=folder)
         (tmp_path / "manifest.json").write_text("{}")
-        with pytest.raises(UsageError, match=r"manifest.json lacks 'network'"):
+        with pytest.raises(UsageError, match=r"manifest.json: .*missing required field `network`"):
             commands.verify(picture, picture, run=tmp_path)
 
 

@@ -3,18 +3,25 @@
 from pathlib import Path
 
 
-def export(*, run: Path, out: Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> None:
+def export(
+    *,
+    run: Path,
+    out: Path,
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
+    trust: tuple[str, ...] = (),
+) -> None:
     """Export a run's embedder and pair scorer as serialised StableHLO, which needs only jax.
 
     Args:
         run: Folder of a finished run.
         out: New folder for two .stablehlo files, weights.npz, manifest.json and README.md.
         platforms: Where the export can run: any of cpu, cuda and tpu.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.inference.export import export_run
     from siamjax.training.finished import Finished
 
-    finished = Finished.open(run)
+    finished = Finished.open(run, trust=trust)
     embed, score = export_run(finished, out, platforms=platforms)
     print(f"{out}: for {', '.join(platforms)}; any number of images of size {finished.size}")
     print(f"difference from the run, when read back: embed {embed:.1e}, score {score:.1e}")

@@ -22,6 +22,7 @@ def inspect(
     layer: str | None = None,
     data: Path | None = None,
     out: Path | None = None,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Look inside a run's network: a table of its layers, their activations, dead filters.
 
@@ -31,11 +32,12 @@ def inspect(
         layer: Name of a layer, or its end, such as block5_conv1; None: every convolution.
         data: Folder of images over which to find the filters that are never above 0.
         out: Folder for the PNGs; None: RUN/activations.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.report.inside import find_layer, layers
     from siamjax.training.finished import Finished
 
-    finished = Finished.open(run)
+    finished = Finished.open(run, trust=trust)
     known = layers(finished.network, finished.variables, finished.size)
     if layer is not None:
         chosen = [find_layer(known, layer)]

@@ -16,6 +16,7 @@ def rank(
     top: Count = 10,
     symmetric: bool = False,
     out: Path | None = None,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Rank a folder of images by a cross-input network, such as that of reid_normxcorr.
 
@@ -26,13 +27,15 @@ def rank(
         top: Number of images to show for each query.
         symmetric: Rank by the mean of both orders of a pair; takes twice as long.
         out: HTML page to write, with the images.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.inference.reid import rank_gallery
     from siamjax.report.results import Shown, check_page, write_results
     from siamjax.training.finished import Finished
 
     check_page(out)
-    ranked = rank_gallery(Finished.open(run), queries, gallery, top=top, symmetric=symmetric)
+    finished = Finished.open(run, trust=trust)
+    ranked = rank_gallery(finished, queries, gallery, top=top, symmetric=symmetric)
     images, lists = ranked.images, []
     for query, found, probability in zip(
         ranked.query, ranked.found, ranked.probability, strict=True

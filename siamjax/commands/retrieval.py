@@ -28,6 +28,7 @@ def embed(
     on_error: Literal["report", "stop"] = "report",
     batch_size: Count = 64,
     chunk: Count = 512,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Embed a catalogue's images into an index, or add its new images to an index.
 
@@ -45,6 +46,7 @@ def embed(
             failed.csv), with exit status 1, or stop at once.
         batch_size: Images to embed at a time, over all devices.
         chunk: Number of images after which progress is saved.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.open_catalogue import NAMES, open_catalogue
     from siamjax.inference.embedder import Embedder
@@ -52,7 +54,7 @@ def embed(
     from siamjax.training.finished import Finished
 
     opened = open_catalogue(catalogue)
-    finished = Finished.open(run)
+    finished = Finished.open(run, trust=trust)
     done = embed_catalogue(
         opened,
         Embedder(
@@ -100,6 +102,7 @@ def search(
     probes: Count = 32,
     measure_recall: bool = False,
     out: Path | None = None,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Find the items of an index that are nearest to images.
 
@@ -116,6 +119,7 @@ def search(
         measure_recall: Search exactly too, and print the share of the exact result that the
             approximate search found.
         out: HTML page to write, with the images.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.images import decode, read_file
     from siamjax.report.results import Shown, check_page, write_results
@@ -134,6 +138,7 @@ def search(
         approximate=approximate,
         probes=probes,
         measure_recall=measure_recall,
+        trust=trust,
     )
     if answers.recall is not None:
         print(f"approximate search: {answers.recall:.4f} of the exact result found")

@@ -8,7 +8,12 @@ from siamjax.options import Count, Source
 
 
 def verify(
-    first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], /, *, run: Path
+    first: tyro.conf.Positional[Path],
+    second: tyro.conf.Positional[Path],
+    /,
+    *,
+    run: Path,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Tell whether two images show the same person.
 
@@ -16,16 +21,23 @@ def verify(
         first: An image.
         second: Another image.
         run: Folder of a finished run.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.inference.verification import Verifier
 
-    verifier = Verifier.open(run)
+    verifier = Verifier.open(run, trust=trust)
     value, same = verifier.compare(first, second)
     print(f"{verifier.measure} {value:.4f}, threshold {verifier.threshold:.4f}: ", end="")
     print("same person" if same else "different people")
 
 
-def evaluate(*, run: Path, data: Source | None = None, limit: Count = 1_000_000) -> None:
+def evaluate(
+    *,
+    run: Path,
+    data: Source | None = None,
+    limit: Count = 1_000_000,
+    trust: tuple[str, ...] = (),
+) -> None:
     """Evaluate a run on a data set or a list of pairs, with the run's threshold.
 
     Args:
@@ -33,6 +45,7 @@ def evaluate(*, run: Path, data: Source | None = None, limit: Count = 1_000_000)
         data: Data set (orl_faces, lfw for View 2, lfw/ALIGNMENT), folder with a sub-folder for each
             person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
+        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.verification import (
         VerificationOptions,
@@ -44,7 +57,7 @@ def evaluate(*, run: Path, data: Source | None = None, limit: Count = 1_000_000)
     from siamjax.report.page import text_table
     from siamjax.report.verification import result_table
 
-    verifier = Verifier.open(run)
+    verifier = Verifier.open(run, trust=trust)
     if data is None:
         splits = load_verification(
             asked_before(VerificationOptions, verifier.run.manifest["splits"])

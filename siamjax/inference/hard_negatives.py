@@ -1,12 +1,14 @@
 """Hard negatives, mined at a run's evaluations and kept in its folder."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
+from siamjax.array_files import read_npy
 from siamjax.data.images import ImageSet
 from siamjax.data.triplets import MinedTriplets
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.inference.embedder import Embedder
 
 LAG = 32
@@ -48,13 +50,15 @@ class Miner:
             )
         self._triplets, self._images, self._training = triplets, images, training
         self._folder = folder
+        for path in folder.glob("*.npy"):
+            if not re.fullmatch("[0-9]{1,15}", path.stem):
+                raise UsageError(f"{shown(path)}: expected STEP.npy; move it out of the folder")
         for path in sorted(folder.glob("*.npy"), key=lambda path: int(path.stem)):
             try:
-                table = np.load(path, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+                table = read_npy(path, kinds="iu")
+            except UsageError as error:
                 raise UsageError(
-                    f"{path}: cannot be read ({error}), and the run cannot be resumed without it; "
-                    "start a new run"
+                    f"{error}; the run cannot be resumed without it: start a new run"
                 ) from None
             self._triplets.use(table, start=int(path.stem) + LAG)
 

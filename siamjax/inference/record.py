@@ -15,15 +15,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from siamjax.errors import UsageError
-from siamjax.files import write_json
+from siamjax.array_files import map_npy
+from siamjax.errors import UsageError, shown
+from siamjax.files import Count, dump_json, read_json, write_json
 from siamjax.inference.digests import differing
 
 Place = tuple[slice, slice]
 _FILLING = 1 << 20  # numbers that create() writes at a time
+
+
+class _Progress(msgspec.Struct):
+    """The manifest of scores on disk."""
+
+    scores_of: dict[str, Any]
+    made: bool
+    embedded: Count
+    tiles: Count
 
 
 class Record:
@@ -85,7 +96,7 @@ class DiskRecord(Record):
         self.manifest = output.with_name(output.name + ".json")
         self._scores = _DiskArray(output, scores)
         self._features = _DiskArray(output.with_name(output.name + ".features"), features)
-        self._about = json.loads(json.dumps(about))  # as it comes back from the file
+        self._about = json.loads(dump_json(about))  # as it comes back from the file
         self._made, self.embedded, self.tiles = False, 0, 0
         with self._disk():
             if self.manifest.exists():
@@ -142,19 +153,19 @@ class DiskRecord(Record):
 
     def _resume(self) -> None:
         try:
-            content = json.loads(self.manifest.read_text())
-            before = dict(content["scores_of"])
-            self._made = bool(content["made"])
-            self.embedded, self.tiles = int(content["embedded"]), int(content["tiles"])
-            counts = (self.embedded, self._features.shape[0]), (self.tiles, self.total)
-            if before == self._about and not all(0 <= done <= of for done, of in counts):
-                raise ValueError(f"{self.embedded} images and {self.tiles} tiles done")
-        except (ValueError, KeyError, TypeError) as error:
+            before = read_json(self.manifest, _Progress)
+            counts = (before.embedded, self._features.shape[0]), (before.tiles, self.total)
+            if before.scores_of == self._about and any(done > of for done, of in counts):
+                raise UsageError(
+                    f"{shown(self.manifest)}: {before.embedded} images and {before.tiles} tiles "
+                    "are done, more than there are"
+                )
+        except UsageError as error:
             raise UsageError(
-                f"{self.manifest}: not a manifest of scores ({type(error).__name__}: {error}); "
-                f"restore it, or remove it and {self.output.name} to start again"
+                f"{error}; restore it, or remove it and {self.output.name} to start again"
             ) from None
-        if different := differing(before, self._about):
+        self._made, self.embedded, self.tiles = before.made, before.embedded, before.tiles
+        if different := differing(before.scores_of, self._about):
             raise UsageError(
                 f"{self.output} has scores of something else: {'; '.join(different)}. Give "
                 f"another output, or remove it and {self.manifest.name} to start again"
@@ -196,16 +207,19 @@ class _DiskArray:
             file.flush()
             os.fsync(file.fileno())
 
-    def open(self, *, write: bool = False) -> np.memmap:
+    def open(self, *, write: bool = False) -> Any:
         """Map the file; ``UsageError`` if it is missing or has another shape or type."""
         try:
-            array = np.lib.format.open_memmap(self.path, mode="r+" if write else "r")
+            array = map_npy(self.path, write=write, kinds="f")
             if array.shape != self.shape or array.dtype != np.float32:
-                raise ValueError(f"{array.dtype} {array.shape} in place of float32 {self.shape}")
-        except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"{shown(self.path)}: {array.dtype} {array.shape} in place of float32 "
+                    f"{self.shape}"
+                )
+        except UsageError as error:
             raise UsageError(
-                f"{self.path}: cannot be resumed ({error}); restore it, or remove it and the "
-                "manifest (.npy.json) to start again"
+                f"{error}; the scores cannot be resumed without it: restore it, or remove it and "
+                "the manifest (.npy.json) to start again"
             ) from None
         return array
 

@@ -1,19 +1,21 @@
 """Verification by a finished run: two images, or a list of pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from siamjax.data.images import ImageSet, of_arrays, of_files
 from siamjax.data.pairs import PairList
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.files import Finite, typed
 from siamjax.inference.baselines import pixel_scores
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
-from siamjax.training.finished import Finished
-from siamjax.training.run import read_json
+from siamjax.training.finished import Finished, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +33,19 @@ class Verifier:
     threshold: float
 
     @classmethod
-    def open(cls, folder: Path) -> "Verifier":
+    def open(cls, folder: Path | str, *, trust: Collection[str] = ()) -> "Verifier":
         """Load a finished run; ``UsageError`` as of :meth:`Finished.open`, or without threshold."""
-        run = Finished.open(folder)
-        if "threshold" not in run.manifest:
+        run = Finished.open(folder, trust=trust)
+        if run.about.threshold is None:
             raise UsageError(
                 f"{folder} has no threshold between same and different: its experiment "
-                f"({run.manifest['config'].get('experiment', 'of an earlier version')}) sets none; "
+                f"({run.about.config.get('experiment', 'of an earlier version')}) sets none; "
                 "use a run of a verification experiment"
             )
         return cls(
             run=run,
             scorer=PairScorer(run.network, size=run.size),
-            threshold=float(run.manifest["threshold"]),
+            threshold=run.about.threshold,
         )
 
     @property
@@ -87,7 +89,7 @@ class Verifier:
                 pixels, pairs.same, threshold=best, fold=pairs.fold
             ),
         }
-        trained_on = self.run.manifest["trained_on"]
+        trained_on = self.run.about.trained_on
         if not trained_on:
             return results, "the run does not name its training identities: leaks cannot be checked"
         # By name, whatever the set is called: alignments of LFW show the same people.
@@ -99,30 +101,55 @@ class Verifier:
         return results, f"CONTAMINATED: {sentence}" if count else sentence
 
 
+class _Splits(msgspec.Struct):
+    lfw_fold: Annotated[int, msgspec.Meta(ge=1, le=10)] | None = None
+
+
+class _Measures(msgspec.Struct):
+    accuracy: Finite
+
+
+class _Results(msgspec.Struct):
+    network: _Measures
+
+
+class _Fold(msgspec.Struct):
+    """What the average needs of the manifest of a run of one fold."""
+
+    data: str
+    splits: _Splits
+    config: dict[str, Any]
+    threshold: Finite
+    results: _Results
+
+
 def across_folds(folders: Sequence[Path]) -> str:
     """One line on runs that were each tested on another fold of LFW's View 2.
 
     Raises ``UsageError`` unless the folds differ and all else in the config is equal.
     """
-    manifests = [read_json(folder / "manifest.json") for folder in folders]
-    numbers = [manifest["splits"].get("lfw_fold") for manifest in manifests]
+    runs = [
+        typed(read_manifest(folder)[1], _Fold, where=shown(folder / "manifest.json"))
+        for folder in folders
+    ]
+    numbers = [run.splits.lfw_fold for run in runs]
     if len(numbers) < 2 or None in numbers or len(set(numbers)) != len(numbers):
         raise UsageError(f"folds {numbers}: give at least two runs, each of another fold")
     ignored = ("lfw_fold", "data_fingerprint")
-    configs = [{k: v for k, v in m["config"].items() if k not in ignored} for m in manifests]
+    configs = [{k: v for k, v in run.config.items() if k not in ignored} for run in runs]
     for folder, config in zip(folders, configs, strict=True):
         if config != configs[0]:
             raise UsageError(
                 f"{folder} has another config than {folders[0]}; only the fold may differ"
             )
-    accuracies = tuple(m["results"]["network"]["accuracy"] for m in manifests)
     over = verification.KFold(
-        accuracies=accuracies, thresholds=tuple(m["threshold"] for m in manifests)
+        accuracies=tuple(run.results.network.accuracy for run in runs),
+        thresholds=tuple(run.threshold for run in runs),
     )
     absent = sorted(set(range(1, 11)) - set(numbers))
     missing = f" (of 10: {absent} missing)" if absent else ""
     return (
-        f"{manifests[0]['data']}, {len(numbers)} folds{missing}: accuracy {over.mean:.4f} ± "
+        f"{runs[0].data}, {len(numbers)} folds{missing}: accuracy {over.mean:.4f} ± "
         f"{over.standard_error:.4f} (standard error; standard deviation "
         f"{over.standard_deviation:.4f}), trained on eight folds each, threshold from the ninth"
     )

@@ -1,6 +1,6 @@
 """Search an index by images, embedded by the run that made it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def search_index(
     approximate: bool = False,
     probes: int = 32,
     measure_recall: bool = False,
+    trust: Collection[str] = (),
 ) -> Answers:
     """The ``top`` items of an index nearest to each query.
 
@@ -51,6 +52,7 @@ def search_index(
     by ``run``, which must be the run that made the index (None: the run that the index names).
     ``where`` admits only items with all these (attribute, value). ``approximate`` searches by
     FAISS, in ``probes`` of its lists; only with ``measure_recall`` is the exact search run too.
+    ``trust`` are modules to import the run's network from, as of :meth:`Finished.open`.
     Raises ``UsageError`` for an empty index, no query, conditions that no item meets, another run,
     and ``measure_recall`` of an exact search.
     """
@@ -69,7 +71,7 @@ def search_index(
     if run is None and not index.run:
         raise UsageError(f"{index.folder} does not name the run that made it; give --run")
     images = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")
-    finished = Finished.open(run or Path(index.run))
+    finished = Finished.open(run or Path(index.run), trust=trust)
     embedder = Embedder(
         network=finished.network,
         variables=finished.variables,

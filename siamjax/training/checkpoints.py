@@ -1,7 +1,8 @@
 """Checkpoints of the whole training state: the latest and the best are kept."""
 
-import json
+import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from siamjax.errors import UsageError
+from siamjax.array_files import allowance
+from siamjax.errors import UsageError, shown
+from siamjax.files import read_json
 from siamjax.parallel import replicated_sharding
 from siamjax.training.state import TrainState
 
@@ -28,10 +31,10 @@ class Checkpoints:
         self._folder, self._best = folder.absolute(), best
         # Orbax reads all metrics at once, so one broken file would keep it from opening any.
         self.messages = [
-            f"metrics of the checkpoint of step {path.parent.parent.name} cannot be read; it was "
-            f"moved to {self._move_aside(path.parent.parent)}"
+            f"metrics of the checkpoint of step {path.parent.parent.name} cannot be read ({why}); "
+            f"it was moved to {self._move_aside(path.parent.parent)}"
             for path in sorted(self._folder.glob("*/metrics/metrics"))
-            if not _is_json(path)
+            if (why := self._broken(path))
         ]
         # Any: Orbax's annotations do not admit its own policies, paths and metrics.
         policies: Any = ocp.training.preservation_policies
@@ -46,6 +49,17 @@ class Checkpoints:
                 ]
             ),
         )
+
+    def _broken(self, path: Path) -> str:
+        """What is wrong with the metrics of a checkpoint; empty if nothing is."""
+        try:
+            metrics = read_json(path, dict[str, float], limit=2**20)
+        except UsageError as error:
+            return str(error)
+        for name in (self._best, "step"):
+            if math.isnan(metrics.get(name, math.nan)):
+                return f"no number for {name}"
+        return ""
 
     def _rank(self, metrics: dict[str, float]) -> tuple[float, float]:
         return metrics[self._best], -metrics["step"]
@@ -117,15 +131,8 @@ class Checkpoints:
         return None, []
 
     def load(self, step: int) -> Any:
-        """The variables of a step, replicated. ``UsageError`` if they cannot be read."""
-        try:
-            saved = self._orbax.checkpointables_metadata(step).metadata["variables"]
-            wanted = {"variables": _abstract(saved)}
-            return self._orbax.load_checkpointables(step, wanted)["variables"]
-        except Exception as error:  # Orbax has no one type for what a damaged file raises
-            raise UsageError(
-                f"checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)})"
-            ) from None
+        """The variables of a step; as :func:`load_variables`."""
+        return load_variables(self._folder, step)
 
     def load_best(self) -> tuple[int, Any, list[str]]:
         """The best step that can be read, its variables, and a message for each that cannot."""
@@ -158,6 +165,39 @@ class Checkpoints:
         return target
 
 
+def load_variables(folder: Path, step: int) -> Any:
+    """The variables of a step in a folder of checkpoints, replicated; nothing is written.
+
+    Raises ``UsageError`` for a step that is not there or cannot be read, for what is no regular
+    file among its files, and for arrays that take more memory than these files can hold.
+    """
+    path = folder.absolute() / str(step)
+    try:
+        most = allowance(_size_of(path))
+        saved = ocp.checkpointables_metadata(path).metadata["variables"]
+        wanted = {"variables": _abstract(saved)}
+        needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(wanted))
+        if needed > most:
+            raise UsageError(f"its arrays would take {needed:,} bytes")
+        variables: Any = ocp.load_checkpointables(path, wanted)["variables"]
+        return {"params": variables["params"], **variables}
+    except Exception as error:  # Orbax has no one type for what a damaged file raises
+        why = str(error) if isinstance(error, UsageError) else _first_line(error)
+        raise UsageError(f"checkpoint {shown(path)} cannot be read ({why})") from None
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files in a folder; ``UsageError`` for pipes and devices, which are not read."""
+    total = 0
+    for home, _, names in os.walk(folder):
+        for name in names:
+            about = os.stat(os.path.join(home, name))
+            if not stat.S_ISREG(about.st_mode):
+                raise UsageError(f"{shown(name)} is not a regular file")
+            total += about.st_size
+    return total
+
+
 def all_finite(tree: Any) -> bool:
     """Whether every number of the tree is finite."""
     return bool(_all_finite(tree))
@@ -179,12 +219,4 @@ def _abstract(tree: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except ValueError:
-        return False
-    return True
+    return f"{type(error).__name__}: {shown(lines[0])}" if lines else type(error).__name__

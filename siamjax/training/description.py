@@ -4,18 +4,30 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
+import msgspec
 import numpy as np
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.files import typed
+from siamjax.training.trusted import PUBLIC, look_up
 
-# Where functions are looked up first, so that a run names jax.nn.relu and not the private module
-# that defines it in one version of JAX.
-_PUBLIC = ("jax.nn", "jax.numpy", "jax.lax", "flax.linen", "jax.nn.initializers")
+
+class _Module(msgspec.Struct):
+    path: str = msgspec.field(name="class")
+    fields: dict[str, Any]
+
+
+class _Partial(msgspec.Struct):
+    partial: Any
+    arguments: list[Any]
+    options: dict[str, Any]
 
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
@@ -40,22 +52,55 @@ def describe_module(module: nn.Module) -> dict[str, Any]:
     return {"class": _path(cls, cls.__name__), "fields": fields}
 
 
-def build_module(description: dict[str, Any]) -> nn.Module:
+def build_module(description: Any, *, trust: Collection[str] = ()) -> nn.Module:
     """The module that :func:`describe_module` described.
 
-    Raises ``UsageError`` if its class, or a function among its fields, cannot be imported.
+    The description may be anything that JSON holds. What it names is looked up by the rule of
+    :mod:`siamjax.training.trusted`; ``trust`` are further modules to import. Raises ``UsageError``
+    for names that the rule does not allow or that are not there, and for fields that the class
+    does not take.
     """
-    cls = _import(description["class"])
+    try:
+        return _module(description, trust)
+    except RecursionError:
+        raise UsageError("the run's network: too many things within things") from None
+
+
+def modules_in(description: Any) -> set[str]:
+    """The modules that a description names."""
+    found, left = set(), [description]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            paths = (one.get(key) for key in ("class", "import"))
+            found |= {path.partition(":")[0] for path in paths if isinstance(path, str)}
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return found
+
+
+def _module(description: Any, trust: Collection[str]) -> nn.Module:
+    named = typed(description, _Module, where="the run's network")
+    cls = look_up(named.path, trust=trust)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise UsageError(f"{description['class']} is not a linen module")
-    known = {field.name for field in dataclasses.fields(cls)}
-    fields = {name: _build(value) for name, value in description["fields"].items()}
-    if unknown := sorted(set(fields) - known):
+        raise UsageError(f"{named.path} is not a linen module")
+    known = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
+    if unknown := sorted(set(named.fields) - known):
         raise UsageError(
-            f"the run's network {description['class']} has no field {', '.join(unknown)} any more; "
+            f"the run's network {named.path} has no field {', '.join(unknown)} any more; "
             "use the version of the code that trained the run"
         )
-    return cls(**fields)
+    fields = {name: _build(value, trust) for name, value in named.fields.items()}
+    try:
+        return cls(**fields)
+    except (UsageError, RecursionError):
+        raise
+    except Exception as error:  # whatever a class does with fields that it does not expect
+        raise UsageError(
+            f"the run's network {named.path} cannot be made of its fields "
+            f"({type(error).__name__}: {error})"
+        ) from None
 
 
 def defining_module(thing: Any) -> str:
@@ -71,10 +116,12 @@ def defining_module(thing: Any) -> str:
 def _describe(value: Any, where: str) -> Any:
     if isinstance(value, nn.Module):
         return describe_module(value)
+    if isinstance(value, (np.bool_, np.number)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
-    if isinstance(value, (np.bool_, np.number)):
-        return value.item()
     if isinstance(value, functools.partial):
         return {
             "partial": _describe(value.func, where),
@@ -108,27 +155,55 @@ def _is_dtype(value: Any) -> bool:
     )
 
 
-def _build(value: Any) -> Any:
-    if not isinstance(value, dict):
+def _build(value: Any, trust: Collection[str]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if "class" in value:
-        return build_module(value)
-    if "dtype" in value:
-        return np.dtype(value["dtype"])
-    if "import" in value:
-        return _import(value["import"])
-    if "partial" in value:
-        options = {name: _build(one) for name, one in value["options"].items()}
-        return functools.partial(
-            _build(value["partial"]), *map(_build, value["arguments"]), **options
-        )
-    if "dict" in value:
-        return {name: _build(one) for name, one in value["dict"].items()}
-    if "tuple" in value:
-        return tuple(map(_build, value["tuple"]))
-    if "list" in value:
-        return list(map(_build, value["list"]))
-    raise UsageError(f"the run's network has a field of an unknown kind: {sorted(value)}")
+    kind = next((key for key in _KINDS if isinstance(value, dict) and key in value), None)
+    if kind is None:
+        known = sorted(value) if isinstance(value, dict) else value
+        raise UsageError(f"the run's network has a field of an unknown kind: {shown(known)}")
+    if kind == "class":
+        return _module(value, trust)
+    if kind == "partial":
+        made = typed(value, _Partial, where="the run's network")
+        function = _build(made.partial, trust)
+        if not callable(function):
+            raise UsageError(f"the run's network: {shown(made.partial)} is no function")
+        options = {name: _build(one, trust) for name, one in made.options.items()}
+        return functools.partial(function, *(_build(a, trust) for a in made.arguments), **options)
+    content = typed(value[kind], _KINDS[kind], where=f"the run's network: {kind}")
+    if kind == "dtype":
+        return _dtype(content)
+    if kind == "import":
+        return look_up(content, trust=trust)
+    if kind == "float":
+        return float(content)
+    if kind == "dict":
+        return {name: _build(one, trust) for name, one in content.items()}
+    return (tuple if kind == "tuple" else list)(_build(one, trust) for one in content)
+
+
+# What stands for a value that JSON does not have, and the type of what it holds.
+_KINDS: dict[str, Any] = {
+    "class": str,
+    "dtype": str,
+    "float": Literal["inf", "-inf", "nan"],
+    "import": str,
+    "partial": Any,
+    "dict": dict[str, Any],
+    "tuple": list[Any],
+    "list": list[Any],
+}
+
+
+def _dtype(name: str) -> np.dtype:
+    try:
+        found = np.dtype(name)
+    except Exception:  # NumPy parses more than names
+        found = None
+    if found is None or not (found == np.bool_ or jax.dtypes.issubdtype(found, np.number)):
+        raise UsageError(f"the run's network: {shown(name)} is not a dtype of numbers")
+    return found
 
 
 def _path(thing: type | Callable[..., Any], where: str) -> str:
@@ -140,7 +215,7 @@ def _path(thing: type | Callable[..., Any], where: str) -> str:
             f"{where}: {name} is defined in a script or a notebook; move it into a module that can "
             "be imported"
         )
-    for public in _PUBLIC:
+    for public in PUBLIC:
         if getattr(importlib.import_module(public), name, None) is thing:
             return f"{public}:{name}"
     found: Any = inspect.getmodule(thing) if thing.__module__ == "__main__" else None
@@ -156,17 +231,3 @@ def _path(thing: type | Callable[..., Any], where: str) -> str:
             "inside a function); define it at the top of a module"
         )
     return f"{home}:{name}"
-
-
-def _import(path: str) -> Any:
-    home, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(home)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        raise UsageError(
-            f"the run's network {path} cannot be imported; install its module, put it on "
-            "PYTHONPATH, or run the command in its folder"
-        ) from None
-    return found

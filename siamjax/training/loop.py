@@ -62,13 +62,13 @@ def fit(
     begin, end = int(state.step), steps if until is None else until
     if begin >= end:
         return state
-    started = time.time()
+    started = time.monotonic()
     writer = MetricWriter(run.folder, start=begin)
     try:
         return _Loop(run, step, batches, evaluate, writer).train(replicate(state), end)
     finally:
         writer.close()
-        run.note_session(start=begin, seconds=time.time() - started)
+        run.note_session(start=begin, seconds=time.monotonic() - started)
 
 
 def _resumed(run: Run, state: TrainState) -> TrainState:

@@ -23,12 +23,17 @@ import jax
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.files import write_json
+from siamjax.files import append_row, dump_json, read_json, read_rows, write_json
 from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
 from siamjax.training.checkpoints import Checkpoints
-from siamjax.training.description import build_module, defining_module, describe_module
+from siamjax.training.description import (
+    build_module,
+    defining_module,
+    describe_module,
+    modules_in,
+)
 
 FORMAT = 2
 """Format of ``config.json`` and ``manifest.json``; files without a number have format 1."""
@@ -38,6 +43,8 @@ PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gr
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
 # many processes read images, and where the raw data is.
 _OPERATIONAL = ("run", "workers", "home")
+
+_SESSIONS = "sessions.jsonl"
 
 Results = dict[str, dict[str, float | None]]
 """Measures by name, by what was measured: the network and the baselines."""
@@ -136,7 +143,7 @@ class Run:
             "data_fingerprint": splits.fingerprint(),
         }
         # As it is read from a file: paths are strings, tuples are lists.
-        self.agreed: dict[str, Any] = json.loads(json.dumps(agreed, default=str))
+        self.agreed: dict[str, Any] = json.loads(dump_json(agreed))
         self._checkpoints: Checkpoints | None = None
 
     @classmethod
@@ -165,7 +172,9 @@ class Run:
             )
         check_split(config.batch_size, "examples", jax.local_device_count())
         run = cls(config, network, splits, best=best, weights=weights)
-        again = describe_module(build_module(run.description))
+        # This process has the network already, so its code may run.
+        trust = modules_in(run.description)
+        again = describe_module(build_module(run.description, trust=trust))
         if again != run.description:
             raise UsageError(
                 f"{type(network).__name__} is another network when it is built again from its "
@@ -178,7 +187,7 @@ class Run:
         """Whether the folder holds this run; ``UsageError`` if it holds anything else."""
         path = self.folder / "config.json"
         if path.exists():
-            before = read_json(path)
+            before = read_json(path, dict[str, Any])
             if before.get("format") != FORMAT:
                 raise UsageError(
                     f"{self.folder} is a run of another version of siamjax, which cannot be "
@@ -201,6 +210,8 @@ class Run:
         """Make the folder of a new run, or resume; returns whether the run existed."""
         self.begun = True
         if self._check_folder():
+            # Now, because write_manifest would refuse it only after the training.
+            read_rows(self.folder / _SESSIONS, dict[str, Any])
             return True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -238,8 +249,7 @@ class Run:
     def note_session(self, *, start: int, seconds: float) -> None:
         """Append what one call of ``fit`` did; a run that was resumed has several sessions."""
         row = {"start": start, "end": self.step, "seconds": round(seconds, 1), **environment()}
-        with (self.folder / "sessions.jsonl").open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
+        append_row(self.folder / _SESSIONS, row)
 
     def write_manifest(
         self, *, size: Size, results: Results, facts: dict[str, Any] | None = None
@@ -251,8 +261,6 @@ class Run:
         """
         if self.best_step is None:
             raise RuntimeError("call best_variables() first: it chooses the checkpoint")
-        path = self.folder / "sessions.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
         images = self.splits.images
         manifest = {
             "format": FORMAT,
@@ -271,7 +279,7 @@ class Run:
             "results": results,
             "config": {k: v for k, v in self.agreed.items() if k != "network"},
             "splits": self.splits.request,
-            "sessions": [json.loads(line) for line in lines],
+            "sessions": read_rows(self.folder / _SESSIONS, dict[str, Any]),
             "judged": environment(),
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -294,19 +302,6 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         else:
             differing.append(f"{name} is {there!r} there and {here!r} here")
     return differing
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a run's file; ``UsageError`` names the file if that fails."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"{path.parent} is not a finished run: {path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: expected a JSON object")
-    return content
 
 
 def environment() -> dict[str, Any]:

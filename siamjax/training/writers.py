@@ -1,10 +1,12 @@
 """Metrics as JSON lines and as TensorBoard events."""
 
-import json
-import os
 from pathlib import Path
+from typing import Any
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.files import dump_json, read_rows, write_text
+
+_FILE = "metrics.jsonl"
 
 
 class MetricWriter:
@@ -18,17 +20,15 @@ class MetricWriter:
         # Imported here, because it imports torch where that is installed, which takes a second.
         from tensorboardX import SummaryWriter
 
-        self._path = folder / "metrics.jsonl"
+        path = folder / _FILE
         kept = [row for row in read_metrics(folder) if row["step"] <= start]
-        replacement = self._path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(replacement, self._path)
-        self._lines = self._path.open("a")
+        write_text(path, "".join(dump_json(row) + "\n" for row in kept))
+        self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "events"), purge_step=start + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write one line, and one scalar event for each value."""
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.write(dump_json({"step": step, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
@@ -39,17 +39,15 @@ class MetricWriter:
         self._events.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of ``metrics.jsonl``, without a last line that a killed process left incomplete."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise UsageError(f"{path}, line {number}: not JSON; mend or remove it") from None
-    return rows
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``: numbers by name, ``step`` among them.
+
+    A last line that a killed process left incomplete is left out with a word, and so is a number
+    that was not finite. Raises ``UsageError`` with the line for anything else.
+    """
+    rows = read_rows(folder / _FILE, dict[str, float | None])
+    found = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    for number, row in enumerate(found, start=1):
+        if "step" not in row:
+            raise UsageError(f"{shown(folder / _FILE)}, row {number}: no step; mend or remove it")
+    return found

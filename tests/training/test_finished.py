@@ -101,7 +101,85 @@ def test_a_verifier_of_the_version_before(make):
 
 
 def test_a_size_of_one_number(make):
-    assert Finished.open(make({**FORMAT_1, "size": 16})).size == (16, 16)
+    square, _ = initialize(NETWORK, (16, 16), 0)
+    assert Finished.open(make({**FORMAT_1, "size": 16}, square)).size == (16, 16)
+
+
+def changed(**fields):
+    description = json.loads(json.dumps(FORMAT_1))["network"]
+    description["fields"]["backbone"]["fields"] |= fields
+    return {"network": description}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": [16, 16]}, "do not fit images of 16x16 .*kernel"),
+        ({"size": [7, 7]}, "do not fit images of 7x7"),
+        ({"size": [10, 60_000]}, "do not fit images of 10x60000"),
+        ({"size": [1, 2, 3]}, r"manifest.json: .*size"),
+        ({"size": 10**20}, r"manifest.json: .*size"),
+        ({"size": None}, r"manifest.json: .*size"),
+        ({"size": [16, 0]}, r"manifest.json: .*size\[1\]"),
+        ({"step": -1}, r"manifest.json: .*step"),
+        ({"step": 2.5}, r"manifest.json: .*step"),
+        ({"threshold": float("nan")}, r"manifest.json: .*threshold"),
+        ({"format": "2"}, r"manifest.json: .*format"),
+        ({"results": {"network": {"auc": "x"}}}, r"manifest.json: .*results"),
+        ({"trained_on": [1]}, r"manifest.json: .*trained_on\[0\]"),
+        (changed(width=1), "do not fit images of 16x24 .*kernel"),
+        (changed(width=10**20), "network"),
+        (changed(width="x"), "network"),
+        (changed(width=-2), "network"),
+        (changed(width=float("nan")), "network"),
+        (changed(dtype=5), "network"),
+    ],
+    ids=range(19),
+)
+def test_a_manifest_that_does_not_fit_is_one_line(make, change, said):
+    with pytest.raises(UsageError, match=said) as error:
+        Finished.open(make({**FORMAT_1, **change}))
+    assert "\n" not in str(error.value)
+
+
+class Wide(nn.Module):
+    """Makes a large array of a small image and few parameters."""
+
+    factor: int = 1
+
+    def embed(self, x):
+        return self.scale * jnp.tile(x.reshape(len(x), -1), self.factor).mean(axis=-1)
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, ())
+
+    def __call__(self, x):
+        return self.embed(x)
+
+
+def test_a_network_that_would_take_all_memory_is_refused_before(make):
+    variables = {"params": {"scale": jnp.ones(())}}
+    for factor in (1, 10**9):
+        manifest = {"network": describe_module(Wide(factor)), "size": 4, "step": 2}
+        folder = make(manifest, variables)
+        if factor == 1:
+            assert Finished.open(folder).size == (4, 4)
+        else:
+            with pytest.raises(UsageError, match="an array of 48,000,000,000 numbers"):
+                Finished.open(folder)
+
+
+def snapshot(folder):
+    return sorted((str(path), path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")])
+
+
+def test_nothing_is_written_into_a_finished_run(make, monkeypatch):
+    """So that a run on a read-only disk can be used; also one whose other metrics are damaged."""
+    folder = make(FORMAT_1)
+    (folder / "checkpoints/4/metrics/metrics").write_text("[[[")
+    before = snapshot(folder)
+    Verifier.open(str(folder))
+    assert snapshot(folder) == before
 
 
 class Nested(nn.Module):
@@ -137,7 +215,7 @@ def test_this_format_and_a_later_one(make, variables):
 @pytest.mark.parametrize("name", ["network", "size", "step"])
 def test_what_a_manifest_lacks_is_named(make, name):
     folder = make({key: value for key, value in FORMAT_1.items() if key != name})
-    with pytest.raises(UsageError, match=f"manifest.json lacks '{name}'"):
+    with pytest.raises(UsageError, match=f"manifest.json: .*missing required field `{name}`"):
         Finished.open(folder)
 
 
