@@ -313,7 +313,7 @@ class TestUse:
         picture = face_folder / "s01" / "01.png"
         with pytest.raises(UsageError, match="is not a finished run"):
             commands.verify(picture, picture, run=tmp_path)
-        with pytest.raises(UsageError, match=r"gone.png: no such image"):
+        with pytest.raises(UsageError, match=r"gone.png: no such file"):
             commands.verify(picture, tmp_path / "gone.png", run=folder)
         (tmp_path / "manifest.json").write_text("{}")
         with pytest.raises(UsageError, match=r"manifest.json: .*missing required field `network`"):
@@ -336,5 +336,5 @@ def test_a_user_s_mistake_ends_with_one_line_and_status_1(finished, tmp_path):
     result = command("siamjax", "verify", "a.png", "b.png", "--run", str(finished[0]))
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "a.png: no such image" in result.stderr
+    assert "a.png: no such file" in result.stderr
     assert "Traceback" not in result.stderr

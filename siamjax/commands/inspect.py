@@ -21,6 +21,7 @@ def inspect(
     image: Path | None = None,
     layer: str | None = None,
     data: Path | None = None,
+    strict: bool = False,
     out: Path | None = None,
     trust: tuple[str, ...] = (),
 ) -> None:
@@ -31,6 +32,7 @@ def inspect(
         image: Image to draw activations for, one PNG for each layer.
         layer: Name of a layer, or its end, such as block5_conv1; None: every convolution.
         data: Folder of images over which to find the filters that are never above 0.
+        strict: Refuse a folder of which something would be left out; else that is told.
         out: Folder for the PNGs; None: RUN/activations.
         trust: Modules to import the run's network from; the error that asks for one names it.
     """
@@ -52,7 +54,7 @@ def inspect(
     if image is not None:
         _draw(finished, chosen, image, run / "activations" if out is None else out)
     if data is not None:
-        _print_dead(finished, chosen, data)
+        _print_dead(finished, chosen, data, strict)
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -101,13 +103,13 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
         print(path)
 
 
-def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path) -> None:
+def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path, strict: bool) -> None:
     from siamjax.data.batches import image_batches
     from siamjax.data.folders import image_files
     from siamjax.data.images import of_files
     from siamjax.report.inside import dead_filters
 
-    images = of_files(image_files(data), name=str(data))
+    images = of_files(image_files(data, strict=strict), name=str(data))
 
     def batches() -> Iterator[np.ndarray]:
         whole = min(_BATCH, len(images))

@@ -15,6 +15,7 @@ def rank(
     run: Path,
     top: Count = 10,
     symmetric: bool = False,
+    strict: bool = False,
     out: Path | None = None,
     trust: tuple[str, ...] = (),
 ) -> None:
@@ -26,6 +27,7 @@ def rank(
         run: Folder of a finished run.
         top: Number of images to show for each query.
         symmetric: Rank by the mean of both orders of a pair; takes twice as long.
+        strict: Refuse a gallery of which something would be left out; else that is told.
         out: HTML page to write, with the images.
         trust: Modules to import the run's network from; the error that asks for one names it.
     """
@@ -35,7 +37,7 @@ def rank(
 
     check_page(out)
     finished = Finished.open(run, trust=trust)
-    ranked = rank_gallery(finished, queries, gallery, top=top, symmetric=symmetric)
+    ranked = rank_gallery(finished, queries, gallery, top=top, symmetric=symmetric, strict=strict)
     images, lists = ranked.images, []
     for query, found, probability in zip(
         ranked.query, ranked.found, ranked.probability, strict=True

@@ -28,6 +28,7 @@ def embed(
     on_error: Literal["report", "stop"] = "report",
     batch_size: Count = 64,
     chunk: Count = 512,
+    strict: bool = False,
     trust: tuple[str, ...] = (),
 ) -> None:
     """Embed a catalogue's images into an index, or add its new images to an index.
@@ -46,6 +47,7 @@ def embed(
             failed.csv), with exit status 1, or stop at once.
         batch_size: Images to embed at a time, over all devices.
         chunk: Number of images after which progress is saved.
+        strict: Refuse a folder of which something would be left out; else that is told.
         trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.open_catalogue import NAMES, open_catalogue
@@ -53,7 +55,7 @@ def embed(
     from siamjax.search.embed_catalogue import FAILED, embed_catalogue
     from siamjax.training.finished import Finished
 
-    opened = open_catalogue(catalogue)
+    opened = open_catalogue(catalogue, strict=strict)
     finished = Finished.open(run, trust=trust)
     done = embed_catalogue(
         opened,

@@ -36,6 +36,7 @@ def evaluate(
     run: Path,
     data: Source | None = None,
     limit: Count = 1_000_000,
+    strict: bool = False,
     trust: tuple[str, ...] = (),
 ) -> None:
     """Evaluate a run on a data set or a list of pairs, with the run's threshold.
@@ -45,6 +46,7 @@ def evaluate(
         data: Data set (orl_faces, lfw for View 2, lfw/ALIGNMENT), folder with a sub-folder for each
             person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
+        strict: Refuse a folder or list of which something would be left out; else that is told.
         trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.verification import (
@@ -64,7 +66,7 @@ def evaluate(
         )
         images, pairs = splits.images, splits.test
     else:
-        images, pairs = evaluation_pairs(data, limit=limit)
+        images, pairs = evaluation_pairs(data, limit=limit, strict=strict)
     results, sentence = verifier.evaluate(images, pairs)
     print(f"{pairs.name} of {images.name} ({len(pairs):,} pairs); {sentence}")
     print(text_table(*result_table(results)))

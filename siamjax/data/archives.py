@@ -5,31 +5,28 @@ read the zip files that come with the package.
 """
 
 import contextlib
+import gzip
 import os
-import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from siamjax.data.folders import files_in, is_hidden
+from siamjax.data.folders import EMPTY, UNREADABLE, is_image, walk
 from siamjax.data.images import read_file
-from siamjax.errors import UsageError
+from siamjax.data.names import is_hidden, is_text
+from siamjax.errors import UsageError, shown
+from siamjax.files import open_regular
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
-_BROKEN = (
-    OSError,
-    EOFError,
-    RuntimeError,  # zipfile: encrypted, or a compression it lacks
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-)
+_ROOM, _GROWTH = 2**28, 4  # bytes, and times the size of the archive
+
+_DEPTH, _MOST = 5, 200_000  # levels of folders, files and folders: more than any set has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,8 @@ class Published:
 
 def manual_folder() -> Path:
     """TFDS's folder for files that users fetch by hand; downloads go there too."""
-    home = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
+    # Not Path.home(), which raises where HOME is no path.
+    home = os.environ.get("TFDS_DATA_DIR", os.path.expanduser("~/tensorflow_datasets"))
     return Path(home) / "downloads" / "manual"
 
 
@@ -74,11 +72,11 @@ def locate(published: Published, home: Path | None) -> Path:
     ``home`` is the set itself, or a folder DIR that has it under one of its published names; None
     looks in :func:`search_path`. Raises ``UsageError`` with the expected tree if it is not there.
     """
-    if home is not None and not home.exists():
+    if home is not None and not os.path.exists(home):
         raise published.missing(f"{home}: no such folder or file")
     for folder in search_path() if home is None else [home]:
         for name in published.names:
-            if (folder / name).exists():
+            if os.path.exists(folder / name):
                 return folder / name
     if home is None:
         looked = ", ".join(map(str, search_path()))
@@ -86,7 +84,7 @@ def locate(published: Published, home: Path | None) -> Path:
             f"{published.title} is not in {looked}; set SIAMJAX_REID to the folder DIR that has "
             "it, or give its home"
         )
-    if home.is_file() and not _is_archive(home) and home.suffix != ".mat":
+    if os.path.isfile(home) and not _is_archive(home) and home.suffix != ".mat":
         raise published.missing(f"{home}: not a folder, {', '.join(_ARCHIVES)} or .mat")
     return home
 
@@ -95,23 +93,24 @@ def collect(source: Path, key: Callable[[PurePosixPath], str | None]) -> dict[st
     """The files of a folder (as paths) or of an archive (as bytes), sorted by key.
 
     ``key`` returns what to call a file, None for one that is not needed. Two files of one key
-    raise ``UsageError``, as nothing tells which one is meant.
+    raise ``UsageError``, as nothing tells which one is meant; so do a name that is not UTF-8, a
+    link in an archive, and members that are larger than an archive of images can hold.
     """
     found: dict[str, bytes | Path] = {}
     origins: dict[str, str] = {}
-    with _said_if_broken(source):
-        for name, read in _files(source):
-            path = PurePosixPath(name)
-            called = None if is_hidden(path.as_posix()) else key(path)
-            if called is None:
-                continue
-            if called in found:
-                raise UsageError(
-                    f"{source}: {called} is there twice, as {origins[called]} and {name}; remove "
-                    "one"
-                )
-            origins[called] = name
-            found[called] = read()
+    for name, read in _files(source):
+        path = PurePosixPath(name)
+        called = None if is_hidden(name) or not path.name else key(path)
+        if called is None:
+            continue
+        if not called.isascii() and not is_text(called):
+            raise UsageError(f"{source}: {called}: a name that is not UTF-8; rename the file")
+        if called in found:
+            raise UsageError(
+                f"{source}: {called} is there twice, as {origins[called]} and {name}; remove one"
+            )
+        origins[called] = name
+        found[called] = read()
     return dict(sorted(found.items()))
 
 
@@ -128,11 +127,12 @@ def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]
     unpacked for that time. If it is in none, it may be beside ``source``. Raises ``UsageError`` if
     it is not there either.
     """
-    if source.name == name and source.is_file():
+    if source.name == name and os.path.isfile(source):
         yield source
         return
-    if source.is_dir():
-        inside = [path for path in files_in(source) if path.split("/")[-1] == name]
+    if os.path.isdir(source):
+        paths = walk(source, depth=_DEPTH, most=_MOST).paths()
+        inside = [path for path in paths if path.split("/")[-1] == name]
         if inside:
             yield source / min(inside, key=lambda path: path.count("/"))
             return
@@ -143,46 +143,113 @@ def opened_file(source: Path, name: str, published: Published) -> Iterator[Path]
                 yield unpacked
                 return
     beside = source.parent / name
-    if not beside.is_file():
+    if not os.path.isfile(beside):
         raise published.missing(f"{name} is neither in {source} nor beside it")
     yield beside
 
 
 def _is_archive(path: Path) -> bool:
-    return path.is_file() and path.name.endswith(_ARCHIVES)
+    return os.path.isfile(path) and path.name.endswith(_ARCHIVES)
 
 
 def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
     """Of every file: (path relative to ``source``, a function that returns its path or bytes)."""
-    if source.is_dir():
-        yield from ((name, partial(source.joinpath, name)) for name in files_in(source))
-    else:
-        yield from ((name, stream.read) for name, stream in _members(source))
-
-
-def _members(source: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, open stream) of every file of an archive, in the archive's order."""
-    if source.suffix == ".zip":
-        with zipfile.ZipFile(source) as archive:
-            for member in archive.infolist():
-                if not member.is_dir():
-                    with archive.open(member) as stream:
-                        yield member.filename, stream
+    if os.path.isdir(source):
+        found = walk(source, depth=_DEPTH, most=_MOST)
+        for one in found.left_out:
+            # A published set is complete: what is missing is said before its files are counted.
+            if one.why in UNREADABLE or (one.why == EMPTY and is_image(one.name)):
+                raise UsageError(f"{source / one.name}: {one.why}; mend or remove it")
+        yield from ((name, partial(source.joinpath, name)) for name in found.paths())
         return
-    with tarfile.open(source) as archive:
-        for member in archive:
-            stream = archive.extractfile(member)
-            if stream is not None:
-                yield member.name, stream
+    left = _limit(source)
+    for name, size, stream in _members(source):
+
+        def read(name: str = name, size: int = size, stream: IO[bytes] | None = stream) -> bytes:
+            nonlocal left
+            if stream is None:
+                raise UsageError(f"{source}: {name} is a link; unpack the archive")
+            left -= size
+            if left < 0:
+                raise _too_large(source, name)
+            return _read(stream, size, source)
+
+        yield name, read
+
+
+def _read(stream: IO[bytes], size: int, source: Path) -> bytes:
+    with _said_if_broken(source):
+        return stream.read(size)
+
+
+def _limit(source: Path) -> int:
+    """Bytes that an archive may unpack to: images are compressed before they come into one."""
+    return _ROOM + _GROWTH * source.stat().st_size
+
+
+def _too_large(source: Path, name: str) -> UsageError:
+    return UsageError(
+        f"{source}: up to {name} it unpacks to more than {_limit(source):,} bytes, which is no "
+        "archive of images; fetch it again"
+    )
+
+
+def _members(source: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    """(name, size, open stream) of every file of an archive, in its order; links have no stream."""
+    with _said_if_broken(source):
+        if source.suffix == ".zip":
+            with zipfile.ZipFile(source) as archive:
+                for member in archive.infolist():
+                    if member.is_dir():
+                        continue
+                    if stat.S_ISLNK(member.external_attr >> 16):
+                        yield member.filename, 0, None
+                        continue
+                    with archive.open(member) as stream:
+                        yield member.filename, member.file_size, stream
+            return
+        with (
+            open_regular(source) as raw,
+            raw if source.suffix == ".tar" else gzip.open(raw) as unpacked,
+            # A stream, which is never read back: so all that is unpacked is counted.
+            tarfile.open(fileobj=_Counted(unpacked, source), mode="r|") as archive,
+        ):
+            for member in archive:
+                if member.isreg():
+                    yield member.name, member.size, archive.extractfile(member)
+                elif member.issym() or member.islnk():
+                    yield member.name, 0, None
+
+
+class _Counted:
+    """What tarfile reads, up to the bytes that the archive may unpack to."""
+
+    def __init__(self, stream: Any, source: Path) -> None:
+        self._stream, self._source, self._left = stream, source, _limit(source)
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left < 0:
+            raise _too_large(self._source, "its end")
+        return content
 
 
 def _unpack(source: Path, name: str, target: Path) -> bool:
-    with _said_if_broken(source):
-        for member, stream in _members(source):
-            if PurePosixPath(member).name == name:
-                with target.open("wb") as file:
-                    shutil.copyfileobj(stream, file)
-                return True
+    for member, size, stream in _members(source):
+        if stream is not None and PurePosixPath(member).name == name:
+            if size > _limit(source):
+                raise _too_large(source, member)
+            with target.open("wb") as file:
+                while chunk := _read(stream, 2**20, source):
+                    try:
+                        file.write(chunk)
+                    except OSError as error:
+                        raise UsageError(
+                            f"{target}: cannot be written ({error.strerror}); set TMPDIR to a "
+                            f"folder with {size:,} bytes of space"
+                        ) from None
+            return True
     return False
 
 
@@ -190,6 +257,8 @@ def _unpack(source: Path, name: str, target: Path) -> bool:
 def _said_if_broken(source: Path) -> Iterator[None]:
     try:
         yield
-    except _BROKEN as error:
-        what = "broken archive" if source.is_file() else "cannot be read"
-        raise UsageError(f"{source}: {what} ({error}); fetch it again") from None
+    except UsageError:
+        raise
+    except Exception as error:  # zipfile and tarfile raise almost anything on damaged bytes
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{shown(source)}: broken archive ({why}); fetch it again") from None

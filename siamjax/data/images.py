@@ -10,16 +10,12 @@ from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, UnidentifiedImageError
 
 from siamjax.checks import require_names
+from siamjax.data.decoding import MOST_BYTES, EncodedArray, decode
+from siamjax.data.names import as_bytes, on_disk
 from siamjax.errors import UsageError
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
-)
-
-_ARRAY = b"\x93NUMPY"  # how an .npy file begins
+from siamjax.files import read_bytes
 
 
 class ImageSource(Protocol):
@@ -55,7 +51,7 @@ class Arrays:
     def __getitem__(self, index: int) -> bytes:
         content = io.BytesIO()
         np.save(content, self.images[index], allow_pickle=False)
-        return content.getvalue()
+        return EncodedArray(content.getvalue())
 
 
 @dataclass(frozen=True)
@@ -147,60 +143,23 @@ class ImageSet:
         """sha256 over names, identities and the bytes of the images."""
         digest = hashlib.sha256()
         for index, (key, identity) in enumerate(zip(self.keys, self.identities, strict=True)):
-            digest.update(f"{key}\0{identity}\0".encode())
+            digest.update(as_bytes(f"{key}\0{identity}\0"))
             digest.update(self.source[index])
         return digest.hexdigest()
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file; raises ``UsageError`` that names it."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such image; check the path") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    """The bytes of an image's file; a name is found in either way in which Unicode writes it.
 
-
-def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode an image to RGB, upright by its EXIF orientation and with white behind it.
-
-    A truncated file is an error, and never a half-grey image. ``name`` is for the message.
+    Raises ``UsageError`` that names it.
     """
-    if content.startswith(_ARRAY):  # from Arrays; of_arrays has checked it
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-        return np.repeat(array[..., None], 3, axis=-1) if array.ndim == 2 else array
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            turn = _TURNS.get(image.getexif().get(0x0112, 1))
-            image = image if turn is None else image.transpose(turn)
-            if image.mode.startswith(("I", "F")):  # 16 bits a channel: keep the upper 8
-                wide = np.asarray(image).astype(np.float64)
-                grey = (wide / (257.0 if wide.max() > 255 else 1.0)).round().clip(0, 255)
-                return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise UsageError(
-            f"{name}: not an image that Pillow can read; replace or remove it"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name}: broken image ({error}); replace or remove it") from None
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+        return read_bytes(path, limit=MOST_BYTES)
+    except UsageError:
+        found = on_disk(path)
+        if found == path:
+            raise
+        return read_bytes(found, limit=MOST_BYTES)
 
 
 def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:
@@ -271,9 +230,9 @@ def fingerprint(
     columns of strings are what else the splits depend on. Lengths count, so that ``[1] [2]``
     differs from ``[1, 2] []``.
     """
-    digest = hashlib.sha256(repr((images.keys, tuple(words))).encode())
+    digest = hashlib.sha256(as_bytes(repr((images.keys, tuple(words)))))
     for name, column in sorted({"": images.identities, **(named or {})}.items()):
-        digest.update(f"\1{name}\1".encode() + "\0".join(column.tolist()).encode())
+        digest.update(as_bytes(f"\1{name}\1") + as_bytes("\0".join(column.tolist())))
     for column in columns:
         digest.update(f"\1{len(column)}\1".encode())
         digest.update(np.ascontiguousarray(column, np.int64).tobytes())

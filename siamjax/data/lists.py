@@ -1,61 +1,51 @@
 """Images of one's own: a folder of identity folders, or list files ``path1 path2 label``."""
 
 import itertools
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from siamjax.data.folders import is_image, walk
-from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet
+from siamjax.data.folders import no_images, read_folder
+from siamjax.data.images import Files, ImageSet
+from siamjax.data.left_out import LeftOut, tell
+from siamjax.data.lines import read_lines
+from siamjax.data.names import on_disk
 from siamjax.data.pairs import ListedPairs, PairList
 from siamjax.data.verification import VerificationSplits
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 
 _TREE = "FOLDER/anna/1.jpg, FOLDER/anna/2.jpg, FOLDER/bert/1.jpg, ..."
+_BLANKS = " \t"  # what separates words; other blanks, such as U+2028, may stand in a name
 
 
-def folder_images(folder: Path) -> ImageSet:
+def folder_images(folder: Path, *, strict: bool = False) -> ImageSet:
     """A folder with one sub-folder for each identity, named after it.
 
-    A file without an image's suffix in an identity's folder is an error, so that none is dropped
-    in silence; beside the identities' folders it may be a README or a list.
+    Prints how many images of how many people there are, and what is left out: see
+    :mod:`siamjax.data.folders`. Raises ``UsageError`` if there is no image, and with ``strict`` if
+    anything is left out.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; expected {_TREE}")
-    found = walk(folder)
-    for place, names in found.items():
-        if "/" in place:
-            raise UsageError(
-                f"{folder / place}: a folder within the folder of an identity; move its images up "
-                "or move it away"
-            )
-        for name in names:
-            if place and not is_image(name):
-                raise UsageError(
-                    f"{folder / place / name}: not an image by its suffix "
-                    f"({', '.join(sorted(IMAGE_SUFFIXES))}); move it out of the identity's folder"
-                )
-            if not place and is_image(name):
-                raise UsageError(f"{folder / name}: in no identity's folder; expected {_TREE}")
-    del found[""]
-    if empty := [place for place, names in found.items() if not names]:
-        raise UsageError(
-            f"{folder / empty[0]}: an identity without images; add some or remove the folder"
-        )
-    if not found:
-        raise UsageError(f"{folder}: no images in its sub-folders; expected {_TREE}")
-    keys = [f"{person}/{name}" for person, names in found.items() for name in names]
+    if not os.path.isdir(folder):
+        raise UsageError(f"{shown(folder)}: no such folder; expected {_TREE}")
+    keys, left_out = read_folder(folder, form="FOLDER/PERSON/IMAGE")
+    if not keys:
+        raise no_images(folder, left_out, remedy=f"expected {_TREE}")
+    identities = np.array([key.split("/")[0] for key in keys])
+    people = len(set(identities.tolist()))
+    tell(folder, f"{len(keys):,} images of {people:,} people", left_out, strict=strict)
     return ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),
         keys=tuple(keys),
-        identities=np.array([key.split("/")[0] for key in keys]),
+        identities=identities,
         source=Files(tuple(folder / key for key in keys)),
     )
 
 
-def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
+def listed_images(*lists: Path, strict: bool = False) -> tuple[ImageSet, list[PairList]]:
     """The images of list files, as one set, and the pairs of each list.
 
     A line is ``path1 path2 label``, separated by tabs (then paths may hold spaces) or by spaces.
@@ -63,59 +53,87 @@ def listed_images(*lists: Path) -> tuple[ImageSet, list[PairList]]:
     that begin with ``#`` are skipped. A list does not tell identities: each image counts as an
     identity of its own, and nothing is known of other pairs.
 
-    Raises ``UsageError`` with path and line for a line of another form, a label other than 0 and
-    1, an image that does not exist, and a list without pairs.
+    A pair that is there before, in either order, and a pair of an image with itself are left out;
+    a sentence printed for each list counts them. Raises ``UsageError`` with path and line for a
+    line of another form, a label other than 0 and 1, an image that does not exist, a pair with
+    both labels, and a list without pairs; with ``strict`` if anything is left out.
     """
-    index: dict[Path, int] = {}
+    index: dict[str, int] = {}
     parsed = []
     for path in lists:
-        rows = []
-        for number, line in enumerate(_read_lines(path), start=1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            words = [word.strip() for word in line.split("\t" if "\t" in line else None)]
-            where = f"{path}, line {number}"
-            if len(words) != 3:
-                raise UsageError(
-                    f"{where}: {len(words)} words, expected three: path1 path2 label "
-                    f"({line.strip()[:80]!r})"
-                )
-            if words[2] not in ("0", "1"):
-                raise UsageError(f"{where}: label {words[2]!r} must be 1 (same) or 0 (different)")
-            pair = [path.parent / word for word in words[:2]]
-            for image in pair:
-                if not image.is_file():
-                    raise UsageError(f"{where}: {image}: no such image; check the path")
-            first, second = (index.setdefault(p.resolve(), len(index)) for p in pair)
-            rows.append((first, second, words[2] == "1"))
+        rows, left_out = _distinct(path, _pairs(path, index))
         if not rows:
-            raise UsageError(f"{path}: no pair in it; expected lines 'path1 path2 label'")
-        parsed.append((path, rows))
-    paths = tuple(index)
+            raise UsageError(f"{shown(path)}: no pair in it; expected lines 'path1 path2 label'")
+        tell(path, f"{len(rows):,} pairs", left_out, strict=strict)
+        parsed.append((path, np.array(rows)))
     names = ", ".join(path.name for path in lists)
     images = ImageSet(
         name=f"list {names}",
         credit=", ".join(str(path.absolute()) for path in lists),
-        keys=tuple(str(path) for path in paths),
-        identities=np.array([str(path) for path in paths]),
-        source=Files(paths),
+        keys=tuple(index),
+        identities=np.array(list(index)),
+        source=Files(tuple(map(Path, index))),
     )
     return images, [
-        PairList(
-            name=path.name,
-            first=np.array([row[0] for row in rows]),
-            second=np.array([row[1] for row in rows]),
-            same=np.array([row[2] for row in rows]),
-        )
+        PairList(name=path.name, first=rows[:, 0], second=rows[:, 1], same=rows[:, 2] == 1)
         for path, rows in parsed
     ]
 
 
+def _pairs(path: Path, index: dict[str, int]) -> list[tuple[int, int, int, int]]:
+    """(first, second, label, line) of every pair; ``index`` numbers the images of all lists."""
+    pairs, places = [], {}
+    for number, line in enumerate(read_lines(path, remedy="give the path of a list file"), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        words = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+        words = [word.strip(_BLANKS) for word in words]
+        where = f"{shown(path)}, line {number}"
+        if len(words) != 3:
+            raise UsageError(
+                f"{where}: {len(words)} words, expected three: path1 path2 label "
+                f"({shown(line.strip(), longest=80)!r})"
+            )
+        if words[2] not in ("0", "1"):
+            label = shown(words[2], longest=80)
+            raise UsageError(f"{where}: label {label!r} must be 1 (same) or 0 (different)")
+        for word in words[:2]:
+            if word not in places:
+                image = on_disk(path.parent / word)
+                if not os.path.isfile(image):
+                    raise UsageError(f"{where}: {shown(image)}: no such image; check the path")
+                places[word] = index.setdefault(os.path.realpath(image), len(index))
+        pairs.append((places[words[0]], places[words[1]], int(words[2]), number))
+    return pairs
+
+
+def _distinct(
+    path: Path, pairs: list[tuple[int, int, int, int]]
+) -> tuple[list[tuple[int, int, int]], list[LeftOut]]:
+    """Each pair once: (first, second, label); and the lines of the others."""
+    seen: dict[tuple[int, int], tuple[int, int]] = {}
+    kept, left_out = [], []
+    for first, second, label, line in pairs:
+        before = seen.setdefault((min(first, second), max(first, second)), (label, line))
+        if first == second:
+            left_out.append(LeftOut(f"line {line}", "pair of an image with itself"))
+        elif before[1] == line:
+            kept.append((first, second, label))
+        elif before[0] == label:
+            left_out.append(LeftOut(f"line {line}", "repeated pair"))
+        else:
+            raise UsageError(
+                f"{shown(path)}: lines {before[1]} and {line} are the same pair with the labels "
+                f"{before[0]} and {label}; remove the wrong one"
+            )
+    return kept, left_out
+
+
 def list_splits(
-    lists: tuple[Path, ...], *, seed: int, request: dict[str, Any]
+    lists: tuple[Path, ...], *, seed: int, strict: bool = False, request: dict[str, Any]
 ) -> VerificationSplits:
     """Splits from three lists, for training, validation and test, that share no image."""
-    images, parts = listed_images(*lists)
+    images, parts = listed_images(*lists, strict=strict)
     for pairs in parts:
         if pairs.same.all() or not pairs.same.any():
             kind = "different" if pairs.same.all() else "same"
@@ -138,12 +156,3 @@ def list_splits(
         protocol=f"lists {names}: no image is in two; identities are unknown, so people may be",
         request=request,
     )
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such list file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a list file ({error})") from None

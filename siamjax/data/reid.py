@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,12 @@ def rank(
     matched = [bool(seen.get(shown[i], set()) - {own[i]}) for i in query.tolist()]
     kept = query[np.array(matched, np.bool_)]
     people = len(set(images.identities[kept].tolist()))
+    seen_by = np.unique(cameras[np.concatenate([query, gallery])]).tolist()
+    if people < 2 and rule == "market" and len(seen_by) < 2:
+        raise UsageError(
+            f"{name} of {images.name}: all images are of one camera ({', '.join(map(str, seen_by))}"
+            "), but a match must be by another camera than its query; add images of a second camera"
+        )
     if people < 2:
         raise UsageError(
             f"{name} of {images.name}: {people} of its people can be searched for (seen by a "
@@ -244,6 +251,8 @@ class ReidOptions(Options):
     """Number of people who choose the checkpoint; None: see docs/reid.md."""
     disjoint: Disjoint = "person"
     """Pedestrians only: whether training and test share no person or no tracklet."""
+    strict: bool = False
+    """Refuse a folder of which something would be left out; else that is told."""
 
 
 def load_reid(options: ReidOptions) -> ReidSplits:
@@ -254,7 +263,7 @@ def load_reid(options: ReidOptions) -> ReidSplits:
     """
     options = only(ReidOptions, options)
     data, home = options.data, None if options.home is None else Path(options.home)
-    if data not in NAMES and not Path(data).is_dir():
+    if data not in NAMES and not os.path.isdir(data):
         raise UsageError(
             f"{data}: no such data set; give a folder in Market-1501's naming or one of "
             f"{', '.join(NAMES)}"
@@ -271,7 +280,7 @@ def load_reid(options: ReidOptions) -> ReidSplits:
         value = getattr(options, name)
         if value != getattr(ReidOptions, name) and not needed:
             raise UsageError(f"{name} {value} does not apply to {data}; leave it out")
-    if home is not None and not home.exists():
+    if home is not None and not os.path.exists(home):
         # Otherwise a prepared copy would hide the mistake.
         raise UsageError(f"{home}: no such folder or file; give the home of {data}, or none")
     # A set's file is called as the set and imported only here, as some need h5py or SciPy.

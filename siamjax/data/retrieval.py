@@ -1,14 +1,11 @@
 """Retrieval: which items to train on, and the searches that validate and test."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from jaxtyping import Int
 
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet, fingerprint
@@ -126,6 +123,8 @@ class RetrievalOptions(Options):
     """Number of items that choose the checkpoint; None: 100 of emoji, a tenth of a table."""
     category: str | None = "category"
     """Column of the table with the category of each item; None: there is none."""
+    strict: bool = False
+    """Refuse a folder or triplets of which something would be left out; else that is told."""
 
 
 def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
@@ -140,7 +139,7 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
       each); each of their images is a query to all others. Items of one image are trained on.
 
     ``triplets`` is a file with the triplets to train on, whose rows count from ``first_row``
-    (:func:`~siamjax.data.open_catalogue.read_triplets`). If every image of the catalogue is an item
+    (:func:`~siamjax.data.triplet_lists.read_triplets`). If every image of the catalogue is an item
     of its own, then query and positive of each triplet are taken for one item, and so are images
     that a chain of triplets connects. Triplets that show an item held out, or whose negative is of
     the query's item, are left out; ``protocol`` counts them.
@@ -148,7 +147,8 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     Raises ``UsageError`` for a catalogue or a file that cannot be read, for too few items, if no
     triplet is left, and for ``test_items`` of a set with an official split.
     """
-    from siamjax.data.open_catalogue import open_catalogue, read_triplets
+    from siamjax.data.open_catalogue import open_catalogue
+    from siamjax.data.triplet_lists import joined_items, read_triplets, trainable
 
     options = only(RetrievalOptions, options)
     data = options.data
@@ -156,11 +156,21 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
         raise UsageError(
             f"first_row {options.first_row} applies to a file of triplets; give the file too"
         )
-    catalogue = open_catalogue(data, home=None if options.home is None else Path(options.home))
+    catalogue = open_catalogue(
+        data,
+        home=None if options.home is None else Path(options.home),
+        strict=options.strict,
+        numbered=options.triplets is not None,
+    )
     rows, origin = None, ""
     if options.triplets is not None:
-        rows = read_triplets(options.triplets, rows=len(catalogue), first_row=options.first_row)
-        catalogue, origin = _with_items(catalogue, rows)
+        rows = read_triplets(
+            options.triplets,
+            rows=len(catalogue),
+            first_row=options.first_row,
+            strict=options.strict,
+        )
+        catalogue, origin = joined_items(catalogue, rows)
     # The number of each image's item, by the order of their names, and each item's image count.
     _, number, counts = np.unique(
         catalogue.images.identities, return_inverse=True, return_counts=True
@@ -170,7 +180,7 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     training = np.flatnonzero(~parts[0] & ~parts[1])
     listed, left_out = None, ""
     if rows is not None:
-        listed, left_out = _trainable(
+        listed, left_out = trainable(
             rows, parts[0] | parts[1], number, source=str(options.triplets)
         )
     make = _between_vendors if data == "emoji" else _leave_one_out
@@ -196,19 +206,6 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
         request=request_of(options),
         listed=listed,
     )
-
-
-def _with_items(catalogue: Catalogue, rows: Int[np.ndarray, "triplets 3"]) -> tuple[Catalogue, str]:
-    """The catalogue, with items that the triplets join if it has none, and a remark on that."""
-    images = catalogue.images
-    if len(np.unique(images.identities)) < len(images):
-        return catalogue, ""
-    links = coo_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(len(images),) * 2)
-    _, item = connected_components(links, directed=False)
-    _, first, item = np.unique(item, return_index=True, return_inverse=True)
-    images = dataclasses.replace(images, identities=images.identities[first][item])
-    joined = "items are images that triplets join as query and positive, "
-    return dataclasses.replace(catalogue, images=images), joined
 
 
 def _held_out(
@@ -238,29 +235,6 @@ def _held_out(
     asked.append(usual[1] if validation_items is None else validation_items)
     tested, validated = _draw(catalogue, repeated, asked, seed=options.seed)
     return tested, validated, f"items divided at random (seed {options.seed})"
-
-
-def _trainable(
-    rows: Int[np.ndarray, "triplets 3"],
-    held_out: Bool[np.ndarray, " n"],
-    number: Int[np.ndarray, " n"],
-    *,
-    source: str,
-) -> tuple[Int[np.ndarray, "triplets 3"], str]:
-    """The triplets to train on, and a remark on how many are left out."""
-    held = held_out[rows].any(axis=1)
-    wrong = ~held & (number[rows[:, 0]] == number[rows[:, 2]])
-    listed = rows[~held & ~wrong]
-    said = (
-        f"{held.sum():,} show a validation or test item, {wrong.sum():,} have a negative of the "
-        "query's item"
-    )
-    if not len(listed):
-        raise UsageError(
-            f"{source}: none of {len(rows):,} triplets is left to train on ({said}); give more, or "
-            "hold out fewer items"
-        )
-    return listed, f"; {len(listed):,} of {len(rows):,} listed triplets are trained on: {said}"
 
 
 def _draw(

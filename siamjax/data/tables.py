@@ -2,16 +2,22 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 
 from siamjax.data.catalogue import Catalogue, files_below, strings
-from siamjax.data.images import IMAGE_SUFFIXES, ImageSet
-from siamjax.errors import UsageError
+from siamjax.data.decoding import IMAGE_SUFFIXES
+from siamjax.data.images import ImageSet
+from siamjax.data.names import on_disk
+from siamjax.errors import UsageError, shown
+from siamjax.files import open_regular
 
 IMAGE = ("image", "file", "path", "filename")
 ITEM = ("item", "identity", "product")
@@ -20,6 +26,9 @@ HEADLESS = ("category", "colour", "id", "gender", "name")
 
 _CHUNK = 20_000  # rows that are lists of strings at a time, which bounds the memory
 _PROBED = 10  # images to look for, to learn where all are
+_BEGINNING = 2**16  # characters in which the line of names ends
+_QUOTED = re.compile(r'(?<![^,;\t\r\n])"(?:[^"]|"")*(?:"|$)')  # a cell; may hold line breaks
+_BLANK = " \t,;"
 
 
 def read_table(path: Path) -> Catalogue:
@@ -36,15 +45,17 @@ def read_table(path: Path) -> Catalogue:
     * any other column is an attribute, by its name in lower case.
 
     If the first line names no columns, there must be five: category, colour, id, gender and name,
-    and the image of the first line must exist. Empty lines are skipped and not counted in the row
-    numbers of triplets.
+    and the image of the first line must exist. Lines of blanks or of separators alone are skipped
+    and not counted in the row numbers of triplets.
 
     Only the first few images are looked for, and none is opened: what is missing or broken is
     named when it is read.
 
     Raises ``UsageError`` with path and line for a table that cannot be read, is empty, or lacks a
-    column, and for a row of another length, with an empty or repeated id, or without an image.
+    column, for a NUL, and for a row of another length, with an empty or repeated id, or without an
+    image.
     """
+    _check_text(path)
     names, header = _header(path)
     columns = dict(zip(names, _columns(path, len(names), skip=header), strict=True))
     if not len(columns[names[0]]):
@@ -79,6 +90,17 @@ def read_table(path: Path) -> Catalogue:
     return Catalogue(images=images, attributes=columns)
 
 
+def _check_text(path: Path) -> None:
+    """Raise ``UsageError`` for a NUL: NumPy's strings would end there, so that two ids were one."""
+    line = 1
+    with open_regular(path, remedy="give the path of a table") as file:
+        while block := file.read(2**20):
+            if b"\0" in block:
+                line += block.count(b"\n", 0, block.index(b"\0"))
+                raise UsageError(f"{path}, line {line}: not text (a NUL); save the table as UTF-8")
+            line += block.count(b"\n")
+
+
 def _header(path: Path) -> tuple[list[str], bool]:
     """The columns' names, and whether they are those of the first line."""
     with contextlib.closing(_rows(path)) as rows:
@@ -99,8 +121,8 @@ def _header(path: Path) -> tuple[list[str], bool]:
             f"{', '.join(names)[:200]}; name one in the first line"
             + (f" (or, if these are not names, add the image {first[:80]!r})" if first else "")
         )
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(f"{where}: two columns are called {min(twice)}; rename one")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"{where}: two columns are called {shown(min(twice))}; rename one")
     return names, True
 
 
@@ -122,23 +144,24 @@ def _columns(path: Path, width: int, *, skip: bool) -> list[np.ndarray]:
 
 
 def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
-    """(line number, cells) of every row that is not empty."""
+    """(line number, cells) of every row in which something stands."""
+    remedy = "give the path of a table"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            first = next((line for line in stream if line.strip()), "")
-            separator = max(",;\t", key=first.count)
+        with (
+            open_regular(path, remedy=remedy) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as stream,
+        ):
+            separator = _separator(stream.read(_BEGINNING))
             stream.seek(0)
             rows = csv.reader(stream, delimiter=separator, strict=True)
             try:
                 for cells in rows:
-                    if cells:
+                    if any(map(str.strip, cells)):
                         yield rows.line_num, cells
             except csv.Error as error:
                 raise UsageError(
                     f"{path}, line {rows.line_num}: {error}; mend its quotes"
                 ) from None
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such table; check the path") from None
     except UnicodeDecodeError:
         raise UsageError(
             f"{path}, line {undecodable_line(path)}: not UTF-8; save the table as UTF-8"
@@ -147,9 +170,16 @@ def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _separator(beginning: str) -> str:
+    """What separates the cells of the first line that is not blank, outside quotes."""
+    lines = re.split("[\r\n]", _QUOTED.sub('""', beginning))
+    first = next((line for line in lines if line.strip(_BLANK)), "")
+    return max(",;\t", key=first.count)
+
+
 def undecodable_line(path: Path) -> int:
     """The number, from 1, of the first line that is not UTF-8."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 line.decode()
@@ -202,6 +232,6 @@ def _found(folder: Path, name: str) -> tuple[Path, str] | None:
     """The folder of an image and the suffix missing from its name; None if it does not exist."""
     suffixes = ("", ".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"}))
     for below, suffix in itertools.product((folder, folder / "images"), suffixes):
-        if os.path.isfile(below / (name + suffix)):
+        if os.path.isfile(on_disk(below / (name + suffix))):
             return below, suffix
     return None

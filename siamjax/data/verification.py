@@ -1,5 +1,6 @@
 """Verification: the pairs to train on, to choose a threshold by, and to report on."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,11 @@ class VerificationSplits:
         return fingerprint(self.images, *columns, words=self.trained_on)
 
 
-def load_images(data: str) -> ImageSet:
-    """The images of ``orl_faces``, of ``lfw[/alignment]``, or of the folder with this path."""
+def load_images(data: str, *, strict: bool = False) -> ImageSet:
+    """The images of ``orl_faces``, of ``lfw[/alignment]``, or of the folder with this path.
+
+    ``strict``: what would be left out of a folder is an error.
+    """
     from siamjax.data.datasets import lfw, orl_faces
     from siamjax.data.lists import folder_images
 
@@ -73,7 +77,7 @@ def load_images(data: str) -> ImageSet:
         return orl_faces.open_images()
     if data in LFW_NAMES:
         return lfw.open_images(data)
-    return folder_images(Path(data))
+    return folder_images(Path(data), strict=strict)
 
 
 def divide_people(
@@ -108,11 +112,12 @@ def divide_people(
     )
 
 
-def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
+def evaluation_pairs(data: str, *, limit: int, strict: bool = False) -> tuple[ImageSet, PairList]:
     """Images and pairs to evaluate a run on.
 
     They are View 2 of LFW, the pairs of a list file, or all pairs of any other set; of more than
-    ``limit``, that many are drawn at random.
+    ``limit``, that many are drawn at random. ``strict``: what would be left out of a folder or a
+    list is an error.
     """
     from siamjax.data.datasets import lfw
     from siamjax.data.lists import listed_images
@@ -122,10 +127,10 @@ def evaluation_pairs(data: str, *, limit: int) -> tuple[ImageSet, PairList]:
     if data in LFW_NAMES:
         images, (view2,), _ = lfw.read_lists(data, "pairs.txt")
         return images, view2
-    if data != "orl_faces" and Path(data).is_file():
-        images, (pairs,) = listed_images(Path(data))
+    if data != "orl_faces" and os.path.isfile(data):
+        images, (pairs,) = listed_images(Path(data), strict=strict)
         return images, pairs
-    images = load_images(data)
+    images = load_images(data, strict=strict)
     return images, all_pairs(images, np.arange(len(images)), name="all pairs", limit=limit)
 
 
@@ -168,6 +173,8 @@ class VerificationOptions(Options):
     """Number of people who choose threshold and checkpoint, where people are divided at random."""
     test_people: Count = 10
     """Number of test people, where people are divided at random."""
+    strict: bool = False
+    """Refuse a folder or list of which something would be left out; else that is told."""
 
 
 def load_verification(options: VerificationOptions) -> VerificationSplits:
@@ -202,17 +209,17 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
     if data == "orl_faces" and (found := lfw.find_any()) is not None:
         print(f"LFW ({found.alignment}) is in {found.home}; --data lfw trains on it")
     lists = (options.validation_list, options.test_list)
-    if data != "orl_faces" and Path(data).is_file():
+    if data != "orl_faces" and os.path.isfile(data):
         if None in lists:
             raise UsageError(
                 f"{data} is a list to train on; give --validation-list and --test-list too"
             )
         paths = tuple(Path(str(path)) for path in (data, *lists))
-        return list_splits(paths, seed=options.seed, request=request)
+        return list_splits(paths, seed=options.seed, strict=options.strict, request=request)
     if any(lists):
         raise UsageError(f"{data} is not a list file; leave out --validation-list and --test-list")
     return divide_people(
-        load_images(data),
+        load_images(data, strict=options.strict),
         seed=options.seed,
         validation_people=options.validation_people,
         test_people=options.test_people,

@@ -116,11 +116,13 @@ def rank_gallery(
     *,
     top: int = 10,
     symmetric: bool = False,
+    strict: bool = False,
 ) -> RankedGallery:
     """The ``top`` images of a gallery to which a cross-input network gives the highest P(same).
 
     ``queries`` are files or an image set, ``gallery`` is a folder or an image set (``of_arrays``
-    makes one from arrays). Equal scores keep the gallery's order. Raises ``UsageError`` for no
+    makes one from arrays). Equal scores keep the gallery's order. With ``strict`` a folder of which
+    something would be left out is refused; else that is printed. Raises ``UsageError`` for no
     query, ``top`` below 1, a network that does not compare, a folder without images, and an image
     that cannot be read (naming it).
     """
@@ -129,7 +131,7 @@ def rank_gallery(
     asked = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")
     name = gallery.name if isinstance(gallery, ImageSet) else str(gallery)
     if not isinstance(gallery, ImageSet):
-        gallery = of_files(image_files(gallery), name=name)
+        gallery = of_files(image_files(gallery, strict=strict), name=name)
     images = asked.joined(gallery, name=name)
     query = np.arange(len(asked))
     logits = score_pairs(

@@ -41,8 +41,8 @@ FORMAT = 2
 PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
-# many processes read images, and where the raw data is.
-_OPERATIONAL = ("run", "workers", "home")
+# many processes read images, where the raw data is, and whether what is left out of it is refused.
+_OPERATIONAL = ("run", "workers", "home", "strict")
 
 _SESSIONS = "sessions.jsonl"
 

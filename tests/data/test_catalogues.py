@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from splits import retrieval_splits
 
-from siamjax.data.open_catalogue import open_catalogue, read_triplets
+from siamjax.data.open_catalogue import open_catalogue
+from siamjax.data.triplet_lists import read_triplets
 from siamjax.data.triplets import ListedTriplets
 from siamjax.errors import UsageError
 
@@ -131,7 +132,7 @@ class TestTable:
 
     def test_a_missing_image_is_named_when_it_is_read(self, tmp_path):
         catalogue = open_catalogue(write(tmp_path / "t.csv", "id,name\ni1,a\ni2,b\n"))
-        with pytest.raises(UsageError, match=r"i2\.jpg: no such image"):
+        with pytest.raises(UsageError, match=r"i2\.jpg: no such file"):
             catalogue.images.image(1)
         (tmp_path / "i2.jpg").write_bytes(b"no image")
         with pytest.raises(UsageError, match=r"i2\.jpg: not an image"):
@@ -164,7 +165,7 @@ class TestFolder:
             open_catalogue(tmp_path)
 
     def test_refuses(self, tmp_path):
-        with pytest.raises(UsageError, match="neither a table nor an image"):
+        with pytest.raises(UsageError, match="give a folder that holds a table or images"):
             open_catalogue(tmp_path)
         with pytest.raises(UsageError, match=r"nothing: no such table or folder; .* one of emoji"):
             open_catalogue(tmp_path / "nothing")
@@ -217,7 +218,7 @@ class TestTriplets:
     def test_refuses(self, tmp_path, text, message):
         with pytest.raises(UsageError, match=message):
             read_triplets(write(tmp_path / "t.txt", text), rows=5)
-        with pytest.raises(UsageError, match=r"no such file of triplets"):
+        with pytest.raises(UsageError, match=r"none: no such file; give a file of triplets"):
             read_triplets(tmp_path / "none", rows=5)
 
 
@@ -320,7 +321,7 @@ class TestOnlineProducts:
         with pytest.raises(UsageError, match="test_items 3 does not apply"):
             retrieval_splits(str(tmp_path), test_items=3)
         (tmp_path / "Ebay_train.txt").unlink()
-        with pytest.raises(UsageError, match=r"Ebay_train\.txt: cannot be read"):
+        with pytest.raises(UsageError, match=r"Ebay_train\.txt: no such file; unpack"):
             open_catalogue(tmp_path)
 
     def test_says_what_to_do_where_it_is_not(self, tmp_path):

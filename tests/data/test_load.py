@@ -24,6 +24,7 @@ CHANGED = {
         "test_list": Path("t.txt"),
         "validation_people": 7,
         "test_people": 8,
+        "strict": True,
     },
     ReidOptions: {
         "seed": 3,
@@ -34,6 +35,7 @@ CHANGED = {
         "test_people": 5,
         "validation_people": 6,
         "disjoint": "tracklet",
+        "strict": True,
     },
     RetrievalOptions: {
         "seed": 3,
@@ -44,6 +46,7 @@ CHANGED = {
         "test_items": 4,
         "validation_items": 5,
         "category": "kind",
+        "strict": True,
     },
 }
 

@@ -258,7 +258,7 @@ def test_folder_and_archives_hold_the_same(tmp_path):
         opened_file(zipped, "5.txt", SET),
     ):
         pass
-    (folder / "inner/1.txt").touch()
+    (folder / "inner/1.txt").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"1 is there twice, as 1.txt and inner/1.txt"):
         collect(folder, key)
 

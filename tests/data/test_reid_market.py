@@ -140,7 +140,9 @@ def test_market_by_name_needs_the_official_counts(small_market):
         ),
         ("bounding_box_train/0000_c1s1_000401_00.jpg", "cannot be trained on; move it to"),
         ("bounding_box_train/0001_c1s1_000401_00.jpg", "0001 is in two of training"),
-        ("copy/query/0001_c1s2_000776_00.jpg", "is there twice, as copy/query"),
+        ("query/00٣_c1s1_000401_00.jpg", "not named like"),
+        ("query/0002_c99999999999999999999_1_1.jpg", "not named like"),
+        ("query/99999999999999999999_c1s1_1_1.jpg", "not named like"),
         ("query/0009_c1s2_000776_00.jpg", None),
     ],
 )
@@ -159,3 +161,41 @@ def test_market_folder_without_a_part(small_market):
     shutil.rmtree(small_market / "query")
     with pytest.raises(UsageError, match=r"no image in query/; expected FOLDER/query/0002_c1"):
         reid_splits(str(small_market))
+
+
+def test_an_image_that_is_there_twice_is_refused_in_a_published_set(small_market, counted):
+    (small_market / "copy/query").mkdir(parents=True)
+    name = "query/0001_c1s2_000776_00.jpg"
+    shutil.copy(small_market / name, small_market / "copy" / name)
+    with pytest.raises(UsageError, match="is there twice, as copy/query"):
+        reid_splits("market1501")
+
+
+def test_market_folder_tells_what_it_leaves_out(small_market, capsys):
+    (small_market / "copy").mkdir()
+    (small_market / "query/empty.jpg").touch()
+    reid_splits(str(small_market))
+    assert capsys.readouterr().out == (
+        f"{small_market}: 41 images of 8 people; 3 left out: in none of the three folders "
+        "(2: copy, gt_bbox), empty file (query/empty.jpg)\n"
+    )
+    with pytest.raises(UsageError, match="3 left out"):
+        reid_splits(str(small_market), strict=True)
+
+
+def test_links_to_the_three_folders_are_the_folders(small_market, own):
+    (own / "linked").mkdir()
+    for part in small_market.iterdir():
+        (own / "linked" / part.name).symlink_to(part)
+    linked, direct = reid_splits(str(own / "linked")), reid_splits(str(small_market))
+    assert linked.fingerprint() == direct.fingerprint()
+
+
+def test_images_of_one_camera_cannot_be_ranked(small_market):
+    for path in small_market.rglob("*_c2s*"):
+        path.unlink()
+    for path in small_market.rglob("*_c3s*"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"all images are of one camera \(1\)") as error:
+        reid_splits(str(small_market))
+    assert "hold out more" not in str(error.value)

@@ -111,7 +111,7 @@ def test_page(place, capsys):
     search(place, 5, 6, top=12, out=page)
     out = capsys.readouterr().out
     assert out.count("not on the page") == 6
-    assert "p004.png: no such image" in out
+    assert "p004.png: no such file" in out
     text = page.read_text()
     assert text.count("data:image/jpeg") == 2 * 13
     assert text.count("color green") == 2 * 4

@@ -23,7 +23,7 @@ PUBLISHED = Published(
         "(http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html)"
     ),
 )
-_NAME = re.compile(r"(\d{4})(\d{3})\.png")
+_NAME = re.compile(r"([0-9]{4})([0-9]{3})\.png")
 
 
 class Cuhk01(ImageBuilder, skip_registration=True):

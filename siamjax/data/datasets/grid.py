@@ -31,7 +31,7 @@ PUBLISHED = Published(
         "downloads_qmul_underground_reid.html)"
     ),
 )
-_NAME = re.compile(r"(?P<identity>\d{4})_(?P<camera>\d+)_.*\.jpe?g")
+_NAME = re.compile(r"(?P<identity>[0-9]{4})_(?P<camera>[0-9]{1,9})_.*\.jpe?g")
 
 
 class Grid(ImageBuilder, skip_registration=True):

@@ -13,10 +13,13 @@ import tensorflow_datasets as tfds
 
 from siamjax.data.archives import collect, content_of, manual_folder
 from siamjax.data.images import ImageSet
+from siamjax.data.lines import read_lines
+from siamjax.data.names import whole_number
 from siamjax.data.pairs import ListedPairs, PairList
 from siamjax.data.prepared import ImageBuilder, RawImage, prepared_images
 from siamjax.data.verification import VerificationSplits, assert_disjoint, leaked, people_of
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.files import read_bytes
 
 Alignment = Literal["original", "funneled", "deepfunneled"]
 
@@ -66,8 +69,8 @@ def search_path() -> list[Path]:
     """Folders to look for LFW in: $SIAMJAX_LFW alone if set, else TFDS's and scikit-learn's."""
     if "SIAMJAX_LFW" in os.environ:
         return [Path(os.environ["SIAMJAX_LFW"])]
-    sklearn_home = Path(os.environ.get("SCIKIT_LEARN_DATA", Path.home() / "scikit_learn_data"))
-    return [manual_folder(), sklearn_home / "lfw_home"]
+    sklearn_home = os.environ.get("SCIKIT_LEARN_DATA", os.path.expanduser("~/scikit_learn_data"))
+    return [manual_folder(), Path(sklearn_home) / "lfw_home"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
                     lists = home.parent if folder == home else home
                     return LocalLfw(alignment=alignment, images=folder, home=lists)
         for name in _ARCHIVES[alignment]:
-            if (home / name).is_file():
+            if os.path.isfile(home / name):
                 return LocalLfw(alignment=alignment, images=home / name, home=home)
     if "SIAMJAX_LFW" in os.environ and folders is None and find_any() is None:
         raise UsageError(
@@ -174,7 +177,7 @@ def _images(source: Path) -> dict[str, bytes | Path]:
 
 def is_official(path: Path) -> bool:
     """Whether a pair list is byte for byte the published one."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() == _MIRRORED[path.name][1]
+    return hashlib.sha256(read_bytes(path, limit=2**30)).hexdigest() == _MIRRORED[path.name][1]
 
 
 def read_pairs(path: Path, images: ImageSet) -> PairList:
@@ -184,14 +187,12 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
     ``name n1 n2`` and as many ``nameA n1 nameB n2``. A missing line or image raises ``UsageError``
     with path and line, as without it the folds would not be official.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    header = lines[0].split() if lines else []
-    if not header or len(header) > 2 or not all(word.isdigit() for word in header):
-        raise UsageError(f"{path}, line 1: expected 'folds pairs' or 'pairs', not {lines[:1]}")
-    folds, each = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
+    lines = read_lines(path, remedy="get the list again")
+    header = [whole_number(word) for word in lines[0].split()]
+    if not header or len(header) > 2 or None in header:
+        first = shown(lines[0], longest=80)
+        raise UsageError(f"{path}, line 1: expected 'folds pairs' or 'pairs', not {first!r}")
+    folds, each = cast(list[int], header) if len(header) == 2 else (1, cast(int, header[0]))
     body = [(number, line) for number, line in enumerate(lines, 1) if number > 1 and line.strip()]
     if not body or len(body) != folds * 2 * each:
         raise UsageError(
@@ -201,9 +202,12 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
     index = {key: place for place, key in enumerate(images.keys)}
 
     def place(name: str, number: str, line: int) -> int:
-        key = f"{name}/{name}_{int(number):04d}.jpg" if number.isdigit() else f"{name} {number}"
+        numbered = whole_number(number)
+        key = f"{name} {number}" if numbered is None else f"{name}/{name}_{numbered:04d}.jpg"
         if key not in index:
-            raise UsageError(f"{path}, line {line}: {key} is not among the images of {images.name}")
+            raise UsageError(
+                f"{path}, line {line}: {shown(key)} is not among the images of {images.name}"
+            )
         return index[key]
 
     first, second, same = [], [], []
@@ -212,13 +216,13 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
         matched = place_in_list % (2 * each) < each
         if len(words) != (3 if matched else 4):
             form = "name n1 n2" if matched else "nameA n1 nameB n2"
-            raise UsageError(f"{path}, line {number}: expected '{form}', not {line!r}")
+            raise UsageError(f"{path}, line {number}: expected '{form}', not {shown(line)!r}")
         first.append(place(words[0], words[1], number))
         second.append(place(words[0] if matched else words[2], words[-1], number))
         same.append(matched)
         if (images.identities[first[-1]] == images.identities[second[-1]]) != matched:
             raise UsageError(
-                f"{path}, line {number}: {line!r} is among the "
+                f"{path}, line {number}: {shown(line)!r} is among the "
                 f"{'matched' if matched else 'mismatched'} pairs; get the list again"
             )
     fold = np.repeat(np.arange(1, folds + 1), 2 * each) if folds > 1 else None
@@ -234,7 +238,7 @@ def read_pairs(path: Path, images: ImageSet) -> PairList:
 def find_list(name: str, local: LocalLfw) -> Path:
     """The path of an official list: beside the images, in their folder, or from the mirror."""
     for path in (local.home / name, local.images / name):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     return _fetch(name, local.alignment)
 

@@ -1,5 +1,6 @@
 """Market-1501 (Zheng et al. 2015), and any folder that names its images in the same way."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.archives import Published, collect, content_of, locate
-from siamjax.data.images import IMAGE_SUFFIXES, Files, ImageSet, images_of
+from siamjax.data.folders import is_image, read_folder, walk
+from siamjax.data.images import Files, ImageSet, images_of
+from siamjax.data.left_out import LeftOut, tell
 from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
     ReidOptions,
@@ -43,7 +46,7 @@ PUBLISHED = Published(
     source="ask its authors (http://www.liangzheng.org/Project/project_reid.html)",
 )
 # 0002_c1s1_000451_03.jpg; not every set of this naming has the s (sequence).
-_NAME = re.compile(r"(?P<identity>-1|\d+)_c(?P<camera>\d+)(s\d+)?_.+")
+_NAME = re.compile(r"(?P<identity>-1|[0-9]{1,18})_c(?P<camera>[0-9]{1,9})(s[0-9]+)?_.+")
 
 
 class Market1501(ImageBuilder, skip_registration=True):
@@ -65,23 +68,40 @@ class Market1501(ImageBuilder, skip_registration=True):
             yield file, identity, content_of(content), {"camera": camera}
 
 
-def folder_people(folder: Path) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
-    """(images, cameras) of a folder in Market-1501's naming; images are read when needed."""
-    found = collect(folder, _key)
+def folder_people(folder: Path, *, strict: bool = False) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
+    """(images, cameras) of a folder in Market-1501's naming; images are read when needed.
+
+    Only its three folders are looked into. Prints how many images of how many people there are,
+    and what is left out (:mod:`siamjax.data.folders`); with ``strict`` that is an error.
+    """
+    beside = walk(folder, depth=1)
+    names = [*beside.files[""], *(one.name for one in beside.left_out)]
+    left_out = [
+        LeftOut(name, "in none of the three folders") for name in names if name not in COUNTS
+    ]
+    files: list[str] = []
     for part in COUNTS:
-        if not any(file.startswith(f"{part}/") for file in found):
+        there = os.path.isdir(folder / part)
+        found, others = read_folder(folder / part, form="FOLDER/IMAGE") if there else ([], [])
+        if not found:
             raise UsageError(
                 f"{folder}: no image in {part}/; expected FOLDER/{part}/"
                 "0002_c1s1_000451_03.jpg ... (identity_camera_...), and the same in "
                 f"{', '.join(other for other in COUNTS if other != part)}"
             )
-    parsed = [_parse(file) for file in found]
+        files += [f"{part}/{name}" for name in found]
+        left_out += [one._replace(name=f"{part}/{one.name}") for one in others]
+    files.sort()
+    parsed = [_parse(file) for file in files]
+    identities = np.array([identity for identity, _ in parsed])
+    people = sum(int(identity) > DISTRACTOR for identity in set(identities.tolist()))
+    tell(folder, f"{len(files):,} images of {people:,} people", left_out, strict=strict)
     images = ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),
-        keys=tuple(found),
-        identities=np.array([identity for identity, _ in parsed]),
-        source=Files(tuple(path for path in found.values() if isinstance(path, Path))),
+        keys=tuple(files),
+        identities=identities,
+        source=Files(tuple(folder / file for file in files)),
     )
     return images, np.array([camera for _, camera in parsed], np.int64)
 
@@ -97,7 +117,7 @@ def divide(options: ReidOptions) -> ReidSplits:
         images, cameras = prepared_people(Market1501(home=options.home), credit=CREDIT)
         official = "official counts"
     else:
-        images, cameras = folder_people(Path(options.data))
+        images, cameras = folder_people(Path(options.data), strict=options.strict)
         difference = _difference(images.keys)
         official = f"NOT Market-1501: {difference}" if difference else "Market-1501's counts"
     part = np.array([key.split("/")[0] for key in images.keys])
@@ -149,19 +169,20 @@ def divide(options: ReidOptions) -> ReidSplits:
 def _key(path: PurePosixPath) -> str | None:
     """``query/0001_c1s1_001051_00.jpg``; ``UsageError`` for an image of another name."""
     folder = path.parent.name
-    if folder not in COUNTS or path.suffix.lower() not in IMAGE_SUFFIXES:
-        return None  # gt_bbox, readme.txt, Thumbs.db
-    if not _NAME.fullmatch(path.name):
-        raise UsageError(
-            f"{path}: not named like 0002_c1s1_000451_03.jpg (identity, camera, ...); rename it "
-            "or move it away"
-        )
+    if folder not in COUNTS or not is_image(path.name):
+        return None  # gt_bbox, readme.txt
+    _parse(f"{folder}/{path.name}")
     return f"{folder}/{path.name}"
 
 
 def _parse(file: str) -> tuple[str, int]:
+    """Identity and camera, from the name of an image."""
     matched = _NAME.fullmatch(file.split("/")[1])
-    assert matched is not None  # _key let no other through
+    if matched is None:
+        raise UsageError(
+            f"{file}: not named like 0002_c1s1_000451_03.jpg (identity, camera, ...); rename it "
+            "or move it away"
+        )
     return matched["identity"], int(matched["camera"])
 
 

@@ -1,6 +1,6 @@
 """Stanford Online Products: 120,053 images of 22,634 products, with its official split."""
 
-import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import tensorflow_datasets as tfds
 
 from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import ImageSet, ImageSource
+from siamjax.data.lines import read_lines
+from siamjax.data.names import whole_number
 from siamjax.data.prepared import FORMAT, prepared_examples, quiet
 from siamjax.data.retrieval import ONLINE_PRODUCTS as NAME
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 
 SPLITS = ("train", "test")
 _CREDIT = "Stanford Online Products (Song et al. 2016), images of eBay"
@@ -20,7 +22,7 @@ _COLUMNS = ("class_id", "super_class_id", "path")
 
 def is_unpacked(folder: Path) -> bool:
     """Whether a folder is the unpacked set: it holds the official lists."""
-    return any((folder / f"Ebay_{split}.txt").is_file() for split in SPLITS)
+    return any(os.path.isfile(folder / f"Ebay_{split}.txt") for split in SPLITS)
 
 
 def open_products(home: Path | None) -> Catalogue:
@@ -32,7 +34,7 @@ def open_products(home: Path | None) -> Catalogue:
 
     Raises ``UsageError`` if the set is in neither form.
     """
-    if home is not None and not home.is_dir():
+    if home is not None and not os.path.isdir(home):
         raise UsageError(f"{home}: no such folder; give the home of {NAME}, or none")
     if home is not None and is_unpacked(home):
         return _unpacked(home)
@@ -69,27 +71,27 @@ def _unpacked(home: Path) -> Catalogue:
     sizes = []
     for split in SPLITS:
         path = home / f"Ebay_{split}.txt"
-        try:
-            with path.open(encoding="utf-8", newline="") as stream:
-                rows = csv.DictReader(stream, delimiter=" ")
-                if missing := sorted({*_COLUMNS} - {*(rows.fieldnames or ())}):
-                    raise UsageError(
-                        f"{path}, line 1: no column {missing[0]}, only {rows.fieldnames}; get the "
-                        "file again"
-                    )
-                before = len(paths)
-                for row in rows:
-                    try:
-                        classes.append(int(row["class_id"]))
-                        paths.append(row["path"].strip())
-                    except (TypeError, ValueError, AttributeError):
-                        raise UsageError(
-                            f"{path}, line {rows.line_num}: expected 'image_id class_id "
-                            "super_class_id path'; get the file again"
-                        ) from None
-                sizes.append(len(paths) - before)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        lines = read_lines(path, remedy="unpack the set again")
+        columns = lines[0].split(" ")
+        if missing := sorted({*_COLUMNS} - {*columns}):
+            raise UsageError(
+                f"{path}, line 1: no column {missing[0]}, only {shown(columns)}; get the file again"
+            )
+        item, image = columns.index("class_id"), columns.index("path")
+        before = len(paths)
+        for number, line in enumerate(lines[1:], start=2):
+            if not line.strip():
+                continue
+            words = line.split(" ")
+            known = whole_number(words[item]) if len(words) == len(columns) else None
+            if known is None or not words[image].strip():
+                raise UsageError(
+                    f"{path}, line {number}: expected 'image_id class_id super_class_id path'; "
+                    "get the file again"
+                )
+            classes.append(known)
+            paths.append(words[image].strip())
+        sizes.append(len(paths) - before)
     return _catalogue(
         keys=tuple(paths),
         classes=classes,
