@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    from readers import READERS
+    from own_files import READERS
 
     if options.list:
         print("\n".join(READERS))
@@ -133,7 +133,7 @@ def lines_of(process: subprocess.Popen):
 def child(options) -> int:
     """Read the inputs from ``start`` on, and tell about each on standard output."""
     from mutations import mutated_tree, write_tree
-    from readers import READERS
+    from own_files import READERS
 
     from siamjax import isolation
     from siamjax.errors import UsageError

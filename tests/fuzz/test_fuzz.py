@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from readers import READERS
+from own_files import READERS
 
 PROGRAM = Path(__file__).with_name("fuzz.py")
 
