@@ -197,7 +197,7 @@ def search_index(folder):
     from siamjax.search.nearest import nearest
 
     tree, rows = index_tree(folder)
-    right = nearest(Index.open(folder / "index"), rows[:3], top=4)
+    right = nearest(rows[:3], Index.open(folder / "index"), top=4)
 
     def read(place):
         index = Index.open(place)
@@ -205,7 +205,7 @@ def search_index(folder):
         assert len(kept) == len(index.kept)
         ids = [item.id for _, item in index.items()]
         assert len({*ids}) == len(ids)
-        found = nearest(index, rows[:3], top=4)
+        found = nearest(rows[:3], index, top=4)
         if index.kept.sum() == 39:
             assert np.array_equal(found.rows, right.rows), "wrong neighbours"
 
@@ -241,11 +241,11 @@ def approximate_search(folder):
     from siamjax.search.index import Index
 
     tree, rows = index_tree(folder)
-    approximate(Index.open(folder / "index"), rows[:2], top=3)
+    approximate(rows[:2], Index.open(folder / "index"), top=3)
     tree = tree_of(folder / "index")
 
     def read(place):
-        found = approximate(Index.open(place), rows[:2], top=3)
+        found = approximate(rows[:2], Index.open(place), top=3)
         assert found.rows.shape == (2, 3)
 
     return [tree], [], read
@@ -282,9 +282,11 @@ def prepared_set(folder):
 @reader(inputs=500)
 def command_line(folder):
     """Words that no shell made; the status is what a script sees."""
+    import os
     import sys
 
     from siamjax.__main__ import main
+    from siamjax.files import read_bytes
 
     write_tree(folder / "people", people_tree(1))
     commands = [
@@ -299,8 +301,8 @@ def command_line(folder):
     ]
 
     def read(place):
-        words = (place / "words.txt").read_bytes().decode("utf-8", "surrogateescape").split("\n")
-        sys.argv = ["siamjax", *(word.replace("\0", "") for word in words)]
+        words = read_bytes(place / "words.txt", limit=2**20).replace(b"\0", b"").split(b"\n")
+        sys.argv = ["siamjax", *map(os.fsdecode, words)]
         try:
             main()
         except SystemExit as end:
