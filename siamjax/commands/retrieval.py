@@ -1,17 +1,19 @@
 """The commands that embed a catalogue of images and search it."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
 if TYPE_CHECKING:
     import numpy as np
 
     from siamjax.data.images import ImageSet
+    from siamjax.search.index import Index
     from siamjax.search.index_segment import Item
 
 _LISTED = 20  # broken images to name on the terminal
@@ -25,16 +27,17 @@ def embed(
     out: Path,
     dtype: Literal["float32", "float16"] | None = None,
     remove: tuple[str, ...] = (),
+    remove_gone: bool = False,
     on_error: Literal["report", "stop"] = "report",
     batch_size: Count = 64,
     chunk: Count = 512,
     strict: bool = False,
     trust: tuple[str, ...] = (),
 ) -> None:
-    """Embed a catalogue's images into an index, or add its new images to an index.
+    """Embed a catalogue's images into an index, or bring an index up to date with its catalogue.
 
     An interrupted command, run again, resumes after its last chunk; the index changes only when
-    it is done. Items that are already in the index are not embedded again.
+    it is done. Items that are in the index are embedded again only if their images have changed.
 
     Args:
         catalogue: A folder of images, a folder with a table, a table (CSV, TSV), or the name of
@@ -43,6 +46,7 @@ def embed(
         out: Folder of the index; made if it does not exist.
         dtype: Type of the embeddings in the index; None: float32, or that of an existing index.
         remove: Ids to remove from the index, and not to embed.
+        remove_gone: Remove the items that the catalogue no longer has, or whose files are gone.
         on_error: If an image cannot be read, report it at the end (and in the index's
             failed.csv), with exit status 1, or stop at once.
         batch_size: Images to embed at a time, over all devices.
@@ -52,7 +56,9 @@ def embed(
     """
     from siamjax.data.open_catalogue import NAMES, open_catalogue
     from siamjax.inference.embedder import Embedder
-    from siamjax.search.embed_catalogue import FAILED, embed_catalogue
+    from siamjax.search.embed_catalogue import embed_catalogue
+    from siamjax.search.failed import FAILED
+    from siamjax.search.index import listed
     from siamjax.training.finished import Finished
 
     opened = open_catalogue(catalogue, strict=strict)
@@ -71,17 +77,28 @@ def embed(
         run=str(run.absolute()),
         dtype=dtype,
         without=remove,
+        remove_gone=remove_gone,
         on_error=on_error,
         chunk=chunk,
     )
-    if remove:
+    _note_missing_checksums(done.index)
+    if remove or remove_gone:
         print(f"{done.removed:,} items removed")
+    if done.changed:
+        named = shown(listed(done.changed))
+        print(f"{len(done.changed):,} items embedded again, as their images have changed: {named}")
+    if done.gone:
+        print(
+            f"{len(done.gone):,} items are gone from {shown(catalogue)} and still in the index "
+            f"(--remove-gone takes them out): {shown(listed(done.gone))}"
+        )
+    again = f"{len(done.changed):,} embedded again, " if done.changed else ""
     print(
-        f"{out}: {done.added:,} items added, {done.present:,} were there before; "
+        f"{shown(out)}: {done.added:,} items added, {again}{done.present:,} were there before; "
         f"{len(done.index):,} in all, {done.index.features} features of {done.index.dtype}"
     )
     for why in list(done.failed.values())[:_LISTED]:
-        print(why)
+        print(shown(why))
     if len(done.failed) > _LISTED:
         print(f"... and {len(done.failed) - _LISTED} more")
     if done.failed:
@@ -125,11 +142,13 @@ def search(
     """
     from siamjax.data.images import decode, read_file
     from siamjax.report.results import Shown, check_page, write_results
+    from siamjax.search.freshness import out_of_date
     from siamjax.search.index import Index
     from siamjax.search.query import search_index
 
     check_page(out)
     opened = Index.open(index)
+    _note_missing_checksums(opened)
     answers = search_index(
         opened,
         queries,
@@ -146,26 +165,43 @@ def search(
         print(f"approximate search: {answers.recall:.4f} of the exact result found")
     among = f" of {' and '.join(where)}" if where else ""
     measure = "squared distance" if metric == "squared_euclidean" else "cosine distance"
-    remark = f"{int(answers.shown.sum()):,} items{among} in {index}, by {measure}"
+    remark = shown(f"{int(answers.shown.sum()):,} items{among} in {index}, by {measure}")
     found = answers.found
     items, images, lists = opened.lookup(found.rows.ravel()), _Images(), []
+    old = out_of_date(opened, items.values())
+    if any(old):
+        stale = f"the index is out of date: {old}"
+        print(f"warning: {shown(stale)}; run embed again", file=sys.stderr)
+        remark = f"{remark}; {shown(stale)}"
+    words = dict.fromkeys(old.changed, " (changed since)") | dict.fromkeys(old.gone, " (gone)")
     print(remark)
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
-        print(query)
-        shown: list[Shown] = []
+        print(shown(query))
+        listed: list[Shown] = []
         for place, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1):
             if row < 0:  # an approximate search may find fewer
                 continue
             item, value = items[int(row)], f"{measure} {distance:.6g}"
-            print(f"{place:4d}  {value}  {_caption(item)}")
+            caption = _caption(item) + words.get(item.id, "")
+            print(f"{place:4d}  {value}  {caption}")
             if out is not None:
-                shown.append(Shown(images.of(item), _caption(item), value))
+                listed.append(Shown(images.of(item), caption, value))
         if out is not None:
             image = decode(read_file(query), name=str(query))
-            lists.append((Shown(image, str(query)), shown))
+            lists.append((Shown(image, shown(query)), listed))
     if out is not None:
-        write_results(out, title=f"{index} searched", remark=remark, lists=lists)
-        print(f"page: {out}")
+        write_results(out, title=shown(f"{index} searched"), remark=remark, lists=lists)
+        print(f"page: {shown(out)}")
+
+
+def _note_missing_checksums(index: "Index") -> None:
+    if not index.checked:
+        print(
+            f"note: parts of {shown(index.folder)} were embedded by an earlier version of siamjax "
+            "and have no checksums: damage that keeps their size, and images that have changed "
+            "since, are not found; embed the catalogue into a new folder to find them",
+            file=sys.stderr,
+        )
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -177,7 +213,7 @@ def _condition(text: str) -> tuple[str, str]:
 
 def _caption(item: "Item") -> str:
     known = [f"{name} {value}" for name, value in item.attributes.items() if value]
-    return ", ".join([item.id, *known])
+    return shown(", ".join([item.id, *known]))
 
 
 class _Images:

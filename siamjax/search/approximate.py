@@ -6,18 +6,20 @@ What it finds is compared again with the index's own embeddings: distances are e
 the nearest items may be missed.
 """
 
-import fcntl
 import hashlib
 import importlib
-import os
+import shutil
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import Metric, distances_to, row_squares
+from siamjax.files import locked
+from siamjax.search.approximate_files import empty_lists, read_lists, write_lists
 from siamjax.search.index import Index
 from siamjax.search.nearest import Nearest, check_undamaged, checked_gallery, checked_queries
 
@@ -37,9 +39,10 @@ def approximate(
 ) -> Nearest:
     """The ``top`` rows nearest to each query, some of which may be missed; faster than ``nearest``.
 
-    The first call makes FAISS's file in the index's folder ``approximate``, and so does the first
-    after segments were added; another search that needs the file waits for it. It is read into
-    memory: one byte for each number of an embedding.
+    The first call writes FAISS's lists into the index's folder ``approximate``, and so does the
+    first after segments were added; another search that needs them waits. They are read into
+    memory: one byte for each number of an embedding. Where they cannot be written, a line says so
+    and each call makes them.
 
     Args:
         queries: finite embeddings.
@@ -50,7 +53,7 @@ def approximate(
         probes: lists that a query looks into; more find more and take longer.
 
     Raises ``UsageError`` as :func:`siamjax.search.nearest.nearest` does (damage is seen in the rows
-    compared again, and when FAISS's file is made), and if FAISS is not installed.
+    compared again, and when FAISS's lists are made), and if FAISS is not installed.
     """
     if min(top, probes) < 1:
         raise UsageError(f"top {top}, probes {probes}: each must be 1 or more")
@@ -111,7 +114,7 @@ def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f
         inside = np.flatnonzero((rows >= base) & (rows < base + len(segment)))
         if len(inside):
             places = rows[inside] - base
-            gathered[inside] = now = segment.rows(0, len(segment))[places]
+            gathered[inside] = now = segment.take(places)
             first, stop = int(places[0]), int(places[-1]) + 1
             written = segment.squares(first, stop)[places - first]
             check_undamaged(segment.name, places, row_squares(now), written)
@@ -119,47 +122,42 @@ def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f
 
 
 def _open(faiss: Any, index: Index, metric: Metric) -> Any:
-    """FAISS's index of all rows, removed ones too, from its file if that has these segments."""
-    about = [metric, *(f"{one.folder.name} {len(one)}" for one in index.segments)]
-    digest = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
+    """FAISS's index of all rows, removed ones too, from its files if they have these segments."""
+    about = [metric, index.dtype, *(f"{k} {v}" for k, v in sorted(index.fingerprint.items()))]
+    about += [f"{one.folder.name} {len(one)} {one.items_crc}" for one in index.segments]
+    content = "\0".join(about).encode(errors="surrogatepass")
     folder = index.folder / "approximate"
-    path = folder / f"{metric}-{digest}.faiss"
+    path = folder / f"{metric}-{hashlib.sha256(content).hexdigest()[:16]}"
+    shape = {"rows": len(index.kept), "features": index.features}
     if path.exists():
-        try:
-            return faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise UsageError(
-                f"{path} cannot be read ({error}); remove it, and it is made again"
-            ) from None
+        return read_lists(path, faiss, **shape)
+    made = None
     try:
         folder.mkdir(exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / "lock"):
             if path.exists():  # another search made it while this one waited
-                return _open(faiss, index, metric)
+                return read_lists(path, faiss, **shape)
             made = _make(faiss, index, metric)
-            temporary = path.with_suffix(".tmp")
-            try:
-                faiss.write_index(made, str(temporary))
-            except RuntimeError as error:  # what FAISS raises when the disk does
-                raise OSError(str(error)) from None
-            os.replace(temporary, path)
-            for other in set(folder.glob(f"{metric}-*.faiss")) - {path}:
-                other.unlink(missing_ok=True)
+            write_lists(path, made, faiss)
+            for other in set(folder.glob(f"{metric}-*")) - {path}:
+                if other.is_dir():
+                    shutil.rmtree(other, ignore_errors=True)
+                else:  # FAISS's own file, of an earlier version
+                    other.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error}); fix that, or search without --approximate"
-        ) from None
+        print(
+            f"note: {shown(path)} cannot be written ({error.strerror or error}): FAISS's lists are "
+            "made again at the next approximate search",
+            file=sys.stderr,
+        )
+        made = made or _make(faiss, index, metric)
     return made
 
 
 def _make(faiss: Any, index: Index, metric: Metric) -> Any:
     count = len(index.kept)
     centres = max(1, min(int(np.sqrt(count)), count // 39))
-    quantizer = faiss.IndexFlatL2(index.features)
-    made = faiss.IndexIVFScalarQuantizer(
-        quantizer, index.features, centres, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
-    )
+    made = empty_lists(faiss, index.features, centres)
     sample = np.random.default_rng(0).choice(count, min(count, _EACH * centres), replace=False)
     made.train(_prepared(_gather(index, np.sort(sample)), metric))
     for segment in index.segments:

@@ -1,9 +1,7 @@
 """Embed a catalogue into an index, chunk by chunk; report the images that cannot be read."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,13 +14,14 @@ from tqdm import tqdm
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import Files, ImageSet
 from siamjax.errors import UsageError
-from siamjax.files import write_text
 from siamjax.inference.embedder import Embedder, check_finite
-from siamjax.search.index import MANIFEST, Index, listed, writing
+from siamjax.search.failed import write_failed
+from siamjax.search.freshness import compare
+from siamjax.search.index import Index, listed, writing
 from siamjax.search.index_making import Making
-from siamjax.search.index_segment import Dtype, Item
-
-FAILED = "failed.csv"
+from siamjax.search.index_manifest import MANIFEST, Dtype
+from siamjax.search.index_segment import Item
+from siamjax.search.stamps import Stamp, as_stamped, stamp_of
 
 
 class Embedded(NamedTuple):
@@ -34,6 +33,8 @@ class Embedded(NamedTuple):
         present: number of items of the catalogue that were in the index before and still are.
         removed: number of items removed from it.
         failed: by id, why an image could not be read; these are not in the index.
+        changed: ids of items embedded again, as their images have changed or moved.
+        gone: ids of items that the index still has, and the catalogue or its files have not.
     """
 
     index: Index
@@ -41,6 +42,8 @@ class Embedded(NamedTuple):
     present: int
     removed: int
     failed: dict[str, str]
+    changed: list[str]
+    gone: list[str]
 
 
 def embed_catalogue(
@@ -52,14 +55,16 @@ def embed_catalogue(
     run: str = "",
     dtype: Dtype | None = None,
     without: Collection[str] = (),
+    remove_gone: bool = False,
     on_error: Literal["report", "stop"] = "report",
     chunk: int = 512,
     progress: bool = True,
 ) -> Embedded:
-    """Add the items of a catalogue that the index lacks; a call that was killed is resumed.
+    """Bring an index up to date with a catalogue; a call that was killed is resumed.
 
-    The index stays as it was until all is embedded; then items are added and removed at once.
-    Items that are in it keep their images and attributes: to embed an item again, remove it first.
+    Items that the index lacks are added, and those whose images have changed are embedded again.
+    The other items keep their images and attributes. The index stays as it was until all is
+    embedded; then items are added and removed at once.
 
     Args:
         catalogue: images with unique ids.
@@ -69,14 +74,16 @@ def embed_catalogue(
         run: folder of the model's run; stored with a new index.
         dtype: type of the embeddings of a new index; None: float32, or that of the index.
         without: ids to remove from the index and to leave out of the catalogue.
+        remove_gone: remove the items of ``source`` that the catalogue no longer has, or whose
+            files are gone; otherwise the result names them.
         on_error: ``report`` embeds the images that can be read and names the others in the
             result and in ``failed.csv``; ``stop`` raises ``UsageError`` at the first of these.
         chunk: images between two writes to the disk.
         progress: show a bar.
 
-    Raises ``UsageError`` for duplicate ids, an id in ``without`` that is nowhere, an index of
-    another model, embeddings that are not finite or do not fit float16, a full disk (what was
-    done is safe), and several hosts.
+    Raises ``UsageError`` for duplicate ids, an id that another catalogue's image has in the index,
+    an id in ``without`` that is nowhere, an index of another model, embeddings that are not finite
+    or do not fit float16, a full disk (what was done is safe), and several hosts.
     """
     if jax.process_count() > 1:
         raise UsageError(
@@ -91,47 +98,64 @@ def embed_catalogue(
     out = set(without)
     with writing(folder):
         index = _opened(folder, embedder, run, dtype, out - set(images.keys))
-        before, gone, unknown = _told_apart(index, out, images.keys)
-        known = before | out
-        wanted = {key: place for place, key in enumerate(images.keys) if key not in known}
-        index = replace(index, segments=index.thinned(gone))
+        known = compare(index, catalogue, source=source, without=out)
+        stay = known.current | out | known.gone.keys()
+        places = {key: place for place, key in enumerate(images.keys)}
+        wanted = {key: place for key, place in places.items() if key not in stay}
+        rows = [*known.out, *known.changed.values(), *(known.gone.values() if remove_gone else ())]
+        index = replace(index, segments=index.thinned(rows))
         failed, added = {}, 0
-        if wanted or unknown:  # these may be in an unfinished segment
+        if wanted or known.unknown:  # these may be in an unfinished segment
             making = Making(index, catalogue=source, attributes=tuple(catalogue.attributes))
-            held = set(making.ids())
-            _check_known(folder, unknown - held)
+            held, again = _held(making, images, wanted)
+            _check_known(folder, known.unknown - held)
             left = np.asarray([p for key, p in wanted.items() if key not in held], np.int64)
-            if on_error == "report":
-                images = _Lenient(
-                    **{one.name: getattr(images, one.name) for one in fields(ImageSet)}
-                )
+            watched = _Watched(
+                **{one.name: getattr(images, one.name) for one in fields(ImageSet)},
+                lenient=on_error == "report",
+            )
             done = len(wanted) - len(left)
             with tqdm(total=len(wanted), initial=done, unit="image", disable=not progress) as bar:
-                for places, rows in _chunks(images, left, embedder, chunk):
-                    making.append([_item(catalogue, p, source) for p in places], rows)
-                    bar.update(len(places))
-            if isinstance(images, _Lenient):
-                failed = {images.keys[place]: why for place, why in sorted(images.failed.items())}
-            index, added = making.commit(wanted)
-        elif gone:
+                for now, embedded in _chunks(watched, left, embedder, chunk):
+                    items = [_item(catalogue, p, source, watched.stamps.pop(p)) for p in now]
+                    making.append(items, embedded)
+                    bar.update(len(now))
+            failed = {images.keys[place]: why for place, why in sorted(watched.failed.items())}
+            index, added = making.commit(wanted.keys() - failed.keys(), again=again)
+        elif rows:
             index = index.with_segments(index.segments)
-        _write_failed(folder, catalogue, failed, source)
-    present = sum(key in before for key in images.keys)
-    return Embedded(index, added, present, len(gone), failed)
+        write_failed(
+            folder,
+            {
+                key: (_item(catalogue, places[key], source).image, why)
+                for key, why in failed.items()
+            },
+            source=source,
+        )
+    changed = [key for key in known.changed if key not in failed]
+    return Embedded(
+        index=index,
+        added=added - len(changed),
+        present=sum(key in known.current for key in images.keys),
+        removed=len(rows) - len(known.changed),
+        failed=failed,
+        changed=changed,
+        gone=[] if remove_gone else sorted(known.gone),
+    )
 
 
-def _told_apart(
-    index: Index, out: Collection[str], keys: Collection[str]
-) -> tuple[set[str], list[int], set[str]]:
-    """Ids that stay in the index, rows to remove, and ids to remove that are nowhere."""
-    before, gone, unknown = set(), [], set(out).difference(keys)
-    for key, row, kept in index.ids():
-        unknown.discard(key)  # an id that an earlier call removed is no mistake
-        if kept and key in out:
-            gone.append(row)
-        elif kept:
-            before.add(key)
-    return before, gone, unknown
+def _held(making: Making, images: ImageSet, wanted: Mapping[str, int]) -> tuple[set[str], set[str]]:
+    """Ids that an unfinished segment has as they are now, and those whose images have changed."""
+    held, again = set(), set()
+    for key, stamp in making.written():
+        place = wanted.get(key)
+        if place is None or stamp is None or as_stamped(images.source, place, stamp) is not False:
+            held.add(key)
+            again.discard(key)
+        else:
+            held.discard(key)
+            again.add(key)
+    return held, again
 
 
 def _check_known(folder: Path, unknown: Collection[str]) -> None:
@@ -153,7 +177,7 @@ def _opened(
             fingerprint=embedder.fingerprint,
             features=embedder.features,
             dtype=dtype or "float32",
-            run=run,
+            run=str(Path(run).absolute()) if run else "",
         )
     index = Index.open(folder)
     index.check(embedder.fingerprint)
@@ -165,21 +189,30 @@ def _opened(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Lenient(ImageSet):
-    """Gives a black image for one that cannot be read, and remembers why."""
+class _Watched(ImageSet):
+    """Notes what each image is when it is read.
 
+    ``lenient`` gives a black image for one that cannot be read, and notes why.
+    """
+
+    lenient: bool
+    stamps: dict[int, Stamp] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
     def image(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
         try:
+            # Before the image is read: a file that changes meanwhile is seen as changed later.
+            self.stamps[index] = stamp_of(self.source, index)
             return super().image(index)
         except UsageError as error:
+            if not self.lenient:
+                raise
             self.failed[index] = str(error)
             return np.zeros((1, 1, 3), np.uint8)
 
 
 def _chunks(
-    images: ImageSet, left: np.ndarray, embedder: Embedder, chunk: int
+    images: _Watched, left: np.ndarray, embedder: Embedder, chunk: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Places and embeddings of readable images, at least ``chunk`` at a time (fewer at the end)."""
     places: list[int] = []
@@ -188,8 +221,7 @@ def _chunks(
     for rows in embedder.batches(images, left) if len(left) else ():
         now = left[seen : seen + len(rows)].tolist()
         seen += len(rows)
-        broken = images.failed if isinstance(images, _Lenient) else {}
-        good = [number for number, place in enumerate(now) if place not in broken]
+        good = [number for number, place in enumerate(now) if place not in images.failed]
         check_finite(rows[good], images, np.array(now)[good])
         places += [now[number] for number in good]
         kept.append(rows[good])
@@ -198,27 +230,10 @@ def _chunks(
             places, kept = [], []
 
 
-def _item(catalogue: Catalogue, place: int, source: str) -> Item:
+def _item(catalogue: Catalogue, place: int, source: str, stamp: Stamp | None = None) -> Item:
     images = catalogue.images
     files = images.source
     image = str(files.paths[place].absolute()) if isinstance(files, Files) else ""
     attributes = {name: str(column[place]) for name, column in catalogue.attributes.items()}
-    return Item(images.keys[place], str(images.identities[place]), image, source, attributes)
-
-
-def _write_failed(folder: Path, catalogue: Catalogue, failed: dict[str, str], source: str) -> None:
-    """Replace this catalogue's lines in ``failed.csv``; those of other catalogues stay."""
-    path = folder / FAILED
-    lines = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [line for line in list(csv.reader(file))[1:] if line[3:] != [source]]
-    places = {key: place for place, key in enumerate(catalogue.images.keys)}
-    for key, why in failed.items():
-        lines.append([key, _item(catalogue, places[key], source).image, why, source])
-    if not lines:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["id", "picture", "why", "catalogue"], *lines])
-    write_text(path, text.getvalue())
+    item = str(images.identities[place])
+    return Item(images.keys[place], item, image, source, attributes, stamp)

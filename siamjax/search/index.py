@@ -7,6 +7,8 @@
       segment-0001/      never changed once the manifest names it
         embeddings.npy   (rows, features) float32 or float16
         squares.npy      (rows,) float64: the sum of squares of each row
+        checks.npy       (rows,) uint64: a checksum of each row and its sum of squares
+        stamps.npy       (rows, 3) int64: size, time and CRC-32 of each image's file
         items.csv        a line for each row: id, item, image, and the attributes
       failed.csv         images that could not be read: id, image, why, catalogue
 
@@ -15,25 +17,52 @@ whenever the process is killed, the index is the old one or the new one. Rows ar
 segments in order, removed ones too, so that a row keeps its number.
 """
 
-import fcntl
-import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from jaxtyping import Bool
 
 from siamjax.errors import UsageError
-from siamjax.files import write_json
+from siamjax.files import locked
 from siamjax.inference.digests import differing
-from siamjax.search.index_segment import Dtype, Item, Segment
+from siamjax.search.index_manifest import (
+    MANIFEST,
+    Dtype,
+    Manifest,
+    SegmentNote,
+    read_manifest,
+    write_manifest,
+)
+from siamjax.search.index_segment import Item, Segment
+from siamjax.search.stamps import Stamp
 
-FORMAT, VERSION = "siamjax catalogue index", 1
-MANIFEST = "manifest.json"
 _SHOWN = 20  # values that a message lists at most
+
+
+class Place(NamedTuple):
+    """A row of an index.
+
+    Attributes:
+        id: of the item.
+        image: absolute path of its file; "" if the catalogue is not a folder of files.
+        stamp: what the image was when it was embedded; None: not known.
+        catalogue: what was embedded.
+        row: its number over all segments.
+        kept: whether it can be found; False: removed.
+    """
+
+    id: str
+    image: str
+    stamp: Stamp | None
+    catalogue: str
+    row: int
+    kept: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,45 +111,23 @@ class Index:
         """Open the index in a folder.
 
         Raises ``UsageError`` if there is none, if another version of siamjax wrote it, and if one
-        of its files is missing or has the wrong size.
+        of its files is missing or has another size, shape or type than the manifest says. What
+        else is damaged is found when it is read.
         """
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise UsageError(
-                f"{folder} is not an index (it has no {MANIFEST}); make one by: python -m siamjax "
-                f"embed CATALOGUE --run RUN --out {folder}"
-            )
-        try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']!r}")
-            if content["version"] != VERSION:
-                raise UsageError(
-                    f"{folder} is an index of version {content['version']}, this siamjax reads "
-                    f"version {VERSION}: embed the catalogue into a new folder"
-                )
-            known = {name: content[name] for name in ("fingerprint", "features", "dtype", "run")}
-            segments = tuple(
-                Segment(
-                    folder=folder / one["folder"],
-                    features=known["features"],
-                    dtype=known["dtype"],
-                    count=int(one["count"]),
-                    catalogue=one["catalogue"],
-                    attributes=tuple(one["attributes"]),
-                    bytes=dict(one["bytes"]),
-                    removed=tuple(one["removed"]),
-                )
-                for one in content["segments"]
-            )
-            index = cls(folder=folder, segments=segments, **known)
-        except UsageError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{path}: not the manifest of an index ({type(error).__name__}: {error}); "
-                "restore it, or embed the catalogue into a new folder"
-            ) from None
+        manifest = read_manifest(folder)
+        whole = {"features": manifest.features, "dtype": manifest.dtype}
+        segments = tuple(
+            Segment(**{**msgspec.structs.asdict(one), **whole, "folder": folder / one.folder})
+            for one in manifest.segments
+        )
+        index = cls(
+            folder=folder,
+            fingerprint=manifest.fingerprint,
+            features=manifest.features,
+            dtype=manifest.dtype,
+            run=manifest.run,
+            segments=segments,
+        )
         for segment in index.segments:
             segment.check()
         return index
@@ -136,6 +143,11 @@ class Index:
         for base, segment in self.bases():
             kept[base + np.asarray(segment.removed, np.int64)] = False
         return kept
+
+    @property
+    def checked(self) -> bool:
+        """Whether all segments have checksums; those of earlier versions of siamjax have none."""
+        return all(segment.checked for segment in self.segments)
 
     def check(self, fingerprint: dict[str, str]) -> None:
         """Raise ``UsageError`` unless embeddings of this fingerprint fit the index."""
@@ -154,12 +166,19 @@ class Index:
                 if kept[row]:
                     yield row, item
 
-    def ids(self) -> Iterator[tuple[str, int, bool]]:
-        """Each row's id and number, and whether it can be found (False: removed)."""
-        kept = self.kept
+    def places(self) -> Iterator[Place]:
+        """All rows, removed ones too; ``UsageError`` for two that can be found of one id."""
+        kept, seen = self.kept, set()
         for base, segment in self.bases():
-            for row, one in enumerate(segment.ids(), start=base):
-                yield one, row, bool(kept[row])
+            for row, (key, image, stamp) in enumerate(segment.places(), start=base):
+                if kept[row] and key in seen:
+                    raise UsageError(
+                        f"{segment.folder / 'items.csv'}: two items have the id {key}: the index "
+                        "is damaged; embed the catalogue into another folder"
+                    )
+                if kept[row]:
+                    seen.add(key)
+                yield Place(key, image, stamp, segment.catalogue, row, bool(kept[row]))
 
     def lookup(self, rows: Iterable[int]) -> dict[int, Item]:
         """The items of these rows, in one pass over the tables."""
@@ -169,6 +188,7 @@ class Index:
     def where(self, conditions: Sequence[tuple[str, str]]) -> Bool[np.ndarray, " rows"]:
         """Rows whose attributes have all these values, given as (name, value).
 
+        Values that differ only in Unicode's form (an accent as a sign of its own) are equal.
         Raises ``UsageError`` for a name or value that no item has, and lists those that exist.
         """
         names = sorted({name for segment in self.segments for name in segment.attributes})
@@ -176,15 +196,16 @@ class Index:
             if name not in names:
                 known = ", ".join(names) or "none"
                 raise UsageError(f"no attribute {name} (of {name}={value}); choose from: {known}")
+        wanted = [_composed(value) for _, value in conditions]
         found = np.zeros(len(self.kept), bool)
         values: list[set[str]] = [set() for _ in conditions]
         for row, item in self.items():
-            own = [item.attributes.get(name, "") for name, _ in conditions]
+            own = [_composed(item.attributes.get(name, "")) for name, _ in conditions]
             for known, value in zip(values, own, strict=True):
                 known.add(value)
-            found[row] = own == [value for _, value in conditions]
+            found[row] = own == wanted
         for (name, value), known in zip(conditions, values, strict=True):
-            if value not in known:
+            if _composed(value) not in known:
                 shown = listed(known - {""})
                 raise UsageError(f"no item has {name}={value}; choose from: {shown}")
         return found
@@ -197,7 +218,7 @@ class Index:
         wanted = set(ids)
         with writing(self.folder):
             now = Index.open(self.folder)
-            rows = {one: row for one, row, kept in now.ids() if kept and one in wanted}
+            rows = {one.id: one.row for one in now.places() if one.kept and one.id in wanted}
             unknown = wanted - rows.keys()
             if unknown:
                 raise UsageError(
@@ -228,12 +249,21 @@ class Index:
             base += len(segment)
 
     def _write(self) -> None:
-        content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        del content["folder"]
-        for segment in content["segments"]:
-            segment["folder"] = segment["folder"].name
-            del segment["features"], segment["dtype"]
-        write_json(self.folder / MANIFEST, content)
+        names = SegmentNote.__struct_fields__
+        notes = (
+            SegmentNote(**{n: getattr(one, n) for n in names} | {"folder": one.folder.name})
+            for one in self.segments
+        )
+        write_manifest(
+            self.folder,
+            Manifest(
+                fingerprint=self.fingerprint,
+                features=self.features,
+                dtype=self.dtype,
+                run=self.run,
+                segments=tuple(notes),
+            ),
+        )
 
 
 @contextmanager
@@ -246,13 +276,7 @@ def writing(folder: Path) -> Iterator[None]:
         if not (folder / MANIFEST).exists():
             _check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(
-                    f"{folder} is being written by another process; wait until that has ended"
-                ) from None
+        with locked(folder / "lock", wait=False):
             yield
     except OSError as error:
         raise UsageError(
@@ -266,6 +290,10 @@ def listed(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return ", ".join(ordered[:_SHOWN]) + more
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _check_free(folder: Path) -> None:

@@ -7,22 +7,37 @@ which is replaced at once. What a kill leaves behind that is overwritten.
 
 import csv
 import io
-import json
 import os
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import row_squares
-from siamjax.files import write_json
+from siamjax.files import Count, open_regular, read_json, write_json
 from siamjax.search.index import Index
-from siamjax.search.index_segment import Item, Segment, row_bytes
+from siamjax.search.index_segment import LONGEST_CELL, Item, Segment, crc_of, row_files
+from siamjax.search.row_checks import row_checks
+from siamjax.search.stamps import Stamp
 
 _PROGRESS = "progress.json"
+_UNKNOWN = Stamp(-1, -1, -1)
+
+
+class _Progress(msgspec.Struct):
+    """What ``progress.json`` holds: whose items these are, and how much of the files counts."""
+
+    catalogue: str
+    attributes: tuple[str, ...]
+    rows: Count
+    items_bytes: Count
+    items_crc: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
 class Making:
@@ -36,9 +51,8 @@ class Making:
         last = max((int(one.folder.name.split("-")[1]) for one in index.segments), default=0)
         self._index = index
         self._folder = index.folder / f"segment-{last + 1:04d}"
-        self._about = {"catalogue": catalogue, "attributes": list(attributes)}
-        self._rows = self._text = 0
-        self._row_bytes = row_bytes(index.features, index.dtype)
+        self._done = _Progress(catalogue, attributes, 0, 0, 0)
+        self._files = row_files(index.features, index.dtype)
         if (self._folder / _PROGRESS).exists():
             self._resume()
         elif (self._folder / "embeddings.npy").exists():
@@ -46,9 +60,11 @@ class Making:
                 f"{self._folder} is neither part of the index nor an unfinished segment; remove it"
             )
 
-    def ids(self) -> Iterator[str]:
-        """Ids of the rows written so far, in order, read lazily."""
-        return self._segment({}).ids() if self._rows else iter(())
+    def written(self) -> Iterator[tuple[str, Stamp | None]]:
+        """Id and stamp of the rows written so far, in order, read lazily."""
+        if not self._done.rows:
+            return iter(())
+        return ((key, stamp) for key, _, stamp in self._segment().places())
 
     def append(self, items: Sequence[Item], rows: Float[np.ndarray, "n features"]) -> None:
         """Add rows; they are on the disk when this returns."""
@@ -59,99 +75,141 @@ class Making:
                 f"the embedding of {items[int(np.argwhere(~np.isfinite(stored))[0, 0])].id} does "
                 f"not fit {self._index.dtype}; embed into a new folder with --dtype float32"
             )
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(
-            [*one[:3], *(one.attributes[name] for name in self._about["attributes"])]
-            for one in items
-        )
-        encoded = text.getvalue().encode()
-        if not self._rows:
+        encoded, done = self._table(items), self._done
+        if not done.rows:
             self._folder.mkdir(exist_ok=True)
-            self._note(0, 0)  # first, or a kill would leave a folder that nothing explains
-        for name, content in (("embeddings.npy", stored), ("squares.npy", row_squares(stored))):
-            place = len(self._header(name, 0)) + self._rows * self._row_bytes[name]
-            write_at(self._folder / name, place, content.tobytes())
-        write_at(self._folder / "items.csv", self._text, encoded)
-        self._note(self._rows + len(rows), self._text + len(encoded))
+            self._note(done)  # first, or a kill would leave a folder that nothing explains
+        squares = row_squares(stored)
+        contents = {
+            "embeddings.npy": stored,
+            "squares.npy": squares,
+            "checks.npy": row_checks(stored, squares),
+            "stamps.npy": np.array([one.stamp or _UNKNOWN for one in items], np.int64),
+        }
+        for name, content in contents.items():
+            write_at(self._folder / name, self._size(name), content.tobytes())
+        write_at(self._folder / "items.csv", done.items_bytes, encoded)
+        self._note(
+            msgspec.structs.replace(
+                done,
+                rows=done.rows + len(rows),
+                items_bytes=done.items_bytes + len(encoded),
+                items_crc=zlib.crc32(encoded, done.items_crc),
+            )
+        )
 
-    def commit(self, wanted: Collection[str]) -> tuple[Index, int]:
+    def _table(self, items: Sequence[Item]) -> bytes:
+        """Lines of ``items.csv``."""
+        text = io.StringIO(newline="")
+        lines = [[*one[:3], *(one.attributes[n] for n in self._done.attributes)] for one in items]
+        for line in lines:
+            if len(longest := max(line, key=len)) > LONGEST_CELL:
+                raise UsageError(
+                    f"{line[0]}: {shown(longest, longest=40)} has {len(longest):,} characters, and "
+                    f"an index holds texts of at most {LONGEST_CELL:,}; shorten it"
+                )
+        csv.writer(text).writerows(lines)
+        try:
+            return text.getvalue().encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            line = next(line for line in lines if error.object[error.start] in "".join(line))
+            raise UsageError(
+                f"{line[0]}: a text with the surrogate U+{ord(error.object[error.start]):04X}, "
+                "which UTF-8 cannot hold; replace it"
+            ) from None
+
+    def commit(self, wanted: Collection[str], *, again: Collection[str] = ()) -> tuple[Index, int]:
         """Make it a part of the index, and return how many items that added.
 
-        Rows of ids that are not ``wanted`` (any more) are marked as removed. Rows that the given
-        index marks as removed are written by the same replacement of the manifest.
+        Rows of ids that are not ``wanted`` (any more) are marked as removed, and so are all but
+        the last of each id that was written ``again``. Rows that the given index marks as removed
+        are written by the same replacement of the manifest.
         """
-        if not self._rows:
+        if not self._done.rows:
             for name in (*Segment.FILES, _PROGRESS + ".tmp", _PROGRESS):
                 (self._folder / name).unlink(missing_ok=True)
             if self._folder.exists():
                 self._folder.rmdir()
             return self._index.with_segments(self._index.segments), 0
-        for name, each in self._row_bytes.items():
-            header = self._header(name, self._rows)
-            write_at(self._folder / name, 0, header, end=len(header) + self._rows * each)
-        write_at(self._folder / "items.csv", 0, b"", end=self._text)
-        made = self._segment({name: (self._folder / name).stat().st_size for name in Segment.FILES})
-        segment = replace(
-            made, removed=tuple(row for row, one in enumerate(made.ids()) if one not in wanted)
-        )
+        for name in self._files:
+            write_at(self._folder / name, 0, self._header(name), end=self._size(name))
+        write_at(self._folder / "items.csv", 0, b"", end=self._done.items_bytes)
+        made, removed, last = self._segment(), [], {}
+        for row, key in enumerate(made.ids()):
+            if key not in wanted:
+                removed.append(row)
+            elif key in again:
+                removed += [last[key]] if key in last else []
+                last[key] = row
+        segment = replace(made, removed=tuple(sorted(removed)))
         index = self._index.with_segments([*self._index.segments, segment])
         (self._folder / _PROGRESS).unlink()
-        return index, self._rows - len(segment.removed)
+        return index, len(segment) - len(removed)
 
-    def _segment(self, sizes: dict[str, int]) -> Segment:
+    def _segment(self) -> Segment:
+        sizes = {name: self._size(name) for name in self._files}
         return Segment(
             folder=self._folder,
-            count=self._rows,
+            count=self._done.rows,
             features=self._index.features,
             dtype=self._index.dtype,
-            catalogue=str(self._about["catalogue"]),
-            attributes=tuple(self._about["attributes"]),
-            bytes=sizes,
+            catalogue=self._done.catalogue,
+            attributes=self._done.attributes,
+            bytes={**sizes, "items.csv": self._done.items_bytes},
+            items_crc=self._done.items_crc,
         )
 
-    def _header(self, name: str, rows: int) -> bytes:
+    def _size(self, name: str) -> int:
+        """Bytes of a .npy file's header and of the rows that count."""
+        return len(self._header(name)) + self._done.rows * self._files[name].bytes
+
+    def _header(self, name: str) -> bytes:
         """Header of a .npy file; of one length for any number of rows, as NumPy leaves room."""
-        if name == "squares.npy":
-            shape, dtype = (rows,), np.dtype(np.float64)
-        else:
-            shape, dtype = (rows, self._index.features), np.dtype(self._index.dtype)
-        header = io.BytesIO()
+        row, header = self._files[name], io.BytesIO()
+        shape = (self._done.rows, *row.shape)
         np.lib.format.write_array_header_1_0(
-            header, {"descr": dtype.str, "fortran_order": False, "shape": shape}
+            header, {"descr": row.dtype.str, "fortran_order": False, "shape": shape}
         )
         return header.getvalue()
 
-    def _note(self, rows: int, text: int) -> None:
-        done = {"rows": rows, "items_bytes": text}
-        write_json(self._folder / _PROGRESS, {**self._about, **done})
-        self._rows, self._text = rows, text
+    def _note(self, done: _Progress) -> None:
+        write_json(self._folder / _PROGRESS, msgspec.to_builtins(done))
+        self._done = done
 
     def _resume(self) -> None:
-        path = self._folder / _PROGRESS
-        try:
-            content = json.loads(path.read_text())
-            self._rows, self._text = int(content["rows"]), int(content["items_bytes"])
-            before = {name: content[name] for name in self._about}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{path}: damaged ({type(error).__name__}: {error}); remove {self._folder} to "
-                "embed its items again"
-            ) from None
-        for name, now in self._about.items():
-            if before[name] != now:
+        now, self._done = self._done, self._progress()
+        for name in ("catalogue", "attributes"):
+            before, asked = getattr(self._done, name), getattr(now, name)
+            if before != asked:
                 raise UsageError(
-                    f"{self._folder} is an unfinished embedding with {name} {before[name]}, not "
-                    f"{now}: finish it by its own command, or remove {self._folder}"
+                    f"{self._folder} is an unfinished embedding with {name} {before}, not "
+                    f"{asked}: finish it by its own command, or remove {self._folder}"
                 )
-        least = {name: each * self._rows for name, each in self._row_bytes.items()}
-        for name, size in {**least, "items.csv": self._text}.items():
+        if not self._done.rows:
+            return
+        for name, size in self._segment().bytes.items():
             file = self._folder / name
-            if self._rows and (not file.is_file() or file.stat().st_size < size):
+            if not file.is_file() or file.stat().st_size < size:
                 raise UsageError(
                     f"{file} is missing or cut short; remove {self._folder} to embed again"
                 )
-        if self._rows:  # cut what a kill left behind, so that the table can be read to its end
-            write_at(self._folder / "items.csv", 0, b"", end=self._text)
+        table = self._folder / "items.csv"
+        # What a kill left behind is cut off, so that the table can be read to its end.
+        write_at(table, 0, b"", end=self._done.items_bytes)
+        with open_regular(table) as opened:
+            if crc_of(opened) != self._done.items_crc:
+                raise UsageError(
+                    f"{table} is not as it was written; remove {self._folder} to embed again"
+                )
+
+    def _progress(self) -> _Progress:
+        try:
+            return read_json(self._folder / _PROGRESS, _Progress)
+        except UsageError as error:
+            raise UsageError(
+                f"{error}: damaged, or of an earlier version; remove {self._folder} to embed its "
+                "items again"
+            ) from None
 
 
 def write_at(path: Path, place: int, content: bytes, *, end: int | None = None) -> None:

@@ -71,7 +71,14 @@ def search_index(
     if run is None and not index.run:
         raise UsageError(f"{index.folder} does not name the run that made it; give --run")
     images = queries if isinstance(queries, ImageSet) else of_files(queries, name="queries")
-    finished = Finished.open(run or Path(index.run), trust=trust)
+    try:
+        finished = Finished.open(run or Path(index.run), trust=trust)
+    except UsageError:
+        if run is not None or Path(index.run).exists():
+            raise
+        raise UsageError(
+            f"{index.folder} was made by the run {index.run}, which is not there; give --run"
+        ) from None
     embedder = Embedder(
         network=finished.network,
         variables=finished.variables,

@@ -255,10 +255,11 @@ def test_approximate_finds_most_and_tells_exact_distances(tmp_path, metric):
     assert (index.kept & where)[found.rows].all()
     same = found.rows == exact.rows
     np.testing.assert_array_equal(found.distances[same], exact.distances[same])
-    (file,) = (tmp_path / "index" / "approximate").glob("*.faiss")
-    written = file.stat().st_mtime_ns
-    approximate(queries, index, metric=metric)
-    assert file.stat().st_mtime_ns == written
+    (made,) = (tmp_path / "index" / "approximate").glob(f"{metric}-*")
+    written = made.stat().st_mtime_ns
+    again = approximate(queries, index, metric=metric, where=where)
+    np.testing.assert_array_equal(again.rows, found.rows)
+    assert made.stat().st_mtime_ns == written
     few = approximate(queries[:2], index, metric=metric, top=5000)
     assert few.rows.shape == (2, len(index))
 
@@ -295,17 +296,17 @@ def test_approximate_tells_of_damaged_rows(noise, tmp_path, before):
 
 
 def test_first_approximate_searches_at_once(noise, tmp_path, monkeypatch):
-    faiss = pytest.importorskip("faiss", exc_type=ImportError)
-    from siamjax.search.approximate import approximate
+    pytest.importorskip("faiss", exc_type=ImportError)
+    module = importlib.import_module("siamjax.search.approximate")
+    approximate, write = module.approximate, module.write_lists
+    index, written = index_of(tmp_path / "index", noise[1]), []
 
-    index, written, write = index_of(tmp_path / "index", noise[1]), [], faiss.write_index
-
-    def slow(made, path):
+    def slow(path, *made):
         written.append(path)
-        write(made, path)
+        write(path, *made)
         time.sleep(0.3)
 
-    monkeypatch.setattr(faiss, "write_index", slow)
+    monkeypatch.setattr(module, "write_lists", slow)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: approximate(noise[0], index).rows, range(2)))
     np.testing.assert_array_equal(*found)

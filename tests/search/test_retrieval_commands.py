@@ -46,13 +46,13 @@ def test_embeds_and_finds(place, capsys):
     search(place, 5, 7, top=3)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("12 items in")
-    assert len(lines) == 1 + 2 * 4 + 2 * 3  # a note has a line of its own
+    assert len(lines) == 1 + 2 * 4  # one line an item, though its note has two
     distances = np.square(plain(place.pixels) - plain(place.pixels[[5]])).sum(1)
     order = np.argsort(distances)
     own = re.fullmatch(r"   1  squared distance (\S+)  p005, color blue, note with .*", lines[2])
     assert float(own[1]) < 1e-10  # rounding depends on how many images are embedded at a time
-    assert lines[4].startswith(f"   2  squared distance {distances[order[1]]:.3f}"[:26])
-    assert f"  p{order[1]:03d}," in lines[4]
+    assert lines[3].startswith(f"   2  squared distance {distances[order[1]]:.3f}"[:26])
+    assert f"  p{order[1]:03d}," in lines[3]
 
 
 def test_adds_and_removes(place, capsys):
