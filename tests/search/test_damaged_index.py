@@ -186,7 +186,7 @@ def test_an_index_of_the_first_version_is_searched_as_before(made):
     for wrong, problem in (
         (before.replace(b"p001", b"p\xff01"), "items.csv: not UTF-8"),
         (before.replace(b"p001", b"p002"), "two items have the id p002"),
-        (before.replace(b'"with ""q', b'"with "xq'), "items.csv, line 2:"),
+        (before.replace(b'"with ""q', b'"with "xq'), "items.csv, line 1:"),
     ):
         table.write_bytes(wrong)
         with pytest.raises(UsageError, match=problem):

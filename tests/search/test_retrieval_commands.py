@@ -21,7 +21,7 @@ def place(tmp_path, monkeypatch):
     opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
     monkeypatch.setattr(readers, "open_catalogue", lambda source: opened.catalogue)
 
-    def run(folder):
+    def run(folder, *, trust=()):
         model = embedder(seed=int(folder.name))
         return SimpleNamespace(
             network=model.network, variables=model.variables, size=model.size, manifest={}
