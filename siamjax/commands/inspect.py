@@ -1,5 +1,6 @@
 """The command that looks inside the network of a run: layers, activations, dead filters."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from siamjax.report.inside import Layer
     from siamjax.training.finished import Finished
 
+_LONGEST = 250  # bytes of a file's name; file systems take 255
 _BATCH = 16  # images; VGG-16 at 224x224 needs about 25 MB for one
 
 
@@ -95,7 +97,11 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
         figure = activation_figure(
             values[0], layer=name, network=str(run.folder), name=image.name, image=pixels
         )
-        path = out / f"{image.stem}-{name.replace('/', '-')}.png"
+        ending = f"-{name.replace('/', '-')}"[-100:] + ".png"
+        stem = image.stem
+        while len(os.fsencode(stem + ending)) > _LONGEST:
+            stem = stem[:-1]
+        path = out / f"{stem}{ending}"
         try:
             figure.savefig(path, dpi=110)
         except OSError as error:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tyro
 
+from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
 
@@ -61,9 +62,11 @@ def evaluate(
 
     verifier = Verifier.open(run, trust=trust)
     if data is None:
-        splits = load_verification(
-            asked_before(VerificationOptions, verifier.run.manifest["splits"])
-        )
+        try:
+            options = asked_before(VerificationOptions, verifier.run.about.splits)
+        except UsageError as error:
+            raise UsageError(f"{shown(run / 'manifest.json')}, splits: {error}") from None
+        splits = load_verification(options)
         images, pairs = splits.images, splits.test
     else:
         images, pairs = evaluation_pairs(data, limit=limit, strict=strict)

@@ -14,7 +14,8 @@ Size = int | tuple[int, int]
 
 def sides(size: Size) -> tuple[int, int]:
     """(height, width) of a size."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    alone = isinstance(size, (int, np.integer))
+    return (int(size), int(size)) if alone else (int(size[0]), int(size[1]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet
+from siamjax.data.names import as_bytes
 
 _SHOWN = 16  # characters of a sha256
 
@@ -24,7 +25,7 @@ def weights_digest(variables: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         value = np.asarray(leaf)
-        digest.update(_bytes(f"{jax.tree_util.keystr(path)}\0{value.dtype}\0{value.shape}\0"))
+        digest.update(as_bytes(f"{jax.tree_util.keystr(path)}\0{value.dtype}\0{value.shape}\0"))
         digest.update(value.tobytes())
     return digest.hexdigest()[:_SHOWN]
 
@@ -34,7 +35,7 @@ def images_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:
     digest = hashlib.sha256()
     for index in shown.tolist():
         content = images.source[index]
-        digest.update(_bytes(f"{images.keys[index]}\0{len(content)}\0"))
+        digest.update(as_bytes(f"{images.keys[index]}\0{len(content)}\0"))
         digest.update(content)
     return f"{len(shown)} of {images.name} ({digest.hexdigest()[:_SHOWN]})"
 
@@ -43,10 +44,6 @@ def list_digest(indices: Int[np.ndarray, "*shape"]) -> str:
     """Shape and hash of indices, in their order."""
     digest = hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes())
     return f"{' x '.join(map(str, indices.shape))} ({digest.hexdigest()[:_SHOWN]})"
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # a file's name need not be UTF-8
 
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 from scipy.sparse.linalg import svds
 
 from siamjax.data.images import ImageSet
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.report.drawing import Figure
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 _REST = "#a8a8a8"
+_NAME = 40  # characters of a label in the legend
 _SIDE = 64  # pixels of a cell; its image has a frame of _FRAME pixels and a gap of 1
 _FRAME = 4
 _FEW = 16  # up to this side of the matrix a full decomposition is fast
@@ -145,7 +146,9 @@ def _colors(labels: np.ndarray | None, total: int) -> tuple[np.ndarray, list[tup
     # The most frequent first, equally frequent ones by name, whatever the order of the images.
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
     tint = dict(zip(ordered, _COLORS, strict=False))
-    legend = [(f"{name} ({counts[name]:,})", hue) for name, hue in tint.items()]
+    legend = [
+        (f"{shown(name, longest=_NAME)} ({counts[name]:,})", hue) for name, hue in tint.items()
+    ]
     others, unknown = ordered[len(_COLORS) :], len(names) - counts.total()
     if others:
         number = sum(counts[name] for name in others)

@@ -4,19 +4,22 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import matplotlib.figure
 import numpy as np
-from matplotlib.figure import Figure
 
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
+from siamjax.errors import shown
 from siamjax.metrics.verification import Roc, auc
+from siamjax.report.drawing import Figure
 from siamjax.report.page import data_address
 
 NETWORK, PIXELS = "#1f6f8b", "#b0b0b0"
 SAME, DIFFERENT = "#2a9d5c", "#c44536"
+_NAME = 36  # characters of a name in a legend or above an image of 2 inches
 
 
-def as_png(figure: Figure) -> str:
+def as_png(figure: matplotlib.figure.Figure) -> str:
     """The figure as a ``data:`` address, so that a page needs no other file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
@@ -80,7 +83,7 @@ def training_curves(rows: Sequence[dict[str, float]], *, data: str, panels: Pane
                 axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, ms=3)
         axes.set(title=title, xlabel="training step")
         axes.grid(alpha=0.3)
-        if len(lines) > 1:
+        if len(lines) > 1 and axes.lines:
             axes.legend(frameon=False)
     return figure
 
@@ -91,16 +94,17 @@ def roc_curves(curves: dict[str, Roc], *, data: str) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     figure.suptitle(f"ROC curves on {data}")
     linear, logarithmic = figure.subplots(1, 2)
+    lines = []  # named one by one: by itself a legend leaves out labels that begin with _
     for (name, curve), color in zip(curves.items(), colors, strict=False):
-        linear.plot(
+        lines += linear.plot(
             curve.false_accept,
             curve.true_accept,
             color=color,
-            label=f"{name}: AUC {auc(curve):.4f}",
+            label=f"{shown(name, longest=_NAME)}: AUC {auc(curve):.4f}",
         )
         logarithmic.step(curve.false_accept, curve.true_accept, where="post", color=color)
     linear.plot([0, 1], [0, 1], color="#dddddd", lw=1, zorder=0)
-    linear.legend(loc="lower right", frameon=False)
+    linear.legend(handles=lines, loc="lower right", frameon=False)
     fewest = min(1.0 / curve.negatives for curve in curves.values())
     logarithmic.set(xscale="log", xlim=(fewest, 1))
     for axes in (linear, logarithmic):
@@ -150,7 +154,8 @@ def hardest_pairs(
         for place, index in enumerate(hardest):
             one, other = (images.image(int(i)) for i in (pairs.first[index], pairs.second[index]))
             line[place].imshow(_side_by_side(one, other))
-            names = f"{images.keys[pairs.first[index]]}\n{images.keys[pairs.second[index]]}"
+            shown_keys = (images.keys[one[index]] for one in (pairs.first, pairs.second))
+            names = "\n".join(shown(key, longest=_NAME) for key in shown_keys)
             line[place].set_title(
                 f"{title}\n{measure} {values[index]:.3f}\n{names}", fontsize=7, color=color
             )

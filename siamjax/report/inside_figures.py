@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import Colormap, ListedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.report.drawing import LINE, Figure
 from siamjax.report.figures import DIFFERENT, NETWORK
 
 _WIDTH, _HEIGHT = 14.0, 9.0  # largest size of the drawn values in inches, without titles
@@ -66,9 +66,12 @@ def activation_figure(
         figure, axes, said = (_bars if values.size <= _BARS else _cells)(values)
     width, height = figure.get_size_inches()
     title = f"{layer} of {network}: {shape}, values from {values.min():.3g} to {values.max():.3g}"
-    lines = [*textwrap.wrap(title, int(width * 9.5)), *textwrap.wrap(f"Image: {name}", 80)[:1]]
+    lines = [
+        *textwrap.wrap(title, min(LINE, int(width * 9.5))),
+        f"Image: {shown(name, longest=70)}",
+    ]
     figure.text(0.1 / width, 1 - 0.1 / height, "\n".join(lines), va="top", fontsize=12)
-    lines = textwrap.wrap(said, int(width * 13))
+    lines = textwrap.wrap(said, min(LINE, int(width * 13)))
     figure.text(0.1 / width, 0.1 / height, "\n".join(lines), va="bottom", fontsize=9)
     if image is not None:
         box = axes.get_position()

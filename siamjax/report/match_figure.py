@@ -18,12 +18,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from siamjax.correlation import normxcorr
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.report.drawing import Figure
 
 Features = Float[Array, "height width channels"]
 Pixels = Shaped[np.ndarray, "height width 3"]
@@ -231,14 +231,14 @@ def match_figure(
         for axes in (whole := (first, second)[n], crops[n]):
             axes.imshow(images[n])
             _outline(axes, *box)
-        whole.set_title("\n".join(textwrap.wrap(names[n], 34)[:2]), fontsize=9)
+        whole.set_title("\n".join(textwrap.wrap(shown(names[n], longest=68), 34)), fontsize=9)
         crops[n].set(xlim=box[:2], ylim=box[:1:-1])
         crops[n].set_title(f"{whats[n]}\n(row {row}, column {column})", fontsize=9)
 
     left = (0 if column_search is None else starts[0][1] - column_search) - 0.5
     extent = (left, left + searched.shape[3], row_search + 0.5, -row_search - 0.5)
-    shown = searched_map.imshow(searched[starts[0]], cmap=_COLORS, extent=extent, aspect="auto")
-    figure.colorbar(shown, cax=map_bar, orientation="horizontal")
+    mapped = searched_map.imshow(searched[starts[0]], cmap=_COLORS, extent=extent, aspect="auto")
+    figure.colorbar(mapped, cax=map_bar, orientation="horizontal")
     offset, column = ends[0][0] - starts[0][0], ends[0][1]
     _outline(searched_map, column - 0.5, column + 0.5, offset - 0.5, offset + 0.5)
     of = f"mean of {x.shape[-1]} channels" if channel is None else f"channel {channel}"

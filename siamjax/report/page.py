@@ -1,12 +1,14 @@
 """The page of a run: one HTML file with everything in it."""
 
 import base64
-import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siamjax.data.transforms import Size
-from siamjax.files import write_text
+from siamjax.errors import UsageError, shown
+from siamjax.files import dump_json, write_text
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
@@ -30,26 +32,35 @@ def write_report(
     table: Table | None = None,
     remark: str = "",
     panels: "Panels" = (),
-    figures: Sequence[tuple[str, "Figure"]] = (),
+    figures: "Sequence[tuple[str, Figure | Callable[[], Figure]]]" = (),
     facts: dict[str, Any] | None = None,
 ) -> Results:
     """End a run: write its manifest and its page, and print its table. Returns ``results``.
 
     ``results`` are measures by name, of the network and of the baselines; ``table`` is how to
     show them (None: a column a measure). ``remark`` explains them. ``panels`` are the training
-    curves to draw; the other ``figures`` have headings. ``facts`` are added to the manifest: what
-    only this experiment has, such as a threshold. ``size`` is the image size of the network.
+    curves to draw; the other ``figures`` have headings, and may be functions that draw them. If
+    one cannot be drawn, the page says so: manifest and table are written and printed before.
+    ``facts`` are added to the manifest: what only this experiment has, such as a threshold.
+    ``size`` is the image size of the network. Raises ``UsageError`` for a folder that cannot be
+    written.
     """
-    from siamjax.report.figures import as_png, training_curves
+    from siamjax.report.figures import training_curves
 
     written: Results = {name: dict(values) for name, values in results.items()}
     table = table_of(written) if table is None else table
     manifest = run.write_manifest(size=size, results=written, facts=facts)
     listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
-    shown = {**listed, "network": manifest["network"]}
-    shown["trained_on"] = f"{len(manifest['trained_on'])} identities"
+    listed["network"] = manifest["network"]
+    listed["trained_on"] = f"{len(manifest['trained_on'])} identities"
+    for said in (manifest["protocol"], text_table(*table), remark):
+        if said:
+            print(_printable(said))
     if panels:
-        curves = training_curves(read_metrics(run.folder), data=manifest["data"], panels=panels)
+
+        def curves() -> "Figure":
+            return training_curves(read_metrics(run.folder), data=manifest["data"], panels=panels)
+
         figures = [("Training", curves), *figures]
     columns, rows = table
     values = {
@@ -58,16 +69,24 @@ def write_report(
         "columns": columns,
         "rows": rows,
         "remark": remark,
-        "figures": [(name, as_png(figure)) for name, figure in figures],
-        "manifest": [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in shown.items()],
+        "figures": [(heading, *_drawn(heading, figure)) for heading, figure in figures],
+        "manifest": [(k, v if isinstance(v, str) else dump_json(v)) for k, v in listed.items()],
     }
-    write_text(run.folder / "report.html", render("page.html", values))
-    print(manifest["protocol"])
-    print(text_table(*table))
-    if remark:
-        print(remark)
+    write_page(run.folder / "report.html", "page.html", values)
     print(f"report: {run.folder / 'report.html'}")
     return written
+
+
+def _drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, str]:
+    """A figure as an address, or why there is none: no figure may end a training."""
+    from siamjax.report.figures import as_png
+
+    try:
+        return as_png(figure() if callable(figure) else figure), ""
+    except Exception as error:
+        why = f"This figure could not be drawn ({type(error).__name__}: {shown(error)})."
+        print(f"warning: report, {shown(heading)}: {why}", file=sys.stderr)
+        return "", why
 
 
 def table_of(
@@ -95,7 +114,7 @@ def table_of(
 
 def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """The table as aligned text, for a terminal."""
-    lines = [["", *columns], *([name, *cells] for name, cells in rows)]
+    lines = [["", *columns], *([shown(name), *cells] for name, cells in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -103,12 +122,30 @@ def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
     )
 
 
-def render(template: str, values: Mapping[str, Any]) -> str:
-    """A page from a template of this package; values are escaped."""
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
+    """Write a page from a template of this package; values are escaped, and shown as valid text.
+
+    Raises ``UsageError`` if the file cannot be written.
+    """
     import jinja2  # only here: steps and exports run without it
 
-    loader = jinja2.PackageLoader("siamjax.report", ".")
-    return jinja2.Environment(loader=loader, autoescape=True).get_template(template).render(values)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("siamjax.report", "."),
+        autoescape=True,
+        finalize=lambda value: _printable(value) if isinstance(value, str) else value,
+    )
+    try:
+        write_text(path, environment.get_template(template).render(values))
+    except OSError as error:
+        raise UsageError(
+            f"{shown(path)}: the page cannot be written ({error.strerror or error}); make room, "
+            "or give another place"
+        ) from None
+
+
+def _printable(text: str) -> str:
+    lines = text.split("\n")
+    return "\n".join(line if line.isprintable() else shown(line, longest=10**6) for line in lines)
 
 
 def data_address(content: bytes, *, kind: str) -> str:

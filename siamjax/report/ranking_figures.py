@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from siamjax.data.images import ImageSet
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.metrics.reid import Mask, Scores, Valid, average_precision
+from siamjax.report.drawing import Figure
 from siamjax.report.figures import DIFFERENT, NETWORK, PIXELS, SAME
 
 _LONGEST = 320  # pixels of an image's longer side that a cell can show
@@ -138,18 +138,19 @@ def cmc_curves(
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     styles = product(("-", "--", ":", "-."), (NETWORK, PIXELS, "#8d6b94", "#d9a441"))
+    lines = []
     for (name, curve), (dashes, color) in zip(curves.items(), cycle(styles), strict=False):
         values = np.asarray(curve)[:last]
-        label = f"{name}: rank-1 {values[0]:.4f}"
+        label = f"{shown(name, longest=40)}: rank-1 {values[0]:.4f}"
         ranked = np.arange(1, values.size + 1)
-        axes.plot(ranked, values, ls=dashes, color=color, label=label, marker="o", ms=3.5)
+        lines += axes.plot(ranked, values, ls=dashes, color=color, label=label, marker="o", ms=3.5)
     axes.set(title=f"CMC curve on {data}", xlabel="rank", ylabel="matching rate")
     axes.set(xlim=(1 - 0.02 * last, last + 0.02 * last), ylim=(0, 1.02))
     axes.set_xticks(
         range(1, last + 1) if last <= 10 else [1, *range(5, last + 1, -(-last // 50) * 5)]
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(handles=lines, loc="lower right", frameon=False)
     return figure
 
 

@@ -1,6 +1,7 @@
 """The report of a re-identification run: who of the gallery is it, over cameras?"""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -85,9 +86,6 @@ def reid_report(
         "single_shot": f"one gallery image a person, {trials} trials",
     }[splits.test.rule]
     where = f"{splits.test.name} of {images.name}"
-    lists = ranked_lists(
-        images, query, gallery, scores["network"], test.match, data=where, valid=test.valid
-    )
     return write_report(
         run,
         results,
@@ -99,9 +97,21 @@ def reid_report(
         ),
         panels=REID_PANELS,
         figures=[
-            ("CMC", cmc_curves(curves, data=where)),
-            ("Ranked lists", lists),
-            ("Best matches", _matches(network, variables, test, scores["network"], size)),
+            ("CMC", partial(cmc_curves, curves, data=where)),
+            (
+                "Ranked lists",
+                partial(
+                    ranked_lists,
+                    images,
+                    query,
+                    gallery,
+                    scores["network"],
+                    test.match,
+                    data=where,
+                    valid=test.valid,
+                ),
+            ),
+            ("Best matches", partial(_matches, network, variables, test, scores["network"], size)),
         ],
         facts={"trials": trials},
     )

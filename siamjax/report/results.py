@@ -10,8 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from siamjax.errors import UsageError
-from siamjax.files import write_text
-from siamjax.report.page import data_address, render
+from siamjax.report.page import data_address, write_page
 
 _SIDE = 288  # pixels of a thumbnail's longer side: twice what the page shows, for sharp screens
 
@@ -59,11 +58,4 @@ def write_results(
         return {"image": address, "caption": one.caption, "value": one.value}
 
     shown_lists = [(shown(query), [shown(one) for one in found]) for query, found in lists]
-    page = render("results.html", {"title": title, "remark": remark, "lists": shown_lists})
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: the page cannot be written ({error.strerror or error}); fix that, or give "
-            "another page"
-        ) from None
+    write_page(path, "results.html", {"title": title, "remark": remark, "lists": shown_lists})

@@ -1,6 +1,7 @@
 """The report of a retrieval run: which of a catalogue is it?"""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,41 +74,45 @@ def retrieval_report(
             f"checkpoint of step {run.best_step} was chosen on {splits.validation.name}."
         ),
         panels=RETRIEVAL_PANELS,
-        figures=_figures(splits, query, gallery),
+        figures=[
+            ("Ranked lists", partial(_lists, splits, query, gallery)),
+            ("Map of the catalogue", partial(_map, splits, gallery)),
+        ],
         facts={"by_category": by_category},
     )
 
 
-def _figures(
-    splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray
-) -> list[tuple[str, "Figure"]]:
-    """Ranked lists of some queries, and a map of the gallery."""
-    from siamjax.report.embedding_map import embedding_map
+def _lists(splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray) -> "Figure":
+    """Ranked lists of some queries."""
     from siamjax.report.ranking_figures import ranked_lists
 
     images, test = splits.images, splits.test
-    where = f"{test.name} of {images.name}"
     some = np.linspace(0, len(test.query) - 1, min(_QUERIES, len(test.query))).round().astype(int)
-    mapped = np.linspace(0, len(gallery) - 1, min(_MAPPED, len(gallery))).round().astype(int)
     asked, shown = test.query[some], images.identities
     # From differences, not products, so that equal images have distance 0.
     score = -np.stack([np.linalg.norm(gallery - row, axis=1) for row in query[some]])
-    valid = None if test.own_places is None else test.gallery != asked[:, None]
-    category = splits.catalogue.attributes.get("category")
-    lists = ranked_lists(
+    return ranked_lists(
         images,
         asked,
         test.gallery,
         score,
         reid.same_identity(shown[asked], shown[test.gallery]),
-        data=f"{where}, score = -distance",
-        valid=valid,
+        data=f"{test.name} of {images.name}, score = -distance",
+        valid=None if test.own_places is None else test.gallery != asked[:, None],
     )
-    catalogue = embedding_map(
+
+
+def _map(splits: "RetrievalSplits", gallery: np.ndarray) -> "Figure":
+    """A map of the gallery."""
+    from siamjax.report.embedding_map import embedding_map
+
+    images, test = splits.images, splits.test
+    mapped = np.linspace(0, len(gallery) - 1, min(_MAPPED, len(gallery))).round().astype(int)
+    category = splits.catalogue.attributes.get("category")
+    return embedding_map(
         images.take(test.gallery[mapped]),
         gallery[mapped],
-        data=where,
+        data=f"{test.name} of {images.name}",
         labels=None if category is None else category[test.gallery[mapped]],
         named="category",
     )
-    return [("Ranked lists", lists), ("Map of the catalogue", catalogue)]

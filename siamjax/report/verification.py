@@ -1,6 +1,7 @@
 """The report of a verification run: are these two the same?"""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,14 +88,22 @@ def verification_report(
         ),
         panels=figures.VERIFICATION_PANELS,
         figures=[
-            ("ROC", figures.roc_curves(curves, data=where)),
+            ("ROC", partial(figures.roc_curves, curves, data=where)),
             (
                 f"{measure.capitalize()} of same and different pairs",
-                figures.histogram(
-                    values, test.same, threshold=threshold, measure=measure, data=where
+                partial(
+                    figures.histogram,
+                    values,
+                    test.same,
+                    threshold=threshold,
+                    measure=measure,
+                    data=where,
                 ),
             ),
-            ("Hardest pairs", figures.hardest_pairs(images, test, values, score, measure=measure)),
+            (
+                "Hardest pairs",
+                partial(figures.hardest_pairs, images, test, values, score, measure=measure),
+            ),
         ],
         facts={"measure": measure, "threshold": threshold},
     )

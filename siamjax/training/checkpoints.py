@@ -172,14 +172,15 @@ def load_variables(folder: Path, step: int) -> Any:
     file among its files, and for arrays that take more memory than these files can hold.
     """
     path = folder.absolute() / str(step)
+    place = str(path)
     try:
         most = allowance(_size_of(path))
-        saved = ocp.checkpointables_metadata(path).metadata["variables"]
+        saved = ocp.checkpointables_metadata(place).metadata["variables"]
         wanted = {"variables": _abstract(saved)}
         needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(wanted))
         if needed > most:
             raise UsageError(f"its arrays would take {needed:,} bytes")
-        variables: Any = ocp.load_checkpointables(path, wanted)["variables"]
+        variables: Any = ocp.load_checkpointables(place, wanted)["variables"]
         return {"params": variables["params"], **variables}
     except Exception as error:  # Orbax has no one type for what a damaged file raises
         why = str(error) if isinstance(error, UsageError) else _first_line(error)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 
@@ -201,7 +201,7 @@ def _dtype(name: str) -> np.dtype:
         found = np.dtype(name)
     except Exception:  # NumPy parses more than names
         found = None
-    if found is None or not (found == np.bool_ or jax.dtypes.issubdtype(found, np.number)):
+    if found is None or not (found == np.bool_ or jnp.issubdtype(found, np.number)):
         raise UsageError(f"the run's network: {shown(name)} is not a dtype of numbers")
     return found
 

@@ -282,7 +282,13 @@ class Run:
             "sessions": read_rows(self.folder / _SESSIONS, dict[str, Any]),
             "judged": environment(),
         }
-        write_json(self.folder / "manifest.json", manifest)
+        try:
+            write_json(self.folder / "manifest.json", manifest)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder / 'manifest.json'}: cannot be written ({error.strerror}); make "
+                "room, or make it writable, and run the same command again"
+            ) from None
         return manifest
 
 

@@ -315,7 +315,7 @@ def run(monkeypatch, tmp_path):
     finished = Finished(
         folder=tmp_path, manifest={}, network=NETWORK, variables=by_hand(), size=(4, 5)
     )
-    monkeypatch.setattr(Finished, "open", lambda folder: finished)
+    monkeypatch.setattr(Finished, "open", lambda folder, trust: finished)
     return tmp_path
 
 
@@ -342,12 +342,20 @@ def test_command_draws_and_counts(run, capsys):
         with Image.open(path) as image:
             assert min(image.size) > 200
     assert "3 images" in lines[2]
-    assert lines[3:] == [
+    assert lines[-2:] == [
         "stage/zeta: 3 of 4 (75.0%): 0-2",
         "stage/alpha: 2 of 3 (66.7%): 0-1",
     ]
     command.inspect(run=run, image=folder / "1.png", layer="last", out=run / "there")
     assert capsys.readouterr().out.splitlines() == [str(run / "there" / "1-last.png")]
+
+
+@pytest.mark.parametrize("name", ["a$\\x$_%", "孫" * 80, "w" * 250])
+def test_command_draws_for_a_file_of_any_name(run, name, capsys):
+    Image.new("RGB", (5, 4), (200, 20, 20)).save(run / "x.png")
+    (run / "x.png").rename(run / f"{name}.png")
+    command.inspect(run=run, image=run / f"{name}.png", layer="last")
+    assert len(list((run / "activations").glob("*.png"))) == 1
 
 
 def test_command_tells_mistakes(run):
@@ -368,7 +376,10 @@ def test_command_takes_no_other_folder(tmp_path):
     for change, message in (
         ({}, r"made by a later version of siamjax \(format 99, .* pip install"),
         ({"format": 2}, r"manifest.json: .*missing required field"),
-        ({"format": 2, "step": 1, "network": {"class": "x:Y"}}, "x:Y .* give --trust x"),
+        (
+            {"format": 2, "step": 1, "network": {"class": "x:Y", "fields": {}}},
+            "x:Y .* give --trust x",
+        ),
     ):
         (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises(UsageError, match=message):
