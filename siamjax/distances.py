@@ -1,8 +1,17 @@
 """Distances of embeddings; gradients are finite everywhere, also at equal embeddings.
 
-Contract: embeddings are ``*batch features``, of any float type; sums are float32 at least, and
-the result is ``*batch``. The distance of an embedding to itself is exactly 0, with gradient 0.
+Contract: embeddings are ``*batch features``, of any float type and any size that float32 holds;
+sums are float32 at least, and the result is ``*batch``. The distance of an embedding to itself is
+exactly 0, with gradient 0; within a call, equal embeddings are at exactly equal distances of
+any other.
+
+All are made of differences, so that nothing cancels: groups may be tight and far from the origin.
+The relative error is below 1e-6 for 10^4 features, if float32 can hold the result at all: a
+*squared* distance of embeddings 1e-25 apart is 0, and of those 1e25 apart infinite, while their
+distance is right. That of the cosine is said there.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +19,7 @@ from jaxtyping import Array, Float
 
 
 def _wide(x: Array) -> Array:
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -24,6 +34,31 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
+def _exponent(x: Float[Array, "*batch features"]) -> Array:
+    """The e for which the largest entry lies in [2^(e-1), 2^e); 0 where that is 0 or not finite."""
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, initial=0.0)
+    usable = (largest > 0) & jnp.isfinite(largest)
+    info = jnp.finfo(x.dtype)
+    # Both 2^e and 2^-e must be normal numbers: what is smaller counts as 0 on most devices.
+    exponent = jnp.frexp(jnp.where(usable, largest, 0.5))[1]
+    return jnp.clip(exponent, info.minexp, -info.minexp)
+
+
+def _times_power(x: Float[Array, "*batch features"], exponent: Array) -> Array:
+    """``x * 2^exponent``, without rounding."""
+    return x * jnp.ldexp(jnp.ones((), x.dtype), exponent)[..., None]
+
+
+def norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch"]:
+    """``||x||_2``, in [0, inf); the gradient at 0 is 0 (a subgradient)."""
+    x = _wide(x)
+    exponent = _exponent(x)
+    # Squares of entries near 1 neither overflow nor vanish; a power of two changes no digit.
+    near_one = _times_power(x, -exponent)
+    length = safe_sqrt(jnp.sum(jnp.square(near_one), axis=-1))
+    return length * jnp.ldexp(jnp.ones((), x.dtype), exponent)
+
+
 def squared_euclidean(
     x: Float[Array, "*batch features"], y: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch"]:
@@ -35,54 +70,68 @@ def euclidean(
     x: Float[Array, "*batch features"], y: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch"]:
     """``||x - y||_2``, in [0, inf); the gradient is 0 where ``x == y`` (a subgradient)."""
-    return safe_sqrt(squared_euclidean(x, y))
+    return norm(_wide(x) - _wide(y))
 
 
 def cosine(
     x: Float[Array, "*batch features"], y: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch"]:
-    """``1 - <x, y> / (||x|| ||y||)``, in [0, 2]; 1 if one of them is the zero vector."""
+    """``1 - <x, y> / (||x|| ||y||)``, in [0, 2]; 1 if one of them is the zero vector.
+
+    Half the squared distance of ``x / ||x||`` and ``y / ||y||``, which keeps the digits of small
+    angles, where the difference from 1 has none. With lengths of one size (as of a normalised
+    embedding) the relative error is below 1e-5 at every angle; with others it is that of the angle,
+    which is 1e-7 off.
+    """
     x, y = _wide(x), _wide(y)
-    norms = safe_sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
-    zero = norms == 0
-    similarity = jnp.where(zero, 0.0, jnp.sum(x * y, axis=-1) / jnp.where(zero, 1.0, norms))
-    return 1.0 - similarity
+    # Lengths do not matter, so both are brought near 1; by the same power of two if they are alike,
+    # so that their difference keeps its digits.
+    x_exponent, y_exponent = _exponent(x), _exponent(y)
+    larger = jnp.maximum(x_exponent, y_exponent)
+    alike = jnp.abs(x_exponent - y_exponent) <= 1
+    x = _times_power(x, -jnp.where(alike, larger, x_exponent))
+    y = _times_power(y, -jnp.where(alike, larger, y_exponent))
+    apart = x - y
+    x_length = safe_sqrt(jnp.sum(x * x, axis=-1))
+    y_length = safe_sqrt(jnp.sum(y * y, axis=-1))
+    zero = (x_length == 0) | (y_length == 0)
+    x_length, y_length = (jnp.where(zero, 1.0, length) for length in (x_length, y_length))
+    # Of x ||y|| - y ||x|| each part is small where the vectors are alike: ||x|| - ||y|| is taken
+    # from their difference as well.
+    both = x_length + y_length
+    longer = jnp.sum(apart * (x + y), axis=-1) / both
+    turned = apart * (both / 2)[..., None] - (x + y) * (longer / 2)[..., None]
+    squares = jnp.sum(jnp.square(turned), axis=-1)
+    return jnp.where(zero, 1.0, squares / (2 * jnp.square(x_length) * jnp.square(y_length)))
 
 
 def pairwise_squared_euclidean(
     x: Float[Array, "rows features"], y: Float[Array, "columns features"], *, block: int = 128
 ) -> Float[Array, "rows columns"]:
-    """Every ``||x_i - y_j||^2``, for ``block`` rows of ``x`` at a time.
-
-    Computed as ``||x||^2 + ||y||^2 - 2 <x, y>`` about the mean of ``y``, which avoids most of the
-    cancellation that a common offset of the embeddings would cause, and clipped at 0. Temporaries
-    are O(block * columns + rows * features).
-    """
-    x, y = _wide(x), _wide(y)
-    centre = jnp.mean(y, axis=0)
-    x, y = x - centre, y - centre
-    y_squares = jnp.sum(y * y, axis=-1)
-
-    def one_row(row: Array) -> Array:
-        products = jnp.matmul(y, row, precision="highest")
-        return jnp.maximum(jnp.sum(row * row) + y_squares - 2.0 * products, 0.0)
-
-    return jax.lax.map(one_row, x, batch_size=min(block, max(x.shape[0], 1)))
+    """Every ``||x_i - y_j||^2``, for ``block`` rows of ``x`` at a time."""
+    return _pairwise(squared_euclidean, x, y, block)
 
 
 def pairwise_euclidean(
     x: Float[Array, "rows features"], y: Float[Array, "columns features"], *, block: int = 128
 ) -> Float[Array, "rows columns"]:
-    """Square root of :func:`pairwise_squared_euclidean`."""
-    return safe_sqrt(pairwise_squared_euclidean(x, y, block=block))
+    """Every ``||x_i - y_j||_2``, for ``block`` rows of ``x`` at a time."""
+    return _pairwise(euclidean, x, y, block)
 
 
 def pairwise_cosine(
     x: Float[Array, "rows features"], y: Float[Array, "columns features"], *, block: int = 128
 ) -> Float[Array, "rows columns"]:
     """Every ``cosine(x_i, y_j)``, for ``block`` rows of ``x`` at a time."""
+    return _pairwise(cosine, x, y, block)
 
+
+def _pairwise(distance: Callable[[Array, Array], Array], x: Array, y: Array, block: int) -> Array:
+    x, y = _wide(x), _wide(y)
+
+    # Differences of every pair are made again for the gradient, as they would fill the memory.
+    @jax.checkpoint
     def one_row(row: Array) -> Array:
-        return cosine(jnp.broadcast_to(row, y.shape), y)
+        return distance(jnp.broadcast_to(row, y.shape), y)
 
     return jax.lax.map(one_row, x, batch_size=min(block, max(x.shape[0], 1)))

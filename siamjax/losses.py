@@ -1,6 +1,7 @@
 """Losses of pairs and triplets: one value for each example, never reduced here.
 
-Contract: ``same`` is bool, True = the two images show the same identity.
+Contract: ``same`` is bool, True = the two images show the same identity; another type is refused
+(``UsageError``), under ``jax.jit`` too. So are margins, caps and weights that cannot be.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from siamjax.checks import require_bool, require_number
 from siamjax.errors import UsageError
+
+_SAME = "the same identity"
 
 
 def contrastive(
@@ -23,6 +27,8 @@ def contrastive(
     2006, equation 4, without its factor 1/2 (and there Y = 1 means different). ``distance >= 0``,
     such as :func:`siamjax.distances.euclidean` returns; ``margin`` is in its unit.
     """
+    same = require_bool("same", same, true=_SAME)
+    require_number("margin", margin, above=0)
     apart = jnp.maximum(margin - distance, 0.0)
     return jnp.where(same, jnp.square(distance), jnp.square(apart))
 
@@ -31,6 +37,7 @@ def binary_cross_entropy(
     logit: Float[Array, "*batch"], same: Bool[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
     """``-log P`` of the label, with ``P(same) = sigmoid(logit)``; finite for every finite logit."""
+    same = require_bool("same", same, true=_SAME)
     return optax.sigmoid_binary_cross_entropy(logit, same.astype(logit.dtype))
 
 
@@ -51,10 +58,10 @@ def triplet(
     **Where the cap applies, the gradient is 0.** With a margin of 20 and a cap of 5 nothing is
     learnt while negatives are less than ``margin - cap`` = 15 further away than positives, as they
     are initially (distances of random embeddings differ by less). Watch ``capped_fraction``.
-    Raises ``UsageError`` for a margin or a cap that is not positive.
     """
-    if margin <= 0 or (cap is not None and cap <= 0):
-        raise UsageError(f"margin {margin}, cap {cap}: both must be positive (or cap None)")
+    require_number("margin", margin, above=0)
+    if cap is not None:
+        require_number("cap", cap, above=0)
     loss = jnp.maximum(margin + positive - negative, 0.0)
     return loss if cap is None else jnp.minimum(loss, cap)
 
@@ -69,6 +76,7 @@ def l2_penalty(params: Any, weights: Mapping[str, float]) -> Float[Array, ""]:
     flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     total = jnp.zeros(())
     for layer, weight in weights.items():
+        require_number(f"L2 weight of {layer}", weight, at_least=0)
         kernel = flat.get(f"{layer}/kernel")
         if kernel is None:
             layers = sorted(name[: -len("/kernel")] for name in flat if name.endswith("/kernel"))

@@ -1,8 +1,9 @@
 """Negatives chosen among the images of a batch, by their current embeddings.
 
 Contract of a miner: ``distance`` (anchors, candidates) is of any kind; ``other`` of the same shape
-is bool, True = the candidate shows another identity than the anchor. The miner returns a distance
-for each anchor. Shapes are fixed, so it can be jitted; memory is that of the distances.
+is bool, True = the candidate shows another identity than the anchor; another type is refused
+(``UsageError``). The miner returns a distance for each anchor. Shapes are fixed, so it can be
+jitted; memory is that of the distances.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from siamjax.parallel import gather_over_devices
+from siamjax.checks import require_bool, require_number
+from siamjax.parallel import first_gathered_row, gather_over_devices
 
 Distance = Callable[
     [Float[Array, "batch features"], Float[Array, "batch features"]], Float[Array, " batch"]
@@ -24,6 +26,8 @@ Miner = Callable[
     ],
     Float[Array, " anchors"],
 ]
+
+_OTHER = "another identity than the anchor's"
 
 
 def negatives_of_batch(
@@ -54,8 +58,12 @@ def negatives_of_batch(
     def to_all(one: Array) -> Array:
         return distance(jnp.broadcast_to(one, candidates.shape), candidates)
 
-    other = (identity[:, None] != shown) & counted
-    return mine(jax.vmap(to_all)(anchor), distance(anchor, positive), other)
+    every = jax.vmap(to_all)(anchor)
+    other = (identity[:, None] != shown[None]) & counted[None]
+    # The positives' distances come from the same computation as the negatives': rounded another
+    # way, a negative that is equal to the positive could count as further.
+    own = first_gathered_row(2 * len(anchor)) + jnp.arange(len(anchor))
+    return mine(every, jnp.take_along_axis(every, own[:, None], axis=1)[:, 0], other)
 
 
 def semi_hard_negative(
@@ -70,6 +78,7 @@ def semi_hard_negative(
     collapse. Infinite for an anchor without any negative, so that a hinge gives it loss 0 and
     gradient 0.
     """
+    other = require_bool("other", other, true=_OTHER)
     further = other & (distance > positive[:, None])
     nearest = jnp.min(jnp.where(further, distance, jnp.inf), axis=1)
     furthest = jnp.max(jnp.where(other, distance, -jnp.inf), axis=1)
@@ -91,6 +100,8 @@ def soft_negative(
     :func:`semi_hard_negative` gives it to one. Never above the smallest distance. The distance of
     the positive does not matter. Infinite, without a gradient, for an anchor without any negative.
     """
+    other = require_bool("other", other, true=_OTHER)
+    require_number("temperature", temperature, above=0)
     some = other.any(axis=1)
     scaled = jnp.where(other, -distance / temperature, -jnp.inf)
     # Zeros for an anchor without negatives: the gradient of the sum of nothing would be nan.

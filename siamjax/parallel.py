@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from siamjax.errors import UsageError
 
@@ -38,12 +39,20 @@ def sum_over_devices(tree: Any) -> Any:
 
 
 def gather_over_devices(tree: Any) -> Any:
-    """Every leaf's rows of all devices, concatenated; unchanged outside of pmap.
+    """Every leaf's rows of all devices, concatenated; unchanged on one device and outside of pmap.
 
     Gradients flow back to the device that a row came from.
     """
     axis = bound_axis()
-    return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
+    if axis is None or jax.lax.axis_size(axis) == 1:
+        return tree
+    return jax.lax.all_gather(tree, axis, tiled=True)
+
+
+def first_gathered_row(rows: int) -> Int[Array, ""]:
+    """Where the ``rows`` of this device begin in :func:`gather_over_devices`; 0 outside of pmap."""
+    axis = bound_axis()
+    return jnp.int32(0) if axis is None else rows * jax.lax.axis_index(axis)
 
 
 def same_on_devices(tree: Any) -> Any:

@@ -210,6 +210,7 @@ def _cases() -> dict[str, Case]:
             lambda x, y, kernel, bias: np.maximum(_neighbourhood(x, y), 0) @ kernel + bias,
         ),
         "distances.safe_sqrt": Case(distances.safe_sqrt, (apart,), np.sqrt),
+        "distances.norm": Case(distances.norm, pair[:1], lambda x: np.linalg.norm(x, axis=-1)),
         "distances.squared_euclidean": Case(
             distances.squared_euclidean, pair, lambda x, y: np.square(x - y).sum(-1)
         ),

@@ -52,6 +52,7 @@ CALLS = {
         ),
         TRIPLET[0],
     ),
+    distances.norm: (lambda f, x: f(x), draw(ROWS, FEATURES)),
     distances.safe_sqrt: (lambda f, x: f(x), jnp.abs(draw(ROWS))),
 }
 for name in ("squared_euclidean", "euclidean", "cosine"):

@@ -20,7 +20,7 @@ class Mean:
             return cls(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
         weight = weight.astype(jnp.float32)
         # Not a product alone: the value of a padded example may be infinite or NaN.
-        return cls(jnp.sum(jnp.where(weight > 0, values * weight, 0.0)), jnp.sum(weight))
+        return cls(jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight))
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.total + other.total, self.count + other.count)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from siamjax.distances import euclidean, safe_sqrt
+from siamjax.checks import require_bool, require_number
+from siamjax.distances import euclidean, norm
 from siamjax.metrics.mean import Mean
 from siamjax.parallel import sum_over_devices
 
@@ -25,17 +26,21 @@ def pair_monitors(
     0 = all images look alike to the network. With the ``margin`` up to which the loss pushes
     different pairs apart, ``active_fraction`` is the share of different pairs within it. With the
     ``logit`` of P(same), ``accuracy`` is the share of pairs whose logit has the right sign.
+    Raises ``UsageError`` for a ``same`` that is not bool, and a margin that is not positive.
     """
+    same = require_bool("same", same, true="the same identity")
     first, second = jnp.split(embeddings.astype(jnp.float32), 2)
-    weight = jnp.ones(same.shape, jnp.float32) if weight is None else weight
+    weight = _float32(weight, same.shape)
+    of_same, of_different = jnp.where(same, weight, 0.0), jnp.where(same, 0.0, weight)
     distance = euclidean(first, second)
     metrics = {
-        "distance_same": Mean.of(distance, weight * same),
-        "distance_different": Mean.of(distance, weight * ~same),
+        "distance_same": Mean.of(distance, of_same),
+        "distance_different": Mean.of(distance, of_different),
         **_cloud(jnp.concatenate([first, second]), jnp.tile(weight, 2)),
     }
     if margin is not None:
-        metrics["active_fraction"] = Mean.of(distance < margin, weight * ~same)
+        require_number("margin", margin, above=0)
+        metrics["active_fraction"] = Mean.of(distance < margin, of_different)
     if logit is not None:
         metrics["accuracy"] = Mean.of((logit > 0) == same, weight)
     return metrics
@@ -58,8 +63,11 @@ def triplet_monitors(
     ``active_fraction`` (triplets that the loss still pushes), ``capped_fraction`` (triplets at
     the cap), ``embedding_sum`` and ``embedding_nonzero`` (entries that are not 0).
     """
+    require_number("margin", margin, above=0)
+    if cap is not None:
+        require_number("cap", cap, above=0)
     rows = jnp.concatenate(embeddings).astype(jnp.float32)
-    weight = jnp.ones(positive.shape, jnp.float32) if weight is None else weight
+    weight = _float32(weight, positive.shape)
     thrice = jnp.tile(weight, 3)
     hinge = margin + positive - negative
     active = (hinge > 0) if cap is None else (hinge > 0) & (hinge < cap)
@@ -78,14 +86,26 @@ def triplet_monitors(
 
 def _cloud(embeddings: Float[Array, "n features"], weight: Float[Array, " n"]) -> dict[str, Mean]:
     """Norm and spread of embeddings."""
-    norm = safe_sqrt(jnp.sum(embeddings * embeddings, axis=-1))
-    counted = jnp.where(weight[:, None] > 0, embeddings * weight[:, None], 0.0)
-    total, count = sum_over_devices((jnp.sum(counted, axis=0), jnp.sum(weight)))
-    centre = total / jnp.where(count > 0, count, 1.0)
+    # The mean of the rest corrects the mean: far from the origin its rounding would look like a
+    # spread, of a network whose embeddings are all alike.
+    rough = _mean_row(embeddings, weight)
+    centre = rough + _mean_row(embeddings - rough, weight)
     return {
-        "embedding_norm": Mean.of(norm, weight),
+        "embedding_norm": Mean.of(norm(embeddings), weight),
         "embedding_spread": Mean.of(euclidean(embeddings, centre), weight),
     }
+
+
+def _float32(weight: Array | None, shape: tuple[int, ...]) -> Array:
+    return jnp.ones(shape, jnp.float32) if weight is None else weight.astype(jnp.float32)
+
+
+def _mean_row(rows: Float[Array, "n features"], weight: Float[Array, " n"]) -> Array:
+    """The weighted mean (1, features) over all devices; 0 when nothing counts."""
+    weight = weight[:, None]
+    counted = jnp.where(weight > 0, rows, 0.0) * weight  # what does not count may be NaN
+    total, count = sum_over_devices((jnp.sum(counted, axis=0, keepdims=True), jnp.sum(weight)))
+    return total / jnp.where(count > 0, count, 1.0)
 
 
 def collapse_message(values: dict[str, float]) -> str | None:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from siamjax.checks import require_number
 from siamjax.distances import euclidean
 
 Embeddings = Float[Array, "*batch features"]
@@ -83,7 +84,9 @@ class DistanceLogitHead(nn.Module):
 
     @nn.compact
     def __call__(self, first: Embeddings, second: Embeddings) -> Float[Array, "*batch"]:
-        """The logit; its sigmoid is P(same)."""
+        """The logit; its sigmoid is P(same). ``UsageError`` for a slope that is not positive."""
+        require_number("slope", self.slope, above=0)
+        require_number("middle", self.middle, at_least=0)
         constant = nn.initializers.constant
         slope = self.param("slope", constant(self.slope), ())
         bias = self.param("bias", constant(self.slope * self.middle), ())

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
@@ -34,7 +35,7 @@ class InceptionEmbedding(nn.Module):
     frozen: str | None = None
     given: str | None = None
     freeze_statistics: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the network and the layer on top."""

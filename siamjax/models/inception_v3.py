@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
@@ -41,7 +42,7 @@ class InceptionV3(nn.Module):
     classes: int | None = None
     frozen: str | None = None
     freeze_statistics: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

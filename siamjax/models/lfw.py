@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from siamjax.checks import require_number
@@ -30,7 +31,7 @@ class LfwNet(nn.Module):
 
     width: float = 1.0
     standardize: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     embedding_scale: float | None = 1.0
 
     @nn.compact

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.correlation import Reduction, cross_input_neighbourhood_conv, normxcorr_conv
@@ -103,7 +104,7 @@ class NormXCorrNet(nn.Module):
     fused: bool = False
     variant: Variant = "released"
     column_search: int | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers of the trunk, of both branches, and the last one."""
@@ -195,7 +196,7 @@ class NormXCorrNet(nn.Module):
 class _ConvReluPool(nn.Module):
     """conv 5x5x20, ReLU and pool, by the fast :func:`conv_relu_pool`."""
 
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -221,7 +222,7 @@ class _Dense(nn.Module):
     """A dense layer initialised as Torch7's, which depends on the number of inputs."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
@@ -71,7 +72,7 @@ class Vgg16(nn.Module):
     classes: int | None = None
     dropout: float = 0.0
     frozen: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -149,7 +150,7 @@ class Vgg16Features(nn.Module):
     preprocessing: Preprocessing = "bgr_mean"
     frozen: str | None = None
     given: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
         """Runs of earlier versions give the block by its number, 0 for None."""

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
@@ -53,7 +54,7 @@ class ShallowNet(nn.Module):
     stride: int
     variant: Variant = "strided"
     width: float = 1.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
@@ -129,7 +130,7 @@ class VisualSearchNet(nn.Module):
     output: Output | None = None
     dropout: float | None = None
     preprocessing: Preprocessing = "unit"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
         """Runs of earlier versions call the variant ``strided`` by another name."""

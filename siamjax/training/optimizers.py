@@ -93,6 +93,9 @@ def dampened_sgd(
     falls with every *step*, not epoch. Torch7's default is ``dampening = momentum`` (None here):
     with momentum 0.9 a step is then a tenth of that of ``optax.sgd`` at the same rate, except that
     the first gradient counts in full; a tenth of it is left after 22 steps.
+
+    Raises ``UsageError`` for a learning rate that is not positive, a momentum outside [0, 1), a
+    dampening outside [0, 1] and a negative decay.
     """
     require_number("learning_rate", learning_rate, above=0)
     require_number("momentum", momentum, at_least=0, below=1)
