@@ -56,6 +56,7 @@ class _Header(msgspec.Struct):
     value: Any = None
     dtype: str | None = None
     shape: list[int] = []
+    reversed: bool = False
 
 
 def isolated(
@@ -164,7 +165,8 @@ def _next(pipe: IO[bytes], seconds: float, memory: int) -> tuple[_Header, np.nda
     if count * dtype.itemsize > memory or len(header.shape) > 32:
         raise _Ended
     content = _read(pipe, count * dtype.itemsize, until)
-    return header, content.view(dtype).reshape(header.shape)
+    array = content.view(dtype).reshape(header.shape)
+    return header, array.T if header.reversed else array
 
 
 def _read(pipe: IO[bytes], count: int, until: float) -> np.ndarray:

@@ -53,8 +53,10 @@ def _writer() -> _Write:
         header: dict[str, Any] = {"state": state, "value": value}
         content = memoryview(b"")
         if array is not None:
-            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-            header |= {"dtype": array.dtype.str, "shape": array.shape}
+            array = np.asarray(array, array.dtype.newbyteorder("<"))
+            reversed_ = array.flags.f_contiguous and array.ndim > 1  # MATLAB's: as it is stored
+            array = np.ascontiguousarray(array.T if reversed_ else array)
+            header |= {"dtype": array.dtype.str, "shape": array.shape, "reversed": reversed_}
             content = array.reshape(-1).view(np.uint8).data
         line = json.dumps(header).encode()
         for part in (len(line).to_bytes(8, "little"), line, content):
