@@ -1,10 +1,11 @@
 """The commands on published weights: list them, download them, convert other formats."""
 
+import os
 from pathlib import Path
 
 import tyro
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.models.preprocessing import Preprocessing
 
 
@@ -14,7 +15,7 @@ def list_weights() -> None:
 
     folder = cache_folder()
     for name, one in PUBLISHED.items():
-        here = "here" if (folder / one.file).exists() else "not here"
+        here = "here" if os.path.exists(folder / one.file) else "not here"
         print(f"{name}: {one.architecture}, {one.preprocessing}; {one.licence}; {here}")
         print(f"    {one.address} ({one.digest})")
     print(f"downloads are kept in {folder}")
@@ -50,16 +51,16 @@ def convert(
     """
     from siamjax.pretrained.published import open_weights
 
-    weights = open_weights(file, preprocessing=preprocessing).without(*leave_out)
     path = Path(f"{file.name.split('.')[0] or 'weights'}.npz") if out is None else out
     if path.suffix != ".npz":
-        raise UsageError(f"{path}: the name of the file to write must end in .npz")
-    if path.exists():
-        raise UsageError(f"{path} exists already; remove it, or choose another --out")
+        raise UsageError(f"{shown(path)}: the name of the file to write must end in .npz")
+    if os.path.lexists(path):
+        raise UsageError(f"{shown(path)} exists already; remove it, or choose another --out")
+    weights = open_weights(file, preprocessing=preprocessing).without(*leave_out)
     try:
         weights.save(path)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UsageError(f"{shown(path)}: cannot be written ({error.strerror})") from None
     layers = sorted({name.split("/")[1] for name in weights.tensors})
     count = sum(tensor.size for tensor in weights.tensors.values())
     print(

@@ -113,10 +113,12 @@ def isolated(
                     return
                 case "refused":
                     raise UsageError(header.value)
-                case state:
-                    told = f"more than {memory:,} bytes" if state == "memory" else header.value
-                    verb = "takes" if state == "memory" else "cannot be read:"
-                    raise UsageError(f"{shown(path)}: {verb} {shown(told)}; {remedy}")
+                case "memory":
+                    why = f"damaged, or too large: takes more than {memory:,} bytes"
+                    raise UsageError(f"{shown(path)}: {why}; {remedy}")
+                case _:
+                    why = f"damaged, or not what it seems to be ({shown(header.value)})"
+                    raise UsageError(f"{shown(path)}: {why}; {remedy}")
     except (_Ended, _TimedOut, BrokenPipeError) as error:
         if isinstance(error, _TimedOut):
             child.kill()

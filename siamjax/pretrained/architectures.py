@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.models.vgg16 import BLOCKS
 
@@ -23,7 +23,9 @@ _VGG16 = tuple(
     for block, (_, count) in enumerate(BLOCKS, start=1)
     for number in range(1, count + 1)
 )
+_TORCH_VGG16 = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # places in ``features``
 _VGG16_DENSE = ("fc1", "fc2", "predictions")
+_WRAPPED = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")  # by DataParallel, by torch.compile
 _INCEPTION = 94
 _KINDS = {"kernel", "bias", "beta", "gamma", "moving_mean", "moving_variance"}
 # Keras 3 stores layers without their names, in the order of their depth in the graph. For
@@ -49,14 +51,15 @@ def of_keras(source: str, layers: Layers, *, by_depth: bool) -> tuple[str, dict[
     """
     maps = [n for n, own in layers.items() if "kernel" in own and own["kernel"].ndim == 4]
     norms = [n for n, own in layers.items() if "moving_mean" in own]
-    if len(maps) == len(_VGG16) and not norms:
+    of_vgg16 = not by_depth and maps and set(maps) <= set(_VGG16)  # if some are missing, say which
+    if (of_vgg16 or len(maps) == len(_VGG16)) and not norms:
         names = {name: name for name in layers}
-        if set(maps) != set(_VGG16):
+        if not of_vgg16:
             names |= dict(zip(sorted(maps, key=_number), _VGG16, strict=True))
         if by_depth:
             dense = sorted((name for name in layers if name not in maps), key=_number)
             names |= dict(zip(dense, _VGG16_DENSE, strict=False))
-        return "vgg16", _tensors({names[layer]: own for layer, own in layers.items()})
+        return "vgg16", _tensors(source, {names[layer]: own for layer, own in layers.items()})
     if len(maps) == len(norms) == _INCEPTION:
         names = {name: name for name in layers}
         for own, kind in ((maps, "conv2d"), (norms, "batch_normalization")):
@@ -65,7 +68,8 @@ def of_keras(source: str, layers: Layers, *, by_depth: bool) -> tuple[str, dict[
             names |= {name: f"{kind}_{number}" for name, number in in_order}
         if by_depth:
             names |= dict.fromkeys((name for name in layers if name == "dense"), "predictions")
-        return "inception_v3", _tensors({names[layer]: own for layer, own in layers.items()})
+        own_names = {names[layer]: own for layer, own in layers.items()}
+        return "inception_v3", _tensors(source, own_names)
     raise _another(source, f"{len(maps)} convolutions and {len(norms)} batch normalisations")
 
 
@@ -81,18 +85,29 @@ def of_torch(
     the original of these weights, and siamjax, only over places inside the map.
     Raises ``UsageError`` for another network.
     """
+    unwrapped = {_WRAPPED.sub(r"\1", name): tensor for name, tensor in tensors.items()}
+    if len(unwrapped) != len(tensors):
+        raise UsageError(
+            f"{shown(source)}: the same tensors with and without 'module.' before them"
+        )
+    tensors = unwrapped
     if "features.0.weight" in tensors:
-        convs = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("features")})
-        if len(convs) != len(_VGG16):
+        convs = {name.split(".")[1] for name in tensors if name.startswith("features.")}
+        if not convs <= {str(place) for place in _TORCH_VGG16}:
             raise _another(source, f"{len(convs)} layers of features")
-        layers = {f"features.{n}": own for n, own in zip(convs, _VGG16, strict=True)}
+        layers = {f"features.{n}": own for n, own in zip(_TORCH_VGG16, _VGG16, strict=True)}
         layers |= {f"classifier.{n}": own for n, own in zip((0, 3, 6), _VGG16_DENSE, strict=True)}
         found = _rename(source, tensors, layers)
-        if "fc1" in found:
+        if "kernel" in found.get("fc1", {}):
             rows = found["fc1"]["kernel"]
+            if rows.ndim != 2 or len(rows) != 512 * 7 * 7:
+                raise UsageError(
+                    f"{shown(source)}: classifier.0.weight is {rows.shape[::-1]} in the file, "
+                    "expected (4096, 25088)"
+                )
             by_channel = rows.reshape(512, 7, 7, rows.shape[-1])
             found["fc1"]["kernel"] = by_channel.transpose(1, 2, 0, 3).reshape(rows.shape)
-        return "vgg16", _tensors(found), "torchvision"
+        return "vgg16", _tensors(source, found), "torchvision"
     if "Conv2d_1a_3x3.conv.weight" in tensors:
         layers = {"fc": "predictions"}
         for number, name in enumerate(_torch_inception(), start=1):
@@ -100,14 +115,15 @@ def of_torch(
             layers[f"{name}.bn"] = f"batch_normalization_{number}"
         kept = {n: t for n, t in tensors.items() if not n.startswith("AuxLogits")}
         # Trained on x / 127.5 - 1; torchvision's transform_input undoes its usual preprocessing.
-        return "inception_v3", _tensors(_rename(source, kept, layers)), "signed"
-    raise _another(source, f"tensors such as {', '.join(list(tensors)[:2]) or 'none'}")
+        return "inception_v3", _tensors(source, _rename(source, kept, layers)), "signed"
+    named = shown(", ".join(list(tensors)[:2]) or "none")
+    raise _another(source, f"tensors such as {named}")
 
 
 def _another(source: str, what: str) -> UsageError:
     return UsageError(
-        f"{source} is a file of another network: {what}; expected VGG-16 (13 convolutions) or "
-        "InceptionV3 (94, each with a batch normalisation)"
+        f"{shown(source)} is a file of another network: {what}; expected VGG-16 (13 convolutions) "
+        "or InceptionV3 (94, each with a batch normalisation)"
     )
 
 
@@ -116,7 +132,7 @@ def _number(name: str) -> int:
     return int(end[1]) if end else 0
 
 
-def _tensors(layers: Layers) -> dict[str, np.ndarray]:
+def _tensors(source: str, layers: Layers) -> dict[str, np.ndarray]:
     """By collection and path; scales of batch normalisations go into the kernels before them."""
     found: dict[str, np.ndarray] = {}
     for layer, own in layers.items():
@@ -132,9 +148,16 @@ def _tensors(layers: Layers) -> dict[str, np.ndarray]:
         gamma = own.get("gamma")
         if gamma is not None and np.any(gamma != 1):
             number = layer.rpartition("_")[2]
+            kernel = found.get(f"params/conv2d_{number}/kernel", np.empty(0))
+            if gamma.shape != kernel.shape[-1:]:
+                raise UsageError(
+                    f"{shown(source)}: {shown(layer)}/gamma is {gamma.shape} in the file, expected "
+                    f"{kernel.shape[-1:]} as conv2d_{number}/kernel is {kernel.shape}"
+                )
             # gamma (x - mean) / s = (gamma x - gamma mean) / s, whatever its sign.
             for path in (f"params/conv2d_{number}/kernel", f"batch_stats/{layer}/mean"):
-                found[path] = found[path] * gamma
+                if path in found:
+                    found[path] = found[path] * gamma
     return found
 
 
@@ -148,7 +171,7 @@ def _rename(
         if kind == "num_batches_tracked":
             continue
         if layer not in layers:
-            raise UsageError(f"{source}: {path} has no place in the network")
+            raise UsageError(f"{shown(source)}: {shown(path)} has no place in the network")
         norm = layer.endswith(".bn")
         name = {
             "weight": "gamma" if norm else "kernel",
@@ -157,8 +180,12 @@ def _rename(
             "running_var": "moving_variance",
         }.get(kind)
         if name is None:
-            raise UsageError(f"{source}: {path} is an unknown tensor")
+            raise UsageError(f"{shown(source)}: {shown(path)} is an unknown tensor")
         if name == "kernel":
+            if tensor.ndim not in (2, 4):
+                raise UsageError(
+                    f"{shown(source)}: {path} is {tensor.shape}, expected a kernel of 2 or 4 axes"
+                )
             tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
         found.setdefault(layers[layer], {})[name] = tensor
     return found

@@ -1,19 +1,18 @@
 """Addresses of published weights, and their download: complete and verified, or not at all."""
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
+from siamjax.files import locked, open_regular
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained.reading import read_weights
 from siamjax.pretrained.weights import Weights
@@ -21,6 +20,7 @@ from siamjax.pretrained.weights import Weights
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _TORCHVISION = "https://download.pytorch.org/models"
 _BLOCK = 1 << 20
+_LARGEST = 2**32  # bytes; VGG-16 has 553 million
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,11 @@ def cache_folder() -> Path:
     """``$SIAMJAX_WEIGHTS``, or ``siamjax/weights`` in the user's cache folder."""
     if "SIAMJAX_WEIGHTS" in os.environ:
         return Path(os.environ["SIAMJAX_WEIGHTS"])
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "siamjax" / "weights"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise UsageError("no home folder to keep weights in; set SIAMJAX_WEIGHTS") from None
+    return cache / "siamjax" / "weights"
 
 
 def open_weights(
@@ -113,7 +116,7 @@ def open_weights(
     another ``architecture``, and for another ``preprocessing`` than the published one.
     """
     name = str(which)
-    if name in PUBLISHED and not Path(which).exists():
+    if name in PUBLISHED and not os.path.exists(which):
         stated = PUBLISHED[name].preprocessing
         if preprocessing not in (None, stated):
             raise UsageError(
@@ -124,7 +127,7 @@ def open_weights(
     else:
         weights = read_weights(which, preprocessing=preprocessing)
     if architecture not in (None, weights.architecture):
-        raise UsageError(f"{which} holds {weights.architecture}, expected {architecture}")
+        raise UsageError(f"{shown(which)} holds {weights.architecture}, expected {architecture}")
     return weights
 
 
@@ -137,15 +140,18 @@ def fetch(name: str) -> Path:
     and where to put it), and for a file with another digest.
     """
     if name not in PUBLISHED:
-        raise UsageError(f"no published weights {name!r}; choose one of {', '.join(PUBLISHED)}")
+        known = ", ".join(PUBLISHED)
+        raise UsageError(f"no published weights {shown(name)!r}; choose one of {known}")
     wanted, folder = PUBLISHED[name], cache_folder()
     path = folder / wanted.file
     part = path.with_name(path.name + ".part")
     try:
+        if os.path.exists(path):  # whole, as it is; its folder need not be writable
+            _check(path, wanted, "remove it, so that it is downloaded again")
+            return path
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            if path.exists():
-                _check(path, wanted, "remove it, so that it is downloaded again")
+        with locked(folder / ".lock"):
+            if os.path.exists(path):  # by the process that was waited for
                 return path
             _download(wanted.address, part)
             try:
@@ -154,37 +160,29 @@ def fetch(name: str) -> Path:
                 part.unlink()
                 raise
             os.replace(part, path)
+    except UsageError:
+        raise
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = shown(getattr(error, "reason", None) or error)
         raise UsageError(
             f"{wanted.file} could not be downloaded from {wanted.address} ({reason}); run the same "
             "command to continue the download, or get the file by other means and put it into "
-            f"{folder} ({wanted.digest})"
+            f"{shown(folder)} ({wanted.digest})"
         ) from None
     return path
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into the folder; others wait."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)  # releases the lock
 
 
 def _check(path: Path, wanted: Published, remedy: str) -> None:
     algorithm, _, digits = wanted.digest.partition(":")
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     if not digest.hexdigest().startswith(digits):
+        found = f"{algorithm} {digest.hexdigest()}"
         raise UsageError(
-            f"{path} has {algorithm} {digest.hexdigest()}, but the publisher states {digits} for "
-            f"{wanted.address}; {remedy}"
+            f"{shown(path)} has {found}, but the publisher states {digits} for {wanted.address}; "
+            f"{remedy}"
         )
 
 
@@ -206,6 +204,8 @@ def _download(address: str, part: Path) -> None:
         bar = tqdm(total=total, initial=had, unit="B", unit_scale=True, desc=part.name)
         with part.open("ab" if had else "wb") as file, bar:
             while block := response.read(_BLOCK):
+                if file.tell() > _LARGEST:
+                    raise OSError(f"more than {_LARGEST:,} bytes came")
                 file.write(block)
                 bar.update(len(block))
             file.flush()

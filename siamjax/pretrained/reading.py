@@ -1,15 +1,21 @@
 """Reads published files of weights in all their formats."""
 
-import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
+import msgspec
 import numpy as np
 
-from siamjax.errors import UsageError
+from siamjax.array_files import NUMBERS, read_npz
+from siamjax.errors import UsageError, shown
+from siamjax.files import Count, decode_json, open_regular, read_bytes, read_json
+from siamjax.isolation import isolated
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained import architectures
+from siamjax.pretrained.published_form import check_published, check_values
 from siamjax.pretrained.torch_files import read_state_dict
 from siamjax.pretrained.weights import MANIFEST, Weights
 
@@ -22,13 +28,19 @@ class Stored(NamedTuple):
         tensors: by collection and path.
         preprocessing: the one that the format implies, or None.
         certain: whether no other preprocessing is possible.
+        own: whether :meth:`Weights.save` wrote it: then a part of a network, or another width, is
+            meant, and :func:`siamjax.pretrained.put` compares it with the network.
     """
 
     architecture: str
     tensors: dict[str, np.ndarray]
     preprocessing: Preprocessing | None
     certain: bool
+    own: bool = False
 
+
+Layers = dict[str, dict[str, np.ndarray]]
+_LARGEST = 2**33  # bytes of a shard
 
 FORMATS = (
     "Keras .h5 and .weights.h5, TensorFlow.js model.json, .npz, torchvision .pth and .safetensors"
@@ -48,39 +60,37 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     :meth:`Weights.save` wrote. ``preprocessing`` overrides it for Keras' layouts (weights that were
     trained anew), and must be given for TensorFlow.js, which does not state it.
 
-    Raises ``UsageError`` for a file that is missing, damaged or of another network.
+    Raises ``UsageError`` for a file that is missing, damaged or of another network; for NaN and
+    infinite values; and, but for a file that :meth:`Weights.save` wrote, for tensors that are
+    missing or of another shape than the published ones. It names the tensors.
     """
     path = Path(path)
-    path = path / "model.json" if path.is_dir() else path
+    path = path / "model.json" if os.path.isdir(path) else path
     choices = ", ".join(get_args(Preprocessing))
     if preprocessing is not None and preprocessing not in get_args(Preprocessing):
-        raise UsageError(f"preprocessing {preprocessing!r}; choose one of {choices}")
+        raise UsageError(f"preprocessing {shown(preprocessing)!r}; choose one of {choices}")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(16)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file of weights; check the path") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror})") from None
-    reader = _reader(path, head)
-    try:
-        found = reader(path)
+        found = _reader(path, head)(path)
+        check_values(str(path), found.tensors)
+        if not found.own:
+            check_published(str(path), found.architecture, found.tensors)
     except UsageError:
         raise
-    except Exception as error:  # h5py, NumPy, pickle and zipfile have no common type for damage
-        raise UsageError(
-            f"{path} is damaged, or not what it seems to be ({type(error).__name__}: {error})"
-        ) from None
+    except Exception as error:  # NumPy, pickletools and zipfile have no common type for damage
+        why = shown(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{shown(path)} is damaged, or not what it seems to be ({why})") from None
     if found.certain and preprocessing not in (None, found.preprocessing):
         raise UsageError(
-            f"{path}: its images are preprocessed by {found.preprocessing!r}, not "
+            f"{shown(path)}: its images are preprocessed by {found.preprocessing!r}, not "
             f"{preprocessing!r}; leave the option out"
         )
     preprocessing = preprocessing or found.preprocessing
     if preprocessing is None:
         raise UsageError(
-            f"{path} does not say how its images are preprocessed; choose preprocessing from "
-            f"{choices}"
+            f"{shown(path)} does not say how its images are preprocessed; choose preprocessing "
+            f"from {choices}"
         )
     return Weights(
         source=str(path),
@@ -104,126 +114,117 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
         return _safetensors
     if path.suffix in (".pth", ".pt"):
         return _torch
-    raise UsageError(f"{path} is not a known file of weights, expected {FORMATS}")
+    raise UsageError(f"{shown(path)} is not a known file of weights, expected {FORMATS}")
 
 
 def _npz(path: Path) -> Stored:
-    # Opened here, because NumPy does not close a file that turns out not to be its own.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = read_npz(path, texts=(MANIFEST,))
     manifest = arrays.pop(MANIFEST, None)
     if manifest is not None:
-        stated = json.loads(str(manifest))
-        architecture, preprocessing = stated["architecture"], stated["preprocessing"]
-        if architecture not in architectures.PREPROCESSING:
-            raise ValueError(f"architecture {architecture!r}")
-        if preprocessing not in get_args(Preprocessing):
-            raise ValueError(f"preprocessing {preprocessing!r}")
-        return Stored(architecture, arrays, preprocessing, True)
-    layers: dict[str, dict[str, np.ndarray]] = {}
+        stated = decode_json(str(manifest), _Manifest, where=f"{shown(path)}: its manifest")
+        for name in arrays:
+            if not name.startswith(("params/", "batch_stats/")) or name.count("/") < 2:
+                raise UsageError(f"{shown(path)}: {shown(name)} is no tensor of a layer")
+        return Stored(stated.architecture, arrays, stated.preprocessing, True, True)
+    layers: Layers = {}
     for name, array in arrays.items():
         layer, _, kind = name.rpartition("/")
-        layers.setdefault(layer, {})[kind] = array
+        _add(layers, layer, kind, array, path)
     return _of_keras(path, layers)
 
 
-def _of_keras(path: Path, layers: architectures.Layers, *, by_depth: bool = False) -> Stored:
+class _Manifest(msgspec.Struct):
+    architecture: Literal["vgg16", "inception_v3"]
+    preprocessing: Preprocessing
+
+
+def _of_keras(path: Path, layers: Layers, *, by_depth: bool = False) -> Stored:
     architecture, tensors = architectures.of_keras(str(path), layers, by_depth=by_depth)
     return Stored(architecture, tensors, architectures.PREPROCESSING[architecture], False)
 
 
 def _keras(path: Path) -> Stored:
-    """Both layouts: groups named by layer with ``weight_names``, and ``layers/CLASS_N/vars/K``."""
-    import h5py  # only here: training and export run without it
-
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    with h5py.File(path, "r") as file:
-        if "layers" in file and "layer_names" not in file.attrs:
-            named = _keras3(file["layers"], layers)
+    layers: Layers = {}
+    named = True
+    for value, array in isolated("siamjax.isolation.keras_h5.tensors", path):
+        if array is None:
+            named = bool(value)
         else:
-            group: Any = file.get("model_weights", file)
-            if "layer_names" not in group.attrs:
-                raise UsageError(f"{path} is an HDF5 file, but not of Keras weights")
-            named = True
-            for layer in group.attrs["layer_names"]:
-                inside = group[_text(layer)]
-                for name in inside.attrs["weight_names"]:
-                    parts = _text(name).split(":")[0].split("/")
-                    layers.setdefault(parts[-2], {})[parts[-1]] = np.asarray(inside[_text(name)])
+            layer, kind = map(str, value)
+            _add(layers, layer, kind, array, path)
     return _of_keras(path, layers, by_depth=not named)
 
 
-_BY_COUNT = {
-    ("conv2d", 1): ("kernel",),
-    ("conv2d", 2): ("kernel", "bias"),
-    ("dense", 1): ("kernel",),
-    ("dense", 2): ("kernel", "bias"),
-    ("batch_normalization", 3): ("beta", "moving_mean", "moving_variance"),
-    ("batch_normalization", 4): ("gamma", "beta", "moving_mean", "moving_variance"),
-}
+def _add(layers: Layers, layer: str, kind: str, array: np.ndarray, path: Path) -> None:
+    own = layers.setdefault(layer, {})
+    if kind in own:
+        raise UsageError(f"{shown(path)}: {shown(layer)}/{shown(kind)} is twice in the file")
+    own[kind] = array
 
 
-def _keras3(group: Any, layers: dict[str, dict[str, np.ndarray]]) -> bool:
-    """Read Keras 3's ``.weights.h5``; returns whether it has the layers' names (3.3 and later)."""
-    names = []
-    for stored in group:
-        variables = group[stored].get("vars")
-        if variables is None or not len(variables):
-            if any(key != "vars" for key in group[stored]):
-                raise ValueError(
-                    f"layer {stored} is itself a network: save the weights of that one"
-                )
-            continue
-        kind = stored.rstrip("0123456789").rstrip("_")
-        kinds = _BY_COUNT.get((kind, len(variables)))
-        if kinds is None:
-            raise ValueError(f"layer {stored} with {len(variables)} variables is unknown")
-        own = variables.attrs.get("name")
-        names.append(own)
-        layers[stored if own is None else _text(own)] = {
-            name: np.asarray(variables[str(place)]) for place, name in enumerate(kinds)
-        }
-    return all(name is not None for name in names)
+class _Quantization(msgspec.Struct):
+    dtype: Literal["uint8", "uint16", "float16"]
+    scale: float | None = None
+    min: float = 0.0
 
 
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+class _Entry(msgspec.Struct):
+    name: str
+    shape: list[Count]
+    dtype: Literal["float32", "int32", "bool"]
+    quantization: _Quantization | None = None
+
+
+class _Group(msgspec.Struct):
+    paths: list[str]
+    weights: list[_Entry]
+
+
+class _Model(msgspec.Struct):
+    weightsManifest: list[_Group]
 
 
 def _tensorflow_js(path: Path) -> Stored:
-    groups = json.loads(path.read_text(encoding="utf-8"))["weightsManifest"]
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    joined = path.with_name("weights.bin")
+    groups = read_json(path, _Model).weightsManifest
+    names = [name for group in groups for name in group.paths]
+    if len(set(names)) != len(names) or not all(Path(n).name == n and n for n in names):
+        raise UsageError(f"{shown(path)}: expected different names of files beside it as shards")
+    layers: Layers = {}
+    joined, content = path.with_name("weights.bin"), b""
     place = 0
-    for group in groups:
-        shards = [path.with_name(name) for name in group["paths"]]
-        if all(shard.exists() for shard in shards):
-            content, place = b"".join(shard.read_bytes() for shard in shards), 0
-        elif joined.exists():
-            content = joined.read_bytes()
-        else:
-            missing = next(shard for shard in shards if not shard.exists())
-            raise UsageError(f"{missing}: a shard of {path.name} is missing; put it beside it")
-        for entry in group["weights"]:
+    for number, group in enumerate(groups):
+        shards = [path.with_name(name) for name in group.paths]
+        apart = all(os.path.exists(shard) for shard in shards)
+        if apart:
+            content, place = b"".join(read_bytes(shard, limit=_LARGEST) for shard in shards), 0
+        elif not os.path.exists(joined):
+            missing = next(shard for shard in shards if not os.path.exists(shard))
+            raise UsageError(
+                f"{shown(missing)}: a shard of {path.name} is missing; put it beside it"
+            )
+        elif number == 0:
+            content = read_bytes(joined, limit=_LARGEST)
+        for entry in group.weights:
             array, place = _tensor(content, place, entry)
-            layer, _, kind = entry["name"].rpartition("/")
-            layers.setdefault(layer.rpartition("/")[2], {})[kind] = array
-        if place != len(content) and (not joined.exists() or group is groups[-1]):
+            layer, _, kind = entry.name.rpartition("/")
+            _add(layers, layer.rpartition("/")[2], kind, array, path)
+        if place != len(content) and (apart or group is groups[-1]):
             raise ValueError(f"{len(content)} bytes of weights, but {place} are described")
     return _of_keras(path, layers)._replace(preprocessing=None)
 
 
-def _tensor(content: bytes, place: int, entry: dict[str, Any]) -> tuple[np.ndarray, int]:
+def _tensor(content: bytes, place: int, entry: _Entry) -> tuple[np.ndarray, int]:
     """One tensor in float32, and where the next one begins."""
-    packed = entry.get("quantization")
-    kind = np.dtype((packed or entry)["dtype"]).newbyteorder("<")
-    count = int(np.prod(entry["shape"], dtype=np.int64))
-    if place + count * kind.itemsize > len(content):
-        raise ValueError(f"cut short at {entry['name']}: {len(content)} bytes of weights")
-    array = np.frombuffer(content, kind, count, place).astype(np.float32)
-    if packed and "scale" in packed:
-        array = array * np.float32(packed["scale"]) + np.float32(packed["min"])
-    return array.reshape(entry["shape"]), place + count * kind.itemsize
+    packed = entry.quantization
+    dtype = np.dtype((packed or entry).dtype).newbyteorder("<")
+    count = math.prod(entry.shape)
+    if place + count * dtype.itemsize > len(content):
+        raise ValueError(f"cut short at {shown(entry.name)}: {len(content)} bytes of weights")
+    array = np.frombuffer(content, dtype, count, place).astype(np.float32)
+    if packed and packed.scale is not None:
+        with np.errstate(all="ignore"):  # what is not finite then is refused by its name
+            array = array * np.float32(packed.scale) + np.float32(packed.min)
+    return array.reshape(entry.shape), place + count * dtype.itemsize
 
 
 def _safetensors(path: Path) -> Stored:
@@ -231,16 +232,19 @@ def _safetensors(path: Path) -> Stored:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ImportError:
-        raise UsageError(f"{path} needs: pip install 'siamjax[safetensors]'") from None
+        raise UsageError(f"{shown(path)} needs: pip install 'siamjax[safetensors]'") from None
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    # bfloat16 and float8 are not NumPy's own types, so an .npz cannot hold them.
-    tensors = {
-        name: tensor if tensor.dtype.kind in "fiub" else tensor.astype(np.float32)
-        for name, tensor in tensors.items()
-    }
+    for name, tensor in tensors.items():
+        # bfloat16 and float8 are not NumPy's own types, so an .npz cannot hold them.
+        if tensor.dtype.name.startswith(("bfloat16", "float8")):
+            tensors[name] = tensor.astype(np.float32)
+        elif tensor.dtype.kind not in NUMBERS:
+            raise UsageError(
+                f"{shown(path)}: {shown(name)} has values of type {tensor.dtype}; expected numbers"
+            )
     return Stored(*architectures.of_torch(str(path), tensors), True)
 
 

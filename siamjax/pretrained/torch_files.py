@@ -2,141 +2,120 @@
 
 ``torch.save`` writes a pickle that names storages, and their bytes: as members of a zip archive
 (since PyTorch 1.6), or after the pickle (before; torchvision's VGG-16 is still stored like this).
-A pickle can ask for any function to be called; only the few that make up a state dict are allowed.
+Of the pickle, :mod:`siamjax.pretrained.torch_pickles` takes nothing but tensors.
 """
 
-import collections
-import pickle
+import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from siamjax.errors import UsageError
+from siamjax.array_files import allowance
+from siamjax.errors import UsageError, shown
+from siamjax.files import open_regular
+from siamjax.pretrained.torch_pickles import MOST_BYTES, Clipped, Forbidden, unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old format
-_TYPES = {
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "<i1",
-    "ByteStorage": "<u1",
-    "BoolStorage": "?",
-}
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can grow without bound
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file, by name.
 
     Raises ``UsageError`` for a pickle of anything but tensors, and ``ValueError`` for a damaged
-    file.
+    file; also if a tensor has more values than its storage, or all together take more than
+    :func:`siamjax.array_files.allowance`.
     """
-    try:
-        state = _archive(path) if zipfile.is_zipfile(path) else _before_archives(path)
-    except _Forbidden as error:
-        raise UsageError(
-            f"{path} holds code ({error}) and was not read; save model.state_dict() alone"
-        ) from None
-    except (pickle.UnpicklingError, IndexError, AttributeError) as error:
-        raise ValueError(str(error)) from None
-    arrays = isinstance(state, dict) and all(isinstance(t, np.ndarray) for t in state.values())
-    if not arrays or not all(isinstance(name, str) for name in state):
-        raise UsageError(f"{path} is not a state dict; save model.state_dict()")
-    return dict(state)
+    with open_regular(path) as file:
+        most = allowance(os.fstat(file.fileno()).st_size)
+        try:
+            zipped = zipfile.is_zipfile(file)
+            file.seek(0)
+            state = _archive(file) if zipped else _before_archives(file)
+        except Forbidden as error:
+            raise UsageError(
+                f"{shown(path)} holds code ({shown(error)}) and was not read; save "
+                "model.state_dict() alone"
+            ) from None
+        except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+    if not isinstance(state, dict) or not all(isinstance(t, np.ndarray) for t in state.values()):
+        raise UsageError(f"{shown(path)} is not a state dict; save model.state_dict()")
+    if sum(tensor.nbytes for tensor in state.values()) > most:
+        raise ValueError(f"its tensors take more than {most:,} bytes, eight times its size")
+    return state
 
 
-class _Forbidden(Exception):
-    """A pickle asks for something that no state dict needs."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads ordered dicts, tensors and storages, and nothing else."""
-
-    def __init__(self, file: Any, storage: Any) -> None:
-        super().__init__(file, encoding="utf-8")
-        self._storage = storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse everything that is not part of a tensor."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda data, *_: data
-        if module == "torch" and name in _TYPES:
-            return _TYPES[name]
-        if module == "torch" and name.endswith("Storage"):
-            raise UsageError(f"tensors of torch.{name} cannot be read; save them as float32")
-        raise _Forbidden(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        """The storage that a tensor is a view of."""
-        kind, storage_type, key, _, count = pid[:5]
-        if kind != "storage" or storage_type not in _TYPES.values():
-            raise ValueError(f"unknown storage {kind!r}")
-        return self._storage(str(key), np.dtype(storage_type), int(count))
-
-
-def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    """A view of a storage; ``ValueError`` if the storage is too small for it."""
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
-        raise ValueError(f"a tensor of {size} reaches beyond its {len(storage)} values")
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
-
-
-def _archive(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+def _archive(file: IO[bytes]) -> Any:
+    most = allowance(os.fstat(file.fileno()).st_size)
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        pickles = [name for name in members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("an archive without data.pkl")
         top = pickles[0].removesuffix("data.pkl")
-        if f"{top}byteorder" in archive.namelist() and archive.read(f"{top}byteorder") != b"little":
+        if members[pickles[0]].file_size > MOST_BYTES:
+            raise ValueError("a pickle that is too long for a state dict")
+        order = members.get(f"{top}byteorder")
+        if order is not None and (order.file_size > 10 or archive.read(order) != b"little"):
             raise ValueError("big-endian tensors")
-
-        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-            content = archive.read(f"{top}data/{key}")
-            if len(content) != count * dtype.itemsize:
-                raise ValueError(f"storage {key} has {len(content)} bytes")
-            return np.frombuffer(content, dtype)
-
-        with archive.open(pickles[0]) as file:
-            return _Unpickler(file, storage).load()
-
-
-def _before_archives(path: Path) -> Any:
-    with path.open("rb") as file:
-
-        def refuse(*_: Any) -> np.ndarray:
-            raise ValueError("a storage in the header")
-
-        if _Unpickler(file, refuse).load() != _MAGIC:
-            raise ValueError("not saved by torch.save")
-        for _ in range(2):  # protocol, and the machine's integer sizes
-            _Unpickler(file, refuse).load()
+        if any(member.compress_type not in _PACKED for member in members.values()):
+            raise ValueError("packed as PyTorch does not pack tensors")
+        if sum(member.file_size for member in members.values()) > most:
+            raise ValueError(f"its members take more than {most:,} bytes, eight times its size")
         storages: dict[str, np.ndarray] = {}
-        most = path.stat().st_size
 
         def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-            """An empty storage for tensors to view; its bytes come after the pickle."""
-            if not 0 <= count * dtype.itemsize <= most:
-                raise ValueError(f"storage {key} of {count} values is larger than the file")
-            return storages.setdefault(key, np.empty(count, dtype))
+            member = members[f"{top}data/{key}"]
+            if member.file_size != count * dtype.itemsize:
+                raise ValueError(f"storage {shown(key)} has {member.file_size} bytes")
+            if key not in storages:
+                storages[key] = np.frombuffer(archive.read(member), dtype)
+            return _of_type(storages[key], dtype, key)
 
-        state = _Unpickler(file, storage).load()
-        keys = [str(key) for key in _Unpickler(file, refuse).load()]
-        if set(keys) != set(storages):
-            raise ValueError("storages without content")
-        for key in keys:
-            own = storages[key]
-            count, content = int.from_bytes(file.read(8), "little"), file.read(own.nbytes)
-            if count != len(own) or len(content) != own.nbytes:
-                raise ValueError("cut short")
-            own[:] = np.frombuffer(content, own.dtype)
+        with archive.open(pickles[0]) as inside:
+            return unpickle(inside, storage)
+
+
+def _of_type(storage: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
+    if storage.dtype != dtype:
+        raise ValueError(f"storage {shown(key)} is of {storage.dtype} and of {dtype}")
+    return storage
+
+
+def _before_archives(file: IO[bytes]) -> Any:
+    size = os.fstat(file.fileno()).st_size
+    left = size
+    storages: dict[str, np.ndarray] = {}
+
+    def refuse(*_: Any) -> np.ndarray:
+        raise ValueError("a storage in the header")
+
+    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        """An empty storage for tensors to view; its bytes come after the pickle."""
+        nonlocal left
+        if key not in storages:
+            left -= count * dtype.itemsize
+            if left < 0:
+                raise ValueError(f"storage {shown(key)} of {count} values is larger than the file")
+            storages[key] = np.empty(count, dtype)
+        return _of_type(storages[key], dtype, key)
+
+    clipped: Any = Clipped(file, size)
+    if unpickle(clipped, refuse) != _MAGIC:
+        raise ValueError("not saved by torch.save")
+    for _ in range(2):  # protocol, and the machine's integer sizes
+        unpickle(clipped, refuse)
+    state = unpickle(clipped, storage)
+    keys = unpickle(clipped, refuse)
+    if sorted(map(str, keys)) != sorted(storages):
+        raise ValueError("storages without content")
+    for key in map(str, keys):
+        own = storages[key]
+        count, content = int.from_bytes(file.read(8), "little"), file.read(own.nbytes)
+        if count != len(own) or len(content) != own.nbytes:
+            raise ValueError("cut short")
+        own[:] = np.frombuffer(content, own.dtype)
     return state

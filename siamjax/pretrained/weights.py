@@ -14,9 +14,10 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.files import write_bytes
 from siamjax.models.preprocessing import Preprocessing
+from siamjax.pretrained.published_form import inside, mismatches
 
 MANIFEST = "manifest"
 """Name of the array with JSON in a file that :meth:`Weights.save` wrote."""
@@ -65,7 +66,7 @@ class Weights:
 
     def without(self, *layers: str) -> "Weights":
         """These weights without the layers of these prefixes, such as a head of another task."""
-        kept = {p: t for p, t in self.tensors.items() if not _inside(p).startswith(layers)}
+        kept = {p: t for p, t in self.tensors.items() if _kept(p, layers)}
         return dataclasses.replace(self, tensors=kept)
 
 
@@ -104,25 +105,17 @@ def put(
         collection, _, rest = path.partition("/")
         if not under or rest.startswith(f"{under}/"):
             own[f"{collection}/{rest[len(under) :].lstrip('/')}"] = path
-    wanted = {path for path in own if not _inside(path).startswith(tuple(new))}
-    given = {path for path in weights.tensors if not _inside(path).startswith(tuple(unused))}
-    wrong = [f"{_inside(path)} is missing in the file" for path in sorted(wanted - given)]
-    wrong += [f"{_inside(path)} has no place in the network" for path in sorted(given - wanted)]
-    for path in sorted(wanted & given):
-        here, there = flat[own[path]].shape, weights.tensors[path].shape
-        if here != there:
-            wrong.append(f"{_inside(path)} is {there} in the file and {here} in the network")
-    if wrong:
-        shown = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-        raise UsageError(f"{weights.source} does not fit the network: {shown}")
+    wanted = {path: flat[at].shape for path, at in own.items() if _kept(path, new)}
+    given = {path: t.shape for path, t in weights.tensors.items() if _kept(path, unused)}
+    if wrong := mismatches(wanted, given, there="in the network"):
+        raise UsageError(f"{shown(weights.source)} does not fit the network: {wrong}")
     for path in wanted:
         flat[own[path]] = jnp.asarray(weights.tensors[path], flat[own[path]].dtype)
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _inside(path: str) -> str:
-    """The path without its collection."""
-    return path.partition("/")[2]
+def _kept(path: str, left_out: Sequence[str]) -> bool:
+    return not inside(path).startswith(tuple(left_out))
 
 
 def _stated(network: nn.Module) -> Iterator[str]:

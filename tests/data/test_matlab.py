@@ -81,7 +81,7 @@ def test_damage_that_crashes_scipy(tmp_path, place):
 
 def test_compressed_zeros_are_limited(tmp_path):
     scipy.io.savemat(tmp_path / "a.mat", {"x": np.zeros((40_000_000,))}, do_compression=True)
-    with pytest.raises(UsageError, match=r"a\.mat: (takes more than 2\d\d,|not a readable)"):
+    with pytest.raises(UsageError, match=r"a\.mat: (.*takes more than 2\d\d,|not a readable)"):
         load_v5(tmp_path / "a.mat", "x")
 
 

@@ -65,7 +65,7 @@ def test_fetched_once_and_whole(folder, handler):
     assert fetch("own").read_bytes() == CONTENT
     assert fetch("own") == folder / "w.npz"
     assert handler.asked == [0]
-    assert [path.name for path in folder.iterdir()] == ["w.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "w.npz"]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -89,7 +89,7 @@ def test_another_digest_leaves_nothing(folder, handler):
     handler.content = CONTENT[::-1]
     with pytest.raises(UsageError, match=r"has sha256 .* the publisher states .* was removed"):
         fetch("own")
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == [".lock"]
     (folder / "w.npz").write_bytes(b"changed since")
     with pytest.raises(UsageError, match="remove it, so that it is downloaded again"):
         fetch("own")
@@ -102,6 +102,43 @@ def test_two_at_a_time(folder, handler):
     assert handler.asked == [0]
 
 
+def test_a_folder_that_cannot_be_written_serves_what_is_in_it(folder, monkeypatch):
+    fetch("own")
+    (folder / ".lock").unlink()
+    monkeypatch.setattr(published, "locked", None)  # neither lock nor download
+    assert fetch("own").read_bytes() == CONTENT
+
+
+def test_what_a_server_says_is_one_line(folder, handler):
+    handler.send_response = lambda self, code: self.wfile.write(b"HTTP/1.1 abc\r\x1b[31m\r\n")
+    with pytest.raises(UsageError, match="could not be downloaded") as raised:
+        fetch("own")
+    assert str(raised.value).isprintable()
+
+
+def test_no_end(folder, handler, monkeypatch):
+    monkeypatch.setattr(published, "_LARGEST", 5000)
+    monkeypatch.setattr(published, "_BLOCK", 1000)
+    with pytest.raises(UsageError, match="more than 5,000 bytes came"):
+        fetch("own")
+    assert not (folder / "w.npz").exists()
+
+
+def test_no_home(monkeypatch):
+    for name in ("SIAMJAX_WEIGHTS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "~")
+    with pytest.raises(UsageError, match="no home folder"):
+        fetch("vgg16-imagenet")
+
+
+@pytest.mark.parametrize("where", ["/proc/none", "/dev/null", "/" + "x" * 300])
+def test_a_folder_that_cannot_be(folder, monkeypatch, where):
+    monkeypatch.setenv("SIAMJAX_WEIGHTS", where)
+    with pytest.raises(UsageError, match="could not be downloaded"):
+        fetch("own")
+
+
 def test_a_published_preprocessing_is_not_changed(folder):
     with pytest.raises(UsageError, match="the images of own are preprocessed by 'bgr_mean', not"):
         open_weights("own", preprocessing="unit")
@@ -112,7 +149,7 @@ def test_names(folder, tmp_path, monkeypatch):
         UsageError, match="no published weights 'vgg19'; choose one of vgg16-imagenet"
     ):
         fetch("vgg19")
-    with pytest.raises(UsageError, match="no such file of weights"):
+    with pytest.raises(UsageError, match="vgg19: no such file"):
         open_weights(tmp_path / "vgg19")
     with pytest.raises(UsageError, match="not a known file of weights, expected Keras"):  # fetched
         open_weights("own")

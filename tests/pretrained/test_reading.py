@@ -12,12 +12,34 @@ import pytest
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
 from siamjax.models.vgg16 import BLOCKS, Vgg16Features
-from siamjax.pretrained import put, read_weights
+from siamjax.pretrained import published_form, put, read_weights
 from siamjax.pretrained.architectures import of_torch
 
 REAL = Path(__file__).parents[3] / "shared/weights"
 VGG, INCEPTION = REAL / "vgg16_imagenet_notop_fp16.npz", REAL / "inception_v3_tfjs"
 CONVS = [f"block{b}_conv{n}" for b, (_, c) in enumerate(BLOCKS, 1) for n in range(1, c + 1)]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The published shapes of the tiny files here."""
+    shapes = {
+        "vgg16": {
+            f"params/{layer}/{name}": array.shape
+            for layer, own in vgg().items()
+            for name, array in own.items()
+        },
+        "inception_v3": {f"params/conv2d_{k}/kernel": (1, 1, 1, 1) for k in range(1, 95)}
+        | {
+            f"{collection}/batch_normalization_{k}/{name}": (1,)
+            for k in range(1, 95)
+            for collection, name in PARTS
+        },
+    }
+    monkeypatch.setattr(published_form, "published_shapes", shapes.__getitem__)
+
+
+PARTS = (("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var"))
 
 
 def vgg(names=CONVS):
@@ -95,6 +117,21 @@ def write_tfjs(folder, layers, *, shards=2, quantize=()):
     return content
 
 
+def write_keras1(path, layers):
+    """Keras 1's layout: as the one after it, but for the names of the tensors."""
+    names = {"kernel": "W", "bias": "b", "moving_mean": "running_mean"}
+    names |= {"moving_variance": "running_std"}
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"input_1", *(n.encode() for n in layers)]
+        file.create_group("input_1").attrs["weight_names"] = np.array([], "S1")
+        for layer, own in layers.items():
+            group = file.create_group(layer)
+            stored = {f"{layer}_{names.get(n, n)}_1:0": array for n, array in own.items()}
+            group.attrs["weight_names"] = [n.encode() for n in stored]
+            for name, array in stored.items():
+                group[name] = array
+
+
 def check_vgg(weights):
     assert weights.architecture == "vgg16"
     for k, name in enumerate(CONVS, 1):
@@ -112,7 +149,7 @@ def check_inception(weights):
         assert weights.tensors[f"batch_stats/{norm}/var"].item() == pytest.approx(k + 0.3)
 
 
-def test_old_keras(tmp_path):
+def test_old_keras(tmp_path, tiny):
     write_h5(tmp_path / "w.h5", vgg())
     weights = read_weights(tmp_path / "w.h5")
     check_vgg(weights)
@@ -125,7 +162,18 @@ def test_old_keras(tmp_path):
     assert read_weights(tmp_path / "i.h5", preprocessing="unit").preprocessing == "unit"
 
 
-def test_keras_3(tmp_path):
+def test_keras_1(tmp_path, tiny):
+    write_keras1(tmp_path / "w.h5", vgg())
+    check_vgg(read_weights(tmp_path / "w.h5"))
+    layers = {
+        name.replace("conv2d", "convolution2d").replace("batch_normal", "batchnormal"): own
+        for name, own in inception().items()
+    }
+    write_keras1(tmp_path / "i.h5", layers)
+    check_inception(read_weights(tmp_path / "i.h5"))
+
+
+def test_keras_3(tmp_path, tiny):
     for named in (True, False):
         write_keras3(tmp_path / "w.weights.h5", vgg(), named=named)
         check_vgg(read_weights(tmp_path / "w.weights.h5"))
@@ -133,7 +181,7 @@ def test_keras_3(tmp_path):
     check_inception(read_weights(tmp_path / "i.weights.h5"))
 
 
-def test_unnamed_dense_layers_are_the_published_ones(tmp_path):
+def test_unnamed_dense_layers_are_the_published_ones(tmp_path, tiny):
     top = {f"dense_{n}": {"kernel": np.full((2, 2), n), "bias": np.zeros(2)} for n in range(3)}
     write_keras3(tmp_path / "w.weights.h5", {**vgg(), **top}, named=False)
     tensors = read_weights(tmp_path / "w.weights.h5").tensors
@@ -141,7 +189,7 @@ def test_unnamed_dense_layers_are_the_published_ones(tmp_path):
         assert (tensors[f"params/{name}/kernel"] == n).all()
 
 
-def test_tensorflow_js(tmp_path):
+def test_tensorflow_js(tmp_path, tiny):
     head = {"dense_1": {"kernel": np.zeros((2, 2), "f4")}}
     content = write_tfjs(tmp_path / "m", {**inception(), **head}, shards=3)
     with pytest.raises(UsageError, match="does not say how its images are preprocessed"):
@@ -164,7 +212,7 @@ def test_tensorflow_js(tmp_path):
         read_weights(tmp_path / "m", preprocessing="unit")
 
 
-def test_quantised(tmp_path):
+def test_quantised(tmp_path, tiny):
     write_tfjs(tmp_path / "m", inception(), quantize=("conv2d_3",))
     tensors = read_weights(tmp_path / "m", preprocessing="unit").tensors
     assert tensors["params/conv2d_3/kernel"].item() == 0.5 + 2.0 * 3
@@ -198,9 +246,26 @@ def test_torchvision_vgg16(rng):
     np.testing.assert_allclose(ours, dense @ features.transpose(2, 0, 1).reshape(-1), rtol=1e-4)
     with pytest.raises(UsageError, match=r"extra\.weight has no place"):
         of_torch("f", {**state, "extra.weight": np.zeros(1)})
+    with pytest.raises(UsageError, match=r"classifier\.0\.weight is \(6, 100\) in the file, exp"):
+        of_torch("f", {**state, "classifier.0.weight": dense[:, :100]})
+    with pytest.raises(UsageError, match=r"features\.2\.weight is \(4,\), expected a kernel"):
+        of_torch("f", {**state, "features.2.weight": np.zeros(4)})
+    with pytest.raises(UsageError, match="another network: 14 layers of features"):
+        of_torch("f", {**state, "features.34.weight": np.zeros((2, 2, 3, 3))})
 
 
-def test_what_is_of_no_known_layer_is_not_dropped(tmp_path):
+@pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.module.{}", "features.module.{}"])
+def test_wrapped_by_torch(tmp_path, tiny, wrap):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    state = {
+        wrap.format(name) if wrap[0] != "f" else name.replace("features", "features.module"): tensor
+        for name, tensor in torch_vgg().items()
+    }
+    save_file(state, tmp_path / "w.safetensors")
+    check_vgg(read_weights(tmp_path / "w.safetensors"))
+
+
+def test_what_is_of_no_known_layer_is_not_dropped(tmp_path, tiny):
     arrays = {f"{layer}/{name}": a for layer, own in vgg().items() for name, a in own.items()}
     np.savez(tmp_path / "w.npz", **arrays, **{"normalization/mean": np.zeros(3)})
     weights = read_weights(tmp_path / "w.npz")
@@ -209,7 +274,7 @@ def test_what_is_of_no_known_layer_is_not_dropped(tmp_path):
     assert len(weights.tensors) == 2 * 13 + 1
 
 
-def test_bfloat16_becomes_float32(tmp_path):
+def test_bfloat16_becomes_float32(tmp_path, tiny):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     state = {name: tensor.astype(jnp.bfloat16) for name, tensor in torch_vgg().items()}
     save_file(state, tmp_path / "w.safetensors")
@@ -219,7 +284,7 @@ def test_bfloat16_becomes_float32(tmp_path):
     assert {tensor.dtype for tensor in weights.tensors.values()} == {np.dtype(np.float32)}
 
 
-def test_safetensors(tmp_path):
+def test_safetensors(tmp_path, tiny):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file(torch_vgg(), tmp_path / "w.safetensors")
     weights = read_weights(tmp_path / "w.safetensors")
@@ -234,14 +299,14 @@ def test_safetensors(tmp_path):
 
 @pytest.mark.parametrize("writer", [write_h5, lambda p, x: write_keras3(p, x, named=True)])
 def test_files_of_another_network(tmp_path, writer):
-    writer(tmp_path / "w.h5", vgg(CONVS[:12]))
-    with pytest.raises(UsageError, match="another network: 12 convolutions"):
+    writer(tmp_path / "w.h5", vgg([f"conv_{k}" for k in range(12)]))
+    with pytest.raises(UsageError, match="another network: 12 convolutions and 0 batch normal"):
         read_weights(tmp_path / "w.h5")
 
 
 def test_files_that_are_none(tmp_path):
     path = tmp_path / "w.npz"
-    with pytest.raises(UsageError, match="no such file of weights"):
+    with pytest.raises(UsageError, match=r"w.npz: no such file"):
         read_weights(path)
     path.write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(UsageError, match="damaged"):

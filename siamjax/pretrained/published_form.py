@@ -1,0 +1,91 @@
+"""What published weights must hold: every tensor, of the published shape, with finite values."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from siamjax.errors import UsageError, shown
+from siamjax.models.inception_v3 import InceptionV3
+from siamjax.models.vgg16 import Vgg16
+
+Shape = tuple[int, ...]
+TITLES = {"vgg16": "VGG-16", "inception_v3": "InceptionV3"}
+
+
+@functools.cache
+def published_shapes(architecture: str) -> dict[str, Shape]:
+    """Shapes by collection and path, without the classifier, which every task has its own."""
+    network = Vgg16() if architecture == "vgg16" else InceptionV3()
+    image = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)  # the smallest that both take
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def check_published(source: str, architecture: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ``UsageError`` unless all published tensors are there, with their published shapes.
+
+    Other layers, such as a classifier, may be there: each must have a bias of as many values as its
+    kernel has columns, and the published dense layers must have one.
+    """
+    wanted = published_shapes(architecture)
+    given = {path: tensors[path].shape for path in wanted if path in tensors}
+    for path, tensor in tensors.items():
+        layer, _, name = path.rpartition("/")
+        if name == "kernel" and path not in wanted and tensor.ndim:
+            bias = f"{layer}/bias"
+            if bias in tensors or layer.partition("/")[2] in ("fc1", "fc2", "predictions"):
+                wanted = {**wanted, bias: tensor.shape[-1:]}
+                given |= {bias: tensors[bias].shape} if bias in tensors else {}
+    if wrong := mismatches(wanted, given, there="expected"):
+        theano = all(
+            len(shape) == 4 and given.get(path) == (shape[3], shape[2], *shape[:2])
+            for path, shape in wanted.items()
+            if path.startswith(("params/block", "params/conv")) and path.endswith("/kernel")
+        )
+        remedy = "; its kernels are in Theano's order: save them in TensorFlow's" if theano else ""
+        title = TITLES[architecture]
+        raise UsageError(f"{shown(source)} is not {title} as published: {wrong}{remedy}")
+
+
+def mismatches(wanted: Mapping[str, Shape], given: Mapping[str, Shape], *, there: str) -> str:
+    """What is missing, left over or of another shape; the first six of these, or nothing.
+
+    ``there`` says where the wanted shape is.
+    """
+    wrong = [f"{inside(path)} is missing in the file" for path in sorted(wanted.keys() - given)]
+    wrong += [
+        f"{inside(path)} has no place in the network" for path in sorted(given.keys() - wanted)
+    ]
+    wrong += [
+        f"{inside(path)} is {given[path]} in the file and {wanted[path]} {there}"
+        for path in sorted(wanted.keys() & given)
+        if wanted[path] != given[path]
+    ]
+    more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+    return "; ".join(wrong[:6]) + more
+
+
+def check_values(source: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ``UsageError`` for NaN or infinity, with tensor, count and the first place."""
+    for path, tensor in tensors.items():
+        finite = np.isfinite(tensor)
+        if finite.all():
+            continue
+        count = tensor.size - int(finite.sum())
+        place = np.unravel_index(int(np.argmin(finite)), tensor.shape)
+        raise UsageError(
+            f"{shown(source)}: {inside(path)} has {count:,} of {tensor.size:,} "
+            f"values that are not finite, the first {tensor[place]} at "
+            f"{tuple(map(int, place))}; the file is damaged, or its training went wrong"
+        )
+
+
+def inside(path: str) -> str:
+    """The path without its collection."""
+    return path.partition("/")[2]
