@@ -239,7 +239,7 @@ class _Images:
         from siamjax.data.open_catalogue import open_catalogue
 
         if item.catalogue not in self._catalogues:
-            opened = open_catalogue(item.catalogue).images
+            opened = open_catalogue(item.catalogue, quiet=True).images
             places = {key: place for place, key in enumerate(opened.keys)}
             self._catalogues[item.catalogue] = places, opened
         places, images = self._catalogues[item.catalogue]

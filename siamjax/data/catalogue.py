@@ -41,8 +41,11 @@ def strings(values: Sequence[str]) -> np.ndarray:
     """
     if max(map(len, values), default=0) <= _WIDEST:
         return np.array(values, dtype=np.str_)
-    # NumPy's type stubs do not list StringDType as a dtype.
-    return np.array(values, dtype=cast(Any, np.dtypes.StringDType()))
+    try:
+        # NumPy's type stubs do not list StringDType as a dtype.
+        return np.array(values, dtype=cast(Any, np.dtypes.StringDType()))
+    except UnicodeEncodeError:  # names of files that are not UTF-8, which StringDType is
+        return np.array(values, dtype=np.str_)
 
 
 @dataclass(frozen=True)

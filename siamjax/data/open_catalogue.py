@@ -16,7 +16,12 @@ _TABLES = (".csv", ".tsv")
 
 
 def open_catalogue(
-    source: str | Path, *, home: Path | None = None, strict: bool = False, numbered: bool = False
+    source: str | Path,
+    *,
+    home: Path | None = None,
+    strict: bool = False,
+    numbered: bool = False,
+    quiet: bool = False,
 ) -> Catalogue:
     """The catalogue that a word or a path names.
 
@@ -27,7 +32,7 @@ def open_catalogue(
     * a folder with ``items.csv``, or with one other .csv or .tsv: that table.
     * any other folder: the images in it (:mod:`siamjax.data.folders`). Those in one sub-folder
       show one item, named after it; each of those in the folder itself shows an item of its own.
-      A sentence printed says how many there are, and what is left out.
+      A sentence printed says how many there are, and what is left out, unless ``quiet``.
 
     ``strict``: what would be left out of a folder is an error. ``numbered``: so is an image that
     would be left out, as the rows of the catalogue are meant by their numbers.
@@ -45,7 +50,9 @@ def open_catalogue(
         if online_products.is_unpacked(path):
             return online_products.open_products(path)
         table = _table_in(path)
-        return _folder(path, strict, numbered) if table is None else read_table(table)
+        if table is None:
+            return _folder(path, strict=strict, numbered=numbered, quiet=quiet)
+        return read_table(table)
     if not os.path.exists(path):
         raise UsageError(
             f"{path}: no such table or folder; give a path or one of {', '.join(NAMES)}"
@@ -66,7 +73,7 @@ def _table_in(folder: Path) -> Path | None:
     return folder / tables[0] if tables else None
 
 
-def _folder(folder: Path, strict: bool, numbered: bool) -> Catalogue:
+def _folder(folder: Path, *, strict: bool, numbered: bool, quiet: bool) -> Catalogue:
     found, left_out = read_folder(folder)
     if not found:
         raise no_images(folder, left_out, remedy="give a folder that holds a table or images")
@@ -78,7 +85,8 @@ def _folder(folder: Path, strict: bool, numbered: bool) -> Catalogue:
     names = sorted(found)  # this order must stay, as files of triplets number the rows by it
     items = strings([name.rpartition("/")[0] or name for name in names])
     read = f"{len(names):,} images of {len(set(items.tolist())):,} items"
-    tell(folder, read, left_out, strict=strict)
+    if strict or not quiet:
+        tell(folder, read, left_out, strict=strict)
     images = ImageSet(
         name=f"folder {folder.resolve().name}",
         credit=str(folder.absolute()),

@@ -1,8 +1,8 @@
 """Compare an index with its catalogues: what has changed, gone and come since it was made."""
 
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from siamjax.data.catalogue import Catalogue
@@ -56,7 +56,7 @@ def compare(
             same = place is not None and (
                 one.stamp is None or as_stamped(images.source, place, one.stamp)
             )
-            moved = not own and bool(one.image) and not Path(one.image).exists()
+            moved = not own and bool(one.image) and not os.path.exists(one.image)
             if place is None or same is None:  # not there, or not to be read
                 if own:
                     found.gone[one.id] = one.row
@@ -111,8 +111,9 @@ def out_of_date(index: Index, shown: Iterable[Item]) -> OutOfDate:
     if len(index) <= _COMPARED:
         failed = {(one.catalogue, one.id) for one in read_failed(index.folder)}
         for source in sorted({one.catalogue for one in known.values()} - {*NAMES}):
+            there = os.path.exists(source)
             try:
-                keys = open_catalogue(source).images.keys if Path(source).exists() else ()
+                keys = open_catalogue(source, quiet=True).images.keys if there else ()
             except UsageError:
                 continue
             own = {key for key, one in known.items() if one.catalogue == source}

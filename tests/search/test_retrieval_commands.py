@@ -19,7 +19,7 @@ def place(tmp_path, monkeypatch):
     """Twelve images, opened by the word ``noise``; runs are models by their seed."""
     made, pixels = files(tmp_path / "images", 12)
     opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
-    monkeypatch.setattr(readers, "open_catalogue", lambda source: opened.catalogue)
+    monkeypatch.setattr(readers, "open_catalogue", lambda source, **_: opened.catalogue)
 
     def run(folder, *, trust=()):
         model = embedder(seed=int(folder.name))
