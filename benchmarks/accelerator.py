@@ -108,7 +108,7 @@ def accelerator_tests(seconds: float, *, dry: bool) -> dict[str, Any]:
     command += ["-k", "losses or exported"] if dry else []
     root = Path(__file__).parent.parent
     environment = {**os.environ, **({"SIAMJAX_ON_CPU": "1"} if dry else {})}
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         try:
             to = {"stdout": output, "stderr": subprocess.STDOUT}
             status = subprocess.run(command, cwd=root, env=environment, timeout=seconds, **to)

@@ -142,8 +142,10 @@ def main(
     for name, values in summary.items():
         print(f"{name:34}" + "".join(f"{values[kind]:12.3f}" for kind in ("wall", "cpu")))
     print(f"peak memory: {whole['peak_mib']:.0f} MiB")
-    content = json.loads(output.read_text())
-    output.write_text(json.dumps({**content, "whole": whole, "summary": summary}, indent=1))
+    content = json.loads(output.read_text(encoding="utf-8"))
+    output.write_text(
+        json.dumps({**content, "whole": whole, "summary": summary}, indent=1), encoding="utf-8"
+    )
 
 
 def _summary(

@@ -93,7 +93,7 @@ def _peak(step: Step) -> dict[str, float]:
         return {"step_mib": math.nan}
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    clear.write_text("5")  # reset the high-water mark
+    clear.write_text("5", encoding="utf-8")  # reset the high-water mark
     before = _status("VmRSS")
     kept = step()
     added = _status("VmHWM") - before
@@ -102,7 +102,7 @@ def _peak(step: Step) -> dict[str, float]:
 
 
 def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
@@ -184,5 +184,5 @@ def write(output: Path, settings: dict[str, Any], results: dict[str, Any]) -> No
     """Write the results as JSON, with the machine they were measured on."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), **settings}
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, **results}, indent=1))
+    output.write_text(json.dumps({"machine": machine, **results}, indent=1), encoding="utf-8")
     print(f"written: {output}")

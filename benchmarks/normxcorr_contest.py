@@ -124,11 +124,15 @@ class _Meter:
     def _now(self) -> tuple[int, int, int]:
         if not Path("/proc/stat").exists():
             return 0, 0, 0
-        jiffies = list(map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]))
+        jiffies = list(
+            map(int, Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9])
+        )
         idle = jiffies[3] + jiffies[4]
         own = 0
         for number in self.ids:
-            fields = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()
+            fields = (
+                Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+            )
             own += int(fields[11]) + int(fields[12])
         return sum(jiffies), sum(jiffies) - idle, own
 

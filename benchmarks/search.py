@@ -123,7 +123,7 @@ def main(
         ours, theirs = (np.load(Path(name) / f"{which}.npy") for which in ("ours", "faiss"))
         same = float((ours == theirs).mean())
         print(f"share of equal rows at equal places: {same:.4f}")
-    content = {**json.loads(output.read_text()), "same": same}
+    content = {**json.loads(output.read_text(encoding="utf-8")), "same": same}
     if large:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             index = Path(name) / "index"
@@ -136,7 +136,7 @@ def main(
             )
             content["large"] = {"rows": large, **json.loads(answer.stdout)}
             print(f"{large:,} rows: {content['large']}")
-    output.write_text(json.dumps(content, indent=1))
+    output.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

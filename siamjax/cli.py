@@ -1,23 +1,43 @@
-"""Turn a dataclass into flags, and a user's mistake into a single line."""
+"""Turn a dataclass into flags, and what a user or a machine does wrong into a single line."""
 
+import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
-from siamjax.errors import Interrupted, UsageError
+from siamjax.errors import Interrupted, UsageError, shown
 from siamjax.options import only
-from siamjax.platform import use_fast_cpu_kernels
+from siamjax.platform import no_device, use_fast_cpu_kernels
+from siamjax.surroundings import close_stream, has_no_reader, open_streams
 
 Config = TypeVar("Config")
+
+_REMEDIES = {
+    errno.ENOSPC: "make space, and run the same command again",
+    errno.EDQUOT: "make space, and run the same command again",
+    errno.EROFS: "choose a place on a disk that can be written",
+    errno.EACCES: "choose a place that you may read and write, or change its mode",
+    errno.EPERM: "choose a place that you may read and write, or change its mode",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has too many open files",
+    errno.ENOMEM: "free memory, or use smaller batches",
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.EFBIG: "the file system or a limit (ulimit -f) has no room for a larger file",
+    errno.EIO: "the disk cannot be read or written: look into the system's log",
+    errno.ESTALE: "the network disk has gone: mount it again",
+}
 
 
 def run(main: Callable[[Config], object], config: type[Config], *, description: str | None) -> None:
     """Parse the flags of a dataclass, call ``main`` with it, and exit with a status.
 
-    The status is 0 when done; 1, with one line on standard error, for a :class:`UsageError`; and
-    128 + the signal after an interruption, when everything is saved. Any other exception is a bug
-    and keeps its traceback.
+    The status is 0 when done; 1, with one line on standard error, for a :class:`UsageError` and
+    for what the machine refuses (a full disk, a folder that may not be written, JAX without the
+    device that was asked for); 141 where the reader of the output has gone, as after ``| head``;
+    and 128 + the signal after an interruption, when everything is saved. Any other exception is a
+    bug and keeps its traceback.
     """
     import tyro  # here, so that experiments can be imported without tyro
 
@@ -26,8 +46,7 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
     # Tyro's own box would be drawn around what the options' class refuses: it is made afterwards.
     unchecked = type(config.__name__, (config,), {"__post_init__": _nothing})
     unchecked.__doc__ = config.__doc__
-    parsed = tyro.cli(unchecked, prog=program, description=description)
-    guard(lambda: main(only(config, parsed)))
+    guard(lambda: main(only(config, tyro.cli(unchecked, prog=program, description=description))))
 
 
 def _nothing(self: object) -> None:
@@ -36,17 +55,63 @@ def _nothing(self: object) -> None:
 
 def guard(command: Callable[[], object]) -> None:
     """Call a command with fast CPU kernels, and treat its errors as :func:`run` does."""
+    open_streams()
     use_fast_cpu_kernels()
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS log their progress
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax logs errors that we report
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a reader that has gone is noticed
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(f"error: {error}", status=1)
     except Interrupted as stop:
-        print(stop.message, file=sys.stderr)
+        _say(stop.message)
         raise
     except KeyboardInterrupt:  # outside the training loop there is nothing to save
-        print("interrupted; what was saved before is kept", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted; what was saved before is kept", status=130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and any(map(has_no_reader, (sys.stdout, sys.stderr))):
+            _end("", status=141)  # 128 + SIGPIPE, as other programs end
+        if error.filename is None and error.errno not in _REMEDIES:
+            raise
+        _end(f"error: {_reason(error)}", status=1)
+    except Exception:
+        if (problem := no_device()) is None:
+            raise
+        _end(f"error: {problem}", status=1)
+
+
+def _reason(error: OSError) -> str:
+    """What the machine refused: file, reason, and what to do."""
+    where = "" if error.filename is None else f"{shown(error.filename)}: "
+    if not where and _is_full(sys.stdout):
+        where = "standard output: "
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{where}{error.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+def _is_full(stream: TextIO) -> bool:
+    """Whether what the stream holds cannot be written."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _end(message: str, *, status: int) -> NoReturn:
+    """Say the last words, and exit."""
+    if message:
+        _say(message)
+    for stream in (sys.stdout, sys.stderr):
+        if _is_full(stream):
+            close_stream(stream)
+    sys.exit(status)
+
+
+def _say(message: str) -> None:
+    """A line on standard error, if anybody can read it."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)

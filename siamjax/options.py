@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from siamjax.checks import require_number
 from siamjax.errors import UsageError, shown
+from siamjax.surroundings import expanded
 
 Kind = TypeVar("Kind")
 
@@ -120,7 +121,7 @@ def plain(name: str, value: Any, kind: Any) -> Any:
             if isinstance(rule, Bounds):
                 _require_within(name, value, rule)
             elif rule is Expanded:
-                value = _expanded(name, value)
+                value = expanded(value, name=name)
         return value
     if origin in (Union, types.UnionType):
         return _one_of(name, value, inner)
@@ -207,19 +208,7 @@ def _text(name: str, value: Any) -> str:
 def _path(name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
         raise UsageError(f"{name} {shown(value)}: must be a path")
-    return Path(_expanded(name, str(value)))
-
-
-def _expanded(name: str, text: str) -> str:
-    """A path whose leading ``~`` or ``~somebody`` is a folder, as a shell expands it."""
-    path = os.path.expanduser(text)
-    if path.split("/")[0] == "~":
-        raise UsageError(
-            f"{name} {shown(text)}: no home folder is known; set HOME, or write it out"
-        )
-    if "\0" in path:
-        raise UsageError(f"{name} {shown(text)}: a path cannot hold the character \\x00")
-    return path
+    return Path(expanded(str(value), name=name))
 
 
 _PLAIN: dict[Any, Callable[[str, Any], Any]] = {

@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from siamjax.errors import shown
+
 _FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _TYPES = ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
 
@@ -29,6 +31,19 @@ def use_fast_cpu_kernels() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _FLAG not in flags and _is_known():
         os.environ["XLA_FLAGS"] = f"{flags} --{_FLAG}={','.join(_TYPES)}".strip()
+
+
+def no_device() -> str | None:
+    """Why JAX has no device; None where it has one, or was not imported."""
+    if (jax := sys.modules.get("jax")) is None:
+        return None
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError, AssertionError, or what a plugin raises
+        wanted = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+        why = f" ({shown(error)})" if str(error) else ""
+        return f"JAX has no device of JAX_PLATFORMS={wanted}{why}; unset it, or set it to cpu"
+    return None
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
@@ -20,6 +19,7 @@ from siamjax.inference.digests import describe, images_digest, list_digest, weig
 from siamjax.inference.embedder import Embedder, check_finite
 from siamjax.inference.record import DiskRecord, Place, Record
 from siamjax.inference.tiles import TileScorer, check_cross_input
+from siamjax.progress import Progress
 
 TILE, CANDIDATE_TILE = (16, 256), (8, 256)  # of one gallery, and of candidates of each query
 
@@ -122,7 +122,7 @@ def _embed(
     """Embed the images that the record lacks, batch by batch."""
     left = shown[record.embedded :]
     done = record.embedded
-    with tqdm(total=len(shown), initial=done, unit="image", disable=not progress) as bar:
+    with Progress("maps", unit="images", total=len(shown), done=done, shown=progress) as bar:
         for rows in embedder.batches(images, left) if len(left) else ():
             check_finite(rows, images, shown[record.embedded :])
             record.put_features(rows)
@@ -144,8 +144,7 @@ def _fill(
     done = sum(pairs[: record.tiles])
     # All tiles have one shape: the last of a row or column repeats images to fill it.
     rows, columns = tiles[0][0].stop, tiles[0][1].stop
-    bar = tqdm(total=sum(pairs), initial=done, unit="pair", unit_scale=True, disable=not progress)
-    with bar:
+    with Progress("scoring", unit="pairs", total=sum(pairs), done=done, shown=progress) as bar:
         for number in range(record.tiles, len(tiles)):
             down, across = tiles[number]
             high, wide = down.stop - down.start, across.stop - across.start

@@ -71,7 +71,7 @@ def _limit_memory(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path("/proc/self/statm")
     if statm.exists():  # elsewhere nothing says what the libraries take
-        taken = int(statm.read_text().split()[0]) * resource.getpagesize()
+        taken = int(statm.read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
 
 

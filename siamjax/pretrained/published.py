@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from siamjax.errors import UsageError, shown
 from siamjax.files import locked, open_regular
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained.reading import read_weights
 from siamjax.pretrained.weights import Weights
+from siamjax.progress import Progress
+from siamjax.surroundings import folder_of
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _TORCHVISION = "https://download.pytorch.org/models"
@@ -95,13 +95,9 @@ PUBLISHED: Mapping[str, Published] = {
 
 def cache_folder() -> Path:
     """``$SIAMJAX_WEIGHTS``, or ``siamjax/weights`` in the user's cache folder."""
-    if "SIAMJAX_WEIGHTS" in os.environ:
-        return Path(os.environ["SIAMJAX_WEIGHTS"])
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        raise UsageError("no home folder to keep weights in; set SIAMJAX_WEIGHTS") from None
-    return cache / "siamjax" / "weights"
+    if os.environ.get("SIAMJAX_WEIGHTS"):
+        return folder_of("SIAMJAX_WEIGHTS", default="")
+    return folder_of("XDG_CACHE_HOME", default="~/.cache") / "siamjax" / "weights"
 
 
 def open_weights(
@@ -146,29 +142,18 @@ def fetch(name: str) -> Path:
     path = folder / wanted.file
     part = path.with_name(path.name + ".part")
     try:
-        if os.path.exists(path):  # whole, as it is; its folder need not be writable
-            _check(path, wanted, "remove it, so that it is downloaded again")
-            return path
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock"):
-            if os.path.exists(path):  # by the process that was waited for
-                return path
-            _download(wanted.address, part)
-            try:
-                _check(part, wanted, "it was removed; try again, or get it by other means")
-            except UsageError:
-                part.unlink()
-                raise
-            os.replace(part, path)
-    except UsageError:
-        raise
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = shown(getattr(error, "reason", None) or error)
+        if not path.exists():  # a cache may be on a disk that is only read
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / ".lock"):
+                if not path.exists():  # another process may have fetched it meanwhile
+                    _download(wanted, part)
+                    os.replace(part, path)
+    except OSError as error:
         raise UsageError(
-            f"{wanted.file} could not be downloaded from {wanted.address} ({reason}); run the same "
-            "command to continue the download, or get the file by other means and put it into "
-            f"{shown(folder)} ({wanted.digest})"
+            f"{shown(folder)}: {wanted.file} cannot be kept there ({error.strerror}); set "
+            "SIAMJAX_WEIGHTS to a folder that you may write, on a disk with space"
         ) from None
+    _check(path, wanted, "remove it, so that it is downloaded again")
     return path
 
 
@@ -186,8 +171,30 @@ def _check(path: Path, wanted: Published, remedy: str) -> None:
         )
 
 
-def _download(address: str, part: Path) -> None:
-    """Append what is missing to ``part``; ``OSError`` if the server stops before the end."""
+def _download(wanted: Published, part: Path) -> None:
+    """Make ``part`` the whole file; ``UsageError`` if that fails, ``OSError`` of the own disk."""
+    try:
+        _receive(wanted.address, part)
+    except (urllib.error.HTTPError, http.client.HTTPException, _Stopped, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UsageError(
+            f"{wanted.file} could not be downloaded from {wanted.address} ({reason}); run the same "
+            "command to continue the download, or get the file by other means and put it into "
+            f"{part.parent} ({wanted.digest})"
+        ) from None
+    try:
+        _check(part, wanted, "it was removed; try again, or get it by other means")
+    except UsageError:
+        part.unlink()
+        raise
+
+
+class _Stopped(Exception):
+    """The connection ended, or stalled, before the end of the file."""
+
+
+def _receive(address: str, part: Path) -> None:
+    """Append what is missing to ``part``."""
     had = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={had}-"} if had else {})
     try:
@@ -196,19 +203,28 @@ def _download(address: str, part: Path) -> None:
         if error.code == 416:  # the range is empty: all of it is there
             return
         raise
+    except OSError as error:  # no network, an unknown name, no answer in time
+        raise _Stopped(str(getattr(error, "reason", None) or error)) from None
     with response:
         if had and response.status != 206:  # the server cannot continue and sends the whole file
             had = 0
         left = response.headers.get("Content-Length")
         total = None if left is None else had + int(left)
-        bar = tqdm(total=total, initial=had, unit="B", unit_scale=True, desc=part.name)
+        bar = Progress(part.name, unit="bytes", total=total, done=had)
         with part.open("ab" if had else "wb") as file, bar:
-            while block := response.read(_BLOCK):
+            while block := _block(response):
                 if file.tell() > _LARGEST:
-                    raise OSError(f"more than {_LARGEST:,} bytes came")
+                    raise _Stopped(f"more than {_LARGEST:,} bytes came")
                 file.write(block)
                 bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:
-        raise OSError(f"{part.stat().st_size:,} of {total:,} bytes came")
+        raise _Stopped(f"{part.stat().st_size:,} of {total:,} bytes came")
+
+
+def _block(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_BLOCK)
+    except OSError as error:  # of the network, not of the disk that the file is written to
+        raise _Stopped(error.strerror or str(error)) from None

@@ -100,7 +100,8 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     )
 
 
-read_weights.__doc__ = (read_weights.__doc__ or "") % FORMATS
+if read_weights.__doc__:  # not under python -OO
+    read_weights.__doc__ %= FORMATS
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:

@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import Files, ImageSet
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder, check_finite
+from siamjax.progress import Progress
 from siamjax.search.failed import write_failed
 from siamjax.search.freshness import compare
 from siamjax.search.index import Index, listed, writing
@@ -115,7 +115,9 @@ def embed_catalogue(
                 lenient=on_error == "report",
             )
             done = len(wanted) - len(left)
-            with tqdm(total=len(wanted), initial=done, unit="image", disable=not progress) as bar:
+            with Progress(
+                "embedding", unit="images", total=len(wanted), done=done, shown=progress
+            ) as bar:
                 for now, embedded in _chunks(watched, left, embedder, chunk):
                     items = [_item(catalogue, p, source, watched.stamps.pop(p)) for p in now]
                     making.append(items, embedded)

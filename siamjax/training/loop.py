@@ -4,18 +4,17 @@ import collections
 import contextlib
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from siamjax.errors import Interrupted, UsageError
 from siamjax.metrics.monitors import collapse_message
 from siamjax.parallel import replicate, shard
+from siamjax.progress import Progress
 from siamjax.training.run import Run
 from siamjax.training.state import TrainState
 from siamjax.training.step import TrainStep
@@ -106,13 +105,11 @@ class _Loop:
         """From the state's step to ``end``."""
         config, begin = self._run.config, int(state.step)
         batches = self._batches(begin)
-        self._bar = tqdm(
+        self._bar = Progress(
+            "training",
+            unit=self._unit,
             total=config.steps * config.batch_size,
-            initial=begin * config.batch_size,
-            unit=f" {self._unit}",
-            desc="training",
-            mininterval=0.5 if sys.stderr.isatty() else 20.0,
-            dynamic_ncols=True,
+            done=begin * config.batch_size,
         )
         with _signals() as received, contextlib.ExitStack() as stack, self._bar:
             if hasattr(batches, "close"):  # grain: stop its threads and processes
@@ -142,13 +139,13 @@ class _Loop:
         self._settle(0)
         values = self._meter.take()
         self._writer.write(done, values)
-        self._bar.set_postfix_str(
+        self._bar.note(
             f"loss {values.get('loss', math.nan):.4f}, "
             f"data wait {values['data_wait_percent']:.1f} %"
         )
         if (problem := collapse_message(values)) and problem not in self._said:
             self._said.add(problem)
-            self._bar.write(f"warning, step {done}: {problem}", file=sys.stderr)
+            self._bar.write(f"warning, step {done}: {problem}")
 
     def _validate(self, state: TrainState, done: int) -> None:
         self._settle(0)
@@ -164,7 +161,7 @@ class _Loop:
                 )
             self._run.checkpoints.save(state, result)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-        self._bar.write(f"step {done}: {shown}", file=sys.stderr)
+        self._bar.write(f"step {done}: {shown}")
 
     def _stop(self, state: TrainState, done: int, signum: int) -> None:
         self._settle(0)

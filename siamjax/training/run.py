@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,6 +26,7 @@ from siamjax.files import append_row, dump_json, read_json, read_rows, write_jso
 from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
+from siamjax.surroundings import typed_command
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.description import (
     build_module,
@@ -314,7 +314,7 @@ def environment() -> dict[str, Any]:
     """Versions, device and command of this process, for the manifest."""
     device = jax.devices()[0]
     return {
-        "command": " ".join(sys.argv),
+        "command": typed_command(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",

@@ -1,9 +1,13 @@
 """Downloads from a server of our own, which stops early, knows ranges or not, or lies."""
 
 import concurrent.futures
+import errno
 import hashlib
 import http.server
+import os
 import threading
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -93,6 +97,46 @@ def test_another_digest_leaves_nothing(folder, handler):
     (folder / "w.npz").write_bytes(b"changed since")
     with pytest.raises(UsageError, match="remove it, so that it is downloaded again"):
         fetch("own")
+
+
+def offline(request, *, timeout):
+    raise urllib.error.URLError(OSError("Network is unreachable"))
+
+
+def test_offline(folder, handler, monkeypatch):
+    """Without a cache a line says where to get the file and where to put it; with one it works."""
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    with pytest.raises(
+        UsageError, match=r"w.npz could not .* \(Network is unreachable\); .*put it"
+    ):
+        fetch("own")
+    (folder / "w.npz").write_bytes(CONTENT)
+    assert fetch("own").read_bytes() == CONTENT
+    assert handler.asked == []
+
+
+def test_a_cache_on_a_disk_that_is_only_read(folder, monkeypatch):
+    folder.mkdir()
+    (folder / "w.npz").write_bytes(CONTENT)
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(type(folder), "mkdir", refused)
+    assert fetch("own") == folder / "w.npz"
+    (folder / "w.npz").unlink()
+    with pytest.raises(
+        UsageError, match=r"cache: w.npz cannot be kept .*Read-only.*SIAMJAX_WEIGHTS"
+    ):
+        fetch("own")
+
+
+def test_a_disk_that_is_full(folder, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    with pytest.raises(UsageError, match=r"cannot be kept there \(No space left"):
+        fetch("own")
+    assert not (folder / "w.npz").exists()
 
 
 def test_two_at_a_time(folder, handler):
