@@ -59,7 +59,7 @@ def _keras2(file: File, group: Any) -> Iterator[tuple[Any, np.ndarray]]:
         for name in file.texts(inside, "weight_names"):
             *above, last = name.split(":")[0].split("/")
             owner, kind = above[-1] if above else layer, last
-            if not above and (older := _KERAS1.fullmatch(last)) and older["layer"] == layer:
+            if (older := _KERAS1.fullmatch(last)) and older["layer"] == owner:
                 kind = _KERAS1_NAMES[older["kind"]]
             yield (owner, kind), file.numbers(file.within(inside, name))
 

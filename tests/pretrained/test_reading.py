@@ -20,26 +20,19 @@ VGG, INCEPTION = REAL / "vgg16_imagenet_notop_fp16.npz", REAL / "inception_v3_tf
 CONVS = [f"block{b}_conv{n}" for b, (_, c) in enumerate(BLOCKS, 1) for n in range(1, c + 1)]
 
 
+def tiny_shapes(architecture):
+    """The shapes of the tiny files here, in place of the published ones."""
+    if architecture == "vgg16":
+        kinds = {"params/{}/kernel": (3, 3, 2, 2), "params/{}/bias": (2,)}
+        return {kind.format(name): shape for name in CONVS for kind, shape in kinds.items()}
+    kinds = {"params/conv2d_{}/kernel": (1, 1, 1, 1), "params/batch_normalization_{}/bias": (1,)}
+    kinds |= {f"batch_stats/batch_normalization_{{}}/{name}": (1,) for name in ("mean", "var")}
+    return {kind.format(k): shape for k in range(1, 95) for kind, shape in kinds.items()}
+
+
 @pytest.fixture
 def tiny(monkeypatch):
-    """The published shapes of the tiny files here."""
-    shapes = {
-        "vgg16": {
-            f"params/{layer}/{name}": array.shape
-            for layer, own in vgg().items()
-            for name, array in own.items()
-        },
-        "inception_v3": {f"params/conv2d_{k}/kernel": (1, 1, 1, 1) for k in range(1, 95)}
-        | {
-            f"{collection}/batch_normalization_{k}/{name}": (1,)
-            for k in range(1, 95)
-            for collection, name in PARTS
-        },
-    }
-    monkeypatch.setattr(published_form, "published_shapes", shapes.__getitem__)
-
-
-PARTS = (("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var"))
+    monkeypatch.setattr(published_form, "published_shapes", tiny_shapes)
 
 
 def vgg(names=CONVS):
