@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from siamjax.errors import UsageError, shown
-from siamjax.exact_distances import Metric, distances_to, row_squares
+from siamjax.exact_distances import Metric, distances_to, row_squares, unit_rows
 from siamjax.files import locked
 from siamjax.search.approximate_files import empty_lists, read_lists, write_lists
+from siamjax.search.gallery import check_undamaged, checked_gallery, checked_queries
 from siamjax.search.index import Index
-from siamjax.search.nearest import Nearest, check_undamaged, checked_gallery, checked_queries
+from siamjax.search.nearest import Nearest
 
 _BLOCK = 8192  # rows given to FAISS at a time
 _EACH = 50  # sampled rows a centre
@@ -100,11 +101,7 @@ def _faiss() -> Any:
 
 def _prepared(rows: np.ndarray, metric: Metric) -> np.ndarray:
     """Contiguous float32; for the cosine of length 1, where the Euclidean order is the same."""
-    rows = np.ascontiguousarray(rows, np.float32)
-    if metric == "cosine":
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        rows = rows / np.where(lengths == 0, 1.0, lengths)
-    return rows
+    return np.ascontiguousarray(unit_rows(rows) if metric == "cosine" else rows, np.float32)
 
 
 def _gather(index: Index, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:

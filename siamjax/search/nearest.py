@@ -3,12 +3,13 @@
 The devices multiply one block of rows at a time with all queries, which gives distances to
 float32's rounding. Every row that could be among the nearest by these is compared again in float64.
 So the result is exact: a duplicate of the query has distance 0, equal distances are truly equal,
-and of these the smaller row comes first. At most two blocks are in memory.
+and of these the smaller row comes first; :mod:`siamjax.exact_distances` tells the accuracy of a
+distance. Where float32 cannot tell many rows apart (tight groups far from the origin, lengths
+beyond its range), a block is multiplied again in float64. At most two blocks are in memory.
 """
 
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,49 +17,28 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from siamjax.errors import UsageError
-from siamjax.exact_distances import Metric, distances_to, row_squares, unit_rows
+from siamjax.exact_distances import (
+    Metric,
+    RankedDistances,
+    distances_to,
+    product_error,
+    row_squares,
+    unit_rows,
+)
 from siamjax.parallel import data_parallel_map, replicate, shard
+from siamjax.search.gallery import (
+    Block,
+    Gallery,
+    blocks_of,
+    check_undamaged,
+    checked_gallery,
+    checked_queries,
+)
 
 _BLOCK_BYTES = 128 << 20  # of float32 rows
 _GROUP = 512  # queries in one multiplication
-_EPSILON = float(np.finfo(np.float32).eps)
-
-
-class Part(Protocol):
-    """Rows that lie together, in memory or in a file."""
-
-    @property
-    def name(self) -> str:
-        """What messages call this part."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def rows(self, start: int, stop: int) -> Float[np.ndarray, "n features"]:
-        """These rows, float32 or float16; preferably a view of the file, not a copy."""
-        ...
-
-    def squares(self, start: int, stop: int) -> Float[np.ndarray, " n"]:
-        """The sum of squares of each of these rows, float64."""
-        ...
-
-    def ahead(self, start: int, stop: int) -> None:
-        """A hint that these rows will be read next."""
-        ...
-
-
-class Gallery(Protocol):
-    """What can be searched, such as an ``Index``."""
-
-    @property
-    def segments(self) -> Sequence[Part]:
-        """The parts, in order."""
-        ...
-
-    @property
-    def kept(self) -> Bool[np.ndarray, " rows"]:
-        """False = the row was removed and cannot be found."""
-        ...
+_AGAIN = 64  # queries multiplied again in float64 at a time
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class Nearest(NamedTuple):
@@ -103,7 +83,7 @@ def nearest(
     if search.top:
         pending = None
         most = block or max(1, _BLOCK_BYTES // (4 * queries.shape[1]))
-        blocks = list(_blocks(parts, allowed, most))
+        blocks = list(blocks_of(parts, allowed, most))
         for number, one in enumerate(blocks):
             begun = search.begin(one)  # the devices work on it while the block before is searched
             if number + 1 < len(blocks):
@@ -116,116 +96,6 @@ def nearest(
     return Nearest(search.rows, search.distances)
 
 
-class _InMemory:
-    """An array as a part."""
-
-    name = "the gallery"
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        return self._array[start:stop]
-
-    def squares(self, start: int, stop: int) -> np.ndarray:
-        return row_squares(self._array[start:stop])
-
-    def ahead(self, start: int, stop: int) -> None:
-        """Nothing to read: the rows are in memory."""
-
-
-def checked_gallery(
-    gallery: Gallery | np.ndarray, where: np.ndarray | None
-) -> tuple[Sequence[Part], Bool[np.ndarray, " rows"]]:
-    """The parts of a gallery, and the rows that may be found; ``UsageError`` as of ``nearest``."""
-    whole: Any = gallery
-    if hasattr(whole, "segments"):
-        parts, kept = whole.segments, np.asarray(whole.kept)
-    else:
-        array = np.asanyarray(whole)
-        if array.ndim != 2:
-            raise UsageError(f"gallery of shape {array.shape}: give (rows, features)")
-        parts, kept = [_InMemory(array)], np.ones(len(array), bool)
-    if where is None:
-        return parts, kept
-    where = np.asarray(where)
-    if where.shape != kept.shape or where.dtype != bool:
-        raise UsageError(
-            f"where: {where.dtype} of shape {where.shape}; give a bool for each of {len(kept)} "
-            "rows, removed ones too"
-        )
-    return parts, kept & where
-
-
-def checked_queries(queries: Any, parts: Sequence[Part]) -> Float[np.ndarray, "queries features"]:
-    """Queries in float64; ``UsageError`` as of ``nearest``."""
-    queries = np.asarray(queries)
-    if queries.ndim != 2 or not len(queries):
-        raise UsageError(f"queries of shape {queries.shape}: give (queries, features)")
-    for part in parts:
-        features = part.rows(0, 1).shape[1]
-        if features != queries.shape[1]:
-            raise UsageError(
-                f"queries of {queries.shape[1]} features, {part.name} has {features}: embed both "
-                "by the same model"
-            )
-    if not np.isfinite(queries).all():
-        row = int(np.argwhere(~np.isfinite(queries))[0, 0])
-        raise UsageError(
-            f"query {row} is not finite: the model has diverged; use an earlier checkpoint"
-        )
-    return queries.astype(np.float64)
-
-
-def check_undamaged(
-    name: str,
-    places: Int[np.ndarray, " n"],
-    found: Float[np.ndarray, " n"],
-    written: Float[np.ndarray, " n"],
-) -> None:
-    """Raise ``UsageError`` unless rows have the sums of squares that they were written with."""
-    wrong = places[~(np.abs(found - written) <= 1e-5 * written)]
-    if len(wrong):
-        raise UsageError(
-            f"{name} is damaged: of rows {wrong[0]} to {wrong[-1]}, {len(wrong)} are not finite or "
-            "not as written; embed the catalogue into another folder"
-        )
-
-
-class _Block(NamedTuple):
-    """Rows ``start`` to ``stop`` of a part, and which of them may be found."""
-
-    part: Part
-    base: int  # number of the part's first row, over all parts
-    start: int
-    stop: int
-    width: int  # rows on the devices; each width is compiled
-    allowed: np.ndarray
-
-
-def _blocks(parts: Sequence[Part], allowed: np.ndarray, most: int) -> Iterator[_Block]:
-    """Blocks of all parts, except those in which no row may be found."""
-    devices, base = jax.local_device_count(), 0
-    for part in parts:
-        count = len(part)
-        if count > most:  # about equal, so that the last block repeats little
-            width = -(-count // -(-count // most))
-        else:  # a power of 2, so that many small parts share few widths
-            width = 1 << max(0, count - 1).bit_length()
-        width = -(-min(width, most) // devices) * devices
-        for first in range(0, count, width):
-            # The last block starts earlier, so that it is full; rows seen before are left out.
-            start, stop = max(0, min(first, count - width)), min(first + width, count)
-            shown = allowed[base + start : base + stop].copy()
-            shown[: first - start] = False
-            if shown.any():
-                yield _Block(part, base, start, stop, width, shown)
-        base += count
-
-
 @lru_cache(maxsize=1)
 def _values() -> Any:
     """Pmapped ``offset - scale <query, row>``: (devices, queries, rows / devices) float32."""
@@ -233,9 +103,15 @@ def _values() -> Any:
     def values(queries: Array, batch: dict[str, Array]) -> Array:
         rows = batch["rows"].astype(jnp.float32)
         products = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
-        return batch["offset"] - batch["scale"] * products
+        return batch["offset"][None] - batch["scale"][None] * products
 
     return data_parallel_map(values)
+
+
+def _above(limit: np.ndarray | float) -> np.ndarray:
+    """The limit as float32, not rounded down."""
+    with np.errstate(over="ignore"):
+        return np.nextafter(np.asarray(limit).astype(np.float32), np.float32(np.inf))
 
 
 class _Search:
@@ -258,7 +134,7 @@ class _Search:
             for group in self._groups
         ]
 
-    def begin(self, block: _Block) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    def begin(self, block: Block) -> tuple[np.ndarray, np.ndarray, list[Any]]:
         """Start the devices; returns the rows, their sums of squares, and values to wait for."""
         rows = block.part.rows(block.start, block.stop)
         squares = block.part.squares(block.start, block.stop)
@@ -269,52 +145,81 @@ class _Search:
         else:
             offset, scale = squares, np.full_like(squares, 2.0)
         filling = block.width - len(rows)
-        offset = np.where(block.allowed, offset, np.inf).astype(np.float32)
+        with np.errstate(over="ignore"):  # _slack() then says that float32 decides nothing
+            offset = np.where(block.allowed, offset, np.inf).astype(np.float32)
+            scale = scale.astype(np.float32)
         batch = {
             "rows": np.pad(rows, ((0, filling), (0, 0))) if filling else rows,
             "offset": np.pad(offset, (0, filling)),
-            "scale": np.pad(scale.astype(np.float32), (0, filling)),
+            "scale": np.pad(scale, (0, filling)),
         }
         split = shard(batch)
         return rows, squares, [_values()(queries, split) for queries in self._placed]
 
-    def finish(
-        self, block: _Block, rows: np.ndarray, squares: np.ndarray, begun: list[Any]
-    ) -> None:
+    def finish(self, block: Block, rows: np.ndarray, squares: np.ndarray, begun: list[Any]) -> None:
         """Wait for the devices, and compare the possible rows again in float64."""
         for group, values in zip(self._groups, begun, strict=True):
             found = np.moveaxis(np.asarray(values), 0, 1)
             found = found.reshape(len(found), -1)[: group.stop - group.start, : len(rows)]
-            greatest = 1.0 if self.metric == "cosine" else squares[block.allowed].max()
-            possible = self._possible(found, group, greatest)
+            possible = self._possible(found, group, self._slack(group, squares[block.allowed]))
+            unclear = np.flatnonzero(possible.sum(axis=1) > 4 * self.top + 16)
+            if len(unclear):
+                possible[unclear] = self._told_apart(
+                    block, rows, squares, possible[unclear], self._queries[group][unclear]
+                )
             for query, row in enumerate(possible, start=group.start):
                 place = np.flatnonzero(row)
                 place = place[block.allowed[place]]
                 if len(place):
                     self._merge(query, block, place, rows[place], squares[place])
 
-    def _possible(self, values: np.ndarray, group: slice, greatest: float) -> np.ndarray:
-        """(queries, rows) bool: rows that may be among the nearest, given float32's rounding.
+    def _slack(self, group: slice, squares: np.ndarray) -> np.ndarray:
+        """What the devices' values may be off for each query; infinite beyond float32's range."""
+        features = self._queries.shape[1]
+        share, lost = product_error(features, np.float32), 4 * features * _TINY  # flushed to 0
+        if self.metric == "cosine":
+            least = np.sqrt(squares[squares > 0].min(initial=1.0))
+            off = 2 * share + lost / least if np.sqrt(squares.max()) < 1e37 else np.inf
+            return np.full(group.stop - group.start, off)
+        reach = np.sqrt(self._squares[group]) + np.sqrt(squares.max())
+        return np.where(reach < 1e18, share * reach**2 + lost * (1 + reach), np.inf)
 
-        ``values`` lack the query's own square. Their error is at most about
-        sqrt(features) epsilon |x| |y|, twice that for the factor 2, and a few roundings more.
+    def _possible(self, values: np.ndarray, group: slice, slack: np.ndarray) -> np.ndarray:
+        """(queries, rows) bool: rows that may be among the nearest by the devices' values.
+
+        ``values`` lack the query's own square.
         """
-        own = self._squares[group]
-        length = np.sqrt(own * greatest)
-        slack = _EPSILON * (2 * np.sqrt(self._queries.shape[1]) * length + 8 * (own + greatest))
-        missing = 0.0 if self.metric == "cosine" else own
-        limit = self.distances[group, -1] - missing + slack
+        missing = 0.0 if self.metric == "cosine" else self._squares[group]
         # NaN counts as possible: check_undamaged() names it.
-        possible = ~(values > limit.astype(np.float32)[:, None])
+        possible = ~(values > _above(self.distances[group, -1] - missing + slack)[:, None])
         for row in np.flatnonzero(possible.sum(axis=1) > 4 * self.top + 16):
             if self.top <= values.shape[1]:
                 least = np.partition(values[row], self.top - 1)[self.top - 1]
-                limit = np.float32(least + 2 * slack[row])
-                possible[row] &= ~(values[row] > limit)
+                possible[row] &= ~(values[row] > _above(least + 2 * slack[row]))
         return possible
 
+    def _told_apart(
+        self,
+        block: Block,
+        rows: np.ndarray,
+        squares: np.ndarray,
+        possible: np.ndarray,
+        queries: np.ndarray,
+    ) -> np.ndarray:
+        """The ``top`` nearest of the possible rows, where float32 leaves too many."""
+        place = np.flatnonzero(possible.any(axis=0) & block.allowed)
+        some = rows[place]
+        check_undamaged(block.part.name, block.start + place, row_squares(some), squares[place])
+        nearest_ones = np.zeros_like(possible)
+        ranked = RankedDistances(some, metric=self.metric)
+        for start in range(0, len(queries), _AGAIN):
+            for query, distances in enumerate(ranked(queries[start : start + _AGAIN]), start):
+                # Of equal ones the smaller row comes first.
+                nearest_ones[query, place[np.argsort(distances, kind="stable")[: self.top]]] = True
+        return nearest_ones
+
     def _merge(
-        self, query: int, block: _Block, place: np.ndarray, rows: np.ndarray, squares: np.ndarray
+        self, query: int, block: Block, place: np.ndarray, rows: np.ndarray, squares: np.ndarray
     ) -> None:
         distance, own = distances_to(self._queries[query], rows, metric=self.metric)
         check_undamaged(block.part.name, block.start + place, own, squares)
