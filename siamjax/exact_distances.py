@@ -160,6 +160,14 @@ class RankedDistances:
         values[place] = distances_to(query, self._rows[place], metric=self._metric)[0]
 
 
+def nearest_places(distances: Float[np.ndarray, " n"], top: int) -> Int[np.ndarray, " top"]:
+    """Places of the ``top`` least, ascending; of equal ones the smaller place comes first."""
+    if top < len(distances):
+        near = np.flatnonzero(distances <= np.partition(distances, top - 1)[top - 1])
+        return near[np.argsort(distances[near], kind="stable")[:top]]
+    return np.argsort(distances, kind="stable")
+
+
 def _distinct(
     rows: Float[np.ndarray, "rows features"],
 ) -> tuple[Float[np.ndarray, "distinct features"], Int[np.ndarray, " rows"] | None]:

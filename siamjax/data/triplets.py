@@ -8,8 +8,10 @@ from jaxtyping import Float, Int
 from siamjax.checks import require_names
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
+from siamjax.data.nearest_others import Layout, nearest_others
 from siamjax.data.pairs import EpochOrder, generator
 from siamjax.errors import UsageError
+from siamjax.exact_distances import require_embeddings
 
 # Streams of random numbers, other than those of pairs (0, 2) and augmentation (1, 3, 6).
 _DRAWN, _LISTED = 4, 5
@@ -205,19 +207,17 @@ class MinedTriplets(SampledTriplets):
 
         It holds int32 image indices for each item, nearest first, -1 where there are fewer: [:, 0]
         of other categories, [:, 1] of its own. The nearest images have the least Euclidean
-        distance to the mean of the item's embeddings. Distances are computed for ``block`` items
-        and ``block`` images at a time; the work is items x images x features. Raises
+        distance, as float64 has it, to the mean of the item's embeddings; ties are in the order of
+        category, item and image. Distances are computed for ``block`` items and ``block`` images
+        at a time; the work is items x images x features. Raises
         ``UsageError`` for embeddings that are not finite.
         """
-        if embeddings.ndim != 2 or len(embeddings) != len(self._images):
-            raise ValueError(f"{embeddings.shape} embeddings of {len(self._images)} images")
-        centres = self._centres(embeddings, block)
-        table = np.full((len(self._start), 2, self._neighbours), -1, np.int32)
-        for low in range(0, len(table), block):
-            rows = slice(low, low + block)
-            nearest = self._nearest(rows, centres[rows], embeddings, block)
-            table[rows] = np.where(nearest < 0, -1, self._images[nearest])
-        return table
+        embeddings = require_embeddings("embeddings", embeddings)
+        if len(embeddings) != len(self._images):
+            raise UsageError(f"{embeddings.shape} embeddings of {len(self._images)} images")
+        layout = Layout(self._order, self._start, self._stop, self._first, self._last)
+        nearest = nearest_others(layout, embeddings, count=self._neighbours, block=block)
+        return np.where(nearest < 0, -1, self._images[nearest]).astype(np.int32)
 
     def use(self, table: Int[np.ndarray, "items 2 neighbours"], *, start: int) -> None:
         """Draw hard negatives from a table, from step ``start`` to that of the next table.
@@ -234,60 +234,6 @@ class MinedTriplets(SampledTriplets):
         begin = start * self._batch_size
         kept = [one for one in self._tables if one[0] != begin]
         self._tables = tuple(sorted([*kept, (begin, table)], key=lambda one: -one[0]))
-
-    def _ordered(
-        self, embeddings: Float[np.ndarray, "n features"], low: int, block: int
-    ) -> Float[np.ndarray, "b features"]:
-        """The embeddings of a block of places from ``low``; all at once would be a second copy."""
-        return embeddings[self._order[low : low + block]].astype(np.float32, copy=False)
-
-    def _centres(
-        self, embeddings: Float[np.ndarray, "n features"], block: int
-    ) -> Float[np.ndarray, "items features"]:
-        """The mean of each item's embeddings."""
-        centres = np.zeros((len(self._start), embeddings.shape[1]), np.float32)
-        for low in range(0, len(embeddings), block):
-            vectors = self._ordered(embeddings, low, block)
-            if not np.isfinite(vectors).all():
-                raise UsageError("embeddings are not finite; if training diverged, start anew")
-            there = np.arange(low, low + len(vectors))
-            item = np.searchsorted(self._start, there, side="right") - 1
-            begin = np.flatnonzero(np.diff(item, prepend=-1))
-            centres[item[begin]] += np.add.reduceat(vectors, begin, axis=0)
-        centres /= (self._stop - self._start)[:, None]
-        return centres
-
-    def _nearest(
-        self,
-        items: slice,
-        centres: Float[np.ndarray, "b features"],
-        embeddings: Float[np.ndarray, "n features"],
-        block: int,
-    ) -> Int[np.ndarray, "b 2 neighbours"]:
-        """Places of the images nearest to each item, outside and within its category; -1: none."""
-        count = self._neighbours
-        kept = np.full((2, len(centres), count), np.inf, np.float32)
-        found = np.full(kept.shape, -1)
-        start, stop = self._start[items, None], self._stop[items, None]
-        first, last = self._first[items, None], self._last[items, None]
-        for low in range(0, len(embeddings), block):
-            vectors = self._ordered(embeddings, low, block)
-            there = np.arange(low, low + len(vectors))
-            # Without the squared norm of the centre, which does not change the order.
-            distance = (vectors**2).sum(axis=1) - 2 * (centres @ vectors.T)
-            same = (first <= there) & (there < last)
-            own = (start <= there) & (there < stop)
-            there = np.broadcast_to(there, distance.shape)
-            for within, allowed in enumerate((~same, same & ~own)):
-                far = np.where(allowed, distance, np.inf)
-                both = np.concatenate([kept[within], far], axis=1)
-                best = np.argpartition(both, count - 1, axis=1)[:, :count]
-                places = np.concatenate([found[within], there], axis=1)
-                kept[within] = np.take_along_axis(both, best, axis=1)
-                found[within] = np.take_along_axis(places, best, axis=1)
-        order = np.argsort(kept, axis=2, kind="stable")
-        kept, found = (np.take_along_axis(part, order, axis=2) for part in (kept, found))
-        return np.where(np.isinf(kept), -1, found).swapaxes(0, 1)
 
     def _negative(self, rng: np.random.Generator, position: int, item: int, within: bool) -> int:
         table = next((table for begin, table in self._tables if begin <= position), None)

@@ -34,13 +34,14 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 
 from siamjax.errors import UsageError
+from siamjax.exact_distances import RankedDistances, require_embeddings
 
 Rows = Callable[[int, int], Float[np.ndarray, "rows total"]]
 Neighbours = Literal["code", "paper"]
 
 
 def _rows(distance_rows: Rows, start: int, stop: int, total: int) -> np.ndarray:
-    rows = np.array(distance_rows(start, stop), np.float32)  # a copy: it is written to
+    rows = np.array(distance_rows(start, stop), np.float64)  # a copy: it is written to
     if rows.shape != (stop - start, total):
         needed = (stop - start, total)
         raise UsageError(
@@ -50,8 +51,9 @@ def _rows(distance_rows: Rows, start: int, stop: int, total: int) -> np.ndarray:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UsageError(
-            f"the distance of images {start + row} and {column} is {rows[row, column]}; give "
-            "finite distances of at least 0 (1 - s for a score s in [0, 1])"
+            f"the distance of images {start + row} and {column} is {rows[row, column]}; "
+            f"{int(bad.sum())} of {bad.size} (images {start} to {stop - 1}) are so; give finite "
+            "distances of at least 0 (1 - s for a score s in [0, 1])"
         )
     return rows
 
@@ -103,8 +105,8 @@ def k_reciprocal(
         raise UsageError(f"{options} must be at least 1 and weight {weight} in [0, 1]")
     itself = 1 if neighbours == "code" else 0
     keep = min(max(k1 + itself, k2) + 1, total)  # one more shows ties for the last place
-    order, distance = np.empty((total, keep), np.int32), np.empty((total, keep), np.float32)
-    greatest = np.empty((total, 1), np.float32)
+    order, distance = np.empty((total, keep), np.int32), np.empty((total, keep))
+    greatest = np.empty((total, 1))
     spans = [(start, min(start + block, total)) for start in range(0, total, block)]
     for start, stop in spans:
         rows = _rows(distance_rows, start, stop, total)
@@ -125,7 +127,7 @@ def k_reciprocal(
         rows = _rows(distance_rows, start, stop, total) / greatest[start:stop]
         ends = expanded.indptr[start : stop + 1]
         row = np.repeat(np.arange(stop - start), np.diff(ends))
-        entries = np.exp(-rows[row, expanded.indices[ends[0] : ends[-1]]].astype(np.float64))
+        entries = np.exp(-rows[row, expanded.indices[ends[0] : ends[-1]]])
         encoded[ends[0] : ends[-1]] = entries / np.bincount(row, entries)[row]
         final[start:stop] = weight * rows[: max(queries - start, 0), queries:]
     encodings = csr_array((encoded, expanded.indices, expanded.indptr), shape=expanded.shape)
@@ -153,6 +155,11 @@ def k_reciprocal_matrices(
     block: int = 512,
 ) -> Float[np.ndarray, "queries gallery"]:
     """:func:`k_reciprocal` of given distances, used as they are: for cross-input networks."""
+    query_gallery, query_query, gallery_gallery = (
+        np.asarray(part) for part in (query_gallery, query_query, gallery_gallery)
+    )
+    if query_gallery.ndim != 2:
+        raise UsageError(f"query_gallery of shape {query_gallery.shape}; give (queries, gallery)")
     queries, gallery = query_gallery.shape
     if query_query.shape != (queries, queries) or gallery_gallery.shape != (gallery, gallery):
         raise UsageError(
@@ -182,24 +189,30 @@ def k_reciprocal_embeddings(
     neighbours: Neighbours = "code",
     block: int = 512,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """:func:`k_reciprocal` of squared Euclidean distances of embeddings, computed in float64."""
-    images = np.concatenate([query_embeddings, gallery_embeddings]).astype(np.float64)
-    if not np.isfinite(images).all():
-        bad = np.argwhere(~np.isfinite(images))[0][0]
-        raise UsageError(f"the embedding of image {bad} (the queries first) is not finite")
-    images -= images.mean(axis=0)  # less cancellation below
-    norms = (images**2).sum(axis=1)
-    noise = 1e-12 * norms.max()
+    """:func:`k_reciprocal` of squared Euclidean distances of embeddings.
+
+    They rank as float64 differences do, and equal embeddings tie
+    (:class:`siamjax.exact_distances.RankedDistances`).
+    """
+    query, gallery = (
+        require_embeddings(name, rows)
+        for name, rows in (
+            ("query_embeddings", query_embeddings),
+            ("gallery_embeddings", gallery_embeddings),
+        )
+    )
+    if query.shape[1] != gallery.shape[1]:
+        raise UsageError(
+            f"query_embeddings of {query.shape[1]} features, gallery_embeddings of "
+            f"{gallery.shape[1]}: embed both by one network"
+        )
+    images = np.concatenate([query, gallery])
+    ranked = RankedDistances(images)
 
     def distance_rows(start: int, stop: int) -> np.ndarray:
-        squared = images[start:stop] @ images.T
-        squared *= -2.0
-        squared += norms[start:stop, None]
-        squared += norms
-        squared[squared < noise] = 0.0  # equal embeddings: exactly 0, not a rounding error
-        return squared
+        return ranked(images[start:stop])
 
     return k_reciprocal(
-        distance_rows, queries=len(query_embeddings), total=len(images),
+        distance_rows, queries=len(query), total=len(images),
         k1=k1, k2=k2, weight=weight, neighbours=neighbours, block=block,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from siamjax.exact_distances import (
     Metric,
     RankedDistances,
     distances_to,
+    nearest_places,
     product_error,
     row_squares,
     unit_rows,
@@ -214,8 +215,7 @@ class _Search:
         ranked = RankedDistances(some, metric=self.metric)
         for start in range(0, len(queries), _AGAIN):
             for query, distances in enumerate(ranked(queries[start : start + _AGAIN]), start):
-                # Of equal ones the smaller row comes first.
-                nearest_ones[query, place[np.argsort(distances, kind="stable")[: self.top]]] = True
+                nearest_ones[query, place[nearest_places(distances, self.top)]] = True
         return nearest_ones
 
     def _merge(

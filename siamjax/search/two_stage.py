@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size
-from siamjax.distances import pairwise_squared_euclidean
 from siamjax.errors import UsageError
+from siamjax.exact_distances import RankedDistances, require_embeddings
 from siamjax.inference.cross_input import score_pairs
 
 _BLOCK = 128  # queries whose distances to the whole gallery are in memory at a time
-_distances = jax.jit(pairwise_squared_euclidean)
 
 
 def two_stage(
@@ -40,8 +38,8 @@ def two_stage(
     The network scores only the ``top`` gallery images nearest to the query by the squared
     Euclidean distance of their embeddings; these have its logits. The others follow in the order
     of that distance, at whole steps below the last of these: least logit - 1, - 2, ...; equal
-    distances have equal scores. So the result can be ranked by ``siamjax.metrics.reid``, but
-    below the ``top`` a score is no logit.
+    distances, as float64 differences have them, have equal scores. So the result can be ranked by
+    ``siamjax.metrics.reid``, but below the ``top`` a score is no logit.
 
     Args:
         network: a cross-input network, as :func:`siamjax.inference.score_pairs` takes it.
@@ -66,8 +64,8 @@ def two_stage(
     if top < 1:
         raise UsageError(f"top {top} must be 1 or more")
     queries, gallery = np.asarray(queries), np.asarray(gallery)
-    _check("query_embeddings", query_embeddings, queries)
-    _check("gallery_embeddings", gallery_embeddings, gallery)
+    query_embeddings = _checked("query_embeddings", query_embeddings, queries)
+    gallery_embeddings = _checked("gallery_embeddings", gallery_embeddings, gallery)
     if query_embeddings.shape[1] != gallery_embeddings.shape[1]:
         raise UsageError(
             f"embeddings of {query_embeddings.shape[1]} and {gallery_embeddings.shape[1]} "
@@ -87,6 +85,8 @@ def two_stage(
         batch_size=batch_size,
         progress=progress,
     )
+    if np.abs(logits).max() > 1e6:  # a whole step is lost in float32 beyond 2^24
+        steps = steps.astype(np.float64)
     steps += logits.min(axis=1, keepdims=True)
     np.put_along_axis(steps, nearest, logits, axis=1)
     return steps
@@ -96,14 +96,11 @@ def _nearest(
     queries: np.ndarray, gallery: np.ndarray, top: int
 ) -> tuple[Int[np.ndarray, "queries top"], Float[np.ndarray, "queries gallery"]]:
     """Places of the ``top`` nearest; for the others, -1 - how many of them are nearer."""
+    ranked = RankedDistances(gallery)
     nearest = np.empty((len(queries), top), np.int64)
     steps = np.empty((len(queries), len(gallery)), np.float32)
-    block = min(_BLOCK, len(queries))
-    for start in range(0, len(queries), block):
-        rows = queries[start : start + block]
-        # All blocks have one shape: the last repeats rows to fill it.
-        distances = np.asarray(_distances(np.resize(rows, (block, rows.shape[1])), gallery))
-        for row, distance in enumerate(distances[: len(rows)], start):
+    for start in range(0, len(queries), _BLOCK):
+        for row, distance in enumerate(ranked(queries[start : start + _BLOCK]), start):
             order = np.argsort(distance, kind="stable")
             nearest[row], others = order[:top], order[top:]
             sorted_ = distance[others]
@@ -111,15 +108,11 @@ def _nearest(
     return nearest, steps
 
 
-def _check(name: str, embeddings: np.ndarray, indices: np.ndarray) -> None:
-    shape = np.shape(embeddings)
-    if len(shape) != 2 or shape[:1] != indices.shape:
+def _checked(name: str, embeddings: Any, indices: np.ndarray) -> np.ndarray:
+    rows = require_embeddings(name, embeddings)
+    if rows.shape[:1] != indices.shape:
         raise UsageError(
-            f"{name} of shape {shape} for indices of shape {indices.shape}: give one row an image, "
-            "(n, features)"
+            f"{name} of shape {rows.shape} for indices of shape {indices.shape}: give one row an "
+            "image, (n, features)"
         )
-    if not np.isfinite(embeddings).all():
-        row = int(np.argwhere(~np.isfinite(embeddings))[0, 0])
-        raise UsageError(
-            f"{name}: row {row} is not finite: the model has diverged; use an earlier checkpoint"
-        )
+    return rows

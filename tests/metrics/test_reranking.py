@@ -206,7 +206,11 @@ GOOD = np.ones((6, 6)) - np.eye(6)
     ("distance", "options", "message"),
     [
         (np.where(np.eye(6, k=2), np.nan, GOOD), {}, "images 0 and 2 is nan"),
-        (np.where(np.eye(6, k=-3), -1.0, GOOD), {}, r"images 3 and 0 is -1.0; give .*\(1 - s for"),
+        (
+            np.where(np.eye(6, k=-3), -1.0, GOOD),
+            {},
+            r"images 3 and 0 is -1.0; 3 of 36 .*\(1 - s for",
+        ),
         (np.where(np.eye(6, k=-3), np.inf, GOOD), {"block": 2}, "images 3 and 0 is inf"),
         (GOOD[:, :5], {}, r"images 0 to 5 have shape \(6, 5\), expected \(6, 6\)"),
         (GOOD, {"queries": 6}, "6 queries among 6 images"),
@@ -228,5 +232,5 @@ def test_bad_matrices_and_embeddings():
         reranking.k_reciprocal_matrices(GOOD[:2, :4], GOOD[:2, :2], GOOD[:3, :3])
     bad = np.ones((4, 2))
     bad[2, 1] = np.nan
-    with pytest.raises(UsageError, match="the embedding of image 5 "):
+    with pytest.raises(UsageError, match=r"gallery_embeddings: 1 of 8 .* at \(2, 1\)"):
         reranking.k_reciprocal_embeddings(np.ones((3, 2)), bad)
