@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from siamjax.data.folders import EMPTY, UNREADABLE, is_image, walk
 from siamjax.data.images import read_file
@@ -162,43 +162,43 @@ def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes | Path]]]:
                 raise UsageError(f"{source / one.name}: {one.why}; mend or remove it")
         yield from ((name, partial(source.joinpath, name)) for name in found.paths())
         return
-    left = _limit(source)
-    for name, size, stream in _members(source):
+    with _opened(source) as (raw, limit):
+        left = limit
+        for name, size, stream in _members(source, raw, limit):
 
-        def read(name: str = name, size: int = size, stream: IO[bytes] | None = stream) -> bytes:
-            nonlocal left
-            if stream is None:
-                raise UsageError(f"{source}: {name} is a link; unpack the archive")
-            left -= size
-            if left < 0:
-                raise _too_large(source, name)
-            return _read(stream, size, source)
+            def read(name: str = name, size: int = size, stream: Any = stream) -> bytes:
+                nonlocal left
+                if stream is None:
+                    raise UsageError(f"{source}: {name} is a link; unpack the archive")
+                left -= size
+                if left < 0:
+                    raise _too_large(source, name, limit)
+                return _read(stream, size, source)
 
-        yield name, read
-
-
-def _read(stream: IO[bytes], size: int, source: Path) -> bytes:
-    with _said_if_broken(source):
-        return stream.read(size)
+            yield name, read
 
 
-def _limit(source: Path) -> int:
-    """Bytes that an archive may unpack to: images are compressed before they come into one."""
-    return _ROOM + _GROWTH * source.stat().st_size
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """An archive, and the bytes that it may unpack to: images are compressed before they go in."""
+    with open_regular(source) as raw:
+        yield raw, _ROOM + _GROWTH * os.fstat(raw.fileno()).st_size
 
 
-def _too_large(source: Path, name: str) -> UsageError:
+def _too_large(source: Path, name: str, limit: int) -> UsageError:
     return UsageError(
-        f"{source}: up to {name} it unpacks to more than {_limit(source):,} bytes, which is no "
-        "archive of images; fetch it again"
+        f"{source}: up to {name} it unpacks to more than {limit:,} bytes, which is no archive of "
+        "images; fetch it again"
     )
 
 
-def _members(source: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+def _members(
+    source: Path, raw: BinaryIO, limit: int
+) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """(name, size, open stream) of every file of an archive, in its order; links have no stream."""
     with _said_if_broken(source):
         if source.suffix == ".zip":
-            with zipfile.ZipFile(source) as archive:
+            with zipfile.ZipFile(raw) as archive:
                 for member in archive.infolist():
                     if member.is_dir():
                         continue
@@ -208,12 +208,10 @@ def _members(source: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                     with archive.open(member) as stream:
                         yield member.filename, member.file_size, stream
             return
-        with (
-            open_regular(source) as raw,
-            raw if source.suffix == ".tar" else gzip.open(raw) as unpacked,
-            # A stream, which is never read back: so all that is unpacked is counted.
-            tarfile.open(fileobj=_Counted(unpacked, source), mode="r|") as archive,
-        ):
+        unpacked = raw if source.suffix == ".tar" else gzip.GzipFile(fileobj=raw)
+        # A stream, which is never read back: so all that is unpacked is counted.
+        counted: Any = _Counted(unpacked, source, limit)
+        with tarfile.open(fileobj=counted, mode="r|") as archive:
             for member in archive:
                 if member.isreg():
                     yield member.name, member.size, archive.extractfile(member)
@@ -221,25 +219,33 @@ def _members(source: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                     yield member.name, 0, None
 
 
+def _read(stream: IO[bytes], size: int, source: Path) -> bytes:
+    with _said_if_broken(source):
+        return stream.read(size)
+
+
 class _Counted:
     """What tarfile reads, up to the bytes that the archive may unpack to."""
 
-    def __init__(self, stream: Any, source: Path) -> None:
-        self._stream, self._source, self._left = stream, source, _limit(source)
+    def __init__(self, stream: Any, source: Path, limit: int) -> None:
+        self._stream, self._source = stream, source
+        self._limit = self._left = limit
 
     def read(self, size: int) -> bytes:
         content = self._stream.read(min(size, self._left + 1))
         self._left -= len(content)
         if self._left < 0:
-            raise _too_large(self._source, "its end")
+            raise _too_large(self._source, "its end", self._limit)
         return content
 
 
 def _unpack(source: Path, name: str, target: Path) -> bool:
-    for member, size, stream in _members(source):
-        if stream is not None and PurePosixPath(member).name == name:
-            if size > _limit(source):
-                raise _too_large(source, member)
+    with _opened(source) as (raw, limit):
+        for member, size, stream in _members(source, raw, limit):
+            if stream is None or PurePosixPath(member).name != name:
+                continue
+            if size > limit:
+                raise _too_large(source, member, limit)
             with target.open("wb") as file:
                 while chunk := _read(stream, 2**20, source):
                     try:

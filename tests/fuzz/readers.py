@@ -154,7 +154,7 @@ def pair_list(folder):
 
 @reader()
 def triplets(folder):
-    from siamjax.data.open_catalogue import read_triplets
+    from siamjax.data.triplet_lists import read_triplets
 
     def read(place):
         rows = read_triplets(place / "triplets.txt", rows=6)

@@ -67,6 +67,7 @@ def open_products(home: Path | None) -> Catalogue:
 
 def _unpacked(home: Path) -> Catalogue:
     paths: list[str] = []
+    lines_of: dict[str, str] = {}
     classes: list[int] = []
     sizes = []
     for split in SPLITS:
@@ -89,8 +90,14 @@ def _unpacked(home: Path) -> Catalogue:
                     f"{path}, line {number}: expected 'image_id class_id super_class_id path'; "
                     "get the file again"
                 )
+            name = words[image].strip()
+            if lines_of.setdefault(name, f"{path}, line {number}") != f"{path}, line {number}":
+                raise UsageError(
+                    f"{path}, line {number}: {shown(name)} is there before ({lines_of[name]}); get "
+                    "the file again"
+                )
             classes.append(known)
-            paths.append(words[image].strip())
+            paths.append(name)
         sizes.append(len(paths) - before)
     return _catalogue(
         keys=tuple(paths),
