@@ -24,7 +24,7 @@ FORMATS = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    **({"AVIF": (".avif",)} if features.check("avif") else {}),
+    **({"AVIF": (".avif", ".avifs")} if features.check("avif") else {}),
 }
 """Pillow's name of each format that is read, and its suffixes in lower case."""
 
