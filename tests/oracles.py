@@ -89,3 +89,9 @@ def normxcorr_gradient(x, y, cotangent, *, patch=5, rows=2, epsilon=1e-2, paper=
             total[at] += cotangent[i, j, c, r, k] * gradient / (count * (deviation + epsilon))
     inner = np.s_[half + rows : half + rows + height, half : half + width]
     return dx[half : half + height, half : half + width], dy[inner]
+
+
+def squared_distances(x, y):
+    """Every squared distance from differences, each difference in float64, summed exactly."""
+    rows = [[[float(a) - float(b) for a, b in zip(p, q, strict=True)] for q in y] for p in x]
+    return np.array([[math.fsum(d * d for d in differences) for differences in r] for r in rows])

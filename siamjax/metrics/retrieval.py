@@ -209,7 +209,8 @@ class _Searched:
             query, own = self._query[start : start + block], self._own[start : start + block]
             match = self._shown[0][start : start + block, None] == self._shown[1]
             match[own >= 0, own[own >= 0]] = False
-            most = np.maximum(ranks, match.sum(axis=1) * whole).clip(1, self.images)
+            matches = match.sum(axis=1)
+            most = np.maximum(ranks, matches * whole).clip(1, self.images)
             with np.errstate(over="ignore", invalid="ignore"):  # of queries that are very far
                 wide = (query - self._centre) * self._scale
                 # Without the query's own square, which changes no rank.
@@ -217,7 +218,8 @@ class _Searched:
                 margin = share * (np.sqrt(np.square(wide).sum(axis=1)) + longest) ** 2
             listed = [_first(*one) for one in zip(values, match, own, most, margin, strict=True)]
             distances: dict[int, np.ndarray] = {}
-            unclear = [n for n, row in enumerate(listed) if len(row) > 4 * most[n] + _UNCLEAR]
+            usual = 4 * most + matches + _UNCLEAR
+            unclear = [n for n, row in enumerate(listed) if len(row) > usual[n]]
             if unclear:
                 ranked = ranked or RankedDistances(self._gallery)
                 for n, values_ in zip(unclear, ranked(query[unclear]), strict=True):
@@ -244,9 +246,9 @@ def _first(
     """Places of the matches and of all that may be among the ``most`` nearest but ``own``."""
     if own >= 0:
         values[own] = np.inf
-    limit = np.partition(values, most - 1)[most - 1]
-    # NaN, of numbers beyond float32, may be among them.
-    possible = ~(values > np.nextafter(limit + values.dtype.type(margin), np.inf)) | match
+    with np.errstate(over="ignore", invalid="ignore"):  # then everything is possible
+        limit = np.partition(values, most - 1)[most - 1] + values.dtype.type(margin)
+    possible = ~(values > np.nextafter(limit, np.inf)) | match
     if own >= 0:
         possible[own] = False
     return np.flatnonzero(possible)

@@ -1,10 +1,14 @@
+import importlib
 import itertools
 
 import numpy as np
+import oracles
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.metrics.retrieval import map_at_r, recall_at_k, search_quality
+from siamjax.metrics.retrieval import Found, map_at_r, recall_at_k, search_quality
+
+MODULE = importlib.import_module("siamjax.metrics.retrieval")
 
 
 def slow(query, gallery, same_as, shown, own=None):
@@ -107,3 +111,124 @@ def test_nothing_to_find_and_not_finite():
     for measure in (recall_at_k, map_at_r):
         with pytest.raises(UsageError, match="none of the 1 queries has a match"):
             measure(one, one, np.array(["a"]), np.array(["b"]))
+
+
+def expected(query, gallery, asked, shown, own=None):
+    """Recall@1 and MAP@R over all orders of ties: each group of equal distances, one by one."""
+    rows = []
+    for q, distances in enumerate(oracles.squared_distances(query, gallery)):
+        kept = [g for g in range(len(gallery)) if own is None or g != own[q]]
+        total = sum(shown[g] == asked[q] for g in kept)
+        if not total:
+            rows.append((np.nan, np.nan))
+            continue
+        recall, precision, before, hits = None, 0.0, 0, 0
+        for value in sorted({distances[g] for g in kept}):
+            tied = [g for g in kept if distances[g] == value]
+            own_hits = sum(shown[g] == asked[q] for g in tied)
+            recall = own_hits / len(tied) if recall is None else recall
+            for j in range(1, len(tied) + 1):
+                if own_hits and before + j <= total:
+                    other = (own_hits - 1) / max(len(tied) - 1, 1)
+                    mean = (hits + 1 + (j - 1) * other) / (before + j)
+                    precision += own_hits / len(tied) * mean
+            before, hits = before + len(tied), hits + own_hits
+        rows.append((recall, precision / total))
+    return np.array(rows).T
+
+
+def difficult():
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(40, 6)) + 1.5 * rng.normal(size=(8, 6))[np.arange(40) // 5]
+    apart = np.where(np.arange(40)[:, None] // 5 % 2, 1.0, -1.0)
+    return {
+        "usual": rows,
+        "offset": rows + 5e4,
+        "groups": rows + 1e4 * apart,
+        "far groups": rows + 1e6 * apart,
+        "tiny": rows * 1e-30,
+        "huge": rows * 1e30,
+        "outlier": np.where(np.arange(40)[:, None] == 3, 1e8, rows),
+        "equal": np.tile(rows[:1], (40, 1)),
+        "copies": np.tile(rows[:8], (5, 1)),
+        "codes": rng.integers(0, 2, (40, 6)).astype(float),
+        "shifted codes": rng.integers(0, 2, (40, 6)) + 0.3,
+    }
+
+
+@pytest.mark.parametrize("unclear", [0, 64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", difficult())
+def test_the_order_is_that_of_float64_differences(name, dtype, unclear, monkeypatch):
+    monkeypatch.setattr(MODULE, "_UNCLEAR", unclear)  # so that both passes are tried
+    rows, shown = difficult()[name].astype(dtype), np.arange(40) // 5
+    own = np.arange(40)
+    for options in ({}, {"own": own}):
+        recall, precision = expected(rows, rows, shown, shown, **options)
+        found = search_quality(rows, rows, shown, shown, block=17, **options)
+        np.testing.assert_allclose(found.recall[:, 0], recall, atol=1e-9)
+        np.testing.assert_allclose(found.map_at_r, precision, atol=1e-9)
+        one = recall_at_k(rows, rows, shown, shown, k=1, **options)
+        assert one == pytest.approx(recall.mean())
+        assert map_at_r(rows, rows, shown, shown, **options) == pytest.approx(precision.mean())
+
+
+def test_queries_far_from_the_gallery():
+    gallery = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    shown = np.arange(4)
+    for far in (-1e30, 1e30):  # beyond float64's digits: all are equally far
+        found = search_quality(np.float32([[far]]), gallery, np.array([0]), shown)
+        assert found.recall[0, 0] == pytest.approx(1 / 4)
+    found = search_quality(np.float32([[-1e9]]), gallery, np.array([0]), shown)
+    assert found.recall[0, 0] == 1
+
+
+def test_a_gallery_of_one_image():
+    one, name = np.ones((1, 2)), np.array(["a"])
+    assert search_quality(one, one, name, name).summary()["recall_at_1"] == 1
+    alone = search_quality(one, one, name, name, own=np.array([0]))
+    assert np.isnan(alone.map_at_r).all()
+    assert alone.gallery == 0
+
+
+NAMES = np.array(["a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": np.ones((3, 4))}, "query of 4 features, gallery of 2"),
+        ({"query": np.ones((0, 2))}, "query of shape \\(0, 2\\); give at least one row"),
+        ({"gallery": np.ones((0, 2))}, "gallery of shape"),
+        ({"query": np.ones(3)}, "query of shape \\(3,\\)"),
+        ({"query_identity": NAMES[:2]}, "2 and 3 identities of 3 queries and 3 gallery"),
+        ({"query_identity": np.array([1.0, 2, np.nan])}, "3 of 3|1 of 3"),
+        ({"query_identity": np.array([1, 2, 1])}, "both as text or both as whole numbers"),
+        ({"gallery_identity": np.array(["a", "", ""])}, "2 of 3 are not known .* '' at 1"),
+        ({"gallery_identity": np.array(["a", None, "b"], object)}, "1 of 3 .* None at 1"),
+        ({"own": np.array([0, 1, 3])}, "own: 1 of 3 are not from 0 to 2; the first is 3 at 2"),
+        ({"own": np.array([-1, 1, 2])}, "own: 1 of 3 .* is -1 at 0"),
+        ({"own": np.array([0.0, 1, 2])}, "own: float64"),
+        ({"own": np.array([0, 1])}, "give 3 whole numbers"),
+    ],
+)
+def test_refuses_what_has_no_certain_answer(change, message):
+    rows = np.arange(6.0).reshape(3, 2)
+    asked = {"query": rows, "gallery": rows, "query_identity": NAMES, "gallery_identity": NAMES}
+    for measure in (search_quality, recall_at_k, map_at_r):
+        with pytest.raises(UsageError, match=message):
+            measure(**{**asked, **change})
+
+
+def test_masks_and_groups_of_queries():
+    found = Found(recall=np.eye(5)[:4], map_at_r=np.array([1.0, 0, np.nan, 1]), gallery=30)
+    assert found.summary(np.array([True, False, False, True]))["map_at_r"] == 1
+    for wrong in ([1, 0, 0, 1], np.array([0, 3]), np.array(["yes"] * 4)):
+        with pytest.raises(UsageError, match="chosen must be bool"):
+            found.summary(wrong)
+    with pytest.raises(UsageError, match="chosen of shape"):
+        found.summary(np.array([True, False]))
+    assert set(found.by([1, 2, 1, 1])) == {"1", "2"}
+    for wrong in (np.array([1.0, np.nan, 1, 1]), np.array(["a", None, "a", "b"], object), ["a"]):
+        with pytest.raises(UsageError, match="groups"):
+            found.by(wrong)

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
+import oracles
 import pytest
 
 from siamjax.errors import UsageError
@@ -142,6 +143,59 @@ def test_equal_rows_are_equally_far(rng, metric):
         len(np.unique(rows[row], axis=0)) for row in found.rows
     ]
     np.testing.assert_array_equal(found.rows, oracle(queries, rows, 60, metric)[0])
+
+
+def difficult():
+    rng = np.random.default_rng(6)
+    rows = rng.normal(size=(300, 24))
+    apart = np.where(np.arange(300)[:, None] % 2, 1.0, -1.0)
+    return {
+        "offset": rows + 3e4,
+        "groups": rows + 1e4 * apart,
+        "far groups": rows + 1e7 * apart,
+        "tiny": 1e-30 * rows,
+        "huge": 1e30 * rows,
+        "one far": np.where(np.arange(300)[:, None] == 5, 1e25, rows),
+        "one near 0": np.where(np.arange(300)[:, None] == 5, 1e-30, rows),
+        "all scales": rows * 10.0 ** np.linspace(-30, 30, 300)[:, None],
+        "constant": np.tile(rng.uniform(0.1, 1, (300, 1)), 24),
+        "copies": np.tile(rows[:6], (50, 1)),
+    }
+
+
+@pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", difficult())
+def test_nothing_is_lost_at_any_offset_and_scale(name, dtype, metric):
+    rows = difficult()[name].astype(dtype)
+    queries, wide = rows[::60], rows.astype(np.float64)
+    if metric == "cosine":
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    right = oracles.squared_distances(wide[::60], wide) / (2 if metric == "cosine" else 1)
+    order = np.argsort(right, axis=1, kind="stable")[:, :7]
+    found = nearest(queries, rows, top=7, metric=metric, block=104)
+    np.testing.assert_allclose(
+        found.distances, np.take_along_axis(right, order, axis=1), rtol=1e-9, atol=1e-28
+    )
+    if metric == "squared_euclidean":
+        np.testing.assert_array_equal(found.rows, order)
+    assert (found.distances >= 0).all()
+
+
+@pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
+def test_few_rows_are_compared_again_in_tight_groups(metric, monkeypatch):
+    """Float32 products cannot tell the 1,000 rows of a group apart; float64 products can."""
+    rng = np.random.default_rng(0)
+    rows = (1e-3 * rng.normal(size=(2000, 16)) + 1 + np.arange(2000)[:, None] % 2).astype("f4")
+    rows[:, 0] *= np.where(np.arange(2000) % 2, -1, 1)
+    compared, exact = [], nearest_module.distances_to
+    monkeypatch.setattr(
+        nearest_module,
+        "distances_to",
+        lambda q, rows, **o: compared.append(len(rows)) or exact(q, rows, **o),
+    )
+    nearest(rows[:4], rows, top=5, metric=metric, block=400)
+    assert sum(compared) < 4 * 5 * 20
 
 
 def test_zero_vectors_by_cosine():
