@@ -11,6 +11,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from siamjax.array_files import read_npz
 from siamjax.distances import euclidean
 from siamjax.errors import UsageError
 from siamjax.files import write_json, write_text
@@ -123,8 +124,7 @@ def _difference(
     """Between the files in the folder and the run's function, relative to the largest value."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (_CHECKED, *size, 3), np.uint8) for _ in range(count)]
-    with np.load(folder / "weights.npz") as archive:
-        stored = {key: archive[key] for key in archive.files}
+    stored = read_npz(folder / "weights.npz")
     exported = jax.export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
     written = np.asarray(exported.call(stored, *images))
     expected = np.asarray(function(weights, *images))

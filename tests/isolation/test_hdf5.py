@@ -1,10 +1,13 @@
 """HDF5 files that point elsewhere, or describe more than they store, are refused by name."""
 
+import time
+
 import h5py
 import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
+from siamjax.isolation import isolated
 from siamjax.isolation.hdf5 import File
 
 
@@ -179,3 +182,19 @@ def test_names_in_attributes(tmp_path):
         opened.texts(opened.root, "numbers")
     with pytest.raises(UsageError, match="expected an attribute layers, found none"):
         opened.texts(opened.root, "layers")
+
+
+def test_damage_that_never_ends(tmp_path):
+    """A heap of names whose object has no size: reading the attribute loops inside libhdf5."""
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["a", "b"]
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL") + 24
+    assert content[place] == 1
+    content[place] = 0
+    path.write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"w\.h5: damaged: its reader did not end within 1 s"):
+        list(isolated("siamjax.isolation.keras_h5.tensors", path, seconds=1))
+    assert time.monotonic() - began < 60
