@@ -1,14 +1,16 @@
 """Readers that can crash or hang run in a child process, with limits of time and memory.
 
-SciPy's reader of MATLAB 5 files, HDF5 and FAISS are native code that damaged files can make crash,
-loop for ever or ask for any memory. :func:`isolated` runs such a reader in a child and gives what
+SciPy's reader of MATLAB 5 files and HDF5 are native code that damaged files can make crash, loop
+for ever or ask for any memory. :func:`isolated` runs such a reader in a child and gives what
 it reads; whatever happens to the child is one ``UsageError``. The child's answers are JSON and
 plain arrays that are checked as they come: a child that a file has taken over has no more to say.
 
 The child hands over the data, and the parent never opens the file by the native library: checking
 it first in the child and reading it then here would take twice the time, and the file could have
-changed in between. Large files stream through: the child holds one array at a time. Measured on
-two cores: a child costs 0.2 to 0.4 s, a GB of tensors 0.6 s more than reading it here.
+changed in between. Large files stream through: the child holds one array at a time. In seconds of
+computing (two cores): a child takes 0.15 to 0.25 to start; VGG-16's file of 553 MB takes 1.5 with
+all checks of its values, 0.8 when h5py reads it here; an image of CUHK03 takes 0.0004 for 0.0002,
+a few per cent of what its PNG takes.
 
 A reader is a function of a path that yields pairs of a value for JSON and an array or None. The
 readers are the other modules of this package, which import no jax, so that a child starts quickly.
