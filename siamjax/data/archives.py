@@ -22,6 +22,7 @@ from siamjax.data.images import read_file
 from siamjax.data.names import is_hidden, is_text
 from siamjax.errors import UsageError, shown
 from siamjax.files import open_regular
+from siamjax.surroundings import folder_of
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 _ROOM, _GROWTH = 2**28, 4  # bytes, and times the size of the archive
@@ -52,17 +53,20 @@ class Published:
         )
 
 
+def tfds_folder() -> Path:
+    """TFDS's folder: ``$TFDS_DATA_DIR``, or ``tensorflow_datasets`` in the home folder."""
+    return folder_of("TFDS_DATA_DIR", default="~/tensorflow_datasets")
+
+
 def manual_folder() -> Path:
     """TFDS's folder for files that users fetch by hand; downloads go there too."""
-    # Not Path.home(), which raises where HOME is no path.
-    home = os.environ.get("TFDS_DATA_DIR", os.path.expanduser("~/tensorflow_datasets"))
-    return Path(home) / "downloads" / "manual"
+    return tfds_folder() / "downloads" / "manual"
 
 
 def search_path() -> list[Path]:
     """Folders to look for the sets in: $SIAMJAX_REID alone if set, else TFDS's manual folder."""
-    if "SIAMJAX_REID" in os.environ:
-        return [Path(os.environ["SIAMJAX_REID"])]
+    if os.environ.get("SIAMJAX_REID"):
+        return [folder_of("SIAMJAX_REID", default="")]
     return [manual_folder()]
 
 

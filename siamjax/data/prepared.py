@@ -4,22 +4,31 @@ import abc
 import contextlib
 import io
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Int
 from PIL import Image
 
+from siamjax.data.archives import tfds_folder
 from siamjax.data.images import ImageSet
+from siamjax.errors import UsageError, shown
+from siamjax.files import locked
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the sets that come with the package, each with its licence."""
 
 FORMAT = "array_record"  # the only format that TFDS writes and reads without TensorFlow
+
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> None:
         """``home`` has the raw files; it is opened only if the set is not prepared yet."""
         self._home = home
-        super().__init__(config=config, data_dir=data_dir, file_format=FORMAT)
+        root = tfds_folder() if data_dir is None else Path(data_dir)
+        place = root.joinpath(self.name, *([config] if config else []), str(self.VERSION))
+        with undamaged(place):  # it reads what describes the prepared copy
+            super().__init__(config=config, data_dir=root, file_format=FORMAT)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # In a worker process, where all that counts is what is prepared.
@@ -116,11 +128,63 @@ def quiet() -> None:
     tfds.disable_progress_bar()
 
 
-def prepare(builder: Any) -> None:
-    """Prepare a TFDS builder's data, unless that was done before."""
+def prepare(builder: ImageBuilder) -> None:
+    """Prepare a builder's data, unless that was done before; one process does, others wait.
+
+    TFDS writes into a folder of another name, which it renames at the end. What a killed process
+    left there is removed, and so is all that a failed one made. Raises ``UsageError`` if the
+    folder cannot be written.
+    """
     quiet()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints "Downloading ... Unknown size"
-        builder.download_and_prepare(file_format=FORMAT)
+    place = Path(builder.data_dir)
+    own = place.parents[1 if builder.builder_config else 0]  # ROOT/NAME[/CONFIG]/VERSION
+    try:
+        if place.exists():  # on a disk that may be read only
+            return
+        own.parent.mkdir(parents=True, exist_ok=True)
+        with locked(own.with_name(f".{own.name}.lock")):
+            if not place.exists():
+                with _all_or_nothing(own, place):
+                    builder.download_and_prepare(file_format=FORMAT)
+                return
+    except OSError as error:
+        raise UsageError(
+            f"{shown(own.parent)}: {builder.name} cannot be prepared there "
+            f"({error.strerror or error}); set TFDS_DATA_DIR to a folder that you may write, on a "
+            "disk with space"
+        ) from None
+    with undamaged(place):  # by the process that was waited for
+        builder.info.read_from_directory(place)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(own: Path, place: Path) -> Iterator[None]:
+    """Remove what was begun before, and after an error all that is new."""
+    for left in place.parent.glob("incomplete.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    new = not own.exists()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints "Downloading ..."
+            yield
+    except BaseException:
+        if new:
+            shutil.rmtree(own, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def undamaged(place: Path) -> Iterator[None]:
+    """``UsageError`` for any error while a prepared copy is read."""
+    try:
+        yield
+    except (UsageError, MemoryError, NotImplementedError):  # the last: another format
+        raise
+    except Exception as error:  # of TFDS, protobuf, Riegeli, JSON: whatever damage leads to
+        why = " ".join(str(error).split()[:30]) or type(error).__name__
+        raise UsageError(
+            f"{shown(place)}: the prepared copy cannot be read ({shown(why)}); remove this folder, "
+            "and it is prepared anew"
+        ) from None
 
 
 def prepared_examples(
@@ -131,14 +195,32 @@ def prepared_examples(
     Every record is read once for its columns; no image is decoded or kept.
     """
     undecoded = {"image": tfds.decode.SkipDecoding()}
-    opened = tuple(builder.as_data_source(split, decoders=undecoded) for split in splits)
     values: dict[str, list[Any]] = {column: [] for column in columns}
-    for split in opened:
-        for index in range(len(split)):
-            example = split[index]
-            for column in columns:
-                values[column].append(example[column])
+    with undamaged(Path(builder.data_dir)):
+        opened = tuple(builder.as_data_source(split, decoders=undecoded) for split in splits)
+        for name, split in zip(splits, opened, strict=True):
+            _check_count(builder.info.splits[name], len(split))
+            for index in range(len(split)):
+                example = split[index]
+                for column in columns:
+                    values[column].append(example[column])
     return Examples(opened), values
+
+
+def _check_count(split: Any, count: int) -> None:
+    """``ValueError`` if the files of a split hold another number of records than is written."""
+    files = [ArrayRecordReader(str(path)) for path in split.filepaths]
+    held = sum(file.num_records() for file in files)
+    for file in files:
+        file.close()
+    if held != count:
+        raise ValueError(f"{held:,} records, expected {count:,}")
+
+
+def partitions(builder: ImageBuilder, name: str, kind: type[Kind]) -> Kind:
+    """What the metadata of a prepared copy keep, as one type."""
+    with undamaged(Path(builder.data_dir)):
+        return msgspec.convert((builder.info.metadata or {})[name], kind)
 
 
 def prepared_images(builder: ImageBuilder, *, credit: str) -> ImageSet:

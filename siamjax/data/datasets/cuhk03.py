@@ -5,8 +5,9 @@ Results of the two protocols differ by tens of points; never compare one with th
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, Shaped
@@ -20,7 +21,7 @@ from siamjax.data.matlab import (
     load_v5,
     whole_numbers_of,
 )
-from siamjax.data.prepared import ImageBuilder, RawImage, as_png, prepared_people
+from siamjax.data.prepared import ImageBuilder, RawImage, as_png, partitions, prepared_people
 from siamjax.data.reid import (
     ReidOptions,
     ReidSplits,
@@ -39,6 +40,7 @@ MAT = "cuhk-03.mat"
 PEOPLE = (843, 440, 77, 58, 49)  # of each pair of cameras; the paper uses the first three
 IMAGES = {"labeled": 14_096, "detected": 14_097}
 SPLITS, TESTED = 20, 100
+_TestSets = Annotated[list[list[tuple[int, int]]], msgspec.Meta(min_length=SPLITS)]
 PUBLISHED = Published(
     title="CUHK03",
     names=("cuhk03", "CUHK03", "cuhk03_release", "cuhk03_release.zip", "cuhk03.zip", MAT),
@@ -171,8 +173,7 @@ def divide_classic(options: ReidOptions) -> ReidSplits:
         raise UsageError(f"cuhk03: split {split} must be 0 to {SPLITS - 1}")
     builder = Cuhk03(boxes=boxes, home=options.home)
     images, cameras = prepared_people(builder, credit=CREDIT)
-    assert builder.info.metadata is not None  # given by ImageBuilder
-    rows = builder.info.metadata["testsets"][split]
+    rows = partitions(builder, "testsets", _TestSets)[split]
     tested = sorted(f"{pair}_{person:03d}" for pair, person in rows)
     everyone = set(images.identities.tolist())
     if absent := sorted(set(tested) - everyone):

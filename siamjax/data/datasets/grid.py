@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from siamjax.data.archives import Published, collect, content_of, locate, opened_file
 from siamjax.data.images import images_of
 from siamjax.data.matlab import Variable, cells_of, load_v5, whole_numbers_of
-from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
+from siamjax.data.prepared import ImageBuilder, RawImage, partitions, prepared_people
 from siamjax.data.reid import ReidOptions, ReidSplits, assert_apart, draw_people, rank
 from siamjax.errors import UsageError
 
@@ -19,6 +20,7 @@ PEOPLE, STRANGERS = 250, 775
 SPLITS, TRAINED = 10, 125
 STRANGER = "0000"
 PARTITIONS = "features_and_partitions.mat"
+_Partitions = Annotated[list[list[int]], msgspec.Meta(min_length=SPLITS)]
 PUBLISHED = Published(
     title="QMUL GRID",
     names=("underground_reid", "grid", "GRID", "QMUL-GRID", "underground_reid.zip", "grid.zip"),
@@ -95,8 +97,7 @@ def divide(options: ReidOptions) -> ReidSplits:
     builder = Grid(home=options.home)
     images, cameras = prepared_people(builder, credit=CREDIT)
     everyone = sorted(set(images.identities.tolist()) - {STRANGER})
-    assert builder.info.metadata is not None  # given by ImageBuilder
-    people = [f"{number:04d}" for number in builder.info.metadata["training"][split]]
+    people = [f"{number:04d}" for number in partitions(builder, "training", _Partitions)[split]]
     tested = sorted(set(everyone) - set(people))
     trained, validated = draw_people(people, options.validation_people, seed=[seed, split])
     asks = np.array([key.startswith("probe/") for key in images.keys])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from siamjax.data.prepared import ImageBuilder, RawImage, prepared_images
 from siamjax.data.verification import VerificationSplits, assert_disjoint, leaked, people_of
 from siamjax.errors import UsageError, shown
 from siamjax.files import read_bytes
+from siamjax.surroundings import folder_of
 
 Alignment = Literal["original", "funneled", "deepfunneled"]
 
@@ -67,10 +69,10 @@ def expected_tree(alignment: Alignment) -> str:
 
 def search_path() -> list[Path]:
     """Folders to look for LFW in: $SIAMJAX_LFW alone if set, else TFDS's and scikit-learn's."""
-    if "SIAMJAX_LFW" in os.environ:
-        return [Path(os.environ["SIAMJAX_LFW"])]
-    sklearn_home = os.environ.get("SCIKIT_LEARN_DATA", os.path.expanduser("~/scikit_learn_data"))
-    return [manual_folder(), Path(sklearn_home) / "lfw_home"]
+    if os.environ.get("SIAMJAX_LFW"):
+        return [folder_of("SIAMJAX_LFW", default="")]
+    scikit_learn = folder_of("SCIKIT_LEARN_DATA", default="~/scikit_learn_data")
+    return [manual_folder(), scikit_learn / "lfw_home"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
         for name in _ARCHIVES[alignment]:
             if os.path.isfile(home / name):
                 return LocalLfw(alignment=alignment, images=home / name, home=home)
-    if "SIAMJAX_LFW" in os.environ and folders is None and find_any() is None:
+    if os.environ.get("SIAMJAX_LFW") and folders is None and find_any() is None:
         raise UsageError(
             f"SIAMJAX_LFW is {os.environ['SIAMJAX_LFW']}, but LFW is not there; expected "
             f"{expected_tree(alignment)}, with DIR that folder"
@@ -127,7 +129,9 @@ def _fetch(name: str, alignment: Alignment) -> Path:
     home, address = manual_folder(), f"{_MIRROR}{number}"
     try:
         return Path(
-            pooch.retrieve(address, f"sha256:{sha256}", fname=name, path=home, progressbar=True)
+            pooch.retrieve(
+                address, f"sha256:{sha256}", fname=name, path=home, progressbar=sys.stderr.isatty()
+            )
         )
     except Exception as error:  # of the network, the mirror or the disk
         raise UsageError(

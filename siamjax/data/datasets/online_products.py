@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from siamjax.data.archives import tfds_folder
 from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import ImageSet, ImageSource
 from siamjax.data.lines import read_lines
 from siamjax.data.names import whole_number
-from siamjax.data.prepared import FORMAT, prepared_examples, quiet
+from siamjax.data.prepared import FORMAT, prepared_examples, quiet, undamaged
 from siamjax.data.retrieval import ONLINE_PRODUCTS as NAME
 from siamjax.errors import UsageError, shown
 
@@ -40,7 +41,8 @@ def open_products(home: Path | None) -> Catalogue:
         return _unpacked(home)
     quiet()
     directory: dict[str, Any] = {} if home is None else {"data_dir": home}
-    builder: Any = tfds.builder(NAME, file_format=FORMAT, **directory)
+    with undamaged(tfds_folder() if home is None else home):
+        builder: Any = tfds.builder(NAME, file_format=FORMAT, **directory)
     if not builder.is_prepared():
         raise UsageError(
             f"{NAME} is not prepared in {builder.data_path}; unpack Stanford_Online_Products.zip "
@@ -49,7 +51,7 @@ def open_products(home: Path | None) -> Catalogue:
         )
     try:
         source, columns = prepared_examples(builder, SPLITS, _COLUMNS[:2])
-    except (NotImplementedError, ValueError) as error:
+    except NotImplementedError as error:
         raise UsageError(
             f"{builder.data_path}: not prepared as {FORMAT}, the only format that can be read "
             f"without TensorFlow ({str(error).splitlines()[0][:120]}); convert it"
