@@ -67,12 +67,10 @@ def require_finite(
     ``remedy`` is what to do.
     """
     array = np.asarray(values)
-    if array.dtype.kind not in "fiu" and not (
-        array.dtype.kind == "V" and array.dtype.names is None
-    ):
-        raise UsageError(f"{name}: {array.dtype}; give real numbers")
-    if array.dtype.kind == "V":  # bfloat16 and other narrow types that NumPy does not know
+    if array.dtype.kind == "V" and "float" in array.dtype.name:  # such as JAX's bfloat16
         array = array.astype(np.float32)
+    if array.dtype.kind not in "fiu":
+        raise UsageError(f"{name}: {array.dtype}; give real numbers")
     if array.ndim != axes:
         raise UsageError(f"{name} of shape {array.shape}; give an array of {axes} axes")
     if array.dtype.kind == "f":

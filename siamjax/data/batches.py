@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from siamjax.checks import require_names
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream, generator
 from siamjax.data.transforms import (
@@ -214,7 +215,10 @@ def triplet_batches(
     colours, and half of the negatives colours of their own.
     """
     read = _reader(images, size, augmentation, reading.seed, rows)
-    identity = np.unique(images.identities, return_inverse=True)[1]
+    known = images.identities != ""
+    # Where all are unknown, nothing is mined; where some are, they would be taken for one.
+    shown = require_names("identities", images.identities, unknown=not known.any())
+    identity = np.unique(shown, return_inverse=True)[1]
     return Batches(
         unit="triplets",
         reading=reading,

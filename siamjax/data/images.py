@@ -162,9 +162,10 @@ def read_file(path: Path) -> bytes:
         return read_bytes(found, limit=MOST_BYTES)
 
 
-def images_of(images: ImageSet, people: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Indices of the images that show one of ``people``."""
-    return np.flatnonzero(np.isin(images.identities, list(people)))
+def images_of(images: ImageSet, people: Sequence[str] | Sequence[int]) -> Int[np.ndarray, " n"]:
+    """Indices of the images that show one of ``people``; 1 and "1" are the same."""
+    names = require_names("people", list(people)).astype(np.str_)
+    return np.flatnonzero(np.isin(images.identities, names))
 
 
 def of_files(paths: Sequence[Path], *, name: str) -> ImageSet:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from siamjax.checks import require_bool, require_names, require_whole
-from siamjax.data.images import ImageSet, fingerprint
+from siamjax.data.images import ImageSet, fingerprint, images_of
 from siamjax.errors import UsageError
 from siamjax.options import Count, Options, Seed, Source, Whole, only, request_of
 
@@ -182,7 +182,7 @@ def rank_views(
 ) -> tuple[Ranking, str]:
     """A single-shot ranking: the queries are of view 1, the gallery is of view 2."""
     cameras = require_whole(f"cameras of {images.name}", cameras, count=len(images))
-    chosen = np.isin(images.identities, list(people))
+    chosen = np.isin(np.arange(len(images)), images_of(images, list(people)))
     return rank(
         images,
         cameras,

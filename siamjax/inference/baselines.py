@@ -7,6 +7,7 @@ from PIL import Image
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size, resize
+from siamjax.errors import UsageError
 from siamjax.exact_distances import row_squares, unit_rows
 from siamjax.inference.pairs import in_blocks, shown_once
 
@@ -17,6 +18,7 @@ def pixel_features(
     images: ImageSet, indices: Int[np.ndarray, " n"], *, size: Size = 32
 ) -> Float[np.ndarray, "n features"]:
     """Raw pixels at ``size``, minus the image's mean, scaled to norm 1: products are cosines."""
+    _require_some(images, indices)
     resized = [resize(images.image(int(index)), size) for index in indices]
     # In float64 the mean of one colour is that colour: such an image is 0, not noise of length 1.
     centred = ((image - image.mean(dtype=np.float64)).reshape(1, -1) for image in resized)
@@ -54,6 +56,7 @@ def hsv_stripe_features(
     Each stripe has 8 x 4 x 4 bins of hue, saturation and value; a feature is the square root of a
     bin's share. They describe clothes from head to feet: a classic re-identification baseline.
     """
+    _require_some(images, indices)
     features = []
     for index in indices:
         hsv = np.asarray(Image.fromarray(images.image(int(index))).convert("HSV"))
@@ -63,3 +66,8 @@ def hsv_stripe_features(
         ]
         features.append(np.sqrt(np.concatenate(counts) / bins.size))
     return np.stack(features).astype(np.float32)
+
+
+def _require_some(images: ImageSet, indices: np.ndarray) -> None:
+    if not len(indices):
+        raise UsageError(f"{images.name}: no image to describe; give at least one")

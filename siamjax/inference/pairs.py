@@ -14,6 +14,7 @@ from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size
 from siamjax.distances import euclidean
+from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
 from siamjax.models.protocols import Compares
 
@@ -84,7 +85,12 @@ class PairScorer:
 
 
 def shown_once(pairs: PairList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The images of the pairs without repeats, and the pairs as indices into these."""
+    """The images of the pairs without repeats, and the pairs as indices into these.
+
+    Raises ``UsageError`` for a list without pairs.
+    """
+    if not len(pairs):
+        raise UsageError(f"{pairs.name}: a list without pairs; give at least one")
     shown, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     first, second = place.reshape(2, -1)
     return shown, first, second

@@ -10,6 +10,7 @@ import numpy as np
 from siamjax.data.images import ImageSet
 from siamjax.data.reid import ReidSplits
 from siamjax.data.transforms import Size, resize
+from siamjax.exact_distances import RankedDistances
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.reid import ReidEvaluation
 from siamjax.report.page import Table, table_of, write_report
@@ -76,7 +77,8 @@ def reid_report(
         )
     }
     for name, features in baselines.items():
-        scores[name] = features(images, query) @ features(images, gallery).T
+        ranked = RankedDistances(features(images, gallery), metric="cosine")
+        scores[name] = 1.0 - ranked(features(images, query))
     results: Results = {}
     curves = {}
     for name, score in scores.items():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from siamjax.exact_distances import RankedDistances
 from siamjax.inference.embedder import Embedder
 from siamjax.inference.retrieval import Features, embed_split, evaluate_retrieval, judge
 from siamjax.metrics import reid
@@ -89,8 +90,7 @@ def _lists(splits: "RetrievalSplits", query: np.ndarray, gallery: np.ndarray) ->
     images, test = splits.images, splits.test
     some = np.linspace(0, len(test.query) - 1, min(_QUERIES, len(test.query))).round().astype(int)
     asked, shown = test.query[some], images.identities
-    # From differences, not products, so that equal images have distance 0.
-    score = -np.stack([np.linalg.norm(gallery - row, axis=1) for row in query[some]])
+    score = -np.sqrt(RankedDistances(gallery)(query[some]))
     return ranked_lists(
         images,
         asked,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from siamjax.data import of_arrays, of_files
-from siamjax.data.images import decode
+from siamjax.data.images import ImageSet, decode, images_of
 from siamjax.errors import UsageError
 
 
@@ -149,3 +149,35 @@ def test_joined_files_are_still_named_by_their_paths(tmp_path):
     one, other = (of_files([tmp_path / name], name="x") for name in ("a.png", "broken.png"))
     with pytest.raises(UsageError, match=rf"{tmp_path}/broken.png: not an image"):
         one.joined(other, name="both").image(1)
+
+
+def set_of(identities):
+    count = len(identities)
+    keys = tuple(map(str, range(count)))
+    return ImageSet(name="mine", credit="", keys=keys, identities=identities, source=[b""] * count)
+
+
+def test_identities_become_text_where_a_set_is_made():
+    assert set_of(np.array([3, 1])).identities.tolist() == ["3", "1"]
+    assert set_of(["a", ""]).identities.tolist() == ["a", ""]  # "" is not known
+    assert set_of(np.array([b"a"])).identities.tolist() == ["a"]
+    assert images_of(set_of([3, 1, 3]), [3]).tolist() == [0, 2]
+    assert images_of(set_of(["3", "1"]), ["3"]).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "identities",
+    [[1.0, 2.0], [1, np.nan], ["a", None], [1, "1"], [True, False], [float("nan"), "a"]],
+    ids=str,
+)
+def test_identities_without_a_certain_equal_are_refused(identities):
+    for make in (
+        set_of,
+        lambda wrong: of_arrays(np.zeros((2, 4, 4), np.uint8), wrong, name="mine"),
+    ):
+        with pytest.raises(
+            UsageError, match=r"identities of mine: . of 2 are not known or of another"
+        ):
+            make(identities)
+    with pytest.raises(UsageError, match="people"):
+        images_of(set_of(["a", "b"]), identities)

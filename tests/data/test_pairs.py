@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from siamjax.data.images import ImageSet, images_of
+from siamjax.data.images import ImageSet, images_of, of_arrays
 from siamjax.data.pairs import (
     ListedPairs,
     PairList,
@@ -166,3 +166,43 @@ def test_without_people_all_of_the_set_are_drawn():
         pairs = [drawn[position] for position in range(200)]
         assert pairs == [named[position] for position in range(200)]
         assert {index for first, second, _ in pairs for index in (first, second)} == set(range(10))
+
+
+@pytest.mark.parametrize("same", [[1, 0], [1, -1], ["yes", "no"], [1.0, 0.0]], ids=str)
+def test_labels_of_a_list_are_bool(same):
+    with pytest.raises(UsageError, match="same must be bool"):
+        PairList(name="x", first=np.arange(2), second=np.arange(2), same=np.array(same))
+
+
+def test_a_list_has_one_of_each_for_every_pair():
+    with pytest.raises(UsageError, match=r"first, second, same, fold of \[2, 3\] pairs"):
+        PairList(name="x", first=np.arange(3), second=np.arange(3), same=np.array([True, False]))
+    with pytest.raises(UsageError, match="fold: 1 of 2"):
+        PairList(
+            name="x",
+            first=np.arange(2),
+            second=np.arange(2),
+            same=np.array([True, False]),
+            fold=np.array([1, np.nan]),
+        )
+
+
+def test_images_whose_people_are_partly_unknown_make_no_pairs():
+    """Else all unknown ones would count as one person."""
+    images = of_arrays(np.zeros((5, 4, 4, 3), np.uint8), ["a", "a", "", "b", ""])
+    every = np.arange(5)
+    for make in (
+        lambda: all_pairs(images, every, name="all"),
+        lambda: SampledPairs(images, seed=0),
+        lambda: PositivesOfAnEpoch(images, every, seed=0),
+        lambda: split_people(images, validation=2, test=2, seed=0),
+    ):
+        with pytest.raises(UsageError, match=r"identities of arrays: 2 of 5 .* '' at 2"):
+            make()
+
+
+@pytest.mark.parametrize("cameras", [[1.0, np.nan, 2.0], [1, "2", 1], [1, 2]], ids=str)
+def test_cameras_of_pairs_are_known(cameras):
+    images = of_arrays(np.zeros((3, 4, 4, 3), np.uint8), ["a", "a", "b"])
+    with pytest.raises(UsageError, match="cameras"):
+        PositivesOfAnEpoch(images, np.arange(3), seed=0, cameras=cameras)

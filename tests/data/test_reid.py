@@ -10,7 +10,7 @@ from splits import reid_splits
 
 from siamjax.data import reid as rankings
 from siamjax.data.archives import Published, collect, locate, opened_file
-from siamjax.data.images import ImageSet
+from siamjax.data.images import ImageSet, of_arrays
 from siamjax.data.reid import NAMES
 from siamjax.errors import UsageError
 
@@ -280,3 +280,27 @@ def test_archive_cut_in_an_image(tmp_path):
     source.write_bytes(content)
     with pytest.raises(UsageError, match=r"some.zip: broken archive .*CRC"):
         collect(source, str)
+
+
+@pytest.mark.parametrize(
+    "cameras", [[1.0, 2.0, 1.0, 2.0], [1, np.nan, 1, 2], ["1", "2", "1", "2"], [1, 2]], ids=str
+)
+def test_cameras_are_whole_numbers(cameras):
+    images = of_arrays(np.zeros((4, 4, 4, 3), np.uint8), ["a", "a", "b", "b"])
+    cameras, every = np.array(cameras), np.arange(4)
+    for make in (
+        lambda: rankings.rank(images, cameras, name="x", query=every, gallery=every, rule="market"),
+        lambda: rankings.rank_by_camera(images, cameras, every, name="x", seed=0),
+        lambda: rankings.rank_views(images, cameras, ["a", "b"], name="x"),
+    ):
+        with pytest.raises(UsageError, match=r"cameras of arrays: .* give 4 whole numbers"):
+            make()
+
+
+def test_people_who_are_not_known_are_not_ranked():
+    images = of_arrays(np.zeros((4, 4, 4, 3), np.uint8), ["a", "a", "", ""])
+    every = np.arange(4)
+    with pytest.raises(UsageError, match="identities of arrays: 2 of 4"):
+        rankings.rank(
+            images, np.array([1, 2, 1, 2]), name="x", query=every, gallery=every, rule="market"
+        )

@@ -340,3 +340,63 @@ def test_bad_single_shot(options, message):
     values = {"query_identity": A, "gallery_identity": ABA, **options}
     with pytest.raises(UsageError, match=message):
         r.single_shot(np.ones((1, 3)), **values)
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "message"),
+    [
+        ([1.0, 2.0], ["1", "2"], "identities of the queries: 2 of 2"),
+        ([1, 2], ["1", "2"], "both as text or both as whole numbers"),
+        ([1, np.nan], [1, 2], "identities of the queries: 1 of 2 .* nan at 1"),
+        (["a"], np.array(["a", None], object), "gallery: 1 of 2 .* None at 1"),
+        (np.array([1, "1"], object), [1, 2], "queries: 1 of 2 .* '1' at 1"),
+        (["a", ""], ["a"], "queries: 1 of 2 .* '' at 1"),
+        ([True], [1], "queries: 1 of 1 .* True at 0"),
+    ],
+)
+def test_identities_without_a_certain_equal_are_refused(query, gallery, message):
+    for what in (
+        lambda: r.same_identity(query, gallery),
+        lambda: r.market_valid(query, gallery, [1] * len(query), [2] * len(gallery)),
+        lambda: r.single_shot(np.ones((len(query), len(gallery))), query, gallery),
+    ):
+        with pytest.raises(UsageError, match=message):
+            what()
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "message"),
+    [
+        ([1], ["1", "2", "2"], "cameras are int64 for the queries, .* both as text or"),
+        ([1.0], [1, 2, 2], "cameras of the queries: 1 of 1"),
+        ([1], [1, 2, np.nan], "cameras of the gallery: 1 of 3 .* nan at 2"),
+        (["a"], np.array(["a", "b", None], object), "cameras of the gallery: 1 of 3"),
+    ],
+)
+def test_cameras_without_a_certain_equal_are_refused(query, gallery, message):
+    with pytest.raises(UsageError, match=message):
+        r.market_valid(A, ABA, query, gallery)
+
+
+def test_cameras_may_have_names_and_numbers_may_be_of_any_width():
+    valid = r.market_valid(A, ABA, ["left"], ["left", "left", "right"])
+    np.testing.assert_array_equal(valid, [[False, True, True]])
+    big = 2**53 + 1  # would be equal to its neighbour as a float
+    match = r.same_identity(np.array([big], np.uint64), np.array([big - 1, big], np.int64))
+    np.testing.assert_array_equal(match, [[False, True]])
+    match = r.same_identity(np.array([b"a"]), np.array(["a", "b"]))
+    np.testing.assert_array_equal(match, [[True, False]])
+
+
+def test_the_score_of_junk_need_not_be_finite():
+    score = np.array([[np.nan, 0.8, -np.inf, 0.6]])
+    match, valid = np.array([[True, False, False, True]]), np.array([[False, True, False, True]])
+    np.testing.assert_array_equal(r.average_precision(score, match, valid=valid), [1 / 2])
+
+
+def test_galleries_of_nothing():
+    nothing = np.zeros((2, 0))
+    assert np.isnan(r.average_precision(nothing, nothing.astype(bool))).all()
+    for score in (nothing, nothing.T):
+        with pytest.raises(UsageError, match=r"none of the [02] queries has a valid match"):
+            r.cmc(score, score.astype(bool))

@@ -234,3 +234,35 @@ def test_bad_matrices_and_embeddings():
     bad[2, 1] = np.nan
     with pytest.raises(UsageError, match=r"gallery_embeddings: 1 of 8 .* at \(2, 1\)"):
         reranking.k_reciprocal_embeddings(np.ones((3, 2)), bad)
+
+
+@pytest.mark.parametrize("neighbours", ["code", "paper"])
+def test_offset_and_scale_of_embeddings_change_nothing(rng, neighbours):
+    """Multiples of 1/64, so that float32 holds them beside the offsets."""
+    x = np.rint(64 * clusters(rng, 8, 5, 0.6)[0]) / 64
+    options = {"k1": 6, "k2": 3, "neighbours": neighbours}
+    usual = reranking.k_reciprocal_embeddings(x[:9], x[9:], **options)
+    for moved in (x + 4096, x * 2.0**-90, x * 2.0**90, -x):
+        moved = moved.astype(np.float32)
+        got = reranking.k_reciprocal_embeddings(moved[:9], moved[9:], **options)
+        np.testing.assert_allclose(got, usual, rtol=1e-6)
+
+
+def test_equal_embeddings_tie(rng):
+    x = np.tile(rng.normal(size=(10, 300)).astype(np.float32), (4, 1))
+    got = reranking.k_reciprocal_embeddings(x[:7], x[7:], k1=5, k2=2)
+    order = np.arange(7, 40) % 10
+    for row in got:
+        for image in range(10):
+            assert len(set(row[order == image].tolist())) == 1
+
+
+@pytest.mark.parametrize("far", [1e4, 1e7])
+def test_tight_groups_far_apart_keep_their_neighbours(rng, far):
+    """The noise of products must neither be taken for 0 nor for a distance."""
+    x = np.rint(64 * clusters(rng, 8, 5, 0.6)[0]) / 64
+    x[::2] += far
+    options = {"k1": 4, "k2": 2}
+    right = reranking.k_reciprocal(rows_of(squared(x)), queries=9, total=40, **options)
+    got = reranking.k_reciprocal_embeddings(x[:9], x[9:], **options)
+    np.testing.assert_allclose(got, right, atol=1e-6)

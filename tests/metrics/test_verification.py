@@ -128,3 +128,114 @@ def test_summary_marks_what_cannot_be_measured():
     assert values["tar_at_far_0.001"] is None
     assert values["accuracy"] == 0.8
     assert "fold_accuracy" not in values
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("centre", [0.0, 0.7, -3e4, 1e-3])
+def test_a_threshold_separates_scores_in_their_own_type(dtype, centre, rng):
+    """Neighbouring numbers of the type: most midpoints are no numbers of it."""
+    for _ in range(50):
+        score = [dtype(centre)]
+        for _ in range(7):
+            score.append(np.nextafter(score[-1], dtype(np.inf)))
+        score = rng.permutation(np.array(score, dtype))
+        same = rng.random(8) < 0.5
+        same[:2] = True, False
+        threshold, accuracy = v.best_threshold(score, same)
+        assert np.mean((score >= dtype(threshold)) == same) == accuracy
+        assert np.mean((score >= threshold) == same) == accuracy
+        assert v.accuracy(score, same, threshold) == accuracy
+        assert accuracy == max(np.mean((score >= one) == same) for one in [*score, np.inf])
+    folds = v.k_fold(score, np.arange(8) % 2 == 0, np.arange(8) // 4)
+    assert all(float(dtype(one)) == one for one in folds.thresholds)
+
+
+def test_scores_of_whole_numbers_have_thresholds_between():
+    assert v.best_threshold(np.array([1, 2, 4, 5]), np.arange(4) > 1) == (3.0, 1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scale_of_the_scores_changes_nothing(scale, rng):
+    score, same = rng.normal(size=60).astype(np.float32), rng.random(60) < 0.5
+    one, other = v.roc(score, same), v.roc(score * np.float32(scale), same)
+    assert (v.auc(one), v.eer(one)) == (v.auc(other), v.eer(other))
+    threshold, accuracy = v.best_threshold(score * np.float32(scale), same)
+    assert accuracy == v.best_threshold(score, same)[1]
+    assert v.accuracy(score * np.float32(scale), same, threshold) == accuracy
+
+
+@pytest.mark.parametrize(
+    "same", [[1, 0], [1, -1], ["yes", "no"], [1.0, 0.0], [True, None]], ids=str
+)
+def test_labels_that_are_not_bool_are_refused_everywhere(same):
+    score, fold = np.array([0.9, 0.1]), np.array([0, 1])
+    for measure in (
+        lambda: v.roc(score, same),
+        lambda: v.best_threshold(score, same),
+        lambda: v.accuracy(score, same, 0.5),
+        lambda: v.k_fold(score, same, fold),
+        lambda: v.summary(score, same, threshold=0.5),
+    ):
+        with pytest.raises(UsageError, match="same must be bool"):
+            measure()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_counted(bad):
+    score, same = np.array([0.5, bad, 0.2, bad]), np.arange(4) % 2 == 0
+    for measure in (v.roc, v.best_threshold, lambda *pair: v.k_fold(*pair, np.arange(4))):
+        with pytest.raises(UsageError, match=f"score: 2 of 4 values .* the first is {bad} at 1"):
+            measure(score, same)
+
+
+@pytest.mark.parametrize("far", [np.nan, np.inf, -0.1, 1.1, "0.1", None])
+def test_a_far_that_is_none_is_refused(far):
+    with pytest.raises(UsageError, match="far"):
+        v.tar_at_far(v.roc(SCORE, SAME), far)
+
+
+def test_far_of_0_and_1():
+    assert v.tar_at_far(v.roc(SCORE, SAME), 0) is None  # no number of pairs shows it
+    assert v.tar_at_far(v.roc(SCORE, SAME), 1) == 1.0
+
+
+@pytest.mark.parametrize("threshold", [np.nan, None, "0.5", [0.5, 0.6]])
+def test_a_threshold_that_is_none_is_refused(threshold):
+    with pytest.raises(UsageError, match="threshold"):
+        v.accuracy(SCORE, SAME, threshold)
+
+
+def test_a_threshold_may_accept_all_or_none():
+    assert v.accuracy(SCORE, SAME, -np.inf) == 2 / 5
+    assert v.accuracy(SCORE, SAME, np.inf) == 3 / 5
+
+
+@pytest.mark.parametrize(
+    ("fold", "message"),
+    [
+        (np.array([1, 1, 2, np.nan]), "fold: 1 of 4 are not known .* nan at 3"),
+        (np.array([1.0, 1, 2, 2]), "fold: 4 of 4"),
+        (np.array([1, 1, 2]), r"fold of shape \(3,\); give one for each of 4"),
+        (np.array([1, 1, 1, 1]), "0 fold cannot be cross-validated; give at least 2"),
+        (np.array([1, 2, 2, 2]), "all folds but 2: none of the 1 pairs is of the kind"),
+    ],
+)
+def test_folds_that_are_none_are_refused(fold, message):
+    with pytest.raises(UsageError, match=message):
+        v.k_fold(np.arange(4.0), np.array([True, False, True, False]), fold)
+
+
+def test_folds_may_have_names():
+    score, same = np.array([1.0, 2.0, 11.0, 12.0]), np.array([False, True, False, True])
+    assert v.k_fold(score, same, ["a", "a", "b", "b"]) == v.k_fold(score, same, [1, 1, 2, 2])
+
+
+def test_one_fold_has_no_deviation():
+    with pytest.raises(UsageError, match="1 fold cannot"):
+        v.KFold(accuracies=(0.5,), thresholds=(0.1,))
+
+
+def test_no_pair_and_one():
+    for count in (0, 1):
+        with pytest.raises(UsageError, match=f"none of the {count} pairs is of the kind"):
+            v.roc(np.zeros(count), np.zeros(count, bool))

@@ -1,6 +1,7 @@
 import importlib
 
 import numpy as np
+import oracles
 import pytest
 from stand_in import SIZE, CrossInput, noise_images, variables_of
 
@@ -121,3 +122,20 @@ def test_refuses_embeddings(variables, images, embeddings, change, message):
 def test_refuses_a_top_of_nothing(variables, images, embeddings):
     with pytest.raises(UsageError, match="top 0"):
         rank(variables, images, embeddings, top=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3e4])
+@pytest.mark.parametrize("scale", [1e-28, 1.0, 1e28])
+def test_the_nearest_are_those_of_float64_differences(variables, images, offset, scale):
+    rng = np.random.default_rng(1)
+    rows = [((rng.normal(size=(n, 4)) + offset) * scale).astype(np.float32) for n in (3, 7)]
+    rows[1][5] = rows[1][2]  # equal embeddings
+    scores = rank(variables, images, rows, top=1)
+    right = oracles.squared_distances(*rows)
+    for score, distance in zip(scores, right, strict=True):
+        first = int(distance.argmin())
+        others = np.delete(np.arange(7), first)
+        assert score.argmax() == first
+        steps = [-1 - (distance[others] < distance[place]).sum() for place in others]
+        np.testing.assert_allclose(score[others] - score[first], steps, atol=1e-5)
+    assert (scores[:, 5] == scores[:, 2]).all() or first in (2, 5)
