@@ -16,7 +16,10 @@ A reader is a function of a path that yields pairs of a value for JSON and an ar
 readers are the other modules of this package, which import no jax, so that a child starts quickly.
 """
 
+import contextlib
+import fcntl
 import json
+import math
 import os
 import re
 import select
@@ -33,7 +36,7 @@ import numpy as np
 
 from siamjax.array_files import allowance
 from siamjax.errors import UsageError, shown
-from siamjax.files import decode_json, open_regular
+from siamjax.files import Count, decode_json, open_regular
 
 _START = "import sys; sys.path[:] = {path!r}; from siamjax.isolation import child; child.serve()"
 _DTYPE = re.compile(r"[<|][biuf][1248]")
@@ -57,7 +60,7 @@ class _Header(msgspec.Struct):
     state: str
     value: Any = None
     dtype: str | None = None
-    shape: list[int] = []
+    shape: list[Count] = []
     reversed: bool = False
 
 
@@ -91,20 +94,26 @@ def isolated(
     command = _START.format(path=[*map(str, sys.path)])
     # One thread of BLAS: each takes address space, and nothing is multiplied. No plug-ins of HDF5.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
-    child = subprocess.Popen(
-        [sys.executable, "-c", command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | environment,
-        pipesize=2**20,
-        start_new_session=True,  # Ctrl-C reaches this process, which ends the child
-    )
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | environment,
+            start_new_session=True,  # Ctrl-C reaches this process, which ends the child
+        )
+    except OSError as error:
+        raise UsageError(
+            f"{shown(path)}: no process can be started to read it ({error.strerror}); end others"
+        ) from None
     assert child.stdin is not None
     assert child.stdout is not None
+    with contextlib.suppress(OSError, AttributeError):  # faster, where the system allows it
+        fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, 2**20)
     try:
         request = [reader, os.fsencode(path).hex(), arguments, memory, seconds]
-        with child.stdin as file:
+        with contextlib.suppress(BrokenPipeError), child.stdin as file:
             file.write(json.dumps(request).encode())
         while True:
             header, array = _next(child.stdout, _CLOCK + 20 * seconds, memory)
@@ -116,36 +125,37 @@ def isolated(
                 case "refused":
                     raise UsageError(header.value)
                 case "memory":
-                    why = f"damaged, or too large: takes more than {memory:,} bytes"
-                    raise UsageError(f"{shown(path)}: {why}; {remedy}")
+                    raise _Failed(f", or too large: takes more than {memory:,} bytes")
                 case _:
-                    why = f"damaged, or not what it seems to be ({shown(header.value)})"
-                    raise UsageError(f"{shown(path)}: {why}; {remedy}")
-    except (_Ended, _TimedOut, BrokenPipeError) as error:
-        if isinstance(error, _TimedOut):
-            child.kill()
-        why = _why(child.wait(), seconds)
-        raise UsageError(f"{shown(path)}: {why}; {remedy}") from None
+                    raise _Failed(f", or not what it seems to be ({shown(header.value)})")
+    except (_Failed, _Ended) as error:
+        why = _why(child, seconds) if isinstance(error, _Ended) else error
+        raise UsageError(f"{shown(path)}: damaged{why}; {remedy}") from None
     finally:
         child.kill()
         child.stdout.close()
         child.wait()
 
 
+class _Failed(Exception):
+    """Why the child gave no answer; it may still run."""
+
+
 class _Ended(Exception):
-    """The child ended in the middle of an answer, or said what no answer is."""
+    """The child ended in the middle of an answer."""
 
 
-class _TimedOut(Exception):
-    """The child said nothing for too long."""
-
-
-def _why(status: int, seconds: float) -> str:
+def _why(child: subprocess.Popen, seconds: float) -> str:
+    """Why a child that says no more has ended."""
+    try:
+        status = child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return ": its reader gives no answer and does not end"
     if status in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"damaged: its reader did not end within {seconds:.0f} s of computing, or was killed"
+        return f": its reader did not end within {seconds:.0f} s of computing, or was killed"
     if status < 0:
-        return f"damaged: its reader was ended by {signal.Signals(-status).name}"
-    return f"damaged: its reader ended with status {status} and no answer"
+        return f": its reader was ended by {signal.Signals(-status).name}"
+    return f": its reader ended with status {status} and no answer"
 
 
 def _next(pipe: IO[bytes], seconds: float, memory: int) -> tuple[_Header, np.ndarray | None]:
@@ -153,35 +163,36 @@ def _next(pipe: IO[bytes], seconds: float, memory: int) -> tuple[_Header, np.nda
     until = time.monotonic() + seconds
     length = int.from_bytes(_read(pipe, 8, until), "little")
     if length > _HEADER_LIMIT:
-        raise _Ended
+        raise _Failed(f": its reader answers with {length:,} bytes of text")
     try:
         header = decode_json(bytes(_read(pipe, length, until)), _Header, where="")
     except UsageError:
-        raise _Ended from None
+        raise _Failed(": its reader does not answer as it must") from None
     if header.dtype is None:
         return header, None
-    if not _DTYPE.fullmatch(header.dtype) or min(header.shape, default=0) < 0:
-        raise _Ended
+    if not _DTYPE.fullmatch(header.dtype) or len(header.shape) > 32:
+        raise _Failed(": its reader answers with what is no array of numbers")
     dtype = np.dtype(header.dtype)
-    count = 1
-    for one in header.shape:
-        count *= one
-    if count * dtype.itemsize > memory or len(header.shape) > 32:
-        raise _Ended
-    content = _read(pipe, count * dtype.itemsize, until)
+    size = math.prod(header.shape) * dtype.itemsize
+    if size > memory:
+        raise _Failed(
+            f", or too large: an array of {size:,} bytes, and at most {memory:,} are read"
+        )
+    content = _read(pipe, size, until)
     array = content.view(dtype).reshape(header.shape)
     return header, array.T if header.reversed else array
 
 
 def _read(pipe: IO[bytes], count: int, until: float) -> np.ndarray:
     """So many bytes, before a time of ``time.monotonic``."""
+    waited = until - time.monotonic()
     content = np.empty(count, np.uint8)
     left = content.data
     waiting = select.poll()
     waiting.register(pipe, select.POLLIN)
     while left:
         if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise _TimedOut
+            raise _Failed(f": its reader said nothing for {waited:.0f} s")
         came = os.readv(pipe.fileno(), [left])
         if not came:
             raise _Ended

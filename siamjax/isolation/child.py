@@ -72,10 +72,15 @@ def _limit_memory(memory: int) -> None:
     statm = Path("/proc/self/statm")
     if statm.exists():  # elsewhere nothing says what the libraries take
         taken = int(statm.read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
+        _limit(resource.RLIMIT_AS, taken + memory)
 
 
 def _limit_time(seconds: float) -> None:
     """The system ends this process when it has computed for so long; also if the parent is gone."""
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
+
+
+def _limit(which: int, value: int) -> None:
+    """Set a limit, but none above the one that this process was given."""
+    hard = resource.getrlimit(which)[1]
+    resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

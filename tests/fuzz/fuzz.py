@@ -228,7 +228,7 @@ class Forked:
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self):
+    def wait(self, timeout=None):
         if self.status is None:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
