@@ -216,6 +216,9 @@ def test_incomplete_by_the_published_counts(home, monkeypatch):
         (lambda sets, boxes: sets[4].__setitem__(1, (1, 7)), "4 .* names person 7 of pair 1"),
         (lambda sets, boxes: sets[4].__setitem__(1, (6, 1)), "4 .* names person 1 of pair 6"),
         (lambda sets, boxes: sets[4].__setitem__(1, sets[4][0]), "expected 3 different rows"),
+        (lambda sets, boxes: sets[4].__setitem__(1, (1, np.nan)), "names person nan of pair 1"),
+        (lambda sets, boxes: sets[4].__setitem__(1, (np.inf, 1)), "names person 1 of pair inf"),
+        (lambda sets, boxes: sets[4].__setitem__(1, (1.5, 1)), "names person 1 of pair 1.5"),
         (lambda sets, boxes: boxes.pop("labeled"), "no variable labeled in it, only detected"),
         (
             lambda sets, boxes: boxes["labeled"][1][2].__setitem__(0, np.ones((9, 5), np.uint8)),

@@ -133,10 +133,13 @@ def read_test_sets(path: Path) -> list[list[list[int]]]:
             raise UsageError(
                 f"{where} is {rows.shape}, expected {TESTED} different rows of two; fetch it again"
             )
-        for pair, person in rows:
-            if not (1 <= pair <= len(PEOPLE) and 1 <= person <= PEOPLE[int(pair) - 1]):
+        for pair, person in rows.tolist():
+            known = pair in range(1, 1 + len(PEOPLE)) and person in range(
+                1, 1 + PEOPLE[int(pair) - 1]
+            )
+            if not known:  # NaN and halves are in no range
                 raise UsageError(
-                    f"{where} names person {int(person)} of pair {int(pair)}, but the pairs have "
+                    f"{where} names person {person:g} of pair {pair:g}, but the pairs have "
                     f"{PEOPLE} people; fetch it again"
                 )
     return [rows.astype(int).tolist() for rows in sets]
