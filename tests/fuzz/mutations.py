@@ -5,6 +5,7 @@ A tree is a dict from a file's path to its bytes, or to one of the things that a
 
 import io
 import json
+import pickletools
 import random
 import re
 import zipfile
@@ -172,17 +173,72 @@ def mutated_zip(rng: random.Random, content: bytes) -> bytes:
         case _:
             members[at] = name, mutated(rng, name, inside)
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_LZMA))) as archive:
+    packing = rng.choice((*[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED] * 3, zipfile.ZIP_LZMA))
+    with zipfile.ZipFile(out, "w", packing) as archive:
         for name, inside in members:
             if name.isascii() or name.isprintable():
                 archive.writestr(zipfile.ZipInfo(name), inside, archive.compression)
     return out.getvalue()
 
 
+HEADERS = (
+    *("'descr': '|O'", "'descr': '<U9'", "'descr': '>f8'", "'descr': [('a', '<f4')]", "'descr': 5"),
+    *(
+        "'shape': (99999999999, 3)",
+        "'shape': (-1,)",
+        "'shape': (True,)",
+        "'shape': ()",
+        "'shape': 1",
+    ),
+    *("'fortran_order': 0", "'fortran_order': True", "'more': 1", "[" * 5000, "(" * 90 + ")" * 90),
+)
+
+
+def mutated_npy(rng: random.Random, content: bytes) -> bytes:
+    """A field of an array's header replaced; or bytes."""
+    length = int.from_bytes(content[8:10], "little")
+    if rng.random() < 0.4 or content[:6] != b"\x93NUMPY":
+        return mutated_bytes(rng, content)
+    text, new = content[10 : 10 + length].decode("latin-1"), rng.choice(HEADERS)
+    key = new.partition(":")[0]
+    text = re.sub(rf"{re.escape(key)}: (\([^)]*\)|[^,]*)", lambda _: new, text)
+    text = text if new in text else new
+    return content[:8] + len(text).to_bytes(2, "little") + text.encode() + content[10 + length :]
+
+
+STEPS = (
+    *(b"cos\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"(ios\nsystem\n", b"R", b"\x81", b"b"),
+    *(b"r\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 7 + b"\x0f", b"X\xff\xff\xff\x7f", b"h\x00", b"0"),
+    *(
+        b"J\xff\xff\xff\x7f",
+        b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+        b"(",
+        b"t",
+        b"}",
+        b"N",
+        b"Q",
+        b".",
+    ),
+)
+
+
+def mutated_pickle(rng: random.Random, content: bytes) -> bytes:
+    """An instruction of a pickle replaced, left out, doubled or put in; or bytes."""
+    places = [place for _, _, place in pickletools.genops(content) if place is not None]
+    if rng.random() < 0.3 or len(places) < 2:
+        return mutated_bytes(rng, content)
+    at = rng.randrange(len(places) - 1)
+    start, end = places[at : at + 2]
+    own = content[start:end]
+    new = rng.choice((b"", own + own, own + rng.choice(STEPS), *[rng.choice(STEPS)] * 3))
+    return content[:start] + new + content[end:]
+
+
 MUTATORS: dict[str, Callable[[random.Random, bytes], bytes]] = {
     **dict.fromkeys((".json", ".jsonl"), mutated_json),
     **dict.fromkeys((".csv", ".tsv", ".txt"), mutated_text),
-    **dict.fromkeys((".zip", ".npz"), mutated_zip),
+    **dict.fromkeys((".zip", ".npz", ".pth"), mutated_zip),
+    **{".npy": mutated_npy, ".pkl": mutated_pickle},
 }
 
 
@@ -192,7 +248,7 @@ def mutated(rng: random.Random, name: str, content: bytes) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 3))):
         try:
             content = mutator(rng, content)
-        except (ValueError, RecursionError, zipfile.BadZipFile, NotImplementedError):
+        except Exception:
             content = mutated_bytes(rng, content)  # damage has made it a file of another format
     return content
 

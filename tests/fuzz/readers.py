@@ -429,6 +429,7 @@ for name, write in (
 def torch(folder):
     import files_and_commands
     import test_reading
+    import test_torch_files
 
     tensors = test_reading.torch_vgg()
     content = io.BytesIO()
@@ -436,4 +437,8 @@ def torch(folder):
         archive.writestr("w/data.pkl", files_and_commands.torch_pickle(tensors))
         for key, tensor in enumerate(tensors.values()):
             archive.writestr(f"w/data/{key}", tensor.tobytes())
-    return [{"w.pth": content.getvalue()}], [], lambda place: read_all_weights(place / "w.pth")
+    storages = {f"s{key}": tensor.ravel() for key, tensor in enumerate(tensors.values())}
+    pickled = files_and_commands.torch_pickle(tensors)
+    older = test_torch_files.before_archives(folder / "w.pth", pickled, **storages)
+    seeds: list[Tree] = [{"w.pth": content.getvalue()}, {"w.pth": older.read_bytes()}]
+    return seeds, [], lambda place: read_all_weights(place / "w.pth")
