@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -22,6 +21,7 @@ from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import row_squares
 from siamjax.files import Count, open_regular, read_json, write_json
 from siamjax.search.index import Index
+from siamjax.search.index_manifest import Crc
 from siamjax.search.index_segment import LONGEST_CELL, Item, Segment, crc_of, row_files
 from siamjax.search.row_checks import row_checks
 from siamjax.search.stamps import Stamp
@@ -37,7 +37,7 @@ class _Progress(msgspec.Struct):
     attributes: tuple[str, ...]
     rows: Count
     items_bytes: Count
-    items_crc: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    items_crc: Crc
 
 
 class Making:

@@ -1,6 +1,8 @@
 """The manifest of an index, read as what may be anything."""
 
 import itertools
+import json
+import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ _FORMAT, _VERSION = "siamjax catalogue index", 1
 _LIMIT = 64 * 2**20  # bytes: five million removed rows
 
 Dtype = Literal["float32", "float16"]
+Crc = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Features = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 
@@ -26,17 +29,27 @@ class SegmentNote(msgspec.Struct, kw_only=True):
     attributes: tuple[str, ...]
     bytes: dict[str, Count]
     removed: tuple[Count, ...]
-    items_crc: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None = None
+    items_crc: Crc | None = None
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What the manifest holds beside format and version."""
+    """What the manifest holds beside format and version.
+
+    ``crc`` is its own checksum; None: written by an earlier version of siamjax.
+    """
 
     fingerprint: dict[str, str]
     features: Features
     dtype: Dtype
     run: str
     segments: tuple[SegmentNote, ...]
+    crc: Crc | None = None
+
+    def checksum(self) -> int:
+        """CRC-32 of all fields but ``crc``."""
+        fields = msgspec.to_builtins(self)
+        del fields["crc"]
+        return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
 class _About(msgspec.Struct):
@@ -76,7 +89,8 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest, at once or not at all; ``UsageError`` if it would be too large."""
     content: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
-    text = dump_json(content | msgspec.to_builtins(manifest), indent=2) + "\n"
+    fields = msgspec.to_builtins(manifest) | {"crc": manifest.checksum()}
+    text = dump_json(content | fields, indent=2) + "\n"
     if len(text) > _LIMIT:
         raise UsageError(
             f"{shown(folder)}: its manifest would have {len(text):,} bytes, as so many rows are "
@@ -98,4 +112,6 @@ def _problem(manifest: Manifest) -> str | None:
             return f"{one.folder} has {one.count} rows, and row {removed[-1]} is removed"
         if len(set(names)) < len(names):
             return f"{one.folder} has two attributes of one name"
+    if manifest.crc not in (None, manifest.checksum()):
+        return "it is not as it was written"
     return None

@@ -230,7 +230,7 @@ def index_in_the_making(folder):
         index = Index.open(place)
         with writing(place):
             making = Making(index, catalogue="noise", attributes=("color",))
-            assert len([*making.ids()]) <= 5
+            assert len([*making.written()]) <= 5
 
     return [tree_of(place)], [], read
 

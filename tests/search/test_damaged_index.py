@@ -142,11 +142,27 @@ def test_a_manifest_that_says_something_else(made, change, problem):
     index, pixels = made
     path = index.folder / "manifest.json"
     content = json.loads(path.read_text())
+    del content["crc"]
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=problem) as error:
         use(index.folder, plain(pixels)[:1])
     assert str(index.folder) in str(error.value)
+
+
+def test_any_changed_number_or_letter_of_the_manifest_is_found(made):
+    """One more row removed, say, is a neighbour that is missed."""
+    index, pixels = made
+    path = index.folder / "manifest.json"
+    before = path.read_bytes()
+    own = before.index(b'"crc"')  # without this name it is a manifest of an earlier version
+    for place, byte in enumerate(before):
+        if chr(byte).isalnum() and not own <= place < own + 5:
+            flip(path, place, 0x01)
+            with pytest.raises(UsageError):
+                Index.open(index.folder)
+            path.write_bytes(before)
+    use(index.folder, plain(pixels)[:1])
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff{}", b'{"format": 1e999}', b"null"])
