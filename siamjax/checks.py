@@ -1,5 +1,6 @@
 """What arguments have in common, checked where they come in: bools, and numbers within bounds."""
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,8 @@ def require_names(
 ) -> np.ndarray:
     """Identities, cameras or groups as an array of text or of whole numbers, one for each image.
 
-    Text of Python and NumPy is taken, bytes as UTF-8, and whole numbers. What has no certain
+    Text of Python and NumPy is taken (its letters composed, NFC), bytes as UTF-8, and whole
+    numbers. What has no certain
     equal is refused, with a count and the first place: NaN, None, fractions, bools, text beside
     numbers, 1.0, which is neither 1 nor "1", and unless ``unknown`` the empty text, which means
     that it is not known. ``count`` is how many there must be.
@@ -125,7 +127,20 @@ def require_names(
             f"first {array[first : first + 1].tolist()[0]!r} at {first} ({array.dtype}); give all "
             "as text or all as whole numbers (.astype(int)), and leave out those not known"
         )
-    return array
+    return _composed(array) if array.dtype.kind in "UT" else array
+
+
+def _composed(names: np.ndarray) -> np.ndarray:
+    """The names in one of Unicode's two forms: else José of a Mac's disk were another José."""
+    if names.dtype.kind == "U":
+        # Below U+0300 there is nothing that could be composed.
+        plain = not names.size or np.ascontiguousarray(names).view(np.uint32).max() < 0x300
+    else:
+        plain = all(name.isascii() for name in names.tolist())
+    if plain:
+        return names
+    composed = [unicodedata.normalize("NFC", name) for name in names.tolist()]
+    return np.array(composed, np.str_ if names.dtype.kind == "U" else names.dtype)
 
 
 def same_kind(name: str, query: np.ndarray, gallery: np.ndarray) -> None:

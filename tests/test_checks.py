@@ -158,3 +158,19 @@ def test_places_lie_within():
     for wrong in ([0.0, 1.0], [True, False], [0], [[0, 1]]):
         with pytest.raises(UsageError, match="give 2 whole numbers"):
             require_whole("own", wrong, count=2)
+
+
+@pytest.mark.parametrize("kind", [np.str_, object, np.dtypes.StringDType()], ids=str)
+def test_names_in_both_of_unicodes_forms_are_one(kind):
+    values = [
+        "Jose\u0301",
+        "Jos\u00e9",
+        "Ang\u212bstrom",
+        "Ang\u00c5strom",
+        "plain",
+        "\ud55c\u1112",
+    ]
+    named = require_names("people", np.array(values, kind)).tolist()
+    assert named == [*["Jos\u00e9"] * 2, *["Ang\u00c5strom"] * 2, "plain", "\ud55c\u1112"]
+    surrogates = np.array(["caf\udcff", "e\u0301\udcff"])
+    assert require_names("people", surrogates).tolist() == ["caf\udcff", "\u00e9\udcff"]

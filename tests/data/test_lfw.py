@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from splits import verification_splits
 
-from siamjax.data import VerificationOptions, load_verification
+from siamjax.data import VerificationOptions, load_verification, of_arrays
 from siamjax.data import verification as face_data
 from siamjax.data.datasets import lfw
 from siamjax.data.prepared import prepared_images
@@ -224,3 +224,26 @@ def test_official_list_has_its_published_form():
         face_data.people_of(images, pairs.take(pairs.fold == f, name="")) for f in range(1, 11)
     ]
     assert sum(map(len, people)) == len(set().union(*people))  # folds share no one
+
+
+@pytest.mark.parametrize("place", ["\udcff", "/dev/null", "no/such/place"])
+def test_a_place_that_cannot_be_is_one_line(monkeypatch, place):
+    monkeypatch.setenv("SIAMJAX_LFW", place)
+    with pytest.raises(UsageError, match="SIAMJAX_LFW is"):
+        lfw.find("funneled")
+    monkeypatch.delenv("SIAMJAX_LFW")
+    monkeypatch.setenv("TFDS_DATA_DIR", place)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", place)
+    assert lfw.find("original") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["²", "9" * 5000, "1\nP_A\t²\t2\nP_A\t1\tP_B\t1\n", "\x00", "1 2 3", "", "\n\n", "9" * 18],
+)
+def test_a_damaged_list_is_one_line(tmp_path, text):
+    (tmp_path / "pairs.txt").write_text(text)
+    images = of_arrays(np.zeros((1, 2, 2), np.uint8))
+    with pytest.raises(UsageError, match=r"^/.*pairs.txt") as error:
+        lfw.read_pairs(tmp_path / "pairs.txt", images)
+    assert len(str(error.value)) < 500

@@ -66,6 +66,12 @@ def test_a_name_in_its_other_form_is_found(tmp_path):
         of_files([tmp_path / "ü.png"], name="x").image(0)
 
 
+def test_a_person_of_two_folders_that_differ_in_form_is_one(folder):
+    people = folder_images(folder).identities.tolist()
+    assert len({*people}) == len(ODD) - 1
+    assert people.count("é") == 4
+
+
 def test_a_changed_folder_is_looked_at_anew(tmp_path):
     name, other = unicodedata.normalize("NFD", "é.png"), tmp_path / "é.png"
     assert on_disk(other) == other

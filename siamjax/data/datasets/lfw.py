@@ -89,7 +89,8 @@ def find(alignment: Alignment, folders: list[Path] | None = None) -> LocalLfw | 
     for home in search_path() if folders is None else folders:
         for name in _FOLDERS[alignment]:
             for folder in (home / name, home / name / name, home):
-                if folder.name in _FOLDERS[alignment] and any(folder.glob("*/*_0001.jpg")):
+                held = folder.name in _FOLDERS[alignment] and os.path.isdir(folder)
+                if held and any(folder.glob("*/*_0001.jpg")):
                     lists = home.parent if folder == home else home
                     return LocalLfw(alignment=alignment, images=folder, home=lists)
         for name in _ARCHIVES[alignment]:
