@@ -105,6 +105,7 @@ class Checkpoints:
         problems: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
+                _size_of(self._folder / str(step))  # refuses what would be waited for
                 loaded = self._orbax.load_checkpointables(step, wanted)
             except Exception as error:  # Orbax has no one type for what a damaged file raises
                 problems[step] = _first_line(error)
