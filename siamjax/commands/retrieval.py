@@ -171,8 +171,8 @@ def search(
     old = out_of_date(opened, items.values())
     if any(old):
         stale = f"the index is out of date: {old}"
-        print(f"warning: {shown(stale)}; run embed again", file=sys.stderr)
-        remark = f"{remark}; {shown(stale)}"
+        print(f"warning: {stale}; run embed again", file=sys.stderr)
+        remark = f"{remark}; {stale}"
     words = dict.fromkeys(old.changed, " (changed since)") | dict.fromkeys(old.gone, " (gone)")
     print(remark)
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):

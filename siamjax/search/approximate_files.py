@@ -128,4 +128,5 @@ def checksum(array: np.ndarray) -> int:
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     whole = len(content) // _LINE * _LINE
     lines = content[:whole].view(np.float32).reshape(-1, _LINE // 4)
-    return zlib.crc32(content[whole:], zlib.crc32(row_checks(lines, np.zeros(len(lines)))))
+    sums = zlib.crc32(row_checks(lines, np.zeros(len(lines))).data)
+    return zlib.crc32(content[whole:].data, sums)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from siamjax.data.catalogue import Catalogue
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.search.failed import read_failed
 from siamjax.search.index import Index, listed
 from siamjax.search.index_segment import Item
 from siamjax.search.stamps import as_stamped, file_as_stamped
 
 _COMPARED = 20_000  # items of an index that a search compares with all of its files
+_NAMED, _NAME = 3, 80  # ids that a line names of each kind, and their characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +86,27 @@ class OutOfDate(NamedTuple):
     new: list[str]
 
     def __str__(self) -> str:
-        counts = zip(("changed", "gone", "new"), self, strict=True)
-        return "; ".join(f"{len(ids):,} {what} ({listed(ids)})" for what, ids in counts if ids)
+        """A line with the counts and the first names: ``1 changed (a.png); 2 new (b.png, ...)``."""
+        told = []
+        for what, ids in zip(("changed", "gone", "new"), self, strict=True):
+            names = [shown(one, longest=_NAME) for one in sorted(ids)[:_NAMED]]
+            names += ["..."] if len(ids) > _NAMED else []
+            told += [f"{len(ids):,} {what} ({', '.join(names)})"] if ids else []
+        return "; ".join(told)
 
 
-def out_of_date(index: Index, shown: Iterable[Item]) -> OutOfDate:
+def out_of_date(index: Index, on_show: Iterable[Item]) -> OutOfDate:
     """What an index should be brought up to date for, as far as files tell.
 
     All items are compared with their files, and with the catalogues that can be opened, in an
-    index of at most 20,000 items; in a larger one only those that are ``shown``, as this costs
+    index of at most 20,000 items; in a larger one only those ``on_show``, as this costs
     some microseconds each. Embedded sets do not change.
     """
     from siamjax.data.open_catalogue import NAMES, open_catalogue
 
     found = OutOfDate([], [], [])
     if len(index) > _COMPARED:
-        known = {item.id: item for item in shown}
+        known = {item.id: item for item in on_show}
     else:
         known = {one.id: one for one in index.places() if one.kept}
     for key, one in known.items():

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -249,11 +249,11 @@ class Index:
             base += len(segment)
 
     def _write(self) -> None:
-        names = SegmentNote.__struct_fields__
-        notes = (
-            SegmentNote(**{n: getattr(one, n) for n in names} | {"folder": one.folder.name})
-            for one in self.segments
-        )
+        notes = []
+        for one in self.segments:
+            fields: dict[str, Any] = {n: getattr(one, n) for n in SegmentNote.__struct_fields__}
+            fields["folder"] = one.folder.name
+            notes.append(SegmentNote(**fields))
         write_manifest(
             self.folder,
             Manifest(

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -277,7 +277,7 @@ class Segment:
         return UsageError(f"{problem}: the index is damaged; {_REMEDY}")
 
 
-def crc_of(file: io.BufferedIOBase) -> int:
+def crc_of(file: BinaryIO) -> int:
     """CRC-32 of what follows in a file."""
     crc = 0
     while block := file.read(_BLOCK):

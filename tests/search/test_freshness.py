@@ -202,6 +202,16 @@ def test_tells_what_an_index_lacks(opened):
     assert str(found) == ("1 changed (p001.png); 2 gone (p002.png, p003.png); 1 new (new.png)")
 
 
+def test_the_line_has_the_counts_however_many_there_are():
+    ids = [f"{n:04d}\n{'x' * 200}" for n in range(2000)]
+    line = str(freshness.OutOfDate(ids, [], ids[:3]))
+    assert line.startswith("2,000 changed (0000\\nxxx")
+    assert line.count("...") == 1
+    assert "3 new (0000" in line
+    assert len(line) < 600
+    assert line.isprintable()
+
+
 def test_an_image_that_could_not_be_read_is_not_new(opened):
     from siamjax.data.open_catalogue import open_catalogue
 
