@@ -19,8 +19,10 @@ from jaxtyping import Array, Float
 
 
 def _wide(x: Array) -> Array:
+    """At least float32; no mixture of types, which strict promotion forbids."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    enough = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    return x if enough else x.astype(jnp.float32)
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -74,7 +74,7 @@ def l2_penalty(params: Any, weights: Mapping[str, float]) -> Float[Array, ""]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    total = jnp.zeros(())
+    total = jnp.zeros((), jnp.float32)
     for layer, weight in weights.items():
         require_number(f"L2 weight of {layer}", weight, at_least=0)
         kernel = flat.get(f"{layer}/kernel")

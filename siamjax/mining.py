@@ -62,7 +62,7 @@ def negatives_of_batch(
     other = (identity[:, None] != shown[None]) & counted[None]
     # The positives' distances come from the same computation as the negatives': rounded another
     # way, a negative that is equal to the positive could count as further.
-    own = first_gathered_row(2 * len(anchor)) + jnp.arange(len(anchor))
+    own = first_gathered_row(2 * len(anchor)) + jnp.arange(len(anchor), dtype=jnp.int32)
     return mine(every, jnp.take_along_axis(every, own[:, None], axis=1)[:, 0], other)
 
 

@@ -1,6 +1,8 @@
 """What runs on a device: every public operator with its float64 value, every experiment's step."""
 
+import functools
 import importlib
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +55,7 @@ def gradient_of(case: Case, cotangents: Any) -> Callable[..., Any]:
 
     def total(*arguments: Any) -> jax.Array:
         parts = jax.tree.map(lambda c, u: jnp.sum(c * u), cotangents, case.function(*arguments))
-        return sum(jax.tree.leaves(parts), jnp.zeros(()))
+        return functools.reduce(operator.add, jax.tree.leaves(parts))
 
     wanted = [place for place, argument in enumerate(case.arguments) if floating(argument)]
     return jax.grad(total, argnums=wanted)

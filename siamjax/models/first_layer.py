@@ -38,7 +38,7 @@ def conv_relu_pool(
 
 
 def _three_steps(x: Array, kernel: Array, bias: Array) -> Array:
-    return max_pool_2x2(jax.nn.relu(_conv(x, kernel) + bias))
+    return max_pool_2x2(jax.nn.relu(_conv(x, kernel) + bias.reshape(1, 1, 1, -1)))
 
 
 def _conv(x: Array, kernel: Array) -> Array:
@@ -78,7 +78,7 @@ def _pooled_forward(blocks: Array, kernel: Array, bias: Array) -> tuple[Array, t
     def one(image: Array) -> tuple[Array, UInt8[Array, "..."]]:
         outputs = jnp.split(_patches(image, kernel.shape) @ flat, 4, axis=-1)
         largest, winner = first_of_equals(outputs)
-        largest = largest + bias
+        largest = largest + bias[None]
         return jax.nn.relu(largest), jnp.where(largest > 0, winner, jnp.uint8(4))
 
     pooled, winner = lax.map(one, blocks)
@@ -100,9 +100,8 @@ def _pooled_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Arra
         outputs = lax.optimization_barrier(routed(winner, cotangent))
         return total + _patches(image, kernel.shape).T @ outputs, None
 
-    of_kernel, _ = lax.scan(
-        add, jnp.zeros((kernel[..., 0].size, kernel.shape[-1])), (blocks, winner, cotangent)
-    )
+    zero = jnp.zeros((kernel[..., 0].size, kernel.shape[-1]), kernel.dtype)
+    of_kernel, _ = lax.scan(add, zero, (blocks, winner, cotangent))
     of_bias = jnp.where(winner < 4, cotangent, 0.0).sum((0, 1))
     # The images' gradient. XLA drops it where nothing uses it, as in training.
     high, wide = (blocks.shape[i] - kernel.shape[i - 1] + 1 for i in (1, 2))

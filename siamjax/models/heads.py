@@ -88,6 +88,6 @@ class DistanceLogitHead(nn.Module):
         require_number("slope", self.slope, above=0)
         require_number("middle", self.middle, at_least=0)
         constant = nn.initializers.constant
-        slope = self.param("slope", constant(self.slope), ())
-        bias = self.param("bias", constant(self.slope * self.middle), ())
+        slope = self.param("slope", constant(self.slope), (), jnp.float32)
+        bias = self.param("bias", constant(self.slope * self.middle), (), jnp.float32)
         return bias - slope * euclidean(first, second)

@@ -229,4 +229,5 @@ class _Dense(nn.Module):
         init = torch_uniform(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        products = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return products + bias.astype(self.dtype).reshape(*(1,) * (x.ndim - 1), -1)

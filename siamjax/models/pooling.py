@@ -103,8 +103,8 @@ def average_pool_3x3(
             jax.lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2)
         )
         places = jnp.arange(size)
-        inside = 1.0 + (places > 0) + (places < size - 1)
-        inside = inside.reshape(-1, *(1,) * (x.ndim - 1 - axis)).astype(x.dtype)
+        inside = 1.0 + (places > 0).astype(x.dtype) + (places < size - 1).astype(x.dtype)
+        inside = inside.reshape([-1 if one == axis else 1 for one in range(x.ndim)])
         return (before + x + after) / inside
 
     return along(along(x, 1), 2)

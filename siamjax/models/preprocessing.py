@@ -28,8 +28,12 @@ def preprocess(
         return unit
     if kind == "signed":
         return unit * 2.0 - 1.0
+    bgr_mean, mean, deviation = (
+        jnp.array(of_channels, jnp.float32).reshape(*(1,) * (x.ndim - 1), -1)
+        for of_channels in (_BGR_MEAN, _MEAN, _STANDARD_DEVIATION)
+    )
     if kind == "bgr_mean":
-        return unit[..., ::-1] * 255.0 - jnp.array(_BGR_MEAN, jnp.float32)
+        return unit[..., ::-1] * 255.0 - bgr_mean
     if kind == "torchvision":
-        return (unit - jnp.array(_MEAN, jnp.float32)) / jnp.array(_STANDARD_DEVIATION, jnp.float32)
+        return (unit - mean) / deviation
     raise UsageError(f"preprocessing {kind!r}; choose one of {', '.join(get_args(Preprocessing))}")

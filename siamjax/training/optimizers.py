@@ -113,8 +113,8 @@ def dampened_sgd(
         decayed = jax.tree.map(lambda g, w: g + weight_decay * w, updates, params)
         share = jnp.where(state.step == 0, 1.0, kept)
         velocity = jax.tree.map(lambda v, g: momentum * v + share * g, state.velocity, decayed)
-        rate = learning_rate / (1.0 + learning_rate_decay * state.step)
-        change = jax.tree.map(lambda v: -rate * v, velocity)
+        rate = learning_rate / (1.0 + learning_rate_decay * state.step.astype(jnp.float32))
+        change = jax.tree.map(lambda v: -rate.astype(v.dtype) * v, velocity)
         return change, DampenedSgdState(state.step + 1, velocity)
 
     return optax.GradientTransformation(init, update)

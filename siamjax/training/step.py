@@ -46,7 +46,8 @@ def make_train_step(loss_fn: LossFunction, optimizer: optax.GradientTransformati
         gradients, (loss, model_state, metrics) = jax.grad(total, has_aux=True)(state.params)
         gradients, metrics = sum_over_devices((gradients, {"loss": loss, **metrics}))
         count = metrics["loss"].count
-        gradients = jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1.0), gradients)
+        divisor = jnp.where(count > 0, count, 1.0)
+        gradients = jax.tree.map(lambda g: g / divisor.astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = TrainState(
             step=state.step + 1,
