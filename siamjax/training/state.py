@@ -51,7 +51,7 @@ def create_state(
 
     A step that donates its state deletes the arrays of ``variables``, but not ``key``.
     """
-    params = variables["params"]
+    params = variables.get("params", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
