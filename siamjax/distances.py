@@ -130,10 +130,12 @@ def pairwise_cosine(
 
 def _pairwise(distance: Callable[[Array, Array], Array], x: Array, y: Array, block: int) -> Array:
     x, y = _wide(x), _wide(y)
+    if not (len(x) and len(y)):
+        return jnp.zeros((len(x), len(y)), x.dtype)
 
     # Differences of every pair are made again for the gradient, as they would fill the memory.
     @jax.checkpoint
     def one_row(row: Array) -> Array:
         return distance(jnp.broadcast_to(row, y.shape), y)
 
-    return jax.lax.map(one_row, x, batch_size=min(block, max(x.shape[0], 1)))
+    return jax.lax.map(one_row, x, batch_size=min(block, len(x)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from siamjax import correlation, distances, losses, mining
+from siamjax.errors import UsageError
 from siamjax.metrics import monitors
 
 ROWS, FEATURES = 3, 4
@@ -94,3 +95,57 @@ def test_jit_grad_and_vmap(function):
     many = jax.vmap(lambda x: call(function, x))(jnp.stack([x, 2 * x]))
     np.testing.assert_allclose(many[0], plain, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(many[1], call(function, 2 * x), rtol=1e-4, atol=1e-4)
+
+
+# Each with labels of these shapes.
+LABELLED = {
+    "contrastive": (lambda same: losses.contrastive(jnp.ones(4), same), (4,)),
+    "binary_cross_entropy": (lambda same: losses.binary_cross_entropy(jnp.ones(4), same), (4,)),
+    "pair_monitors": (lambda same: monitors.pair_monitors(jnp.ones((8, 2)), same), (4,)),
+    "semi_hard_negative": (
+        lambda other: mining.semi_hard_negative(jnp.ones((2, 3)), jnp.ones(2), other),
+        (2, 3),
+    ),
+    "soft_negative": (
+        lambda other: mining.soft_negative(jnp.ones((2, 3)), jnp.ones(2), other),
+        (2, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_of_another_type_are_refused(name, dtype):
+    """Even where the values happen to be right, so that the error does not hang on the data."""
+    call, shape = LABELLED[name]
+    for function in (call, jax.jit(call)):
+        with pytest.raises(UsageError, match=r"must be bool .* > 0"):
+            function(jnp.ones(shape, dtype))
+    jax.jit(call)(jnp.ones(shape, bool))
+
+
+BAD = (float("nan"), float("inf"), 0.0, -1.0)
+NUMBERS = {
+    "contrastive margin": lambda bad: losses.contrastive(jnp.ones(3), SAME, margin=bad),
+    "triplet margin": lambda bad: losses.triplet(jnp.ones(3), jnp.ones(3), margin=bad),
+    "triplet cap": lambda bad: losses.triplet(jnp.ones(3), jnp.ones(3), margin=1.0, cap=bad),
+    "soft_negative temperature": lambda bad: mining.soft_negative(
+        jnp.ones((ROWS, 5)), jnp.ones(ROWS), OTHER, temperature=bad
+    ),
+    "pair_monitors margin": lambda bad: monitors.pair_monitors(
+        jnp.ones((2 * ROWS, 2)), SAME, margin=bad
+    ),
+    "triplet_monitors margin": lambda bad: monitors.triplet_monitors(
+        TRIPLET, jnp.ones(ROWS), jnp.ones(ROWS), margin=bad
+    ),
+    "triplet_monitors cap": lambda bad: monitors.triplet_monitors(
+        TRIPLET, jnp.ones(ROWS), jnp.ones(ROWS), margin=1.0, cap=bad
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_cannot_be_are_refused(name):
+    for bad in BAD:
+        with pytest.raises(UsageError, match=f"^{name.partition(' ')[2]} {bad}: must be"):
+            NUMBERS[name](bad)

@@ -16,13 +16,14 @@ from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.inference.digests import describe, weights_digest
+from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Embeds
 from siamjax.parallel import data_parallel_map, replicate, shard
 
 
 def features_of(network: nn.Module, variables: Any, images: Any, *, method: str = "embed") -> Any:
     """``network.embed(images)``, or another method of the network."""
-    return network.apply(variables, images, method=method)
+    return evaluate(network, variables, images, method=method)
 
 
 @lru_cache(maxsize=8)

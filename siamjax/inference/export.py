@@ -16,6 +16,7 @@ from siamjax.distances import euclidean
 from siamjax.errors import UsageError
 from siamjax.files import write_json, write_text
 from siamjax.inference.embedder import features_of
+from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares
 from siamjax.training.finished import Finished
 
@@ -108,7 +109,7 @@ def _functions(run: Finished) -> dict[str, tuple[Callable[..., jax.Array], int]]
         if not isinstance(run.network, Compares):
             return euclidean(*features)
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
-        return run.network.apply(variables, *features, method="compare").astype(np.float32)  # pyright: ignore
+        return evaluate(run.network, variables, *features, method="compare").astype(np.float32)
 
     return {"embed": (embed, 1), "score": (score, 2)}
 

@@ -16,6 +16,7 @@ from siamjax.data.transforms import Size
 from siamjax.distances import euclidean
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
+from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares
 
 _BLOCK = 4096  # pairs compared at a time at most
@@ -44,7 +45,7 @@ class PairScorer:
     @cached_property
     def _compare(self) -> Any:
         if isinstance(self.network, Compares):
-            return jax.jit(lambda v, a, b: self.network.apply(v, a, b, method="compare"))
+            return jax.jit(lambda v, a, b: evaluate(self.network, v, a, b, method="compare"))
         return jax.jit(lambda v, a, b: euclidean(a, b))
 
     def embeddings(

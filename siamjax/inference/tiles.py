@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
+from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares
 from siamjax.parallel import data_parallel_map, replicate, shard
 
@@ -98,7 +99,7 @@ def _tile_function(network: nn.Module, dtype: str, symmetric: bool) -> Callable[
         gallery = jnp.moveaxis(batch["gallery"], 1, 0).astype(dtype)
 
         def compare(first: Array, second: Array) -> Any:
-            return network.apply(variables, first, second, method="compare")
+            return evaluate(network, variables, first, second, method="compare")
 
         def one_query(row: tuple[Array, Array]) -> Array:
             query, others = row

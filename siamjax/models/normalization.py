@@ -111,14 +111,15 @@ def _statistics(x: Array, weight: Array | None) -> tuple[Array, Array, Array]:
     square = _count_and_mean(jnp.square(shifted), weight)[1]
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     # Each device has its own mean to take squares about: the variance of all is the mean of the
-    # variances and the variance of the means.
-    found = (count[None], mean[None] + shift[None], variance[None])
-    counts, means, variances = gather_over_devices(found)
+    # variances and the variance of the means, which are taken about a shift as well.
+    found = (count[None], shift[None], mean[None], variance[None])
+    counts, shifts, means, variances = gather_over_devices(found)
     count = jnp.sum(counts)
     share = (counts / jnp.where(count > 0, count, 1.0))[:, None]
-    mean = jnp.sum(share * means, axis=0)
-    apart = means - mean[None]
-    return count, mean, jnp.sum(share * (variances + jnp.square(apart)), axis=0)
+    means = (shifts - shifts[:1]) + means
+    mean = jnp.sum(share * means, axis=0, keepdims=True)
+    variance = jnp.sum(share * (variances + jnp.square(means - mean)), axis=0)
+    return count, shifts[0] + mean[0], variance
 
 
 def _count_and_mean(x: Array, weight: Array | None) -> tuple[Array, Array]:

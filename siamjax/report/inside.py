@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
+from siamjax.models.applying import states
 
 OUTPUT = "output"
 
@@ -223,7 +224,7 @@ def _captured(
         images,
         method="embed",
         capture_intermediates=captured,
-        mutable=["intermediates"],
+        mutable=["intermediates", *states(variables)],
     )
     found: dict[str, Any] = {}
 

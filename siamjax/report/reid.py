@@ -13,6 +13,7 @@ from siamjax.data.transforms import Size, resize
 from siamjax.exact_distances import RankedDistances
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.reid import ReidEvaluation
+from siamjax.models.applying import evaluate
 from siamjax.report.page import Table, table_of, write_report
 from siamjax.training.run import Results, Run
 
@@ -129,7 +130,7 @@ def _matches(
     query, gallery = np.unravel_index(np.argmax(np.where(right, scores, -np.inf)), scores.shape)
     pair = [int(test.ranking.query[query]), int(test.ranking.gallery[gallery])]
     shown = np.stack([resize(test.images.image(index), size) for index in pair])
-    features = np.asarray(network.apply(variables, shown, method="embed"), np.float32)
+    features = np.asarray(evaluate(network, variables, shown, method="embed"), np.float32)
     return match_figure(
         *shown,
         *features,

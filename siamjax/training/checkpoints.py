@@ -113,7 +113,7 @@ class Checkpoints:
             variables, training = loaded["variables"], loaded["training"]
             state = TrainState(
                 step=training["step"],
-                params=variables["params"],
+                params=variables.get("params", {}),
                 model_state={k: v for k, v in variables.items() if k != "params"},
                 opt_state=training["opt_state"],
                 key=training["key"],
@@ -182,7 +182,7 @@ def load_variables(folder: Path, step: int) -> Any:
         if needed > most:
             raise UsageError(f"its arrays would take {needed:,} bytes")
         variables: Any = ocp.load_checkpointables(place, wanted)["variables"]
-        return {"params": variables["params"], **variables}
+        return {"params": {}, **variables}
     except Exception as error:  # Orbax has no one type for what a damaged file raises
         why = str(error) if isinstance(error, UsageError) else _first_line(error)
         raise UsageError(f"checkpoint {shown(path)} cannot be read ({why})") from None

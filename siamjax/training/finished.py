@@ -14,6 +14,7 @@ import numpy as np
 
 from siamjax.errors import UsageError, shown
 from siamjax.files import Count, Finite, read_json, typed
+from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares, Embeds
 from siamjax.training.checkpoints import load_variables
 from siamjax.training.description import build_module
@@ -142,10 +143,10 @@ def _check(network: nn.Module, variables: Any, size: tuple[int, int], folder: Pa
         return  # the command that needs it says so
 
     def answers(variables: Any, image: Any) -> Any:
-        features = network.apply(variables, image, method="embed")
+        features = evaluate(network, variables, image, method="embed")
         if not isinstance(network, Compares):
             return features
-        return features, network.apply(variables, features, features, method="compare")
+        return features, evaluate(network, variables, features, features, method="compare")
 
     image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
     where = f"{shown(folder)}: network and checkpoint do not fit images of {size[0]}x{size[1]}"

@@ -241,7 +241,7 @@ class Run:
         """Parameters and state of the best checkpoint that can be read; sets ``best_step``."""
         self.best_step, variables, messages = self.checkpoints.load_best()
         self.close()
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
         for message in messages:
             print(f"warning: {message}")
         return variables

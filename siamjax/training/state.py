@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from siamjax.data.transforms import Size, sides
+from siamjax.models.applying import states
 from siamjax.models.protocols import Compares
 
 
@@ -47,7 +48,9 @@ def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any
 def create_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation, *, key: Key[Array, ""]
 ) -> TrainState:
-    """The state of step 0 from a module's variables: ``params``, and the rest as ``model_state``.
+    """The state of step 0 from a module's variables: ``params``, and as ``model_state`` the rest.
+
+    There need not be parameters. What a module has sown (``Module.sow``) is no state.
 
     A step that donates its state deletes the arrays of ``variables``, but not ``key``.
     """
@@ -55,7 +58,7 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state={name: value for name, value in variables.items() if name != "params"},
+        model_state={name: variables[name] for name in states(variables)},
         opt_state=optimizer.init(params),
         key=jax.random.clone(key),
     )

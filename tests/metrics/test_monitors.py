@@ -28,6 +28,29 @@ def test_weight_0_does_not_count():
     assert np.isnan(values["distance_different"])
 
 
+@pytest.mark.parametrize("offset", [0.1, 3e3, -7e6])
+def test_equal_embeddings_far_from_the_origin_have_no_spread(rng, offset):
+    """The rounding of their mean is no spread: 37 times one number, divided by 37, is another."""
+    row = (offset * rng.uniform(1, 2, 5)).astype(np.float32)
+    values = computed(jnp.tile(row, (74, 1)), jnp.arange(37) > 9)
+    assert values["embedding_spread"] == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_monitored_distances_at_every_scale(rng, scale):
+    rows = (scale * rng.normal(size=(8, 6))).astype(np.float32)
+    values = computed(rows, jnp.arange(4) > 1)
+    exact = rows.astype(np.float64)
+    apart = np.linalg.norm(exact[:4] - exact[4:], axis=1)
+    expected = {
+        "distance_same": apart[2:].mean(),
+        "distance_different": apart[:2].mean(),
+        "embedding_norm": np.linalg.norm(exact, axis=1).mean(),
+        "embedding_spread": np.linalg.norm(exact - exact.mean(0), axis=1).mean(),
+    }
+    assert values == pytest.approx(expected, rel=1e-6, abs=0)
+
+
 def test_what_is_not_asked_for_is_not_told():
     """No margin, no active fraction; no logit, no accuracy."""
     rows, same = jnp.eye(4), jnp.array([True, False])

@@ -5,6 +5,7 @@ import numpy as np
 import oracles
 import pytest
 
+from siamjax.errors import UsageError
 from siamjax.models.normalization import BatchNorm
 from siamjax.parallel import data_parallel_map, replicate, shard
 
@@ -104,14 +105,49 @@ def test_gradient_equals_flax(rng):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_no_cancellation_at_a_mean_of_1000(rng):
-    """About the running mean; E[x^2] - E[x]^2 in float32 is off by far more than the variance."""
-    x = jnp.asarray(rng.normal(1000, 1, (64, 4)), jnp.float32)
-    norm = BatchNorm()
+OFFSETS = {
+    "one mean": lambda rng, shape: np.full(shape, 3000.0),
+    "a mean for each channel": lambda rng, shape: rng.normal(0, 1e4, shape[-1:]),
+    "zeros around": lambda rng, shape: np.pad(
+        np.full((shape[0], shape[1] - 2, *shape[2:]), 50.0), ((0, 0), (1, 1), (0, 0), (0, 0))
+    ),
+    "a mean for each example": lambda rng, shape: rng.normal(0, 1e4, (shape[0], 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("offsets", OFFSETS)
+def test_the_variance_does_not_cancel(rng, offsets, devices, weighted):
+    """Far from the running statistics, which say mean 0 here; E[x^2] - E[x]^2 has no digit left."""
+    shape = (4, 35, 2, 3)
+    x = (rng.normal(0, 0.3, shape) + OFFSETS[offsets](rng, shape)).astype(np.float32)
+    weight = np.array([1, 0, 0.5, 2], np.float32) if weighted else np.ones(4, np.float32)
+    norm, on = BatchNorm(momentum=0.0), jax.devices()[:devices]
     variables = norm.init(jax.random.key(0), x, train=True)
-    variables["batch_stats"]["mean"] = jnp.full(4, 999.0)
-    y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(np.std(y, axis=0), 1.0, atol=1e-3)
+
+    def statistics(variables, batch):
+        options = {"weight": batch["weight"]} if weighted else {}
+        return norm.apply(variables, batch["x"], train=True, mutable=["batch_stats"], **options)[1]
+
+    got = data_parallel_map(statistics, devices=on)(
+        replicate(variables, devices=on), shard({"x": x, "weight": weight}, devices=on)
+    )["batch_stats"]
+    exact, share = x.astype(np.float64), (weight / weight.sum())[:, None, None, None] / (35 * 2)
+    mean = (exact * share).sum((0, 1, 2))
+    variance = (np.square(exact - mean) * share).sum((0, 1, 2))
+    for device in range(devices):
+        np.testing.assert_allclose(got["mean"][device], mean, rtol=1e-6)
+        np.testing.assert_allclose(got["var"][device], variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("momentum", 2.0), ("momentum", -0.1), ("epsilon", 0.0), ("epsilon", float("nan"))],
+)
+def test_options_that_cannot_be(name, bad):
+    with pytest.raises(UsageError, match=f"^{name} {bad}: must be"):
+        apply(jnp.ones((2, 3)), **{name: bad})
 
 
 def test_nothing_counted_leaves_the_statistics(rng):

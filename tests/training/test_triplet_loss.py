@@ -12,7 +12,7 @@ from siamjax.distances import euclidean, squared_euclidean
 from siamjax.errors import UsageError
 from siamjax.metrics import Mean, collapse_message, triplet_monitors
 from siamjax.mining import negatives_of_batch, semi_hard_negative, soft_negative
-from siamjax.parallel import data_parallel, replicate, shard
+from siamjax.parallel import data_parallel, data_parallel_map, replicate, shard
 from siamjax.training import create_state, forward_triplets, make_train_step
 
 
@@ -133,6 +133,27 @@ def test_padding_is_not_mined(batch, params):
     got, _ = loss_fn(params, {}, {**batch, "weight": weight}, jax.random.key(0))
     assert float(got.compute()) == pytest.approx(float(expected.compute()), rel=1e-6)
     assert float(got.compute()) != pytest.approx(float(whole.compute()), rel=1e-3)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_negative_equal_to_the_positive_is_not_further(rng, devices):
+    """A tie to the last bit: the copy of the positive is skipped, the next further one is mined."""
+    features, on = 33, jax.devices()[:devices]
+    anchor, positive = rng.normal(size=(2, 8, features)).astype(np.float32)
+    rows = {"anchor": anchor, "positive": positive, "negative": positive}
+    rows |= {"identity": np.arange(8), "negative_identity": np.arange(8) + 8}
+
+    def of_batch(_, batch):
+        embeddings = [batch[name] for name in ("anchor", "positive", "negative")]
+        return negatives_of_batch(semi_hard_negative, euclidean, embeddings, batch)
+
+    mined = data_parallel_map(of_batch, devices=on)({}, shard(rows, devices=on)).reshape(-1)
+    every = np.linalg.norm(anchor[:, None].astype(np.float64) - positive, axis=-1)
+    own = np.diag(every)
+    further = np.where(every > own[:, None] * (1 + 1e-5), every, np.inf).min(axis=1)
+    others = np.where(np.eye(8, dtype=bool), -np.inf, every).max(axis=1)
+    expected = np.where(np.isfinite(further), further, np.maximum(others, own))
+    np.testing.assert_allclose(mined, expected, rtol=1e-6)
 
 
 def test_soft_negative_is_a_smooth_minimum(rng):
