@@ -5,7 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from splits import retrieval_splits, verification_splits
 
+from siamjax.commands.retrieval import embed
 from siamjax.data import (
     ReidOptions,
     RetrievalOptions,
@@ -13,6 +16,9 @@ from siamjax.data import (
     load_reid,
     load_retrieval,
 )
+from siamjax.data.verification import evaluation_pairs
+from siamjax.errors import UsageError
+from siamjax.inference.reid import rank_gallery
 from siamjax.options import asked_before, only, request_of
 
 CHANGED = {
@@ -82,3 +88,37 @@ def test_defaults_are_the_embedded_sets():
     reid = load_reid(ReidOptions(test_people=3, seed=5))
     assert reid.images.name.startswith("pedestrians")
     assert (reid.request["test_people"], reid.request["seed"]) == (3, 5)
+
+
+@pytest.fixture
+def untidy(tmp_path):
+    """A folder of six people with two images each, and a file that is no image."""
+    for person in range(6):
+        for number in range(2):
+            path = tmp_path / "data" / f"p{person}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (person, number, 0)).save(path)
+    (tmp_path / "data/p0/notes.txt").write_text("x")
+    return tmp_path / "data"
+
+
+def test_strict_reaches_every_reader_of_a_folder(untidy):
+    held_out = {"validation_people": 2, "test_people": 2}
+    items = {"validation_items": 2, "test_items": 2, "category": None}
+    image = untidy / "p0/0.png"
+    readers = {
+        "verification": lambda strict: verification_splits(str(untidy), **held_out, **strict),
+        "retrieval": lambda strict: retrieval_splits(str(untidy), **items, **strict),
+        "evaluate": lambda strict: evaluation_pairs(str(untidy), limit=99, **strict),
+        "embed": lambda strict: embed(str(untidy), run=untidy, out=untidy, **strict),
+        "rank": lambda strict: rank_gallery(None, [image], untidy, **strict),
+    }
+    for name, read in readers.items():
+        with pytest.raises(UsageError, match=r"12 images.*; 1 left out: not an image \(p0/notes"):
+            read({"strict": True})
+        if name in ("embed", "rank"):  # which then miss a run
+            with pytest.raises((UsageError, AttributeError)) as error:
+                read({})
+            assert "left out" not in str(error.value)
+        else:
+            read({})

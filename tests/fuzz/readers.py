@@ -93,10 +93,14 @@ def packed(tree: Tree, kind: str) -> bytes:
 
 @reader(inputs=3000)
 def images(folder):
+    from PIL import ImageCms
+
+    from siamjax.data.decoding import FORMATS
     from siamjax.data.images import of_files
 
-    kinds = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-    seeds = [{"a.png": image(n, kind=kind)} for n, kind in enumerate(kinds)]
+    seeds = [{"a.png": image(n, kind=kind)} for n, kind in enumerate(FORMATS)]
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    seeds += [{"a.png": image(kind=kind, icc_profile=profile)} for kind in ("TIFF", "PNG")]
     for mode in ("L", "LA", "P", "RGBA", "1"):
         seeds.append({"a.png": image(mode=mode)})
     seeds += [{"a.png": image(kind="TIFF", mode=mode)} for mode in ("CMYK", "I;16")]
