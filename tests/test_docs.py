@@ -407,9 +407,10 @@ def test_experiment_of_an_unknown_kind(tmp_path):
     results = manifest["results"]
     assert set(results) == {"network", "raw pixels 32x32", "chance"}
     assert results["raw pixels 32x32"]["accuracy"] > results["chance"]["accuracy"] == 0.2
-    own_experiment(tmp_path, "siamjax", "export", "--run", folder.name, "--out", "model")
+    trusted = ("--run", folder.name, "--trust", "one_shot")
+    own_experiment(tmp_path, "siamjax", "export", *trusted, "--out", "model")
     assert (tmp_path / "model" / "score.stablehlo").exists()
-    assert "Conv_3" in own_experiment(tmp_path, "siamjax", "inspect", "--run", folder.name)
+    assert "Conv_3" in own_experiment(tmp_path, "siamjax", "inspect", *trusted)
 
 
 def test_no_placeholder_is_left():
