@@ -12,7 +12,7 @@ import numbers
 import operator
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -249,7 +249,15 @@ def asked_before(kind: type[Kind], request: Mapping[str, Any]) -> Kind:
     return kind(**{name: value for name, value in request.items() if name in names})
 
 
-def request_of(options: Any) -> dict[str, Any]:
-    """The options as JSON can hold them: paths are strings."""
+def request_of(options: Any, *, sets: Collection[str]) -> dict[str, Any]:
+    """The options as JSON can hold them, and as they are right in any folder.
+
+    Paths are absolute strings, and so is ``data``, unless it is the name of one of the ``sets``.
+    """
     named = dataclasses.asdict(options)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
+    if named["data"] not in sets:
+        named["data"] = Path(named["data"])
+    return {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in named.items()
+    }

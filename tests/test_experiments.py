@@ -227,6 +227,23 @@ def test_batch_that_does_not_split_over_the_devices(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_is_used_from_another_folder(tmp_path, face_folder, monkeypatch, capsys):
+    """Its data was given by a path that is relative to the folder of that day."""
+    shutil.copytree(face_folder, tmp_path / "there" / "people")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    options = {**TINY, "data": "people", "evaluate_every": 4, "validation_people": 2}
+    config = lfw_contrastive.Config(**options | {"test_people": 2, "run": Path("run")})
+    results = lfw_contrastive.main(config)
+    monkeypatch.chdir(tmp_path / "here")
+    capsys.readouterr()
+    commands.evaluate(run=tmp_path / "there" / "run")
+    assert f"{results['network']['auc']:.4f}" in capsys.readouterr().out
+    (tmp_path / "there" / "people").rename(tmp_path / "there" / "moved")
+    with pytest.raises(UsageError, match=r"manifest.json names: .*there/people.*give --data"):
+        commands.evaluate(run=tmp_path / "there" / "run")
+
+
 def test_own_lists(face_folder, tmp_path):
     def write(name, people):
         lines = [f"{p}/01.png {p}/0{n}.png 1" for p in people for n in (2, 3)]

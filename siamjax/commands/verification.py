@@ -63,10 +63,11 @@ def evaluate(
     verifier = Verifier.open(run, trust=trust)
     if data is None:
         try:
-            options = asked_before(VerificationOptions, verifier.run.about.splits)
+            asked = asked_before(VerificationOptions, verifier.run.about.splits)
+            splits = load_verification(asked)
         except UsageError as error:
-            raise UsageError(f"{shown(run / 'manifest.json')}, splits: {error}") from None
-        splits = load_verification(options)
+            where = shown(run / "manifest.json")
+            raise UsageError(f"the pairs that {where} names: {error}; or give --data") from None
         images, pairs = splits.images, splits.test
     else:
         images, pairs = evaluation_pairs(data, limit=limit, strict=strict)

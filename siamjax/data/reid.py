@@ -287,4 +287,4 @@ def load_reid(options: ReidOptions) -> ReidSplits:
     file = data.partition("/")[0] if data in NAMES else "market1501"
     divide: Callable[[ReidOptions], ReidSplits]
     divide = importlib.import_module(f"siamjax.data.datasets.{file}").divide
-    return dataclasses.replace(divide(options), request=request_of(options))
+    return dataclasses.replace(divide(options), request=request_of(options, sets=NAMES))

@@ -147,7 +147,7 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     Raises ``UsageError`` for a catalogue or a file that cannot be read, for too few items, if no
     triplet is left, and for ``test_items`` of a set with an official split.
     """
-    from siamjax.data.open_catalogue import open_catalogue
+    from siamjax.data.open_catalogue import NAMES, open_catalogue
     from siamjax.data.triplet_lists import joined_items, read_triplets, trainable
 
     options = only(RetrievalOptions, options)
@@ -203,7 +203,7 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
             f"checkpoint; no item is in two of these; {asking}{left_out}"
             + ("; artwork, no photographs" if data == "emoji" else "")
         ),
-        request=request_of(options),
+        request=request_of(options, sets=NAMES),
         listed=listed,
     )
 

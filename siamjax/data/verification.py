@@ -22,6 +22,7 @@ from siamjax.errors import UsageError
 from siamjax.options import Bounds, Count, Options, Seed, Source, only, request_of
 
 LFW_NAMES = ("lfw", "lfw/original", "lfw/funneled", "lfw/deepfunneled")
+NAMES = ("orl_faces", *LFW_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,7 +200,7 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
     from siamjax.data.lists import list_splits
 
     options = only(VerificationOptions, options)
-    data, request = options.data, request_of(options)
+    data, request = options.data, request_of(options, sets=NAMES)
     if data in LFW_NAMES:
         return lfw.splits(data, seed=options.seed, fold=options.lfw_fold, request=request)
     if options.lfw_fold is not None:

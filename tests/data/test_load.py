@@ -72,11 +72,15 @@ def test_options_out_of_a_config_that_has_more(options):
     chosen = only(options, Config(**changed))
     assert type(chosen) is options
     assert dataclasses.asdict(chosen) == changed
-    written = json.loads(json.dumps(request_of(chosen)))
+    sets = (changed["data"],)
+    assert request_of(chosen, sets=())["data"] == str(Path(changed["data"]).absolute())
+    written = json.loads(json.dumps(request_of(chosen, sets=sets)))
     again = asked_before(options, {**written, "positive_share": 0.5})
-    assert request_of(again) == written
+    assert request_of(again, sets=sets) == written
+    # Paths are as right in another folder.
     assert {name: str(value) for name, value in written.items()} == {
-        name: str(value) for name, value in changed.items()
+        name: str(value.absolute() if isinstance(value, Path) else value)
+        for name, value in changed.items()
     }
 
 
