@@ -39,7 +39,7 @@ from siamjax.errors import UsageError, shown
 from siamjax.files import Count, decode_json, open_regular
 
 _START = "import sys; sys.path[:] = {path!r}; from siamjax.isolation import child; child.serve()"
-_DTYPE = re.compile(r"[<|][biuf][1248]")
+_DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
 _HEADER_LIMIT = 64 * 2**20  # bytes of the JSON of one answer
 _CLOCK = 60.0  # seconds that a child may wait for a slow disk, to import its libraries say
 

@@ -79,6 +79,8 @@ def test_a_child_that_waits_is_ended_by_the_clock(path, monkeypatch):
         "{",
         "[]",
         json.dumps({"state": "answer", "dtype": "|O8", "shape": [1]}),
+        json.dumps({"state": "answer", "dtype": "<f1", "shape": [1]}),
+        json.dumps({"state": "answer", "dtype": "|b8", "shape": [1]}),
         json.dumps({"state": "answer", "dtype": "<f4", "shape": [-1]}),
         json.dumps({"state": "answer", "dtype": "<f4", "shape": [2**62, 4]}),
         json.dumps({"state": "answer", "dtype": "<f4", "shape": [MEMORY]}),
