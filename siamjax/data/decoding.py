@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +17,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from siamjax.errors import UsageError, shown
 
+_AVIF = "avif" in features.get_supported_modules()
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
     "PNG": (".png", ".apng"),
@@ -24,7 +26,7 @@ FORMATS = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    **({"AVIF": (".avif", ".avifs")} if features.check("avif") else {}),
+    **({"AVIF": (".avif", ".avifs")} if _AVIF else {}),
 }
 """Pillow's name of each format that is read, and its suffixes in lower case."""
 
@@ -147,7 +149,8 @@ def _to_srgb(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] 
     """Converts images of a mode by a profile; None where there is nothing to convert."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
+        about: Any = source.profile  # Pillow's types do not know what is in it
+        space = about.xcolor_space.strip()
         taken = {"GRAY": "L", "CMYK": "CMYK", "RGB": "RGB"}.get(space)
         if taken is None or (mode != taken and (taken != "RGB" or mode in ("CMYK", "LAB"))):
             return None
@@ -155,8 +158,8 @@ def _to_srgb(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] 
         tried = Image.fromarray(np.indices((16, 16, 16), np.uint8).reshape(3, -1).T[None] * 17)
         if taken != "CMYK":
             tried = tried.convert(taken)
-            change = np.subtract(transform.apply(tried), tried.convert("RGB"), dtype=np.int16)
-            if np.abs(change).max() <= _AS_SRGB:
+            before, after = np.asarray(tried.convert("RGB")), np.asarray(transform.apply(tried))
+            if np.abs(before.astype(int) - after).max() <= _AS_SRGB:
                 return None
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
