@@ -165,8 +165,68 @@ def swapped(space="sRGB"):
     return bytes(profile)
 
 
+def profile_of(space, pcs, tags):
+    """A colour profile of version 2 (ICC.1:2001-04, section 6) with these tags."""
+    tags = {"desc": b"desc" + bytes(8), "cprt": b"text" + bytes(8), **tags}
+    table, data = b"", b""
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        place = 128 + 4 + 12 * len(tags) + len(data)
+        table += struct.pack(">4sII", name.encode(), place, len(content))
+        data += content
+    header = struct.pack(">I4sI4s4s4s", 0, b"", 0x02400000, b"prtr", space, pcs)
+    header += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp").ljust(44, b"\0")
+    header += struct.pack(">3i", 63190, 65536, 54061)  # D50 in 1 / 65536
+    whole = bytearray(header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data)
+    whole[:4] = struct.pack(">I", len(whole))
+    return bytes(whole)
+
+
+def linear_grey():
+    """Grey whose numbers are light: a gamma of 1."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    return profile_of(
+        b"GRAY", b"XYZ ", {"wtpt": white, "kTRC": struct.pack(">4sIIH", b"curv", 0, 1, 256)}
+    )
+
+
+def glowing_ink():
+    """CMYK in which more black ink is lighter, and the other inks do nothing."""
+    ramp = bytes(range(256))
+    lab = b"".join(bytes([255 * (inks & 1), 128, 128]) for inks in range(16))
+    matrix = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    table = struct.pack(">4sI4B", b"mft1", 0, 4, 3, 2, 0) + matrix + 4 * ramp + lab + 3 * ramp
+    return profile_of(b"CMYK", b"Lab ", {"A2B0": table})
+
+
 class TestProfiles:
     """Colours are converted to sRGB."""
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+    def test_grey_by_its_gamma(self, kind):
+        # IEC 61966-2-1: 128/255 of light is 1.055 * 0.50196^(1/2.4) - 0.055 = 0.7366 of sRGB.
+        content = encoded(np.full((8, 8), 128, np.uint8), kind, icc_profile=linear_grey())
+        np.testing.assert_allclose(first(content), [188] * 3, atol=1)
+        clear = np.full((8, 8, 2), 128, np.uint8)
+        clear[..., 1] = 255
+        if kind != "JPEG":
+            content = encoded(clear, kind, icc_profile=linear_grey())
+            np.testing.assert_allclose(first(content), [188] * 3, atol=1)
+
+    def test_grey_of_16_bits_by_its_gamma(self):
+        content = encoded(np.full((2, 2), 128 * 257, np.uint16), icc_profile=linear_grey())
+        np.testing.assert_allclose(first(content), [188] * 3, atol=1)
+
+    def test_a_profile_of_grey_is_none_for_colour(self):
+        red = Image.new("RGB", (2, 2), (200, 10, 10))
+        assert first(encoded(red, icc_profile=linear_grey())) == [200, 10, 10]
+
+    @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+    def test_inks(self, kind):
+        for black, expected in ((0, 0), (255, 255)):
+            image = Image.new("CMYK", (8, 8), (30, 60, 90, black))
+            content = encoded(image, kind, icc_profile=glowing_ink())
+            np.testing.assert_allclose(first(content), [expected] * 3, atol=3)
 
     @pytest.mark.parametrize("kind", [k for k in FORMATS if k not in ("BMP", "GIF", "PPM")])
     def test_numbers_are_read_by_the_profile(self, kind):
