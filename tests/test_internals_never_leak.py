@@ -183,6 +183,13 @@ def lfw(**fields):
     return {"class": "siamjax.models.siamese:Siamese", "fields": fields}
 
 
+def deep(levels):
+    value = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 NAMED = "\ud800\n\x1b[2J$" * 500
 FINISHED = {
     "no folder": gone,
@@ -213,9 +220,11 @@ FINISHED = {
     "threshold of text": told(threshold=NAMED),
     "a threshold that is no number": told(threshold=float("nan")),
     "splits of numbers": told(splits=[1]),
-    "results of text": told(results={"network": {"auc": "x"}}),
+    "options of text": told(config="x"),
     "people of numbers": told(trained_on=[5]),
     "no network": told(network=None),
+    "a deep network": told(network=deep(800)),
+    "a deep network of format 1": told(network=deep(800), format=None),
     "a network of text": told(network=NAMED),
     "a class that is gone": told(network={"class": "siamjax.models.lfw:Gone", "fields": {}}),
     "a strange class": told(network={"class": NAMED, "fields": {}}),

@@ -13,7 +13,7 @@ import numpy as np
 
 from siamjax.array_files import read_npz
 from siamjax.distances import euclidean
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.files import write_json, write_text
 from siamjax.inference.embedder import features_of
 from siamjax.models.applying import evaluate
@@ -141,12 +141,12 @@ def _difference(
 def _describe(
     run: Finished, folder: Path, platforms: tuple[str, ...], differences: list[float]
 ) -> None:
-    own = run.manifest
+    own, threshold = run.manifest, run.about.threshold
     measure = run.network.measure if isinstance(run.network, Compares) else "distance"
     height, width = run.size
     manifest = {
         "measure": measure,
-        **({"threshold": own["threshold"]} if "threshold" in own else {}),
+        **({} if threshold is None else {"threshold": threshold}),
         "size": [height, width],
         "pictures": f"uint8 RGB (n, {height}, {width}, 3), upright, on white, resized bilinearly",
         "platforms": list(platforms),
@@ -161,13 +161,13 @@ def _describe(
     }
     write_json(folder / "manifest.json", manifest)
     meaning = ""
-    if "threshold" in own:
+    if threshold is not None:
         side = "at most" if measure == "distance" else "at least"
-        meaning = f" (the same where it is {side} {own['threshold']:.4f})"
+        meaning = f" (the same where it is {side} {threshold:.4f})"
     write_text(
         folder / "README.md",
         _README.format(
-            name=folder.name,
+            name=shown(folder.name),
             measure=measure,
             meaning=meaning,
             height=height,

@@ -38,7 +38,6 @@ class Manifest(msgspec.Struct, kw_only=True):
         trained_on: identities that training saw.
         config: the experiment's options.
         splits: the options that make the splits again.
-        results: measures by what was measured.
     """
 
     network: dict[str, Any]
@@ -49,7 +48,6 @@ class Manifest(msgspec.Struct, kw_only=True):
     trained_on: list[str] = []
     config: dict[str, Any] = {}
     splits: dict[str, Any] = {}
-    results: dict[str, dict[str, float | None]] = {}
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -79,7 +77,10 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
         )
     manifest = typed(whole, Manifest, where=where)
     if number == 1:
-        manifest.network = _without_axis(manifest.network)
+        try:
+            manifest.network = _without_axis(manifest.network)
+        except RecursionError:
+            raise UsageError(f"{where}: network: too many things within things") from None
     return manifest, whole
 
 

@@ -275,7 +275,7 @@ class Run:
             "data_credit": images.credit,
             "data_sha256": images.checksum(),
             "protocol": self.splits.protocol,
-            "trained_on": list(self.splits.trained_on),
+            "trained_on": [str(identity) for identity in self.splits.trained_on],
             "results": results,
             "config": {k: v for k, v in self.agreed.items() if k != "network"},
             "splits": self.splits.request,

@@ -39,7 +39,7 @@ _OWN = (
     "siamjax.mining",
     "siamjax.models",
 )
-_OUTSIDE = re.compile("load|save|from|print")  # beginnings of what jax.numpy does with files
+_OUTSIDE = re.compile("load|save|from|print|set_")  # beginnings of what reaches beyond the result
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

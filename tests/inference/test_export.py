@@ -38,7 +38,7 @@ np.save("embeddings.npy", embed.call(weights, first[:2]))
 
 def run_of(network, size, tmp_path, **facts):
     variables, _ = initialize(network, size=size, seed=0)
-    manifest = {"network": describe_module(network), "step": 1, **facts}
+    manifest = {"network": describe_module(network), "size": list(size), "step": 1, **facts}
     return Finished(
         folder=tmp_path, manifest=manifest, network=network, variables=variables, size=size
     )

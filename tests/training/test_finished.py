@@ -125,7 +125,7 @@ def changed(**fields):
         ({"step": 2.5}, r"manifest.json: .*step"),
         ({"threshold": float("nan")}, r"manifest.json: .*threshold"),
         ({"format": "2"}, r"manifest.json: .*format"),
-        ({"results": {"network": {"auc": "x"}}}, r"manifest.json: .*results"),
+        ({"config": []}, r"manifest.json: .*config"),
         ({"trained_on": [1]}, r"manifest.json: .*trained_on\[0\]"),
         (changed(width=1), "do not fit images of 16x24 .*kernel"),
         (changed(width=10**20), "network"),
