@@ -5,12 +5,15 @@ the mean of all embeddings sort out; where their error bound (:mod:`siamjax.exac
 the order open, float64 distances decide it.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from siamjax.exact_distances import RankedDistances, distances_to, nearest_places, product_error
+
+Allowed = np.ndarray | Literal[True] | None
+"""A mask (items, places); True: all; None: none."""
 
 _AGAIN = 64  # items whose distances to all images are in memory at a time
 
@@ -96,12 +99,13 @@ class _Mining:
         lengths = np.sqrt(np.square(about, dtype=np.float64).sum(axis=1))
         error = product_error(about.shape[1], np.float32) * (lengths + np.sqrt(longest)) ** 2
         with np.errstate(invalid="ignore"):  # inf - inf, behind the last image
-            close = np.diff(kept.astype(np.float64), axis=2) <= 2 * error[:, None]
+            close = np.diff(kept, axis=2) <= 2 * error[:, None]
             # What was dropped lies behind the last one kept: that must be clearly behind the last
             # one asked for.
             clear = kept[..., -1] - kept[..., count - 1] > 2 * error
         clear = (clear | np.isinf(kept[..., -1])).all(axis=0)
-        for within, number in np.argwhere(close[..., :count].any(axis=2) & clear):
+        open_ = close[..., :count].any(axis=2) & clear
+        for within, number in np.argwhere(open_).tolist():
             places = found[within, number]
             places = np.sort(places[places >= 0])
             rows = self._embeddings[layout.order[places]]
@@ -124,12 +128,10 @@ class _Mining:
                 table[row, within, : len(nearest)] = nearest
         return table
 
-    def _allowed(
-        self, items: np.ndarray, low: int, high: int
-    ) -> tuple[np.ndarray | bool | None, np.ndarray | bool | None]:
+    def _allowed(self, items: np.ndarray, low: int, high: int) -> tuple[Allowed, Allowed]:
         """Which places from ``low`` to ``high`` are of other categories, and of its own.
 
-        A mask (items, places); True: all; None: none. Most blocks are of one kind.
+        Most blocks are of one kind for all items.
         """
         layout, there = self._layout, np.arange(low, high)
         start, stop, first, last = (part[items] for part in layout[1:])

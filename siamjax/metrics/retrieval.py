@@ -108,7 +108,7 @@ class Found:
         None where the gallery has fewer than k images. ``UsageError`` if no query has a match.
         """
         if chosen is not None:
-            chosen = require_bool("chosen", chosen, true="counts")
+            chosen = np.asarray(require_bool("chosen", chosen, true="counts"))
             if chosen.shape != self.map_at_r.shape:
                 raise UsageError(f"chosen of shape {chosen.shape} for {len(self.map_at_r)} queries")
         recall = self.recall if chosen is None else self.recall[chosen]
@@ -173,10 +173,10 @@ class _Searched:
             raise UsageError(
                 f"query of {features} features, gallery of {others}: embed both by one network"
             )
-        self._shown = codes("identities", query_identity, gallery_identity)
-        if tuple(map(len, self._shown)) != (queries, total):
+        self._asked, self._shown = codes("identities", query_identity, gallery_identity)
+        if (len(self._asked), len(self._shown)) != (queries, total):
             raise UsageError(
-                f"{len(self._shown[0])} and {len(self._shown[1])} identities of {queries} queries "
+                f"{len(self._asked)} and {len(self._shown)} identities of {queries} queries "
                 f"and {total} gallery images: give one for each"
             )
         self._own = np.full(queries, -1)
@@ -203,11 +203,11 @@ class _Searched:
         nothing else counts at these ranks. The order is that of float64 differences.
         """
         ranked: RankedDistances | None = None  # exact and slow
-        share = 2 * product_error(self._narrow.shape[1], np.float32)
+        share = 2 * product_error(self._query.shape[1], np.float32)
         longest = np.sqrt(self._squares.max())
         for start in range(0, len(self._query), block):
             query, own = self._query[start : start + block], self._own[start : start + block]
-            match = self._shown[0][start : start + block, None] == self._shown[1]
+            match = self._asked[start : start + block, None] == self._shown
             match[own >= 0, own[own >= 0]] = False
             matches = match.sum(axis=1)
             most = np.maximum(ranks, matches * whole).clip(1, self.images)

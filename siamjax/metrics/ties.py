@@ -53,10 +53,9 @@ def groups_of(score: Scores, match: Mask, valid: Valid, ties: Ties) -> Groups:
     if ties not in get_args(Ties):
         raise UsageError(f"ties is {ties!r}; choose {' or '.join(get_args(Ties))}")
     match = require_bool("match", match, true="the same identity")
-    if valid is None:
-        valid = np.broadcast_to(True, match.shape)
-    valid = require_bool("valid", valid, true="counts, is no junk")
-    for name, mask in (("match", match), ("valid", valid)):
+    counts = np.broadcast_to(True, match.shape) if valid is None else valid
+    counts = require_bool("valid", counts, true="counts, is no junk")
+    for name, mask in (("match", match), ("valid", counts)):
         if np.shape(score) != mask.shape or mask.ndim != 2:
             shapes = f"score {np.shape(score)} and {name} {mask.shape}"
             raise UsageError(f"{shapes} must both be (queries, gallery)")
@@ -64,12 +63,12 @@ def groups_of(score: Scores, match: Mask, valid: Valid, ties: Ties) -> Groups:
         "score",
         score,
         axes=2,
-        where=valid,
+        where=counts,
         remedy="the network has diverged: use an earlier checkpoint",
     )
     groups, matches = [np.empty((5, 0), int)], np.zeros(len(score), int)
     for query, (scores, hit) in enumerate(zip(score, match, strict=True)):
-        scores, hit = scores[valid[query]], hit[valid[query]]
+        scores, hit = scores[counts[query]], hit[counts[query]]
         values, hits = np.unique(scores[hit], return_counts=True)
         ordered = np.sort(scores)  # the values alone: much faster than argsort
         first, last = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
