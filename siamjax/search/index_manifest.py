@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
     that is missing or has another type or range.
     """
     path = folder / MANIFEST
-    if not path.exists():
+    if is_missing(path):
         raise UsageError(
             f"{shown(folder)} is not an index (it has no {MANIFEST}); make one by: python -m "
             f"siamjax embed CATALOGUE --run RUN --out {shown(folder)}"
@@ -84,6 +85,17 @@ def read_manifest(folder: Path) -> Manifest:
         f"{shown(folder)} is an index of version {version}, this siamjax reads version "
         f"{_VERSION}: embed the catalogue into a new folder"
     )
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is no such file; one that cannot be looked at is left to who opens it."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

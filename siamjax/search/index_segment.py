@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from siamjax.array_files import read_header
 from siamjax.errors import UsageError, shown
 from siamjax.files import open_regular
-from siamjax.search.index_manifest import Dtype
+from siamjax.search.index_manifest import Dtype, is_missing
 from siamjax.search.row_checks import row_checks
 from siamjax.search.stamps import Stamp
 
@@ -135,7 +135,7 @@ class Segment:
         expected = row_files(self.features, self.dtype)
         for name in names:
             path, right = self.folder / name, self.bytes[name]
-            if not path.exists():
+            if is_missing(path):
                 raise self._damaged(f"{shown(path)} is missing")
             with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size

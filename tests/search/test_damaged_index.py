@@ -182,6 +182,26 @@ def test_a_pipe_in_place_of_a_file(made, name):
         Index.open(index.folder)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "segment-0001/items.csv"])
+def test_a_file_that_cannot_be_looked_at(made, name):
+    index, _ = made
+    (index.folder / name).unlink()
+    (index.folder / name).symlink_to(index.folder / name)
+    with pytest.raises(UsageError, match=r"cannot be read \(Too many levels"):
+        Index.open(index.folder)
+
+
+def test_folders_that_cannot_be(made, tmp_path):
+    index, _ = made
+    for folder, problem in (
+        (tmp_path / ("x" * 5000), "File name too long"),
+        (index.folder / "manifest.json", "is not an index"),
+        (tmp_path / "nul\0", "not a path"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            Index.open(folder)
+
+
 def test_an_array_of_another_shape_of_the_same_size(made):
     index, _ = made
     path = index.segments[0].folder / "embeddings.npy"
