@@ -1,6 +1,7 @@
 """The page of a search: every query and what was found for it, as images."""
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,9 +34,11 @@ def check_page(path: Path | None) -> None:
     """Raise ``UsageError`` before the search if the page cannot be written; None: no page."""
     if path is None:
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; give a file, such as {path / 'page.html'}")
-    if not path.parent.is_dir():
+    if os.path.exists(path) and not os.path.isfile(path):  # it would be replaced by a file
+        raise UsageError(f"{path} is a device or a pipe; give a file, such as page.html")
+    if not os.path.isdir(path.parent):
         raise UsageError(
             f"{path}: the folder {path.parent} does not exist; make it, or give another page"
         )

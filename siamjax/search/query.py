@@ -1,5 +1,6 @@
 """Search an index by images, embedded by the run that made it."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def search_index(
     try:
         finished = Finished.open(run or Path(index.run), trust=trust)
     except UsageError:
-        if run is not None or Path(index.run).exists():
+        if run is not None or os.path.exists(index.run):
             raise
         raise UsageError(
             f"{index.folder} was made by the run {index.run}, which is not there; give --run"

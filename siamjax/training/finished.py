@@ -1,6 +1,7 @@
 """A finished run, opened for use; nothing is written into its folder."""
 
 import math
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     Raises ``UsageError`` if there is none, for a later format, and for a value of another type.
     """
     path = folder / "manifest.json"
-    if not path.exists():
+    if not os.path.exists(path):  # also one that cannot be looked at
         raise UsageError(f"{shown(folder)} is not a finished run: manifest.json is missing")
     whole, where = read_json(path, dict[str, Any]), shown(path)
     number = typed(whole, _Format, where=where).format

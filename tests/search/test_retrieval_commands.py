@@ -1,3 +1,4 @@
+import os
 import re
 from types import SimpleNamespace
 
@@ -188,6 +189,16 @@ def test_a_page_that_cannot_be_written_is_told_before_the_search(place, monkeypa
             rank([], gallery=place.folder, run=place.folder, out=out)
         with pytest.raises(UsageError, match=r"the page cannot be written \((Is a|No such)"):
             write_results(out, title="", remark="", lists=[])
+    os.mkfifo(place.folder / "pipe.html")
+    for out, problem in (
+        (place.folder / "pipe.html", "is a device or a pipe"),
+        (place.folder / ("x" * 5000) / "page.html", "does not exist"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            search(place, 5, out=out)
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_results(place.folder / ("x" * 300), title="", remark="", lists=[])
+    assert (place.folder / "pipe.html").is_fifo()
     assert searched == []
 
 
