@@ -15,6 +15,7 @@ from siamjax.surroundings import close_stream, has_no_reader, open_streams
 Config = TypeVar("Config")
 
 _REMEDIES = {
+    errno.ENOENT: "check the path",
     errno.ENOSPC: "make space, and run the same command again",
     errno.EDQUOT: "make space, and run the same command again",
     errno.EROFS: "choose a place on a disk that can be written",
@@ -57,7 +58,7 @@ def guard(command: Callable[[], object]) -> None:
     """Call a command with fast CPU kernels, and treat its errors as :func:`run` does."""
     open_streams()
     use_fast_cpu_kernels()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS log their progress
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax and TFDS: their progress, errors
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax logs errors that we report
     try:
         try:

@@ -139,12 +139,23 @@ def read_rows(path: Path, kind: type[Kind], *, limit: int = 2**30) -> list[Kind]
     return rows
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an ``OSError`` of the block the path; those of writing and flushing have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a file that :func:`read_rows` reads, and wait until it is on the disk.
 
     A last line that was cut short is removed first, as the new row would be lost with it.
     """
-    with path.open("ab+") as file:
+    with naming(path), path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _LONGEST_ROW))
         last = file.read().rpartition(b"\n")[2]
@@ -202,7 +213,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -120,7 +120,10 @@ def test_names_of_any_alphabet_in_any_locale(env, tmp_path):
         ("import os; raise OSError(28, os.strerror(28))", "error: No space left on device; make"),
         ("open('/' + 300 * 'a')", "File name too long; use shorter names"),
         ("open('/dev/null/x')", "error: /dev/null/x: Not a directory"),
-        ("open('/nowhere\\n/x')", r"error: /nowhere\n/x: No such file or directory"),
+        (
+            "open('/nowhere\\n/x')",
+            r"error: /nowhere\n/x: No such file or directory; check the path",
+        ),
         ("open('/tmp')", "error: /tmp: Is a directory"),
         ("import os; raise OSError(28, os.strerror(28), 'x')", "x: No space left on device; make"),
         ("import os; raise OSError(30, os.strerror(30), 'x')", "x: Read-only file system; choose"),

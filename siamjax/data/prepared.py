@@ -124,7 +124,8 @@ def as_png(image: Image.Image | np.ndarray) -> bytes:
 
 def quiet() -> None:
     """Turn off TFDS's progress bars and its advice to install OpenCV."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    log = logging.getLogger("absl")
+    log.setLevel(max(log.level, logging.ERROR))
     tfds.disable_progress_bar()
 
 

@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from siamjax.errors import UsageError, shown
 from siamjax.files import read_json
 from siamjax.parallel import replicated_sharding
 from siamjax.training.state import TrainState
+
+_ROOM = 2**17  # bytes beside the arrays: what describes them, locks, folders
 
 
 class Checkpoints:
@@ -87,11 +91,32 @@ class Checkpoints:
                 f"good checkpoint is that of step {max(self.steps(), default='none')} in "
                 f"{self._folder}; lower the learning rate"
             )
-        self._orbax.save_checkpointables(
-            step,
-            {"variables": state.variables, "training": _training(state)},
-            metrics=None if metrics is None else {**metrics, "step": float(step)},
+        self._check_space(state, step)
+        try:
+            self._orbax.save_checkpointables(
+                step,
+                {"variables": state.variables, "training": _training(state)},
+                metrics=None if metrics is None else {**metrics, "step": float(step)},
+            )
+        except Exception as error:
+            if (reason := _refusal(error)) is None:
+                raise
+            raise UsageError(
+                f"{shown(self._folder)}: the checkpoint of step {step} cannot be written "
+                f"({reason}); make space, and run the same command to resume"
+            ) from None
+
+    def _check_space(self, state: TrainState, step: int) -> None:
+        """``UsageError`` before Orbax begins; its threads go on after an error of the disk."""
+        needed = _ROOM + sum(
+            leaf.nbytes for leaf in jax.tree.leaves((state.variables, state.opt_state))
         )
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise UsageError(
+                f"{shown(self._folder)}: the checkpoint of step {step} needs {needed:,} bytes, and "
+                f"{free:,} are free; make space, and run the same command to resume"
+            )
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, list[str]]:
         """The latest state that can be read, replicated, and a message for each that cannot.
@@ -217,6 +242,15 @@ def _training(state: TrainState) -> dict[str, Any]:
 def _abstract(tree: Any) -> Any:
     sharding = replicated_sharding()
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why the disk refused; None for any other error."""
+    # TensorStore, which writes for Orbax, raises a ValueError that ends with the error's number.
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number is not None:
+        return os.strerror(int(number[1]))
+    return error.strerror or str(error) if isinstance(error, OSError) else None
 
 
 def _first_line(error: Exception) -> str:

@@ -63,11 +63,19 @@ def fit(
         return state
     started = time.monotonic()
     writer = MetricWriter(run.folder, start=begin)
-    try:
-        return _Loop(run, step, batches, evaluate, writer).train(replicate(state), end)
-    finally:
+
+    def close() -> None:
         writer.close()
         run.note_session(start=begin, seconds=time.monotonic() - started)
+
+    try:
+        state = _Loop(run, step, batches, evaluate, writer).train(replicate(state), end)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk has been said already, and better
+            close()
+        raise
+    close()
+    return state
 
 
 def _resumed(run: Run, state: TrainState) -> TrainState:

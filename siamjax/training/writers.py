@@ -1,10 +1,12 @@
 """Metrics as JSON lines and as TensorBoard events."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import dump_json, read_rows, write_text
+from siamjax.files import dump_json, naming, read_rows, write_text
+from siamjax.training.events import EventFile
 
 _FILE = "metrics.jsonl"
 
@@ -17,26 +19,23 @@ class MetricWriter:
     """
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        # Imported here, because it imports torch where that is installed, which takes a second.
-        from tensorboardX import SummaryWriter
-
-        path = folder / _FILE
+        self._path = path = folder / _FILE
         kept = [row for row in read_metrics(folder) if row["step"] <= start]
         write_text(path, "".join(dump_json(row) + "\n" for row in kept))
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / "events"), purge_step=start + 1)
+        self._events = EventFile(folder / "events", start=start)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write one line, and one scalar event for each value."""
-        self._lines.write(dump_json({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        """Write one line, and one event with all values."""
+        with naming(self._path):
+            self._lines.write(dump_json({"step": step, **values}) + "\n")
+            self._lines.flush()
+        self._events.write(step, values)
 
     def close(self) -> None:
-        """Flush and close both files."""
-        self._lines.close()
-        self._events.close()
+        """Close both files."""
+        with contextlib.closing(self._events), naming(self._path):
+            self._lines.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

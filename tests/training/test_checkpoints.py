@@ -1,4 +1,7 @@
+import errno
 import gc
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -141,3 +144,40 @@ def test_damaged_best_gives_way_when_used(checkpoints, tmp_path):
     damage(tmp_path, 2, 0.5)
     with pytest.raises(UsageError, match="holds no checkpoint that can be read"):
         checkpoints.load_best()
+
+
+def test_a_disk_without_space_is_said_before_anything_is_written(
+    tmp_path, checkpoints, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(
+        UsageError, match=r"checkpoint of step 7 needs .* bytes, and 1,000 are free"
+    ):
+        checkpoints.save(state_at(7))
+    assert checkpoints.steps() == []
+    monkeypatch.undo()
+    checkpoints.save(state_at(7))
+    assert checkpoints.steps() == [7]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file x [os_error_code='122']"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_line(checkpoints, monkeypatch, error):
+
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables", refused)
+    with pytest.raises(
+        UsageError, match=r"of step 7 cannot be written \(Disk quota exceeded\); make"
+    ):
+        checkpoints.save(state_at(7))
+    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug is no disk's
+        checkpoints.save(state_at(7))
