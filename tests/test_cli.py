@@ -162,13 +162,15 @@ def test_interrupted_where_nothing_is_saved():
     assert (done.returncode, done.stderr.decode().count("\n")) == (130, 1)
 
 
-def test_all_modules_without_docstrings():
-    """``python -OO`` takes docstrings and asserts away."""
+def test_all_modules_without_docstrings_and_without_torch():
+    """``python -OO`` takes docstrings and asserts away; torch takes seconds to import."""
     code = (
         "import importlib, pkgutil, siamjax, experiments\n"
         "for package in (siamjax, experiments):\n"
         "    for one in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(one.name)\n"
+        "import sys\n"
+        "assert not {'torch', 'tensorboardX', 'tensorflow', 'keras'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-OO", "-c", code], check=True, env=PLAIN, cwd=ROOT)
     for words in (["siamjax", "weights", "list"], ["experiments.lfw_bce", "--help"]):

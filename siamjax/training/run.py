@@ -5,6 +5,7 @@ Contract: training writes ``config.json`` (the options), ``metrics.jsonl``, Tens
 is needed to use the network) and ``report.html``.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -217,6 +218,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "config.json", self.agreed)
         except OSError as error:
+            with contextlib.suppress(OSError):  # a refused run leaves no folder
+                self.folder.rmdir()
             raise UsageError(
                 f"{self.folder} cannot be made or written ({error.strerror}); give --run another"
             ) from None

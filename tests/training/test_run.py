@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -146,3 +147,14 @@ def test_manifest_comes_after_the_choice_of_a_checkpoint(tmp_path):
     assert again.widths == (2, 3)
     assert dataclasses.asdict(run.config)["learning_rate"] == manifest["config"]["learning_rate"]
     assert float(again.act(-1.0)) == pytest.approx(-0.2)
+
+
+def test_a_disk_without_space_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    run = open_run(tmp_path / "run")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="cannot be made or written .No space left on device"):
+        run.begin()
+    assert not (tmp_path / "run").exists()
