@@ -15,7 +15,7 @@ from siamjax.data.transforms import (
     recolored,
     resize,
 )
-from siamjax.data.triplets import SampledTriplets
+from siamjax.data.triplets import ListedTriplets, SampledTriplets
 from siamjax.errors import UsageError
 
 
@@ -313,3 +313,16 @@ def test_symmetries(rng):
     np.testing.assert_array_equal(same(oblong), oblong)
     turned = Symmetry(mirror=True, quarters=1, channels=(2, 0, 1))(square)
     np.testing.assert_array_equal(turned, np.rot90(square[:, ::-1], 1)[..., [2, 0, 1]])
+
+
+def test_identities_of_triplets_are_all_known_or_none():
+    """Images that are not known would count as one identity when a batch is mined."""
+    images, listed = np.zeros((4, 8, 8, 3), np.uint8), ListedTriplets(np.array([[0, 1, 2]]), seed=0)
+
+    def made(identities):
+        return triplet_batches(of_arrays(images, identities), listed, Config(batch_size=1), size=4)
+
+    for whole in (["a", "a", "b", "b"], None):
+        assert read(made(whole))[0]["identity"].shape == (1,)
+    with pytest.raises(UsageError, match="identities: 2 of 4"):
+        made(["a", "a", "", ""])

@@ -180,6 +180,12 @@ def test_nothing_is_lost_at_any_offset_and_scale(name, dtype, metric):
     if metric == "squared_euclidean":
         np.testing.assert_array_equal(found.rows, order)
     assert (found.distances >= 0).all()
+    where = np.arange(300) % 3 > 0
+    right = np.where(where, right, np.inf)
+    some = nearest(queries, rows, top=250, metric=metric, block=104, where=where)
+    assert some.rows.shape == (5, 200)
+    np.testing.assert_allclose(some.distances, np.sort(right)[:, :200], rtol=1e-9, atol=1e-28)
+    assert where[some.rows].all()
 
 
 @pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
