@@ -92,10 +92,9 @@ def require_names(
     """Identities, cameras or groups as an array of text or of whole numbers, one for each image.
 
     Text of Python and NumPy is taken (its letters composed, NFC), bytes as UTF-8, and whole
-    numbers. What has no certain
-    equal is refused, with a count and the first place: NaN, None, fractions, bools, text beside
-    numbers, 1.0, which is neither 1 nor "1", and unless ``unknown`` the empty text, which means
-    that it is not known. ``count`` is how many there must be.
+    numbers. What has no certain equal is refused, with a count and the first place: NaN, None,
+    fractions, bools, text beside numbers, 1.0, which is neither 1 nor "1", and unless ``unknown``
+    the empty text, which means that it is not known. ``count`` is how many there must be.
     """
     array = np.asarray(values)
     if array.dtype.kind in "US" and not hasattr(values, "dtype"):

@@ -98,6 +98,7 @@ class RankedDistances:
     def __init__(
         self, rows: Float[np.ndarray, "rows features"], *, metric: Metric = "squared_euclidean"
     ) -> None:
+        rows = np.asarray(rows)
         self._metric: Metric = metric
         self._rows, self._place = _distinct(rows)
         # Sums of products of small whole numbers, such as binary codes, have no error at all.
