@@ -20,10 +20,12 @@ from PIL import Image
 from siamjax.data.archives import tfds_folder
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError, shown
-from siamjax.files import locked
+from siamjax.files import locked, open_regular
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the sets that come with the package, each with its licence."""
+
+_DESCRIPTION = 2**26  # bytes of a JSON file; that of CUHK03's test sets has 40 kB
 
 FORMAT = "array_record"  # the only format that TFDS writes and reads without TensorFlow
 
@@ -74,6 +76,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         root = tfds_folder() if data_dir is None else Path(data_dir)
         place = root.joinpath(self.name, *([config] if config else []), str(self.VERSION))
         with undamaged(place):  # it reads what describes the prepared copy
+            for path in place.glob("*"):  # TFDS would wait for a pipe, and read a device for ever
+                open_regular(path, limit=_DESCRIPTION if path.suffix == ".json" else None).close()
             super().__init__(config=config, data_dir=root, file_format=FORMAT)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -171,6 +171,20 @@ def test_a_damaged_copy_is_named_and_once_removed_prepared_anew(whole, tmp_path,
     assert len(images(folder)[0]) == 12
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "records"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_only_files_are_read(whole, tmp_path, name, kind):
+    folder = tmp_path / "tfds"
+    shutil.copytree(whole, folder)
+    path = record_file(folder) if name == "records" else folder / PLACE / name
+    path.unlink()
+    {"a pipe": os.mkfifo, "a device": lambda p: p.symlink_to("/dev/zero"), "a folder": os.mkdir}[
+        kind
+    ](path)
+    with pytest.raises(UsageError, match=f"{path.name}: expected a file, and it is"):
+        images(folder)
+
+
 def test_partitions_are_typed(whole, tmp_path):
     folder = tmp_path / "tfds"
     shutil.copytree(whole, folder)
