@@ -211,7 +211,7 @@ def test_refusals(weights, tmp_path):
         ({"frozen": "none"}, "no block 'none'"),
         ({"frozen": "mixed5"}, "mixed5"),  # after the end
         ({"size": 64}, "75"),
-        ({"weights": tmp_path / "none.npz"}, "no such file of weights"),
+        ({"weights": tmp_path / "none.npz"}, "no such file"),
     ):
         with pytest.raises(UsageError, match=message):
             experiment.main(config(**{"weights": weights, "run": tmp_path / "run", **change}))

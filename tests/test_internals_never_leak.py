@@ -305,6 +305,8 @@ RESUMED = {
     "a checkpoint's metrics cut short": (False, replaced(METRICS, b'{"auc": 0.5, "st')),
     "a checkpoint's metrics of text": (False, replaced(METRICS, b'{"auc": "x", "step": 0.0}')),
     "a checkpoint's metrics without a step": (False, replaced(METRICS, b'{"auc": 0.5}')),
+    "another run's metrics": (False, replaced(METRICS, b'{"eer": 0.5, "step": 0.0}')),
+    "a checkpoint's metrics of nan": (False, replaced(METRICS, b'{"auc": NaN, "step": 0.0}')),
     "a folder as a checkpoint's metrics": (False, instead(METRICS, os.mkdir)),
     "a pipe as a checkpoint's metrics": (False, instead(METRICS, pipe)),
 }

@@ -220,7 +220,7 @@ def test_refusals(market, tmp_path):
         ({"column_search": -1}, "column_search -1: must be at least 0"),
         ({"batch_size": 9}, "batch of 9 examples cannot be split over 8"),
         ({"workers": -1}, "workers -1"),
-        ({"learning_rate": -1.0}, "learning_rate -1.0 must be positive"),
+        ({"learning_rate": -1.0}, "learning_rate -1.0: must be a number.* above 0"),
     ):
         options = {"data": str(market), "validation_people": 2, "run": tmp_path / "run", **change}
         with pytest.raises(UsageError, match=message):

@@ -322,7 +322,7 @@ def test_refusals(tmp_path):
         ({"depth": 6}, "depth 6"),
         ({"size": 2}, "sides of at least 4"),
         ({"steps": 0}, "steps 0"),
-        ({"weights": tmp_path / "w.npz"}, "no such file of weights"),
+        ({"weights": tmp_path / "w.npz"}, "no such file"),
         ({"test_items": 5000}, "5000"),
     ):
         options = {**TINY, "run": tmp_path / "run", **change}

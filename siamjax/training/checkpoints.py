@@ -55,15 +55,22 @@ class Checkpoints:
         )
 
     def _broken(self, path: Path) -> str:
-        """What is wrong with the metrics of a checkpoint; empty if nothing is."""
+        """What is wrong with the metrics of a checkpoint; empty if nothing is.
+
+        ``UsageError`` for metrics that are whole and another run's: those are not damaged.
+        """
         try:
             metrics = read_json(path, dict[str, float], limit=2**20)
         except UsageError as error:
             return str(error)
-        for name in (self._best, "step"):
-            if math.isnan(metrics.get(name, math.nan)):
-                return f"no number for {name}"
-        return ""
+        if math.isnan(metrics.get("step", math.nan)):
+            return "no step"
+        if self._best not in metrics:
+            raise UsageError(
+                f"{shown(path)}: no {self._best}, which chooses the checkpoint; it was saved with "
+                f"{', '.join(sorted(metrics))}: give one of these as best, or --run another folder"
+            )
+        return "its value is NaN" if math.isnan(metrics[self._best]) else ""
 
     def _rank(self, metrics: dict[str, float]) -> tuple[float, float]:
         return metrics[self._best], -metrics["step"]
