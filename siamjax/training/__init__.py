@@ -3,7 +3,7 @@
 from siamjax.training.finished import Finished
 from siamjax.training.forward import forward, forward_pairs, forward_triplets
 from siamjax.training.loop import fit
-from siamjax.training.optimizers import by_layer, dampened_sgd, from_step
+from siamjax.training.optimizers import by_layer, dampened_sgd, from_step, warmup_cosine_decay
 from siamjax.training.run import Run, RunConfig
 from siamjax.training.state import TrainState, create_state, initialize
 from siamjax.training.step import LossFunction, make_train_step
@@ -24,4 +24,5 @@ __all__ = [
     "from_step",
     "initialize",
     "make_train_step",
+    "warmup_cosine_decay",
 ]

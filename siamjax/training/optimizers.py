@@ -71,6 +71,20 @@ def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.Gradi
     return optax.conditionally_mask(optimizer, begun)
 
 
+def warmup_cosine_decay(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
+    """A rate that rises from 0 to ``peak`` in ``warmup`` steps and falls to 0 at the last step.
+
+    As ``optax.warmup_cosine_decay_schedule``; ``UsageError`` for a warm-up that is not shorter than
+    the run's ``steps``.
+    """
+    require_number("peak", peak, above=0)
+    require_number("steps", steps, at_least=1)
+    require_number("warmup", warmup, at_least=0)
+    if warmup >= steps:
+        raise UsageError(f"warmup {warmup}: must be shorter than the run, which has {steps} steps")
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
+
+
 class DampenedSgdState(NamedTuple):
     """Step and velocity of :func:`dampened_sgd`."""
 

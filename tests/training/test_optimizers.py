@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.training.optimizers import by_layer, dampened_sgd, from_step
+from siamjax.training.optimizers import by_layer, dampened_sgd, from_step, warmup_cosine_decay
 
 
 def test_dampened_sgd_by_hand():
@@ -111,3 +111,16 @@ def test_one_optimizer_for_several_beginnings():
     state = optimizer.init(params)
     updates, _ = optimizer.update(params, state, params)
     assert [float(x.item()) for x in jax.tree.leaves(updates)] == [-1.0, -1.0, -0.5]
+
+
+def test_warm_up_within_the_run():
+    """Half way up after 5 of 10 steps; half way down after 45 of the other 90."""
+    rate = warmup_cosine_decay(0.2, warmup=10, steps=100)
+    values = [float(rate(step)) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(values, [0, 0.1, 0.2, 0.1, 0], atol=1e-7)
+    assert float(warmup_cosine_decay(0.2, warmup=0, steps=3)(0)) == pytest.approx(0.2)
+    with pytest.raises(UsageError, match="warmup 100: must be shorter than the run, which has 100"):
+        warmup_cosine_decay(0.2, warmup=100, steps=100)
+    for wrong in ({"peak": math.nan}, {"peak": 0.0}, {"warmup": -1}, {"steps": 0}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            warmup_cosine_decay(**{"peak": 0.2, "warmup": 1, "steps": 9, **wrong})
