@@ -138,7 +138,9 @@ def _add_links(folder: Path, found: Walked, links: list[str]) -> None:
             continue
         known.add(name)
         below, _, name = path.rpartition("/")
-        found.files[below] = sorted([*found.files[below], name])
+        found.files[below].append(name)
+    for names in found.files.values():
+        names.sort()
 
 
 def read_folder(folder: Path, *, form: str = "") -> tuple[list[str], list[LeftOut]]:

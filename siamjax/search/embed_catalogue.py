@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import Files, ImageSet
+from siamjax.data.names import on_disk
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder, check_finite
 from siamjax.progress import Progress
@@ -235,7 +236,7 @@ def _chunks(
 def _item(catalogue: Catalogue, place: int, source: str, stamp: Stamp | None = None) -> Item:
     images = catalogue.images
     files = images.source
-    image = str(files.paths[place].absolute()) if isinstance(files, Files) else ""
+    image = str(on_disk(files.paths[place]).absolute()) if isinstance(files, Files) else ""
     attributes = {name: str(column[place]) for name, column in catalogue.attributes.items()}
     item = str(images.identities[place])
     return Item(images.keys[place], item, image, source, attributes, stamp)

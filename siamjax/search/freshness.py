@@ -57,7 +57,7 @@ def compare(
             same = place is not None and (
                 one.stamp is None or as_stamped(images.source, place, one.stamp)
             )
-            moved = not own and bool(one.image) and not os.path.exists(one.image)
+            moved = bool(one.image) and not os.path.exists(one.image)
             if place is None or same is None:  # not there, or not to be read
                 if own:
                     found.gone[one.id] = one.row

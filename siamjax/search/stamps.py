@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from siamjax.data.images import Files, ImageSource
+from siamjax.data.names import on_disk
 
 _SETTLED = 2_000_000_000  # ns: a file changed so lately may change again and keep its time
 
@@ -65,4 +66,4 @@ def file_as_stamped(path: str, stamp: Stamp) -> bool | None:
 
 
 def _path(source: ImageSource, place: int) -> Path | None:
-    return source.paths[place] if isinstance(source, Files) else None
+    return on_disk(source.paths[place]) if isinstance(source, Files) else None

@@ -2,6 +2,8 @@
 
 import os
 import time
+import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from stand_in import Stopped, png, stop_after
 from test_index import SIZE, contents, embed, files, plain, same_as, without_checksums
 
 from siamjax.data.catalogue import Catalogue
-from siamjax.data.images import ImageSet
+from siamjax.data.images import Files, ImageSet
 from siamjax.errors import UsageError
 from siamjax.search import freshness, index_making
 from siamjax.search.freshness import out_of_date
@@ -145,6 +147,41 @@ def test_a_catalogue_that_was_moved_is_found_at_its_new_place(tmp_path):
     assert {os.path.dirname(item.image) for _, item in done.index.items()} == {
         str(tmp_path / "there")
     }
+
+
+def test_a_file_that_was_renamed_is_found_at_its_new_name(tmp_path):
+    """As when a table, which gives the id, names another file for it."""
+    catalogue, pixels = files(tmp_path / "images", 4)
+    embed(catalogue, tmp_path / "index", source="table")
+    renamed = tmp_path / "images" / "other.png"
+    paths = list(catalogue.images.source.paths)
+    paths[1].rename(renamed)
+    paths[1] = renamed
+    images = replace(catalogue.images, source=Files(tuple(paths)))
+    now = Catalogue(images=images, attributes=catalogue.attributes)
+    done = embed(now, tmp_path / "index", source="table")
+    assert (done.changed, done.gone, len(done.index)) == (["p001"], [], 4)
+    assert out_of_date(done.index, []).gone == []
+    same_as(done.index, now, pixels)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_in_the_other_form_of_unicode_is_not_gone(tmp_path, form):
+    catalogue, _ = files(tmp_path / "images", 3)
+    paths = list(catalogue.images.source.paths)
+    named = tmp_path / "images" / unicodedata.normalize(form, "\u00e9.png")
+    paths[2].rename(named)
+    paths[2] = named.with_name(
+        unicodedata.normalize({"NFC": "NFD", "NFD": "NFC"}[form], named.name)
+    )
+    now = Catalogue(
+        images=replace(catalogue.images, source=Files(tuple(paths))),
+        attributes=catalogue.attributes,
+    )
+    embed(now, tmp_path / "index")
+    done = embed(now, tmp_path / "index")
+    assert (done.present, done.changed, done.gone) == (3, [], [])
+    assert not any(out_of_date(done.index, []))
 
 
 def test_images_that_are_no_files_are_compared_by_their_content(tmp_path):
