@@ -104,7 +104,8 @@ def cosine(
     longer = jnp.sum(apart * (x + y), axis=-1) / both
     turned = apart * (both / 2)[..., None] - (x + y) * (longer / 2)[..., None]
     squares = jnp.sum(jnp.square(turned), axis=-1)
-    return jnp.where(zero, 1.0, squares / (2 * jnp.square(x_length) * jnp.square(y_length)))
+    half = squares / (2 * jnp.square(x_length) * jnp.square(y_length))
+    return jnp.where(zero, 1.0, jnp.minimum(half, 2.0))
 
 
 def pairwise_squared_euclidean(
