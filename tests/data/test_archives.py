@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from siamjax.data import archives
-from siamjax.data.archives import Published, collect, manual_folder, opened_file
+from siamjax.data.archives import Published, collect, opened_file
 from siamjax.errors import UsageError
 
 SET = Published(title="Set", names=("set",), tree="DIR/set/1.png", source="ask")
@@ -166,10 +166,3 @@ def test_a_disk_that_is_full_is_said(tmp_path, monkeypatch):
         opened_file(tarred, "full", SET),
     ):
         pass
-
-
-def test_home_that_is_no_path(monkeypatch):
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    for home in ("~", "x" * 5000):
-        monkeypatch.setenv("HOME", home)
-        assert not os.path.exists(manual_folder())
