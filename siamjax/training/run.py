@@ -8,12 +8,9 @@ is needed to use the network) and ``report.html``.
 import contextlib
 import dataclasses
 import json
-import os
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -27,7 +24,6 @@ from siamjax.files import append_row, dump_json, read_json, read_rows, write_jso
 from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
-from siamjax.surroundings import typed_command
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.description import (
     build_module,
@@ -35,11 +31,10 @@ from siamjax.training.description import (
     describe_module,
     modules_in,
 )
+from siamjax.training.environment import environment
 
 FORMAT = 2
 """Format of ``config.json`` and ``manifest.json``; files without a number have format 1."""
-
-PACKAGES = ("siamjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
 # many processes read images, where the raw data is, and whether what is left out of it is refused.
@@ -311,16 +306,3 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         else:
             differing.append(f"{name} is {there!r} there and {here!r} here")
     return differing
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device and command of this process, for the manifest."""
-    device = jax.devices()[0]
-    return {
-        "command": typed_command(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
