@@ -84,4 +84,4 @@ def expanded(text: str, *, name: str) -> str:
 def folder_of(variable: str, *, default: str) -> Path:
     """The folder that an environment variable names, or ``default``, which may begin with ``~``."""
     given = os.environ.get(variable)
-    return Path(expanded(given or default, name=variable if given else "the default"))
+    return Path(expanded(given or default, name=variable if given else f"{variable}, by default"))

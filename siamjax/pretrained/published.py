@@ -204,7 +204,8 @@ def _receive(address: str, part: Path) -> None:
             return
         raise
     except OSError as error:  # no network, an unknown name, no answer in time
-        raise _Stopped(str(getattr(error, "reason", None) or error)) from None
+        cause = getattr(error, "reason", error)
+        raise _Stopped(getattr(cause, "strerror", None) or str(cause)) from None
     with response:
         if had and response.status != 206:  # the server cannot continue and sends the whole file
             had = 0
