@@ -58,7 +58,8 @@ def distances_to(
         wide -= query
         found[place] = _squares(wide)
         if metric == "cosine":
-            found[place] = np.where((now == 0) | (own == 0), 1.0, found[place] / 2)
+            halved = np.minimum(found[place] / 2, 2.0)  # of opposite vectors rounding may add
+            found[place] = np.where((now == 0) | (own == 0), 1.0, halved)
     return found, squares
 
 
@@ -132,6 +133,7 @@ class RankedDistances:
         error = 2 * factor * product_error(queries.shape[1], np.float64)
         slack = error * (np.sqrt(own) + np.sqrt(longest)) ** 2
         if self._metric == "cosine":
+            np.minimum(found, 2.0, out=found)
             found[:, row_squares(self._rows) == 0] = 1.0
             found[_squares(queries) == 0] = 1.0
         if not exact:

@@ -72,6 +72,13 @@ def test_cosine_of_zero_vectors_is_1():
     np.testing.assert_array_equal(got, [[1, 0, 2], [1, 1, 1]])
 
 
+def test_cosine_of_opposite_vectors_is_at_most_2():
+    rows = np.random.default_rng(0).normal(size=(300, 11))
+    for row in rows:
+        assert distances_to(row, -row[None], metric="cosine")[0] <= 2
+    assert RankedDistances(-rows, metric="cosine")(rows).max() <= 2
+
+
 def test_equal_rows_are_computed_once_and_few_by_differences(monkeypatch):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(3000, 16))
