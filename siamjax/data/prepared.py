@@ -222,7 +222,7 @@ def _check_count(split: Any, count: int) -> None:
         raise ValueError(f"{held:,} records, expected {count:,}")
 
 
-def partitions(builder: ImageBuilder, name: str, kind: type[Kind]) -> Kind:
+def partitions(builder: ImageBuilder, name: str, kind: Any) -> Any:
     """What the metadata of a prepared copy keep, as one type."""
     with undamaged(Path(builder.data_dir)):
         return msgspec.convert((builder.info.metadata or {})[name], kind)
