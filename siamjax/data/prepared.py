@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -28,9 +28,6 @@ EMBEDDED = Path(__file__).parent / "embedded"
 _DESCRIPTION = 2**26  # bytes of a JSON file; that of CUHK03's test sets has 40 kB
 
 FORMAT = "array_record"  # the only format that TFDS writes and reads without TensorFlow
-
-
-Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
