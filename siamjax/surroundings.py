@@ -47,7 +47,8 @@ def has_no_reader(stream: TextIO) -> bool:
     try:
         asked = select.poll()
         asked.register(stream.fileno(), 0)
-        return any(event & select.POLLERR for _, event in asked.poll(0))
+        # Linux tells it by the one, macOS by the other.
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
     except (OSError, ValueError):
         return False
 

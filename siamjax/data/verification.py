@@ -85,7 +85,7 @@ def divide_people(
     images: ImageSet,
     *,
     seed: int,
-    validation_people: Count = 6,
+    validation_people: int = 6,
     test_people: int = 10,
     positive_share: float | None = 0.5,
     request: dict[str, Any] | None = None,
