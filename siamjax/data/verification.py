@@ -142,9 +142,9 @@ def people_of(images: ImageSet, pairs: PairList) -> set[str]:
 
 
 def leaked(images: ImageSet, pairs: PairList, trained_on: Sequence[str]) -> np.ndarray:
-    """Mask of the pairs that show someone of ``trained_on``."""
-    known = np.isin(images.identities, list(trained_on))
-    return known[pairs.first] | known[pairs.second]
+    """Mask of the pairs that show someone of ``trained_on``, by name."""
+    known = images_of(images, trained_on)
+    return np.isin(pairs.first, known) | np.isin(pairs.second, known)
 
 
 def assert_disjoint(*groups: Sequence[str] | set[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from siamjax.data.images import ImageSet, of_arrays, of_files
 from siamjax.data.pairs import PairList
+from siamjax.data.verification import leaked
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, typed
 from siamjax.inference.baselines import pixel_scores
@@ -93,8 +94,7 @@ class Verifier:
         if not trained_on:
             return results, "the run does not name its training identities: leaks cannot be checked"
         # By name, whatever the set is called: alignments of LFW show the same people.
-        known = np.isin(images.identities, list(trained_on))
-        count = int((known[pairs.first] | known[pairs.second]).sum())
+        count = int(leaked(images, pairs, trained_on).sum())
         sentence = (
             f"{count:,} of {len(pairs):,} pairs show someone whose name is in the training set"
         )

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from siamjax.data.catalogue import strings
-from siamjax.data.images import fingerprint, of_files
+from siamjax.data.images import fingerprint, of_arrays, of_files
 from siamjax.data.lists import folder_images
 from siamjax.data.names import is_hidden, on_disk, whole_number
 from siamjax.data.open_catalogue import open_catalogue
+from siamjax.data.pairs import PairList
+from siamjax.data.verification import leaked
 from siamjax.errors import UsageError
 
 ODD = ["caf\udcff", "$x^{a}_b\\%", "p\u2028q", "日本語", "😀", "a" * 200, "<b>&\"'", "é", "e\u0301"]
@@ -117,6 +119,21 @@ def test_only_plain_digits_are_a_number(text):
 
 def test_digits_are_a_number():
     assert [whole_number(text) for text in ("0", "007", "9" * 18)] == [0, 7, 10**18 - 1]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_who_was_trained_on_is_known_in_either_form(form):
+    """A manifest may have been written where the disk has the other one."""
+    images = of_arrays(np.zeros((4, 2, 2), np.uint8), ["José", "José", "Ana", "Bo"])
+    pairs = PairList(
+        name="x",
+        first=np.array([0, 0, 2]),
+        second=np.array([1, 2, 3]),
+        same=np.array([True, False, False]),
+    )
+    trained_on = (unicodedata.normalize(form, "José"),)
+    assert leaked(images, pairs, trained_on).tolist() == [True, True, False]
+    assert not leaked(images, pairs, ()).any()
 
 
 def test_a_long_column_holds_names_that_are_not_utf8():
