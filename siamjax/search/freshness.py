@@ -110,7 +110,7 @@ def out_of_date(index: Index, on_show: Iterable[Item]) -> OutOfDate:
     else:
         known = {one.id: one for one in index.places() if one.kept}
     for key, one in known.items():
-        if one.image and one.stamp is not None:
+        if one.image:
             same = file_as_stamped(one.image, one.stamp)
             if same is not True:
                 (found.gone if same is None else found.changed).append(key)

@@ -60,8 +60,10 @@ def as_stamped(source: ImageSource, place: int, stamp: Stamp) -> bool | None:
     return (len(content), zlib.crc32(content)) == (stamp.size, stamp.crc)
 
 
-def file_as_stamped(path: str, stamp: Stamp) -> bool | None:
-    """:func:`as_stamped` of one file."""
+def file_as_stamped(path: str, stamp: Stamp | None) -> bool | None:
+    """:func:`as_stamped` of one file; without a stamp it is as it was if it is there."""
+    if stamp is None:
+        return os.path.exists(on_disk(Path(path))) or None
     return as_stamped(Files((Path(path),)), 0, stamp)
 
 

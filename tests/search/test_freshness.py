@@ -211,6 +211,8 @@ def test_an_index_without_stamps_stays_as_it_is(tmp_path):
     assert embed(catalogue, tmp_path / "index").present == 5
     same_as(Index.open(tmp_path / "index"), catalogue, pixels)
     assert not any(out_of_date(Index.open(tmp_path / "index"), []))
+    (tmp_path / "images" / "p003.png").unlink()
+    assert out_of_date(Index.open(tmp_path / "index"), []) == ([], ["p003"], [])
 
 
 @pytest.fixture
