@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from siamjax.files import naming
 
 
@@ -65,7 +67,8 @@ def _text(field: int, value: bytes) -> bytes:
 
 
 def _float(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 5) + struct.pack("<f", value)
+    with np.errstate(over="ignore"):  # infinite, where float32 does not hold it
+        return _varint(field << 3 | 5) + np.asarray(value, "<f4").tobytes()
 
 
 def _table_of_sums() -> list[int]:

@@ -44,7 +44,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     A last line that a killed process left incomplete is left out with a word, and so is a number
     that was not finite. Raises ``UsageError`` with the line for anything else.
     """
-    rows = read_rows(folder / _FILE, dict[str, float | None])
+    rows = read_rows(folder / _FILE, dict[str, int | float | None])
     found = [{name: value for name, value in row.items() if value is not None} for row in rows]
     for number, row in enumerate(found, start=1):
         if "step" not in row:
