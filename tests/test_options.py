@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from siamjax.__main__ import COMMANDS, WEIGHTS
 from siamjax.data import ReidOptions, RetrievalOptions, VerificationOptions
 from siamjax.errors import UsageError
 from siamjax.options import Bounds, Count, Options, Positive, Seed, Share, Source, checked
-from siamjax.training import RunConfig
+from siamjax.training import RunConfig, initialize
 
 EXPERIMENTS = sorted(
     path.stem
@@ -209,3 +210,15 @@ def test_numbers_of_commands_have_bounds(command):
 def _positional(command):
     kinds = inspect.signature(command).parameters.values()
     return [["x"] if "list" in str(one.annotation) else "x" for one in kinds if one.kind == 0]
+
+
+def test_a_network_is_not_initialized_from_a_seed_that_jax_would_cut():
+    network = nn.Dense(2)
+    values = {
+        seed: initialize(network, 3, seed)[0]["params"]["kernel"].tolist()
+        for seed in (0, np.int64(1), 2**31, 2**32 - 1)
+    }
+    assert len({str(value) for value in values.values()}) == 4
+    for seed in (2**32, -1, 0.0, "0"):
+        with pytest.raises(UsageError, match=r"^seed"):
+            initialize(network, 3, seed)

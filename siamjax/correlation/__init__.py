@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from siamjax.checks import require_number
 from siamjax.correlation.dispatch import conv_of, map_of
 from siamjax.correlation.maps import as_maps, check_bias
 from siamjax.correlation.neighbourhood import (
@@ -195,8 +196,7 @@ def _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gr
             f"row_search {row_search}, column_search {column_search}: must be 0 or more (or None "
             "for every column)"
         )
-    if epsilon < 0:
-        raise UsageError(f"epsilon {epsilon} must be 0 or more")
+    require_number("epsilon", epsilon, at_least=0)
     if not 0 <= ddof < patch_size**2:
         raise UsageError(f"ddof {ddof} must lie in [0, {patch_size**2}), the entries of a patch")
     if reduction not in ("mean", "sum") or gradient not in ("exact", "paper"):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, Key
 from siamjax.data.transforms import Size, sides
 from siamjax.models.applying import states
 from siamjax.models.protocols import Compares
+from siamjax.options import Seed, plain
 
 
 @flax.struct.dataclass
@@ -37,9 +38,10 @@ class TrainState:
 def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any], Key[Array, ""]]:
     """Initial variables of a network for images of ``size``, and a key for its training.
 
-    A network that compares is called with two images, any other with one.
+    A network that compares is called with two images, any other with one. Raises ``UsageError`` for
+    a seed of more than 32 bits, of which JAX would drop the others.
     """
-    init_key, key = jax.random.split(jax.random.key(seed))
+    init_key, key = jax.random.split(jax.random.key(plain("seed", seed, Seed)))
     image = jnp.zeros((1, *sides(size), 3), jnp.uint8)
     images = (image, image) if isinstance(network, Compares) else (image,)
     return jax.jit(network.init)(init_key, *images), key
