@@ -25,6 +25,7 @@ from siamjax.files import locked, open_regular
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the sets that come with the package, each with its licence."""
 
+_ANEW = "remove this folder, and it is prepared anew"
 _DESCRIPTION = 2**26  # bytes of a JSON file; that of CUHK03's test sets has 40 kB
 
 FORMAT = "array_record"  # the only format that TFDS writes and reads without TensorFlow
@@ -175,8 +176,8 @@ def _all_or_nothing(own: Path, place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undamaged(place: Path) -> Iterator[None]:
-    """``UsageError`` for any error while a prepared copy is read."""
+def undamaged(place: Path, *, remedy: str = _ANEW) -> Iterator[None]:
+    """``UsageError`` with the ``remedy`` for any error while a prepared copy is read."""
     try:
         yield
     except (UsageError, MemoryError, NotImplementedError):  # the last: another format
@@ -184,13 +185,12 @@ def undamaged(place: Path) -> Iterator[None]:
     except Exception as error:  # of TFDS, protobuf, Riegeli, JSON: whatever damage leads to
         why = " ".join(str(error).split()[:30]) or type(error).__name__
         raise UsageError(
-            f"{shown(place)}: the prepared copy cannot be read ({shown(why)}); remove this folder, "
-            "and it is prepared anew"
+            f"{shown(place)}: the prepared copy cannot be read ({shown(why)}); {remedy}"
         ) from None
 
 
 def prepared_examples(
-    builder: Any, splits: Sequence[str], columns: Sequence[str]
+    builder: Any, splits: Sequence[str], columns: Sequence[str], *, remedy: str = _ANEW
 ) -> tuple[Examples, dict[str, list[Any]]]:
     """Open splits of a prepared builder: the images, and some columns of their records.
 
@@ -198,7 +198,7 @@ def prepared_examples(
     """
     undecoded = {"image": tfds.decode.SkipDecoding()}
     values: dict[str, list[Any]] = {column: [] for column in columns}
-    with undamaged(Path(builder.data_dir)):
+    with undamaged(Path(builder.data_dir), remedy=remedy):
         opened = tuple(builder.as_data_source(split, decoders=undecoded) for split in splits)
         for name, split in zip(splits, opened, strict=True):
             _check_count(builder.info.splits[name], len(split))

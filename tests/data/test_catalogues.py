@@ -1,6 +1,7 @@
 """Tables, folders and sets as catalogues; their splits; triplets of their rows."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -323,6 +324,27 @@ class TestOnlineProducts:
         (tmp_path / "Ebay_train.txt").unlink()
         with pytest.raises(UsageError, match=r"Ebay_train\.txt: no such file; unpack"):
             open_catalogue(tmp_path)
+
+    def test_prepared_in_the_usual_format_of_tfds(self, prepared, tmp_path):
+        """Which only TensorFlow reads; nobody is told to remove it."""
+        shutil.copytree(prepared, tmp_path / "home")
+        for path in list((tmp_path / "home").rglob("*")):
+            if path.name == "dataset_info.json":
+                path.write_text(path.read_text().replace("array_record", "tfrecord"))
+            elif path.is_file():
+                path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
+        with pytest.raises(UsageError, match=r"1\.0\.0: not prepared as array_record, .*; unpack"):
+            open_catalogue("stanford_online_products", home=tmp_path / "home")
+
+    @pytest.mark.parametrize("name", ["dataset_info.json", "*-train*", "*-test*"])
+    def test_damaged(self, prepared, tmp_path, name):
+        shutil.copytree(prepared, tmp_path / "home")
+        (path,) = (tmp_path / "home").rglob(name)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UsageError, match=r"copy cannot be read \(.*\); unpack") as raised:
+            open_catalogue("stanford_online_products", home=tmp_path / "home")
+        assert str(raised.value).startswith(f"{tmp_path / 'home' / 'stanford_online_products'}")
+        assert "remove" not in str(raised.value)
 
     def test_says_what_to_do_where_it_is_not(self, tmp_path):
         with pytest.raises(UsageError, match=r"not prepared in .* Ebay_train\.txt in place of"):

@@ -18,6 +18,10 @@ from siamjax.errors import UsageError, shown
 
 SPLITS = ("train", "test")
 _CREDIT = "Stanford Online Products (Song et al. 2016), images of eBay"
+_REMEDY = (
+    "unpack Stanford_Online_Products.zip and give the folder with Ebay_train.txt in place of this "
+    f"name, or prepare the set by TFDS, on a machine with TensorFlow, with file_format={FORMAT!r}"
+)
 _COLUMNS = ("class_id", "super_class_id", "path")
 
 
@@ -41,20 +45,17 @@ def open_products(home: Path | None) -> Catalogue:
         return _unpacked(home)
     quiet()
     directory: dict[str, Any] = {} if home is None else {"data_dir": home}
-    with undamaged(tfds_folder() if home is None else home):
-        builder: Any = tfds.builder(NAME, file_format=FORMAT, **directory)
+    with undamaged((tfds_folder() if home is None else home) / NAME, remedy=_REMEDY):
+        # Not with a format, which TFDS refuses where the set was prepared in another one.
+        builder: Any = tfds.builder(NAME, **directory)
     if not builder.is_prepared():
-        raise UsageError(
-            f"{NAME} is not prepared in {builder.data_path}; unpack Stanford_Online_Products.zip "
-            "and give the folder with Ebay_train.txt in place of this name, or prepare the set "
-            f"by TFDS, on a machine with TensorFlow, with file_format={FORMAT!r}"
-        )
+        raise UsageError(f"{NAME} is not prepared in {builder.data_path}; {_REMEDY}")
     try:
-        source, columns = prepared_examples(builder, SPLITS, _COLUMNS[:2])
-    except NotImplementedError as error:
+        source, columns = prepared_examples(builder, SPLITS, _COLUMNS[:2], remedy=_REMEDY)
+    except NotImplementedError:
         raise UsageError(
             f"{builder.data_path}: not prepared as {FORMAT}, the only format that can be read "
-            f"without TensorFlow ({str(error).splitlines()[0][:120]}); convert it"
+            f"without TensorFlow; {_REMEDY}"
         ) from None
     sizes = [builder.info.splits[name].num_examples for name in SPLITS]
     named = np.array(builder.info.features["super_class_id"].names)
