@@ -39,7 +39,7 @@ from benchmarks.normxcorr_candidates import (
 )
 from siamjax import correlation
 from siamjax.correlation import patch_products, shifted_maps, shifted_maps_gradient
-from siamjax.correlation.patches import Options
+from siamjax.correlation.options import Options
 from siamjax.files import write_json
 
 FORMULATIONS = ("as dispatched", "patch products", "shifted maps")

@@ -10,7 +10,7 @@ import pytest
 
 from siamjax import correlation
 from siamjax.correlation import cross_input_neighbourhood, normxcorr, normxcorr_conv, patch_products
-from siamjax.correlation.patches import Options
+from siamjax.correlation.options import Options
 from siamjax.errors import UsageError
 
 GUIDE = {"ddof": 0, "epsilon": 0.0, "reduction": "sum"}
@@ -270,11 +270,11 @@ def test_refusals(rng):
         (lambda: normxcorr(x, y[..., :1]), "must have the same shape"),
         (lambda: normxcorr(x, y.astype(jnp.bfloat16)), "bfloat16"),
         (lambda: normxcorr(x, y, patch_size=4), "patch_size 4: .* odd"),
-        (lambda: normxcorr(x, y, row_search=-1), "row_search -1"),
+        (lambda: normxcorr(x, y, row_search=-1), "row_search -1: must be at least 0"),
         (lambda: normxcorr(x, y, column_search=-2), "column_search -2"),
         (lambda: normxcorr(x, y, epsilon=-1.0), "epsilon -1.0"),
         (lambda: normxcorr(x, y, ddof=25), "ddof 25"),
-        (lambda: normxcorr(x, y, reduction="max"), "'max'"),
+        (lambda: normxcorr(x, y, reduction="max"), "reduction max: choose one of mean, sum"),
         (lambda: normxcorr(x[0, 0], y[0, 0]), "batch, height, width, channels"),
         (lambda: normxcorr(x.astype(int), y.astype(int)), "int"),
         (

@@ -10,21 +10,19 @@ leaves open (the padding, the epsilon, the order of the channels).
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.checks import require_number
 from siamjax.correlation.dispatch import conv_of, map_of
-from siamjax.correlation.maps import as_maps, check_bias
+from siamjax.correlation.maps import as_maps, check_bias, with_bias
 from siamjax.correlation.neighbourhood import (
     cross_input_neighbourhood,
     cross_input_neighbourhood_conv,
 )
-from siamjax.correlation.patches import Options
+from siamjax.correlation.options import Gradient, Reduction, options_of
 from siamjax.errors import UsageError
 
 __all__ = [
@@ -37,9 +35,6 @@ __all__ = [
 
 _map = jax.jit(map_of, static_argnums=2)
 _conv = jax.jit(conv_of, static_argnums=3)
-
-Gradient = Literal["exact", "paper"]
-Reduction = Literal["mean", "sum"]
 
 
 def normxcorr(
@@ -66,10 +61,21 @@ def normxcorr(
     above or below the map counts like any other that is partly padding. A patch of one value has
     correlation 0 with every other; gradients are finite there.
 
+    Accuracy in float32: 1e-6, absolute; the largest error against float64 is 4e-7 in the tests,
+    among them offsets of 1e4 and steps of 200 between patches of a standard deviation of 0.003.
+    Gradients: 1e-6 of their largest. All sums are of differences within one patch, so neither its
+    mean nor the rest of the map costs a digit. Maps may have any scale from 1e-30 to 1e30. A patch
+    whose deviation is below 1e-15 of its map's largest value (or 1e-21 epsilon) counts as one of a
+    single value, and its gradient is at most that of a patch of such a deviation.
+
+    Reverse mode only: ``jax.grad``, ``vjp``, and Hessians as ``jax.jacrev(jax.grad(f))``. The
+    backward pass is written by hand, and JAX knows no forward mode of such functions: ``jax.jvp``,
+    ``jacfwd`` and ``hessian`` raise ``TypeError``. :func:`normxcorr_by_definition` has all of them.
+
     Args:
         x: maps whose patches are looked for.
         y: maps that are searched.
-        patch_size: side of the patches, odd.
+        patch_size: side of the patches, odd, at least 3.
         row_search: rows above and below that are searched; 2 * row_search + 1 in all.
         column_search: None searches every column of the map, at quadratic cost in the width. k
             searches the 2k + 1 columns around the patch (partly padded at the map's border), at
@@ -83,10 +89,18 @@ def normxcorr(
             where the derivative of its forward pass has s (1.9 % off at s = 1, 15 % at 0.1).
 
     Raises ``UsageError`` for maps of different or too few axes, an even ``patch_size``, options
-    out of range, and features that are not finite (these are not seen under a trace).
+    out of range or traced, and features that are not finite (not seen under a trace).
     """
     x, y = as_maps(x, y)
-    options = _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gradient)
+    options = options_of(
+        patch_size=patch_size,
+        row_search=row_search,
+        column_search=column_search,
+        epsilon=epsilon,
+        ddof=ddof,
+        reduction=reduction,
+        gradient=gradient,
+    )
     wide = jnp.promote_types(x.dtype, jnp.float32)
     mapped = _map(_flat(x, wide), _flat(y, wide), options)
     return mapped.reshape(*x.shape[:-1], mapped.shape[-1]).astype(x.dtype)
@@ -123,12 +137,22 @@ def normxcorr_conv(
             closes over no traced value: no gradient flows to what it closes over.
         patch_size: this and all that follow are the options of :func:`normxcorr`.
 
+    Accuracy and derivatives are those of :func:`normxcorr`: reverse mode only.
+
     Raises ``UsageError`` as :func:`normxcorr` does, and for a kernel of another size.
     """
     x, y = as_maps(x, y)
-    options = _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gradient)
+    options = options_of(
+        patch_size=patch_size,
+        row_search=row_search,
+        column_search=column_search,
+        epsilon=epsilon,
+        ddof=ddof,
+        reduction=reduction,
+        gradient=gradient,
+    )
     options = options._replace(activation=activation)
-    features = x.shape[-1] * options.offsets * options.searched(x.shape[-2])
+    features = options.features(x.shape)
     if kernel.ndim != 2 or kernel.shape[0] != features:
         raise UsageError(
             f"kernel of shape {kernel.shape}, expected ({features}, outputs): {x.shape[-1]} "
@@ -137,8 +161,7 @@ def normxcorr_conv(
     check_bias(bias, kernel)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     out = _conv(_flat(x, wide), _flat(y, wide), kernel.astype(wide), options)
-    if bias is not None:
-        out = out + bias
+    out = with_bias(out, bias)
     return out.reshape(*x.shape[:-1], kernel.shape[1]).astype(x.dtype)
 
 
@@ -156,62 +179,52 @@ def normxcorr_by_definition(
     """:func:`normxcorr` of one pair by its definition: a specification to read, and slow.
 
     One function compares two patches; ``vmap`` applies it over columns, row offsets, channels
-    and positions. Its gradient at a patch of one value is not a number.
+    and positions. Its derivatives are JAX's own, in both modes and of any order. Squares must be
+    within the dtype's range (1e-18 to 1e18 in float32).
+
+    Raises ``UsageError`` for options out of range.
     """
+    options = options_of(
+        patch_size=patch_size,
+        row_search=row_search,
+        column_search=column_search,
+        epsilon=epsilon,
+        ddof=ddof,
+        reduction=reduction,
+    )
     height, width, channels = x.shape
-    half, reach = patch_size // 2, 0 if column_search is None else column_search
-    count = patch_size**2 - ddof
+    half, reach = options.patch // 2, options.columns or 0
+
+    def centred(p: Array) -> Array:
+        p = p - p[0, 0]  # exact for near values, whose mean is not
+        return p - p.mean()
+
+    def deviation(p: Array) -> Array:
+        variance = jnp.sum(p * p) / options.count
+        flat = variance == 0  # where the root has no derivative
+        return jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, variance))) + options.epsilon
 
     def compare(p: Array, q: Array) -> Array:
-        p, q = p - p.mean(), q - q.mean()
-        deviations = [jnp.sqrt(jnp.sum(u * u) / count) + epsilon for u in (p, q)]
-        scale = deviations[0] * deviations[1] * (count if reduction == "mean" else 1)
-        flat = jnp.all(p == p[0, 0]) | jnp.all(q == q[0, 0])
-        return jnp.where(flat, 0.0, jnp.sum(p * q) / scale)
+        p, q = centred(p), centred(q)
+        scale = deviation(p) * deviation(q) / options.unit
+        return jnp.where(scale == 0, 0.0, jnp.sum(p * q) / jnp.where(scale == 0, 1.0, scale))
 
     def patch(u: Array, c: Array, i: Array, j: Array) -> Array:
-        return lax.dynamic_slice(u, (i, j, c), (patch_size, patch_size, 1))[..., 0]
+        return lax.dynamic_slice(u, (i, j, c), (options.patch, options.patch, 1))[..., 0]
 
-    rows, columns = half + row_search, half + reach
+    rows, columns = half + options.rows, half + reach
     x_padded = jnp.pad(x, ((half, half), (half, half), (0, 0)))
     y_padded = jnp.pad(y, ((rows, rows), (columns, columns), (0, 0)))
 
     def one(i: Array, j: Array, c: Array, r: Array, k: Array) -> Array:
-        column = k if column_search is None else j + k
+        column = k if options.columns is None else j + k
         return compare(patch(x_padded, c, i, j), patch(y_padded, c, i + r, column))
 
-    axes = [height, width, channels, 2 * row_search + 1]
-    axes.append(width if column_search is None else 2 * reach + 1)
+    axes = [height, width, channels, options.offsets, options.searched(width)]
     mapped = one
     for place in reversed(range(5)):
         mapped = jax.vmap(mapped, in_axes=[0 if axis == place else None for axis in range(5)])
     return mapped(*map(jnp.arange, axes)).reshape(height, width, -1)
-
-
-def _options(patch_size, row_search, column_search, epsilon, ddof, reduction, gradient) -> Options:
-    if patch_size < 1 or patch_size % 2 == 0:
-        raise UsageError(f"patch_size {patch_size}: use an odd size, so that a patch has a centre")
-    if row_search < 0 or (column_search is not None and column_search < 0):
-        raise UsageError(
-            f"row_search {row_search}, column_search {column_search}: must be 0 or more (or None "
-            "for every column)"
-        )
-    require_number("epsilon", epsilon, at_least=0)
-    if not 0 <= ddof < patch_size**2:
-        raise UsageError(f"ddof {ddof} must lie in [0, {patch_size**2}), the entries of a patch")
-    if reduction not in ("mean", "sum") or gradient not in ("exact", "paper"):
-        raise UsageError(
-            f"reduction {reduction!r}, gradient {gradient!r}; choose mean or sum, exact or paper"
-        )
-    return Options(
-        patch=patch_size,
-        rows=row_search,
-        columns=column_search,
-        epsilon=float(epsilon),
-        ddof=ddof,
-        mean=reduction == "mean",
-        paper_gradient=gradient == "paper",
-    )
 
 
 def _flat(u: Array, dtype: jnp.dtype) -> Array:

@@ -10,14 +10,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.correlation import patch_products, shifted_maps, shifted_maps_gradient
-from siamjax.correlation.patches import Options
+from siamjax.correlation.options import Options
 
-# On a CPU it matters most that a chunk's work stays in the cache, so a chunk is a few examples: 4
-# at 37x12x25, one of larger maps. On a GPU every kernel costs a launch, so there a chunk is many
-# examples; shifted maps touch less memory than patches do (H200, 64 pairs: 0.8 ms against 2.1
-# forward, 3.6 against 6.9 with the backward pass). Elsewhere, as on a TPU, matrix products cost
-# least (patch_products); that was not measured.
-_CPU_CHUNK, _CHUNK = 2.5e6, 256e6  # bytes of one row offset's map
+# On a CPU it matters most that a chunk's work stays in a core's cache (1 MB where this was
+# measured), so a chunk is one example at 37x12x25. On a GPU every kernel costs a launch, so there a
+# chunk is many examples; shifted maps touch less memory than patches do (H200, 64 pairs: 0.8 ms
+# against 2.1 forward, 3.6 against 6.9 with the backward pass). Elsewhere, as on a TPU, matrix
+# products cost least (patch_products); that was not measured.
+_CPU_CHUNK, _CHUNK = 0.7e6, 256e6  # bytes of one row offset's map
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

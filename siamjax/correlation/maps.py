@@ -22,12 +22,18 @@ def as_maps(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise UsageError(f"maps of {x.dtype}, expected a floating point type")
     for name, u in (("first", x), ("second", y)):
-        if not isinstance(u, Tracer) and not bool(jnp.isfinite(u).all()):
-            place = tuple(map(int, np.argwhere(~np.isfinite(np.asarray(u, np.float32)))[0]))
-            raise UsageError(
-                f"the {name} map is {float(u[place])} at {place}: the network that made it has "
-                "diverged; lower its learning rate or look at its input"
-            )
+        if isinstance(u, Tracer):
+            continue
+        with jax.ensure_compile_time_eval():  # under jit a constant is no tracer, but a test of it
+            finite = jnp.isfinite(u)
+            if bool(finite.all()):
+                continue
+            place = tuple(map(int, np.argwhere(~np.asarray(finite))[0]))
+            value = float(u[place])
+        raise UsageError(
+            f"the {name} map is {value} at {place}: the network that made it has "
+            "diverged; lower its learning rate or look at its input"
+        )
     return x, y
 
 
@@ -35,6 +41,11 @@ def check_bias(bias: Array | None, kernel: Array) -> None:
     """``UsageError`` unless the bias has a value for each of the kernel's outputs."""
     if bias is not None and bias.shape != (kernel.shape[1],):
         raise UsageError(f"bias of shape {bias.shape}, expected ({kernel.shape[1]},)")
+
+
+def with_bias(out: Array, bias: Array | None) -> Array:
+    """``out + bias``, if there is one, in the dtype of ``out``."""
+    return out if bias is None else out + jnp.broadcast_to(bias, out.shape).astype(out.dtype)
 
 
 def _array(u: ArrayLike) -> Array:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.correlation.maps import as_maps, check_bias
+from siamjax.correlation.maps import as_maps, check_bias, with_bias
 from siamjax.errors import UsageError
+from siamjax.options import Count, plain
 
 
 def cross_input_neighbourhood(
@@ -82,12 +83,12 @@ def cross_input_neighbourhood_conv(
         return lax.scan(add, empty, (jnp.arange(size**2), kernels))[0]
 
     out = direction(x, y, by_offset[:, 0]) + direction(y, x, by_offset[:, 1])
-    return (out if bias is None else out + bias).astype(dtype)
+    return with_bias(out, bias).astype(dtype)
 
 
 def _checked(x: Array, y: Array, size: int) -> tuple[Array, Array]:
     x, y = as_maps(x, y)
-    if size < 1 or size % 2 == 0:
+    if plain("size", size, Count) % 2 == 0:
         raise UsageError(
             f"neighbourhood of {size}x{size}: use an odd size, so that it has a centre"
         )

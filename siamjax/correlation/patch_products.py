@@ -7,24 +7,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.correlation.patches import Options, prepare
+from siamjax.correlation.options import Options
+from siamjax.correlation.patches import prepare
 
 
 def _standardised(x: Array, options: Options, *, rows: int, columns: int) -> Array:
-    """Standardised patches (n, height, width, channels, patch^2)."""
+    """Contrasts of standardised patches, (n, height, width, channels, patch^2 - 1)."""
     side = prepare(x, rows=rows, columns=columns, options=options)
-    across, down = side.mean.shape[1], side.mean.shape[3]
-    centred = jnp.stack(
-        [
-            side.values[:, b : b + across, :, a : a + down] - side.mean
-            for a in range(options.patch)
-            for b in range(options.patch)
-        ],
-        axis=-1,
-    )
-    flat = (side.scale == 0)[..., None]
-    centred = jnp.where(flat, centred - lax.stop_gradient(centred), centred)
-    return (centred * side.slope[..., None]).transpose(2, 3, 1, 0, 4)
+    down = x.shape[1] + 2 * rows
+    lines = [side.lines[..., a : a + down] for a in range(options.patch)]
+    contrasts = jnp.concatenate([*lines, side.between[..., :down]], axis=2)
+    flat = side.scale[..., :down] == 0
+    contrasts = jnp.where(flat, contrasts - lax.stop_gradient(contrasts), contrasts)
+    return (contrasts * side.slope[..., :down]).transpose(3, 4, 1, 0, 2)
 
 
 def _over_offsets(x: Array, y: Array, options: Options, consume, start: Any) -> tuple[Any, Any]:
@@ -34,8 +29,7 @@ def _over_offsets(x: Array, y: Array, options: Options, consume, start: Any) -> 
     """
     columns = options.columns or 0
     height, width = x.shape[1:3]
-    unit = 1.0 / options.count if options.mean else 1.0
-    queries = _standardised(x, options, rows=0, columns=0) * unit
+    queries = _standardised(x, options, rows=0, columns=0) * options.unit
     keys = _standardised(y, options, rows=options.rows, columns=columns)
 
     @jax.checkpoint

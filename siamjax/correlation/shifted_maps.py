@@ -6,13 +6,14 @@ all examples of the chunk follow each other in the last axis. There a shift by a
 loops are long and contiguous, and the correlation of a row offset is, without a transpose, the
 ``features x positions`` operand of the matrix product with the 1x1 kernel.
 
-For x's column j, y's column k and a row i the windowed sum over a patch is separable:
+For x's column j, y's column k and a row i the sum over a patch is separable. With the contrasts
+(:func:`siamjax.correlation.patches.prepare`) u, v of each line of x's and y's patches, and U, V
+between their lines:
 
-    g[c, k, j, i] = sum_b x[c, j + b, i] y[c, k + b, i + r]       (along the diagonal)
-    S[c, k, j, i] = sum_a g[c, k, j, i + a]                       (down the rows)
+    g[c, k, j, i] = sum_r u_r[c, j, i] v_r[c, k, i + r]                        (along the diagonal)
+    S[c, k, j, i] = sum_a g[c, k, j, i + a] + sum_r U_r[c, j, i] V_r[c, k, i + r]  (down the rows)
 
-10 operations a value instead of 25. The means and standard deviations of the patches, known from
-each map alone, turn S into the correlation: ``(S - p^2 mx my) / (n (sx + e) (sy + e))``.
+13 operations a value instead of 25; S / (n (sx + e) (sy + e)) is the correlation.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.correlation.patches import Options, added, prepare
+from siamjax.correlation.options import Options
+from siamjax.correlation.patches import Side, added, prepare
 
 
 def stored(offset: Array, compute: Callable[[], Any]) -> Any:
@@ -40,101 +42,116 @@ def stored(offset: Array, compute: Callable[[], Any]) -> Any:
     )
 
 
+def whole(size: int) -> int:
+    """``size`` as a multiple of 8, a vector of float32: other loops take up to 1.5 as long."""
+    return -(-size // 8) * 8
+
+
 class Grid(NamedTuple):
-    """The layout of the rows of n examples in one axis, with room for one example at either end."""
+    """The layout of the rows of n examples in one axis: ``lead`` positions, then the examples."""
 
     n: int
-    length: int
-    lead: int  # positions before the first example that are computed as well
+    length: int  # positions from one example to the next
+    lead: int
 
-    def place(self, u: Array, buffer: Array | None = None) -> Array:
-        """(channels, width, n, rows <= length) -> (channels, width, n + 2, length)."""
-        if buffer is None:
-            buffer = jnp.zeros((*u.shape[:2], self.n + 2, self.length), u.dtype)
-        return lax.dynamic_update_slice(buffer, u, (0, 0, 1, 0))
+    @property
+    def size(self) -> int:
+        """Number of positions that hold all patches."""
+        return whole(self.lead + self.n * self.length)
 
     def line(self, u: Array, *, tail: int = 0) -> Array:
-        """The last two axes as one, from ``lead`` before the first example to ``tail`` after."""
-        start = self.length - self.lead
-        return u.reshape(*u.shape[:2], -1)[..., start : (self.n + 1) * self.length + tail]
+        """(..., n, length) -> (..., size + tail); other values of u where no example is.
+
+        Not zeros, because XLA would compute a pad, with a test an element.
+        """
+        flat = u.reshape(*u.shape[:-2], -1)
+        parts = []
+        for size in (self.lead, whole(self.size + tail) - self.lead):
+            whole_copies, rest = divmod(size, flat.shape[-1])
+            parts += [flat] * whole_copies + [flat[..., :rest]]
+        return jnp.concatenate(parts, axis=-1)
 
     def rows(self, u: Array, count: int) -> Array:
-        """(..., n * length) -> the first ``count`` rows of each example (..., n, count)."""
-        return u.reshape(*u.shape[:-1], self.n, self.length)[..., :count]
+        """(..., positions) -> the first ``count`` rows of each example (..., n, count)."""
+        length = count if self.n == 1 else self.length
+        used = u[..., self.lead : self.lead + self.n * length]
+        return used.reshape(*u.shape[:-1], self.n, length)[..., :count]
+
+
+def grid_of(shape: tuple[int, ...], options: Options, *, lead: int = 0) -> Grid:
+    """The layout of a chunk of shape (n, height, width, channels)."""
+    n, height = shape[:2]
+    if n == 1:
+        return Grid(1, height + lead, lead)
+    # Room for the lines of all rows that are searched: y's rows at an offset are one slice.
+    return Grid(n, height + options.patch - 1 + 2 * options.rows, lead)
+
+
+class Compared(NamedTuple):
+    """One map of a chunk on a grid: what the correlation takes of it."""
+
+    lines: Array  # (channels, width, patch - 1, positions)
+    between: Array
+    scale: Array  # (channels, width, 1, positions)
+    slope: Array
 
 
 class Chunk:
-    """A chunk of pairs: both maps on a common grid, and y's rows at the current offset."""
+    """A chunk of pairs: both maps on a common grid."""
 
-    def __init__(self, x: Array, y: Array, options: Options, *, lead: int) -> None:
+    def __init__(self, x: Array, y: Array, options: Options, *, lead: int = 0) -> None:
         self.options = options
         self.n, self.height, self.width, self.channels = x.shape
         self.columns = options.columns or 0
-        self.half = options.patch // 2
-        self.x = prepare(x, rows=0, columns=0, options=options)
+        self.spare = 0 if self.n == 1 else 2 * options.rows  # both maps have one layout
+        self.x = prepare(x, rows=0, columns=0, options=options, spare=self.spare)
         self.y = prepare(y, rows=options.rows, columns=self.columns, options=options)
-        self.grid = Grid(self.n, self.height + options.patch - 1, lead)
-        self.tail = options.patch - 1
-        line, place = self.grid.line, self.grid.place
-        unit = 1.0 / options.count if options.mean else 1.0
-        area = float(options.patch**2)
-        self.x_values = line(place(self.x.values), tail=self.tail)
-        self.x_mean = line(place(self.x.mean * area))
-        self.x_scale = line(place(self.x.scale * unit))
-        self.x_slope = line(place(self.x.slope * unit))
+        self.grid = grid_of(x.shape, options, lead=lead)
+        self.x_line, self.y_line = self._line(self.x, 0), self._line(self.y, 2 * options.rows)
 
-    def buffers(self) -> tuple[Array, ...]:
-        """Buffers for y's rows at an offset, updated in place from one offset to the next."""
-        y, grid = self.y, self.grid
-        empty = [
-            jnp.zeros((*u.shape[:2], grid.n + 2, grid.length), u.dtype)
-            for u in (y.values, y.mean, y.scale, y.slope)
-        ]
-        return tuple(empty if grid.lead else empty[:3])
+    def _line(self, side: Side, tail: int) -> Compared:
+        line, lines_tail = self.grid.line, tail + whole(self.options.patch - 1)
+        others = (side.between, side.scale, side.slope)
+        return Compared(line(side.lines, tail=lines_tail), *(line(u, tail=tail) for u in others))
 
-    def turn_to(self, offset: Array, buffers: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Y's values and statistics at a row offset."""
-        y, size = self.y, self.height
-        sources = ((y.values, size + self.tail), (y.mean, size), (y.scale, size), (y.slope, size))
-        return tuple(
-            self.grid.place(lax.dynamic_slice_in_dim(source, offset, rows, axis=-1), buffer)
-            for (source, rows), buffer in zip(sources, buffers, strict=False)
+    def y_at(self, offset: Array) -> Compared:
+        """Y's part at a row offset."""
+        sizes = (u.shape[-1] for u in self.x_line)
+        return Compared(
+            *(
+                lax.dynamic_slice_in_dim(u, offset, size, axis=-1)
+                for u, size in zip(self.y_line, sizes, strict=True)
+            )
         )
 
-    def windows(self, line: Array, size: int) -> Array:
-        """Y's columns as x's are compared with them: (channels, searched, 1 or size, positions)."""
-        if self.options.columns is None:
-            return line[:, :, None]
-        searched = self.options.searched(self.width)
-        return jnp.stack([line[:, q : q + size] for q in range(searched)], axis=1)
+    def products(self, x: Array, y: Array) -> Array:
+        """Of each of x's columns with y's that it is compared with, summed over axis 2.
 
-    def met(self, windows: Array, b: int) -> Array:
-        """Y's values for x's columns b, b + 1, ...: (channels, searched, 1 or width, ...)."""
+        (channels, width, m, positions) and (channels, columns of y, m, positions) ->
+        (channels, searched, width, positions).
+        """
+        terms = range(x.shape[2])
         if self.options.columns is None:
-            return windows[:, b : b + self.width]
-        return windows[:, :, b : b + self.width]
+            return added(x[:, None, :, r] * y[:, :, None, r] for r in terms)
+        return jnp.stack(
+            [
+                added(x[:, :, r] * y[:, q : q + self.width, r] for r in terms)
+                for q in range(self.options.searched(self.width))
+            ],
+            axis=1,
+        )
 
     def correlation(
-        self,
-        offset: Array,
-        buffers: tuple[Array, ...],
-        *,
-        activation: Callable[[Array], Array] | None = None,
+        self, offset: Array, y: Compared, *, activation: Callable[[Array], Array] | None = None
     ) -> Array:
-        """(channels, searched, width, positions) at the offset of the buffers."""
-        patch, width, line = self.options.patch, self.width, self.grid.line
-        x, values = self.x_values, self.windows(line(buffers[0], tail=self.tail), width + self.tail)
-        mean, scale = (self.windows(line(u), width) for u in buffers[1:3])
-        size = self.x_mean.shape[-1]
-        diagonal = stored(
-            offset,
-            lambda: added(x[:, None, b : b + width] * self.met(values, b) for b in range(patch)),
-        )
+        """(channels, searched, width, positions) at the row offset of y."""
+        x, size, patch = self.x_line, self.grid.size, self.options.patch
+        lines = stored(offset, lambda: self.products(x.lines, y.lines))
 
         def finish() -> Array:
-            sums = added(diagonal[..., a : a + size] for a in range(patch))
-            centred = sums - self.x_mean[:, None] * mean
-            correlated = centred * (self.x_scale[:, None] * scale)
+            within = added(lines[..., a : a + size] for a in range(patch))
+            covariance = within + self.products(x.between, y.between)
+            correlated = covariance * self.options.unit * self.products(x.scale, y.scale)
             return correlated if activation is None else activation(correlated)
 
         return stored(offset, finish)
@@ -143,22 +160,15 @@ class Chunk:
 def forward(x: Array, y: Array, options: Options, consume: Callable[..., Any], start: Any) -> Any:
     """Call ``consume(carry, number, activated map) -> carry`` for every row offset.
 
-    The map is (channels, searched, width, n * length); :func:`forward_grid`'s ``rows`` takes the
-    rows of each example from it.
+    The map is (channels, searched, width, positions), as :func:`grid_of` lays them out.
     """
-    work = Chunk(x, y, options, lead=0)
+    work = Chunk(x, y, options)
 
-    def visit(state, offset):
-        buffers = work.turn_to(offset, state[0])
-        correlated = work.correlation(offset, buffers, activation=options.activation)
-        return (buffers, consume(state[1], offset, correlated)), None
+    def visit(carry, offset):
+        correlated = work.correlation(offset, work.y_at(offset), activation=options.activation)
+        return consume(carry, offset, correlated), None
 
-    return lax.scan(visit, (work.buffers(), start), jnp.arange(options.offsets))[0][1]
-
-
-def forward_grid(shape: tuple[int, ...], options: Options) -> Grid:
-    """The layout of the positions of a chunk of shape (n, height, width, channels)."""
-    return Grid(shape[0], shape[1] + options.patch - 1, 0)
+    return lax.scan(visit, start, jnp.arange(options.offsets))[0]
 
 
 def conv_of(
@@ -168,14 +178,14 @@ def conv_of(
     options: Options,
 ) -> Float[Array, "n height width outputs"]:
     """The 1x1 convolution of the activated map of a chunk."""
-    n, height, width, _ = x.shape
-    grid = forward_grid(x.shape, options)
+    height, width = x.shape[1:3]
+    grid = grid_of(x.shape, options)
     outputs = kernel.shape[-1]
 
     def consume(total, number, correlated):
         return total + kernel[number].T @ correlated.reshape(kernel.shape[1], -1)
 
-    start = jnp.zeros((outputs, width * n * grid.length), x.dtype)
+    start = jnp.zeros((outputs, width * grid.size), x.dtype)
     total = forward(x, y, options, consume, start)
     return grid.rows(total.reshape(outputs, width, -1), height).transpose(2, 3, 1, 0)
 
@@ -183,7 +193,7 @@ def conv_of(
 def map_of(x: Array, y: Array, options: Options) -> Float[Array, "n height width features"]:
     """The correlation map of a chunk."""
     n, height, width, channels = x.shape
-    grid, searched = forward_grid(x.shape, options), options.searched(width)
+    grid, searched = grid_of(x.shape, options), options.searched(width)
 
     def consume(total, number, correlated):
         part = grid.rows(correlated, height).transpose(3, 4, 2, 0, 1)

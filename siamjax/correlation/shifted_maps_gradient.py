@@ -1,7 +1,6 @@
 """The gradient of :mod:`siamjax.correlation.shifted_maps`, which computes the map again."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,28 +8,27 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.correlation.patches import Options, added, pull_back
-from siamjax.correlation.shifted_maps import Chunk, Grid, stored
+from siamjax.correlation.options import Options
+from siamjax.correlation.patches import Side, add_at, added, pull_back
+from siamjax.correlation.shifted_maps import Chunk, Grid, grid_of, stored
 
 # Sums over up to this many columns are written out: XLA's reduction does not vectorise along rows.
 _UNROLLED = 64
 
 
-def _add_at(total: Array, part: Array, start: Any, *, axis: int) -> Array:
-    """``total`` with ``part`` added along an axis from ``start`` on; XLA does it in place."""
-    before = lax.dynamic_slice_in_dim(total, start, part.shape[axis], axis=axis)
-    return lax.dynamic_update_slice_in_dim(total, before + part, start, axis=axis)
-
-
 class _Pulled(NamedTuple):
-    """Gradients that are added up over the row offsets."""
+    """Gradients of one map's contrasts and of the logarithm of its slopes."""
 
-    x_values: tuple[Array, ...]  # one for each column of the patch
-    x_mean: Array
-    x_log_slope: Array
-    y_values: Array
-    y_mean: Array
-    y_log_slope: Array
+    lines: Array
+    between: Array
+    log_slope: Array
+
+
+def _laid(u: Array, grid: Grid) -> Array:
+    """(..., n, height) -> (..., positions), with zeros where there is no patch."""
+    padding = [(0, 0)] * (u.ndim - 1)
+    rows = jnp.pad(u, [*padding, (0, grid.length - u.shape[-1])]).reshape(*u.shape[:-2], -1)
+    return jnp.pad(rows, [*padding[1:], (grid.lead, grid.size - grid.lead - rows.shape[-1])])
 
 
 def backward(
@@ -44,120 +42,113 @@ def backward(
     ``cotangent(number, activated map, grid) -> (gradient of the activated map, extra)``; positions
     that belong to no example must have gradient 0.
     """
-    patch, width = options.patch, x.shape[2]
-    work = Chunk(x, y, options, lead=options.patch - 1)
-    grid, count = work.grid, work.n * work.grid.length
-    lead = grid.lead
+    patch = options.patch
+    work = Chunk(x, y, options, lead=patch - 1)
+    grid, lead = work.grid, work.grid.lead
+    count = grid.n * grid.length
+    x_line, y_line = work.x_line, work.y_line
+    x_lines = x_line.lines[..., lead : lead + count]
 
     def visit(state, offset):
-        pulled, buffers = state
-        buffers = work.turn_to(offset, buffers)
-        correlated = work.correlation(offset, buffers)
+        pulled, pulled_y = state
+        y = stored(offset, lambda: work.y_at(offset))
+        correlated = work.correlation(offset, y)
         if options.activation is None:
             gradient, extra = cotangent(offset, correlated, grid)
         else:
             activated, pull = jax.vjp(options.activation, correlated)
             gradient, extra = cotangent(offset, activated, grid)
             (gradient,) = pull(gradient)
-        values = work.windows(grid.line(buffers[0])[..., lead:], width + patch - 1)
-        mean, _, slope = (work.windows(grid.line(u), width) for u in buffers[1:])
-        # The gradient of the centred sums, and that of log(slope) of both maps.
-        sums, logs = stored(
+        # The gradient of the covariances, and that of the lines.
+        between = stored(
+            offset, lambda: gradient * options.unit * work.products(x_line.slope, y.slope)
+        )
+        lines = stored(
             offset,
-            lambda: (gradient * (work.x_slope[:, None] * slope), gradient * correlated),
+            lambda: added(between[..., lead - a : lead - a + count] for a in range(patch)),
         )
-        diagonal = stored(
-            offset,
-            lambda: added(sums[..., lead - a : lead - a + count] for a in range(patch)),
+        pulled = _Pulled(
+            pulled.lines + _to_x(work, lines, y.lines[..., lead : lead + count]),
+            pulled.between + _to_x(work, between, y.between),
+            pulled.log_slope + _log_to_x(gradient, correlated),
         )
-        x_lines = work.x_values[..., lead : lead + count]
-        pulled = pulled._replace(
-            x_values=tuple(
-                total + _sum_searched(diagonal, work.met(values, b))
-                for b, total in enumerate(pulled.x_values)
-            ),
-            x_mean=pulled.x_mean + _sum_searched(sums, mean),
-            x_log_slope=pulled.x_log_slope + _sum_searched(logs, None),
+        pulled_y = _Pulled(
+            add_at(pulled_y.lines, _to_y(work, lines, x_lines), offset + lead, axis=3),
+            add_at(pulled_y.between, _to_y(work, between, x_line.between), offset, axis=3),
+            add_at(pulled_y.log_slope, _log_to_y(work, gradient, correlated), offset, axis=3),
         )
-        return (_pull_y(work, pulled, offset, diagonal, sums, logs, x_lines), buffers), extra
+        return (pulled, pulled_y), extra
 
-    zeros = partial(jnp.zeros_like, dtype=x.dtype)
-    small = jnp.zeros((work.channels, width, count), x.dtype)
-    start = _Pulled(
-        (small,) * patch,
-        zeros(work.x_mean),
-        zeros(work.x_mean),
-        zeros(work.y.values),
-        zeros(work.y.mean),
-        zeros(work.y.mean),
-    )
-    (pulled, _), extras = lax.scan(visit, (start, work.buffers()), jnp.arange(options.offsets))
-    x_values = jnp.zeros((work.channels, width + patch - 1, count), x.dtype)
-    for b, part in enumerate(pulled.x_values):
-        x_values = _add_at(x_values, part, b, axis=1)
-    rows = lambda u: grid.rows(u[..., lead:], work.height)  # noqa: E731
-    dx = pull_back(
-        work.x,
-        grid.rows(x_values, grid.length),
-        -(patch**2) * rows(pulled.x_mean),
-        rows(pulled.x_log_slope),
-        rows=0,
-        columns=0,
-        options=options,
-    )
-    dy = pull_back(
-        work.y,
-        pulled.y_values,
-        -pulled.y_mean,
-        pulled.y_log_slope,
-        rows=options.rows,
-        columns=work.columns,
-        options=options,
-    )
+    zeros = jnp.zeros_like
+    start = _Pulled(zeros(x_lines), zeros(x_line.between), zeros(x_line.slope))
+    start_y = _Pulled(zeros(y_line.lines), zeros(y_line.between), zeros(y_line.slope))
+    (pulled, pulled_y), extras = lax.scan(visit, (start, start_y), jnp.arange(options.offsets))
+    pulled = pulled._replace(lines=add_at(zeros(x_line.lines), pulled.lines, lead, axis=3))
+
+    def finish(side: Side, pulled: _Pulled, *, rows: int, columns: int, spare: int) -> Array:
+        lines, between, log_slope = (grid.rows(u, side.lines.shape[-1]) for u in pulled)
+        return pull_back(
+            side,
+            lines,
+            between,
+            log_slope[:, :, 0],
+            rows=rows,
+            columns=columns,
+            options=options,
+            spare=spare,
+        )
+
+    dx = finish(work.x, pulled, rows=0, columns=0, spare=work.spare)
+    dy = finish(work.y, pulled_y, rows=options.rows, columns=work.columns, spare=0)
     return dx, dy, extras
 
 
-def _sum_searched(gradient: Array, met: Array | None) -> Array:
-    """Sum over y's columns of ``gradient * met``: (channels, width, positions)."""
+def _to_x(work: Chunk, gradient: Array, y: Array) -> Array:
+    """Sum over y's columns of the gradient of ``work.products(x, y)`` times y; of x's shape."""
+    if work.options.columns is None:
+        return _summed(gradient, y)
+    searched = range(gradient.shape[1])
+    return added(gradient[:, q, :, None] * y[:, q : q + work.width] for q in searched)
+
+
+def _to_y(work: Chunk, gradient: Array, x: Array) -> Array:
+    """The same of y's shape, summed over x's columns."""
+    if work.options.columns is None:
+        return _summed(gradient.swapaxes(1, 2), x)
+    columns = work.y.slope.shape[1]
+    total = jnp.zeros((work.channels, columns, *x.shape[2:]), gradient.dtype)
+    for q in range(gradient.shape[1]):
+        total = add_at(total, gradient[:, q, :, None] * x, q, axis=1)
+    return total
+
+
+def _summed(gradient: Array, met: Array) -> Array:
+    """Sum over axis 1: (channels, summed, kept, positions) and (channels, summed, m, positions)
+    -> (channels, kept, m, positions)."""
+    summed = gradient.shape[1]
+    if summed > _UNROLLED:
+        return jnp.sum(gradient[:, :, :, None] * met[:, :, None], axis=1)
+    return added(gradient[:, k, :, None] * met[:, k, None] for k in range(summed))
+
+
+def _log_to_x(gradient: Array, correlated: Array) -> Array:
+    """Gradient of the logarithm of x's slopes, (channels, width, 1, positions)."""
     searched = gradient.shape[1]
     if searched > _UNROLLED:
-        return jnp.sum(gradient if met is None else gradient * met, axis=1)
-    if met is None:
-        return added(gradient[:, k] for k in range(searched))
-    return added(gradient[:, k] * met[:, k] for k in range(searched))
+        return jnp.sum(gradient * correlated, axis=1)[:, :, None]
+    return added(gradient[:, k, :, None] * correlated[:, k, :, None] for k in range(searched))
 
 
-def _pull_y(work: Chunk, pulled: _Pulled, offset, diagonal, sums, logs, x_lines) -> _Pulled:
-    """Add an offset's part to the gradients of y."""
-    patch, width, columns = work.options.patch, work.width, work.options.columns
-    lead, grid = work.grid.lead, work.grid
-    y_lines = jnp.zeros((work.channels, work.y.values.shape[1], x_lines.shape[-1]), sums.dtype)
-    x_mean = work.x_mean[:, None]
-    if columns is None:
-        # The sum over x's columns is the one over y's with the two axes exchanged.
-        turned = [a.swapaxes(1, 2) for a in (diagonal, sums, logs)]
-        for b in range(patch):
-            met = x_lines[:, b : b + width, None]
-            y_lines = _add_at(y_lines, _sum_searched(turned[0], met), b, axis=1)
-        mean = _sum_searched(turned[1], x_mean.swapaxes(1, 2))
-        log = _sum_searched(turned[2], None)
-    else:
-        met = jnp.zeros((*diagonal.shape[:2], width + patch - 1, diagonal.shape[-1]), sums.dtype)
-        for b in range(patch):
-            met = _add_at(met, diagonal, b, axis=2)
-        met = met * x_lines[:, None]
-        centred = sums * x_mean
-        mean = log = jnp.zeros((work.channels, work.y.mean.shape[1], sums.shape[-1]), sums.dtype)
-        for q in range(2 * columns + 1):
-            y_lines = _add_at(y_lines, met[:, q], q, axis=1)
-            mean = _add_at(mean, centred[:, q], q, axis=1)
-            log = _add_at(log, logs[:, q], q, axis=1)
-    height = work.height
-    return pulled._replace(
-        y_values=_add_at(pulled.y_values, grid.rows(y_lines, grid.length), offset, axis=3),
-        y_mean=_add_at(pulled.y_mean, grid.rows(mean[..., lead:], height), offset, axis=3),
-        y_log_slope=_add_at(pulled.y_log_slope, grid.rows(log[..., lead:], height), offset, axis=3),
-    )
+def _log_to_y(work: Chunk, gradient: Array, correlated: Array) -> Array:
+    """The same of y's slopes, (channels, columns of y, 1, positions)."""
+    if work.options.columns is None:
+        return _log_to_x(gradient.swapaxes(1, 2), correlated.swapaxes(1, 2))
+    columns = work.y.slope.shape[1]
+    total = jnp.zeros((work.channels, columns, 1, gradient.shape[-1]), gradient.dtype)
+    for q in range(gradient.shape[1]):
+        part = gradient[:, q, :, None] * correlated[:, q, :, None]
+        total = add_at(total, part, q, axis=1)
+    return total
 
 
 def conv_gradient(
@@ -169,9 +160,8 @@ def conv_gradient(
 ) -> tuple[Array, Array, Float[Array, "offsets features outputs"]]:
     """Gradients of x, y and the kernel."""
     outputs = kernel.shape[-1]
-    lead = options.patch - 1
-    grid = Grid(x.shape[0], x.shape[1] + options.patch - 1, lead)
-    laid = grid.line(grid.place(cotangent.transpose(3, 2, 0, 1))).reshape(outputs, -1)
+    grid = grid_of(x.shape, options, lead=options.patch - 1)
+    laid = _laid(cotangent.transpose(3, 2, 0, 1), grid).reshape(outputs, -1)
 
     def pull(number, activated, _):
         return (
@@ -197,6 +187,6 @@ def map_gradient(
 
     def pull(number, activated, grid):
         part = laid[number].reshape(channels * searched, width, n, height)
-        return grid.line(grid.place(part)).reshape(activated.shape), None
+        return _laid(part, grid).reshape(activated.shape), None
 
     return backward(x, y, options, pull)[:2]

@@ -11,9 +11,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.correlation import Reduction, cross_input_neighbourhood_conv, normxcorr_conv
+from siamjax.correlation.maps import as_maps
+from siamjax.correlation.options import options_of
 from siamjax.errors import UsageError
 from siamjax.models.first_layer import conv_relu_pool
 from siamjax.models.pooling import max_pool_2x2
+from siamjax.options import Count, Whole, plain
 
 Variant = Literal["released", "guide"]
 
@@ -57,21 +60,25 @@ class NormXCorrConv(nn.Module):
         y: Float[Array, "*batch height width channels"],
     ) -> Float[Array, "*batch height width features"]:
         """``activation(normxcorr(x, y)) @ kernel + bias``: x's patches are searched in y."""
-        columns = x.shape[-2] if self.column_search is None else 2 * self.column_search + 1
-        inputs = x.shape[-1] * (2 * self.row_search + 1) * columns
+        x, y = as_maps(x, y)
+        options: dict[str, Any] = {
+            "patch_size": self.patch_size,
+            "row_search": self.row_search,
+            "column_search": self.column_search,
+            "epsilon": self.epsilon,
+            "ddof": self.ddof,
+            "reduction": self.reduction,
+        }
+        outputs = plain("features", self.features, Count)
+        inputs = options_of(**options).features(x.shape)
         init = torch_uniform(inputs)
         return normxcorr_conv(
             x,
             y,
-            self.param("kernel", init, (inputs, self.features)),
-            self.param("bias", init, (self.features,)),
+            self.param("kernel", init, (inputs, outputs)),
+            self.param("bias", init, (outputs,)),
             activation=self.activation,
-            patch_size=self.patch_size,
-            row_search=self.row_search,
-            column_search=self.column_search,
-            epsilon=self.epsilon,
-            ddof=self.ddof,
-            reduction=self.reduction,
+            **options,
         )
 
 
@@ -108,12 +115,8 @@ class NormXCorrNet(nn.Module):
 
     def setup(self) -> None:
         """Make the layers of the trunk, of both branches, and the last one."""
-        if self.variant not in ("released", "guide"):
-            raise UsageError(f"variant {self.variant!r}; choose released or guide")
-        if self.column_search is not None and self.column_search < 0:
-            raise UsageError(
-                f"column_search {self.column_search}: must be at least 0, or None for all columns"
-            )
+        plain("variant", self.variant, Variant)
+        plain("column_search", self.column_search, Whole | None)
         self.conv1 = _ConvReluPool(dtype=self.dtype)
         self.conv2 = self._conv(25, 5, 20)
         options: dict[str, Any] = {"activation": nn.relu}

@@ -172,7 +172,7 @@ def test_other_sizes_and_bfloat16(rng):
     for side, message in (((62, 48), "multiples of 4"), ((36, 48), "at least 40")):
         with pytest.raises(UsageError, match=message):
             net.init(jax.random.key(0), images(rng, 1, side), images(rng, 1, side))
-    with pytest.raises(UsageError, match="variant 'other'"):
+    with pytest.raises(UsageError, match="variant other: choose one of"):
         NormXCorrNet(variant="other").init(jax.random.key(0), pair, pair)
 
 
