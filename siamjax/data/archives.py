@@ -212,7 +212,10 @@ def _members(
                     with archive.open(member) as stream:
                         yield member.filename, member.file_size, stream
             return
-        unpacked = raw if source.suffix == ".tar" else gzip.GzipFile(fileobj=raw)
+        # By content: some browsers unpack a .tgz and keep its name.
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        unpacked = gzip.GzipFile(fileobj=raw) if packed else raw
         # A stream, which is never read back: so all that is unpacked is counted.
         counted: Any = _Counted(unpacked, source, limit)
         with tarfile.open(fileobj=counted, mode="r|") as archive:

@@ -43,6 +43,15 @@ def test_links_in_a_tar_are_refused_where_they_stand_for_an_image(tmp_path, kind
     assert collect(path, png) == {"b.png": b"b"}
 
 
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.tar.gz"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_is_read_by_its_content(tmp_path, name, mode):
+    path = tar(
+        tmp_path / name, ({"name": "s/a.png"}, b"a"), ({"name": "s/b.png"}, b"bb"), mode=mode
+    )
+    assert collect(path, png) == {"a.png": b"a", "b.png": b"bb"}
+
+
 def test_a_link_in_a_zip_is_refused(tmp_path):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
