@@ -92,8 +92,12 @@ def isolated(
     memory = allowance(size) if memory is None else memory
     seconds = 3 + size / 20e6 if seconds is None else seconds
     command = _START.format(path=[*map(str, sys.path)])
-    # One thread of BLAS: each takes address space, and nothing is multiplied. No plug-ins of HDF5.
-    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
+    environment = {
+        # One thread of BLAS: each takes address space, and nothing is multiplied.
+        **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
+        "HDF5_PLUGIN_PRELOAD": "::",  # none
+        "HDF5_USE_FILE_LOCKING": "FALSE",  # some network disks have no locks, and it only reads
+    }
     try:
         child = subprocess.Popen(
             [sys.executable, "-c", command],

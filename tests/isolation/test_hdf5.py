@@ -1,5 +1,6 @@
 """HDF5 files that point elsewhere, or describe more than they store, are refused by name."""
 
+import fcntl
 import time
 
 import h5py
@@ -198,3 +199,17 @@ def test_damage_that_never_ends(tmp_path):
     with pytest.raises(UsageError, match=r"w\.h5: damaged: its reader did not end within 1 s"):
         list(isolated("siamjax.isolation.keras_h5.tensors", path, seconds=1))
     assert time.monotonic() - began < 60
+
+
+def test_a_file_that_cannot_be_locked_is_read(tmp_path):
+    """As on some network disks; HDF5 asks for a lock, which somebody has here."""
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"dense"]
+        file.create_group("dense").attrs["weight_names"] = [b"kernel"]
+        file["dense/kernel"] = np.arange(3.0)
+    with path.open("rb+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        first, last = isolated("siamjax.isolation.keras_h5.tensors", path)
+    assert (first.value, last.value) == (["dense", "kernel"], True)
+    np.testing.assert_array_equal(first.array, np.arange(3.0))
