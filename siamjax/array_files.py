@@ -94,13 +94,13 @@ def read_header(file: IO[bytes], size: int, *, where: str, kinds: str = NUMBERS)
     return header
 
 
-def read_npy(path: Path, *, limit: int | None = None, kinds: str = NUMBERS) -> np.ndarray:
-    """The array of an .npy file of at most ``limit`` bytes, in this machine's byte order.
+def read_npy(path: Path, *, kinds: str = NUMBERS) -> np.ndarray:
+    """The array of an .npy file, in this machine's byte order.
 
-    Raises ``UsageError`` naming the file for what is no regular file, damaged or too large, and
-    for another kind of dtype than ``kinds``.
+    Raises ``UsageError`` naming the file for what is no regular file or damaged, and for another
+    kind of dtype than ``kinds``.
     """
-    with open_regular(path, limit=limit) as file:
+    with open_regular(path) as file:
         return _read(file, os.fstat(file.fileno()).st_size, where=shown(path), kinds=kinds)
 
 

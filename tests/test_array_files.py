@@ -159,9 +159,6 @@ def test_no_files(tmp_path):
             read(tmp_path / "none")
         with pytest.raises(UsageError, match="it is a folder"):
             read(tmp_path)
-    np.save(tmp_path / "a.npy", np.zeros(100))
-    with pytest.raises(UsageError, match="928 bytes, and at most 900"):
-        read_npy(tmp_path / "a.npy", limit=900)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="it is a named pipe"):
         map_npy(tmp_path / "pipe")
