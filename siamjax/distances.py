@@ -53,12 +53,17 @@ def _times_power(x: Float[Array, "*batch features"], exponent: Array) -> Array:
 
 def norm(x: Float[Array, "*batch features"]) -> Float[Array, "*batch"]:
     """``||x||_2``, in [0, inf); the gradient at 0 is 0 (a subgradient)."""
+    # Squares of entries near 1 neither overflow nor vanish; a power of two changes no digit.
+    _, length, exponent = _near_one(x)
+    return length * jnp.ldexp(jnp.ones((), length.dtype), exponent)
+
+
+def _near_one(x: Float[Array, "*batch features"]) -> tuple[Array, Array, Array]:
+    """``x * 2^-e`` with its largest entry near 1, its length, and e."""
     x = _wide(x)
     exponent = _exponent(x)
-    # Squares of entries near 1 neither overflow nor vanish; a power of two changes no digit.
-    near_one = _times_power(x, -exponent)
-    length = safe_sqrt(jnp.sum(jnp.square(near_one), axis=-1))
-    return length * jnp.ldexp(jnp.ones((), x.dtype), exponent)
+    x = _times_power(x, -exponent)
+    return x, safe_sqrt(jnp.sum(jnp.square(x), axis=-1)), exponent
 
 
 def squared_euclidean(
@@ -85,17 +90,12 @@ def cosine(
     embedding) the relative error is below 1e-5 at every angle; with others it is that of the angle,
     which is 1e-7 off.
     """
-    x, y = _wide(x), _wide(y)
-    # Lengths do not matter, so both are brought near 1; by the same power of two if they are alike,
-    # so that their difference keeps its digits.
-    x_exponent, y_exponent = _exponent(x), _exponent(y)
-    larger = jnp.maximum(x_exponent, y_exponent)
-    alike = jnp.abs(x_exponent - y_exponent) <= 1
-    x = _times_power(x, -jnp.where(alike, larger, x_exponent))
-    y = _times_power(y, -jnp.where(alike, larger, y_exponent))
+    (x, x_length, x_exponent), (y, y_length, y_exponent) = _near_one(x), _near_one(y)
+    # Lengths do not matter, but those that are alike are scaled alike, so that the difference of
+    # the vectors keeps its digits.
+    shift = jnp.where(jnp.abs(x_exponent - y_exponent) <= 1, x_exponent - y_exponent, 0)
+    x, x_length = _times_power(x, shift), x_length * jnp.ldexp(jnp.ones((), x.dtype), shift)
     apart = x - y
-    x_length = safe_sqrt(jnp.sum(x * x, axis=-1))
-    y_length = safe_sqrt(jnp.sum(y * y, axis=-1))
     zero = (x_length == 0) | (y_length == 0)
     x_length, y_length = (jnp.where(zero, 1.0, length) for length in (x_length, y_length))
     # Of x ||y|| - y ||x|| each part is small where the vectors are alike: ||x|| - ||y|| is taken
@@ -137,6 +137,6 @@ def _pairwise(distance: Callable[[Array, Array], Array], x: Array, y: Array, blo
     # Differences of every pair are made again for the gradient, as they would fill the memory.
     @jax.checkpoint
     def one_row(row: Array) -> Array:
-        return distance(jnp.broadcast_to(row, y.shape), y)
+        return jax.vmap(distance, (None, 0))(row, y)
 
     return jax.lax.map(one_row, x, batch_size=min(block, len(x)))

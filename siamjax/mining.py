@@ -55,10 +55,9 @@ def negatives_of_batch(
         )
     )
 
-    def to_all(one: Array) -> Array:
-        return distance(jnp.broadcast_to(one, candidates.shape), candidates)
-
-    every = jax.vmap(to_all)(anchor)
+    # One by one: what a distance needs of each embedding, such as its length, is computed once.
+    to_all = jax.vmap(distance, (None, 0))
+    every = jax.vmap(to_all, (0, None))(anchor, candidates)
     other = (identity[:, None] != shown[None]) & counted[None]
     # The positives' distances come from the same computation as the negatives': rounded another
     # way, a negative that is equal to the positive could count as further.
