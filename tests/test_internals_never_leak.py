@@ -363,3 +363,15 @@ def test_every_command_refuses_a_bad_image_in_one_line(make, world, tmp_path, ca
         lambda: call("evaluate", data=str(tmp_path / "pairs.txt"), run=run),
     ):
         assert "bad.png" in refused(capsys, command)
+
+
+def test_strict_counts_for_the_run_s_own_pairs_too(world, capsys):
+    note = world / "people/person0/note.txt"
+    note.write_text("hello")
+    try:
+        call("evaluate", run=world / "run")
+        assert "1 left out: not an image (person0/note.txt)" in capsys.readouterr().out
+        said = refused(capsys, lambda: call("evaluate", run=world / "run", strict=True))
+    finally:
+        note.unlink()
+    assert "person0/note.txt" in said

@@ -63,8 +63,8 @@ def evaluate(
     verifier = Verifier.open(run, trust=trust)
     if data is None:
         try:
-            asked = asked_before(VerificationOptions, verifier.run.about.splits)
-            splits = load_verification(asked)
+            request = verifier.run.about.splits | ({"strict": True} if strict else {})
+            splits = load_verification(asked_before(VerificationOptions, request))
         except UsageError as error:
             where = shown(run / "manifest.json")
             raise UsageError(f"the pairs that {where} names: {error}; or give --data") from None
