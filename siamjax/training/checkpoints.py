@@ -118,11 +118,11 @@ class Checkpoints:
         needed = _ROOM + sum(
             leaf.nbytes for leaf in jax.tree.leaves((state.variables, state.opt_state))
         )
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
+        disk = shutil.disk_usage(self._folder)
+        if disk.free < needed and disk.total:  # some network disks do not tell
             raise UsageError(
                 f"{shown(self._folder)}: the checkpoint of step {step} needs {needed:,} bytes, and "
-                f"{free:,} are free; make space, and run the same command to resume"
+                f"{disk.free:,} are free; make space, and run the same command to resume"
             )
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, list[str]]:

@@ -161,6 +161,13 @@ def test_a_disk_without_space_is_said_before_anything_is_written(
     assert checkpoints.steps() == [7]
 
 
+def test_a_disk_that_does_not_tell_its_size(tmp_path, checkpoints, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=0, used=0, free=0))
+    checkpoints.save(state_at(7))
+    assert checkpoints.steps() == [7]
+
+
 @pytest.mark.parametrize(
     "error",
     [
