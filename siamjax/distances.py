@@ -15,14 +15,22 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
+def sum_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype in which values of ``dtype`` are summed: itself, but float32 at least.
+
+    ``jnp.promote_types`` is not asked, because strict promotion forbids it to mix types.
+    """
+    enough = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32
+    return jnp.dtype(dtype if enough else jnp.float32)
+
+
 def _wide(x: Array) -> Array:
-    """At least float32; no mixture of types, which strict promotion forbids."""
     x = jnp.asarray(x)
-    enough = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
-    return x if enough else x.astype(jnp.float32)
+    return x.astype(sum_dtype(x.dtype))
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -18,7 +18,8 @@ from siamjax.training import create_state, initialize, make_train_step
 
 ROOT = Path(__file__).parent.parent
 MODULES = (correlation, distances, losses, mining, monitors)
-ON_HOST = {"monitors.collapse_message"}  # words, made of numbers that have left the device
+# Words, made of numbers that have left the device; a dtype.
+ON_HOST = {"monitors.collapse_message", "distances.sum_dtype"}
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 
 

@@ -400,7 +400,9 @@ def test_experiment_of_an_unknown_kind(tmp_path):
         rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         losses.append([row["loss"] for row in rows if "loss" in row])
     assert len(losses[0]) == 3
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    np.testing.assert_allclose(losses[0][0], losses[1][0], rtol=1e-5)
+    # Adam's first update is the gradients' signs, also where rounding decides them.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
     assert (folder / "report.html").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["network"]["class"] == "one_shot:FourBlocks"

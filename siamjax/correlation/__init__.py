@@ -23,6 +23,7 @@ from siamjax.correlation.neighbourhood import (
     cross_input_neighbourhood_conv,
 )
 from siamjax.correlation.options import Gradient, Reduction, options_of
+from siamjax.distances import sum_dtype
 from siamjax.errors import UsageError
 
 __all__ = [
@@ -101,7 +102,7 @@ def normxcorr(
         reduction=reduction,
         gradient=gradient,
     )
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = sum_dtype(x.dtype)
     mapped = _map(_flat(x, wide), _flat(y, wide), options)
     return mapped.reshape(*x.shape[:-1], mapped.shape[-1]).astype(x.dtype)
 
@@ -159,7 +160,7 @@ def normxcorr_conv(
             f"channels x {options.offsets} rows x {options.searched(x.shape[-2])} columns"
         )
     check_bias(bias, kernel)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = sum_dtype(x.dtype)
     out = _conv(_flat(x, wide), _flat(y, wide), kernel.astype(wide), options)
     out = with_bias(out, bias)
     return out.reshape(*x.shape[:-1], kernel.shape[1]).astype(x.dtype)

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.correlation.maps import as_maps, check_bias, with_bias
+from siamjax.distances import sum_dtype
 from siamjax.errors import UsageError
 from siamjax.options import Count, plain
 
@@ -59,7 +60,7 @@ def cross_input_neighbourhood_conv(
     """
     x, y = _checked(x, y, size)
     dtype = x.dtype
-    x, y = (u.astype(jnp.promote_types(dtype, jnp.float32)) for u in (x, y))
+    x, y = (u.astype(sum_dtype(dtype)) for u in (x, y))
     channels = x.shape[-1]
     if kernel.ndim != 2 or kernel.shape[0] != 2 * channels * size**2:
         raise UsageError(
