@@ -21,7 +21,7 @@ from siamjax.errors import UsageError, shown
 
 Kind = TypeVar("Kind")
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """A number of things in a JSON file: what a float64 holds exactly."""
 
 Finite = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from siamjax.array_files import map_npy
 from siamjax.errors import UsageError, shown
-from siamjax.files import Count, dump_json, read_json, write_json
+from siamjax.files import Natural, dump_json, read_json, write_json
 from siamjax.inference.digests import differing
 
 Place = tuple[slice, slice]
@@ -33,8 +33,8 @@ class _Progress(msgspec.Struct):
 
     scores_of: dict[str, Any]
     made: bool
-    embedded: Count
-    tiles: Count
+    embedded: Natural
+    tiles: Natural
 
 
 class Record:

@@ -36,7 +36,7 @@ import numpy as np
 
 from siamjax.array_files import allowance
 from siamjax.errors import UsageError, shown
-from siamjax.files import Count, decode_json, open_regular
+from siamjax.files import Natural, decode_json, open_regular
 
 _START = "import sys; sys.path[:] = {path!r}; from siamjax.isolation import child; child.serve()"
 _DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
@@ -60,7 +60,7 @@ class _Header(msgspec.Struct):
     state: str
     value: Any = None
     dtype: str | None = None
-    shape: list[Count] = []
+    shape: list[Natural] = []
     reversed: bool = False
 
 

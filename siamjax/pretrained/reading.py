@@ -11,7 +11,7 @@ import numpy as np
 
 from siamjax.array_files import NUMBERS, read_npz
 from siamjax.errors import UsageError, shown
-from siamjax.files import Count, decode_json, open_regular, read_bytes, read_json
+from siamjax.files import Natural, decode_json, open_regular, read_bytes, read_json
 from siamjax.isolation import isolated
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained import architectures
@@ -171,7 +171,7 @@ class _Quantization(msgspec.Struct):
 
 class _Entry(msgspec.Struct):
     name: str
-    shape: list[Count]
+    shape: list[Natural]
     dtype: Literal["float32", "int32", "bool"]
     quantization: _Quantization | None = None
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import row_squares
-from siamjax.files import Count, open_regular, read_json, write_json
+from siamjax.files import Natural, open_regular, read_json, write_json
 from siamjax.search.index import Index
 from siamjax.search.index_manifest import Crc
 from siamjax.search.index_segment import LONGEST_CELL, Item, Segment, crc_of, row_files
@@ -35,8 +35,8 @@ class _Progress(msgspec.Struct):
 
     catalogue: str
     attributes: tuple[str, ...]
-    rows: Count
-    items_bytes: Count
+    rows: Natural
+    items_bytes: Natural
     items_crc: Crc
 
 

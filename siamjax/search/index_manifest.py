@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import Count, decode_json, dump_json, read_bytes, write_text
+from siamjax.files import Natural, decode_json, dump_json, read_bytes, write_text
 
 MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "siamjax catalogue index", 1
@@ -28,8 +28,8 @@ class SegmentNote(msgspec.Struct, kw_only=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     catalogue: str
     attributes: tuple[str, ...]
-    bytes: dict[str, Count]
-    removed: tuple[Count, ...]
+    bytes: dict[str, Natural]
+    removed: tuple[Natural, ...]
     items_crc: Crc | None = None
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import Count, Finite, read_json, typed
+from siamjax.files import Finite, Natural, read_json, typed
 from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares, Embeds
 from siamjax.training.checkpoints import load_variables
@@ -43,7 +43,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     network: dict[str, Any]
     size: _Side | Annotated[list[_Side], msgspec.Meta(min_length=2, max_length=2)]
-    step: Count
+    step: Natural
     threshold: Finite | None = None
     data: str = ""
     trained_on: list[str] = []
@@ -58,7 +58,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 class _Format(msgspec.Struct):
-    format: Count = 1
+    format: Natural = 1
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
