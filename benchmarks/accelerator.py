@@ -8,9 +8,9 @@ pairs, by each formulation that dispatch can choose; then whole train steps at p
 against PyTorch eager and torch.compile where torch is installed; then other batches and types. The
 JSON is written after every row; when the minutes are over, what was not reached is listed in it.
 
-Needs jax, flax, optax, orbax-checkpoint, jaxtyping, tqdm, Pillow, SciPy and pytest. XLA counts the
-body of a loop once, so what it says of FLOPs and bytes is a lower bound for normxcorr; there
-``needed_flops`` is by formula, and the share of the peak is of these.
+Needs jax, flax, optax, orbax-checkpoint, jaxtyping, msgspec, tqdm, Pillow, SciPy and pytest. XLA
+counts the body of a loop once, so what it says of FLOPs and bytes is a lower bound for normxcorr;
+there ``needed_flops`` is by formula, and the share of the peak is of these.
 """
 
 import argparse

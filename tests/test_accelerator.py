@@ -164,7 +164,7 @@ def test_a_network_is_exported_and_read_again(tmp_path):
     network = Siamese(backbone=LfwNet(width=0.0625, embedding_scale=None), head=EuclideanHead())
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
     variables = jax.jit(network.init)(jax.random.key(0), *images[:, :1])
-    manifest = {"network": {}, "step": 1}
+    manifest = {"network": {}, "step": 1, "size": 16}
     run = Finished(
         folder=tmp_path, manifest=manifest, network=network, variables=variables, size=(16, 16)
     )
