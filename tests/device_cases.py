@@ -18,8 +18,7 @@ from siamjax.training import create_state, initialize, make_train_step
 
 ROOT = Path(__file__).parent.parent
 MODULES = (correlation, distances, losses, mining, monitors)
-# Words, made of numbers that have left the device; a dtype.
-ON_HOST = {"monitors.collapse_message", "distances.sum_dtype"}
+ON_HOST = {"monitors.collapse_message"}  # words, made of numbers that have left the device
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 
 

@@ -23,8 +23,8 @@ from siamjax.correlation.neighbourhood import (
     cross_input_neighbourhood_conv,
 )
 from siamjax.correlation.options import Gradient, Reduction, options_of
-from siamjax.distances import sum_dtype
 from siamjax.errors import UsageError
+from siamjax.precision import sum_dtype
 
 __all__ = [
     "cross_input_neighbourhood",

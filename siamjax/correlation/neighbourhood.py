@@ -12,9 +12,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.correlation.maps import as_maps, check_bias, with_bias
-from siamjax.distances import sum_dtype
 from siamjax.errors import UsageError
 from siamjax.options import Count, plain
+from siamjax.precision import sum_dtype
 
 
 def cross_input_neighbourhood(
