@@ -53,6 +53,7 @@ def check(found, missing):
     assert found["not_reached"] == []
 
 
+@pytest.mark.slow
 def test_every_kind_of_row_runs_dry(tmp_path):
     done, found = run(tmp_path, "--dry")
     assert done.returncode == 0, done.stderr[-3000:]

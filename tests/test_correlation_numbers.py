@@ -8,10 +8,8 @@ import numpy as np
 import oracles
 import pytest
 
-from siamjax import correlation
 from siamjax.correlation import (
     cross_input_neighbourhood,
-    cross_input_neighbourhood_conv,
     normxcorr,
     normxcorr_by_definition,
     normxcorr_conv,
@@ -142,47 +140,8 @@ def test_patches_below_the_least_deviation_count_as_flat():
     assert all(np.isfinite(g).all() for g in gradients)
 
 
-STRICT = {
-    "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
-    "dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),
-    "float64": lambda: jax.enable_x64(True),
-    "NaN": lambda: jax.debug_nans(True),
-}
-
-
-def calls(dtype):
-    x, y = (jnp.asarray(u, dtype) for u in beside(RELU, np.zeros((2, *SHAPE))))
-    bias = jnp.ones(2, dtype)
-    few = {"patch_size": 3, "row_search": 0, "column_search": 1}
-    return {
-        "normxcorr": lambda: [normxcorr(x, y, **few), jax.grad(summed(normxcorr, **few))(x, y)],
-        "normxcorr_conv": lambda: jax.value_and_grad(summed(normxcorr_conv, **few), (0, 2, 3))(
-            x, y, jnp.ones((3, 2), dtype), bias
-        ),
-        "normxcorr_by_definition": lambda: jax.value_and_grad(
-            summed(normxcorr_by_definition, **few)
-        )(x, y),
-        "cross_input_neighbourhood": lambda: cross_input_neighbourhood(x, y, size=3),
-        "cross_input_neighbourhood_conv": lambda: jax.value_and_grad(
-            summed(cross_input_neighbourhood_conv, size=3), (0, 2, 3)
-        )(x, y, jnp.ones((18, 2), dtype), bias),
-    }
-
-
 def summed(function, **options):
     return lambda *arguments: function(*arguments, **options).sum()
-
-
-@pytest.mark.parametrize("name", correlation.__all__)
-def test_strict_modes_of_jax_change_nothing(name):
-    plain = jax.tree.leaves(calls(jnp.float32)[name]())
-    for mode, strict in STRICT.items():
-        with strict():
-            dtype = jnp.float64 if mode == "float64" else jnp.float32
-            found = jax.tree.leaves(calls(dtype)[name]())
-        for one, other in zip(found, plain, strict=True):
-            assert one.dtype == dtype, mode
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=mode)
 
 
 def test_float64_has_its_own_digits():
@@ -196,6 +155,7 @@ def test_float64_has_its_own_digits():
         np.testing.assert_allclose(ours, theirs, atol=1e-10 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_forward_mode_is_the_definition_s():
     """As the docstring says: reverse over reverse works, forward mode raises TypeError."""
     x, y = (jnp.asarray(u[:4, :3]) for u in beside(RELU, np.zeros((2, *SHAPE)), 3))

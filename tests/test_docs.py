@@ -386,6 +386,7 @@ def own_experiment(folder, *arguments, devices=1):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_experiment_of_an_unknown_kind(tmp_path):
     """The file of the page, whole, on 1 and 2 devices; its run is used by a command."""
     (code,) = blocks_of("own_experiment.md", showing='if __name__ == "__main__"')

@@ -58,6 +58,8 @@ def test_a_public_function_and_its_gradient(name, strict):
     case = CASES[name]
     arguments = floats(case.arguments, jnp.float64 if strict == "x64" else jnp.float32)
     got = jax.jit(case.function)(*arguments)
+    if name.startswith(("correlation", "distances")):
+        assert got.dtype == arguments[0].dtype
     expected = case.expected(*jax.tree.map(np.asarray, floats(case.arguments, np.float32)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), got, expected)
     cotangents = jax.tree.map(lambda u: jnp.where(jnp.isfinite(u), jnp.ones_like(u), 0), got)

@@ -113,6 +113,7 @@ def train_on_mined(config, make_batches=triplet_batches):
     return train(config, *experiment.build(config), things, batches, mine)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_with_mined_negatives_is_straight(tmp_path, monkeypatch):
     """Bit for bit, with negatives mined before the stop and used after it."""
     monkeypatch.setattr(hard_negatives, "LAG", 6)
@@ -169,6 +170,7 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_published_weights_are_the_start_and_a_baseline(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "Vgg16Features", partial(Vgg16Features, depth=3))
     config = experiment.Config(**{**TINY, "steps": 1}, weights=weights, run=tmp_path / "run")
