@@ -13,11 +13,13 @@ from siamjax.correlation import patch_products, shifted_maps, shifted_maps_gradi
 from siamjax.correlation.options import Options
 
 # On a CPU it matters most that a chunk's work stays in a core's cache (1 MB where this was
-# measured), so a chunk is one example at 37x12x25. On a GPU every kernel costs a launch, so there a
-# chunk is many examples; shifted maps touch less memory than patches do (H200, 64 pairs: 0.8 ms
-# against 2.1 forward, 3.6 against 6.9 with the backward pass). Elsewhere, as on a TPU, matrix
-# products cost least (patch_products); that was not measured.
-_CPU_CHUNK, _CHUNK = 0.7e6, 256e6  # bytes of one row offset's map
+# measured), so a chunk is one example at 37x12x25; of the gradient it is two, whose larger steps
+# keep two cores busy (a training step took 5 % less time). On a GPU every kernel costs a launch, so
+# there a chunk is many examples; shifted maps touch less memory than patches do (H200, 64 pairs:
+# 0.8 ms against 2.1 forward, 3.6 against 6.9 with the backward pass). Elsewhere, as on a TPU,
+# matrix products cost least (patch_products); that was not measured.
+# Bytes of one row offset's map.
+_CPU_CHUNK, _CPU_GRADIENT_CHUNK, _CHUNK = 0.7e6, 1.4e6, 256e6
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -35,7 +37,13 @@ def _map_backward(options, saved, cotangent):
         return jax.vjp(lambda x, y: patch_products.map_of(x, y, options), x, y)[1](cotangent)
 
     return _on_this_platform(
-        shifted_maps_gradient.map_gradient, by_patches, options, None, *saved, cotangent
+        shifted_maps_gradient.map_gradient,
+        by_patches,
+        options,
+        None,
+        *saved,
+        cotangent,
+        cpu_chunk=_CPU_GRADIENT_CHUNK,
     )[1]
 
 
@@ -74,7 +82,14 @@ def _conv_backward(options, saved, cotangent):
         return total + dkernel, (dx, dy)
 
     total, (dx, dy) = _on_this_platform(
-        by_shifted_maps, by_patches, options, jnp.zeros_like(split), x, y, cotangent
+        by_shifted_maps,
+        by_patches,
+        options,
+        jnp.zeros_like(split),
+        x,
+        y,
+        cotangent,
+        cpu_chunk=_CPU_GRADIENT_CHUNK,
     )
     return dx, dy, *join(total)
 
@@ -96,6 +111,7 @@ def _on_this_platform(
     options: Options,
     total: Array | None,
     *arrays: Array,
+    cpu_chunk: float = _CPU_CHUNK,
 ) -> tuple[Array | None, Any]:
     """``function(*chunk, options)`` of every chunk; a ``total`` is passed first and updated."""
 
@@ -119,7 +135,7 @@ def _on_this_platform(
 
     return lax.platform_dependent(
         *arrays,
-        cpu=over_chunks(by_shifted_maps, _CPU_CHUNK),
+        cpu=over_chunks(by_shifted_maps, cpu_chunk),
         cuda=exact,
         default=over_chunks(by_patches, _CHUNK),
     )
