@@ -8,7 +8,7 @@ and a negative train it (Wang et al., CVPR 2014; VisNet: Shankar et al., arXiv 1
 
 D is a soft minimum over the images n of other things in the batch of all devices.
 
-    python -m experiments.visual_search_triplet     # emoji, two CPU cores: 4 min, recall@1 0.705
+    python -m experiments.visual_search_triplet     # emoji, two CPU cores: 4 min, recall@1 0.695
     python -m experiments.visual_search_triplet --weights vgg16_imagenet_notop_fp16.npz --size 64 \\
         --learning-rate 1e-4 --batch-size 32 --steps 100 --evaluate-every 25 --no-symmetries
 
