@@ -45,8 +45,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     that was not finite. Raises ``UsageError`` with the line for anything else.
     """
     rows = read_rows(folder / _FILE, dict[str, int | float | None])
-    found = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    found = [
+        # Earlier versions wrote NaN where null stands now; v - v is 0 of finite numbers alone.
+        {name: v for name, v in row.items() if v is not None and v - v == 0}
+        for row in rows
+    ]
     for number, row in enumerate(found, start=1):
-        if "step" not in row:
-            raise UsageError(f"{shown(folder / _FILE)}, row {number}: no step; mend or remove it")
+        if row.get("step", -1) < 0 or row["step"] != int(row["step"]):
+            raise UsageError(
+                f"{shown(folder / _FILE)}, row {number}: no step from 0 on; mend or remove it"
+            )
     return found

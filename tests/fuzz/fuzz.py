@@ -118,11 +118,12 @@ def lines_of(process: subprocess.Popen):
     assert process.stdout
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        rest = b""
+        rest, patience = b"", 600.0  # to make the whole inputs: runs, indexes
         while True:
-            if not selector.select(SILENCE):
+            if not selector.select(patience):
                 process.kill()
                 return
+            patience = SILENCE
             got = os.read(process.stdout.fileno(), 2**16)
             if not got:
                 return

@@ -73,7 +73,7 @@ def run_texts(folder):
 
     def read(place):
         for row in read_metrics(place):
-            assert row["step"] >= 0 or row["step"] < 0
+            assert row["step"] >= 0
         manifest, _ = read_manifest(place)
         assert min(manifest.sides) > 0
         if (place / "other").exists():

@@ -365,3 +365,15 @@ def test_a_collapse_is_said_once(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count("the network has collapsed") == 1
     assert "warning, step 1: the network has collapsed" in err
+
+
+@pytest.mark.parametrize("step", ["NaN", "-1", "0.5", "null", "1" + "0" * 400])
+def test_rows_of_metrics_are_of_steps_that_can_be(step, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "auc": NaN}}\n{{"step": {step}}}\n')
+    if step.endswith("00"):
+        assert read_metrics(tmp_path)[1]["step"] == int(step)
+        return
+    with pytest.raises(UsageError, match=r"metrics\.jsonl, row 2: no step"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "auc": NaN, "loss": 0.5}\n')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
