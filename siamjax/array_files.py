@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import open_regular
+from siamjax.files import open_regular, saying
 
 NUMBERS = "biuf"
 """Kinds of dtypes: booleans, integers, unsigned integers, floats."""
@@ -110,7 +110,7 @@ def map_npy(path: Path, *, write: bool = False, kinds: str = NUMBERS) -> np.ndar
         header = read_header(file, os.fstat(file.fileno()).st_size, where=shown(path), kinds=kinds)
     if not header.nbytes:  # the system maps no empty file
         return np.empty(header.shape, header.dtype)
-    try:
+    with saying(f"{shown(path)}: cannot be opened"):
         return np.memmap(
             path,
             header.dtype,
@@ -119,8 +119,6 @@ def map_npy(path: Path, *, write: bool = False, kinds: str = NUMBERS) -> np.ndar
             shape=header.shape,
             order="F" if header.fortran else "C",
         )
-    except OSError as error:
-        raise UsageError(f"{shown(path)}: cannot be opened ({error.strerror})") from None
 
 
 def read_npz(path: Path, *, texts: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

@@ -32,9 +32,14 @@ def require_embeddings(name: str, rows: Any) -> Float[np.ndarray, "n features"]:
     array = require_finite(name, rows, axes=2, remedy=remedy)
     if not array.size:
         raise UsageError(f"{name} of shape {array.shape}; give at least one row and one feature")
-    if array.dtype == np.float64 and np.abs(array).max() > 1e150:
-        raise UsageError(f"{name}: up to {np.abs(array).max():.3g}; scale to below 1e150")
+    if array.dtype == np.float64 and (most := greatest(array)) > 1e150:
+        raise UsageError(f"{name}: up to {most:.3g}; scale to below 1e150")
     return array
+
+
+def greatest(rows: Float[np.ndarray, "n features"]) -> float:
+    """The largest absolute value, without an array of all absolute values."""
+    return max(float(rows.max()), -float(rows.min()))
 
 
 def distances_to(
@@ -187,8 +192,7 @@ def _whole(rows: Float[np.ndarray, "n features"]) -> bool:
     """Whether all sums of products of such rows are exact in float64: small whole numbers."""
     if not rows.size:
         return False
-    greatest = max(float(rows.max()), -float(rows.min()))
-    if 4 * greatest**2 * rows.shape[1] >= 2**53:
+    if 4 * greatest(rows) ** 2 * rows.shape[1] >= 2**53:
         return False
     return bool((rows == np.rint(rows)).all())
 

@@ -48,11 +48,11 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "check the path") -> byt
     for what is no regular file: a named pipe would be waited for, a device read without end.
     ``remedy`` says what to do about a file that is not there.
     """
-    with open_regular(path, limit=limit, remedy=remedy) as file:
-        try:
-            return file.read(os.fstat(file.fileno()).st_size)
-        except OSError as error:
-            raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    with (
+        open_regular(path, limit=limit, remedy=remedy) as file,
+        saying(f"{shown(path)}: cannot be read"),
+    ):
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def open_regular(
@@ -137,6 +137,16 @@ def read_rows(path: Path, kind: type[Kind], *, limit: int = 2**30) -> list[Kind]
             cut = f"warning: {where}: cut short, as a killed process leaves it; left out"
             print(cut, file=sys.stderr)
     return rows
+
+
+@contextlib.contextmanager
+def saying(what: str, *, remedy: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` of the block into ``UsageError``: what failed, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        told = f"{what} ({error.strerror or error})"
+        raise UsageError(f"{told}; {remedy}" if remedy else told) from None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from siamjax.files import (
     read_bytes,
     read_json,
     read_rows,
+    saying,
     write_json,
 )
 
@@ -192,3 +193,18 @@ def test_a_disk_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys, ki
     monkeypatch.setattr(fcntl, "flock", lambda *_: os.open(tmp_path / "no" / "file", os.O_RDONLY))
     with pytest.raises(FileNotFoundError), locked(tmp_path / "lock"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), "make room", "(No space left); make room"),
+        (OSError("of a library's own"), "", "(of a library's own)"),
+    ],
+)
+def test_what_the_disk_refuses_is_said_with_a_remedy(error, remedy, told):
+    with pytest.raises(UsageError) as said, saying("a.txt: cannot be written", remedy=remedy):
+        raise error
+    assert str(said.value) == f"a.txt: cannot be written {told}"
+    with pytest.raises(KeyError), saying("a.txt: cannot be written"):
+        raise KeyError("a bug stays a bug")

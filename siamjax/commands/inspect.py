@@ -83,14 +83,13 @@ def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
 def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) -> None:
     from siamjax.data.images import decode, read_file
     from siamjax.data.transforms import resize
+    from siamjax.files import saying
     from siamjax.report.inside import activations
     from siamjax.report.inside_figures import activation_figure
 
     pixels = resize(decode(read_file(image), name=str(image)), run.size)
-    try:
+    with saying(f"{out}: cannot be made", remedy="change --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be made ({error.strerror}); change --out") from None
     names = [one.name for one in chosen]
     found = activations(run.network, run.variables, pixels[None], names=names)
     for name, values in found.items():
@@ -102,10 +101,8 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
         while len(os.fsencode(stem + ending)) > _LONGEST:
             stem = stem[:-1]
         path = out / f"{stem}{ending}"
-        try:
+        with saying(f"{path}: cannot be written"):
             figure.savefig(path, dpi=110)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
         print(path)
 
 

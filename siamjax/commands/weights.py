@@ -49,6 +49,7 @@ def convert(
         preprocessing: Preprocessing of the images, where the file does not name it.
         leave_out: Beginnings of the names of layers to leave out, such as another task's head.
     """
+    from siamjax.files import saying
     from siamjax.pretrained.published import open_weights
 
     path = Path(f"{file.name.split('.')[0] or 'weights'}.npz") if out is None else out
@@ -57,10 +58,8 @@ def convert(
     if os.path.lexists(path):
         raise UsageError(f"{shown(path)} exists already; remove it, or choose another --out")
     weights = open_weights(file, preprocessing=preprocessing).without(*leave_out)
-    try:
+    with saying(f"{shown(path)}: cannot be written"):
         weights.save(path)
-    except OSError as error:
-        raise UsageError(f"{shown(path)}: cannot be written ({error.strerror})") from None
     layers = sorted({name.split("/")[1] for name in weights.tensors})
     count = sum(tensor.size for tensor in weights.tensors.values())
     print(

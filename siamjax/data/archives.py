@@ -21,7 +21,7 @@ from siamjax.data.folders import EMPTY, UNREADABLE, is_image, walk
 from siamjax.data.images import read_file
 from siamjax.data.names import is_hidden, is_text
 from siamjax.errors import UsageError, shown
-from siamjax.files import open_regular
+from siamjax.files import open_regular, saying
 from siamjax.surroundings import folder_of
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
@@ -255,13 +255,9 @@ def _unpack(source: Path, name: str, target: Path) -> bool:
                 raise _too_large(source, member, limit)
             with target.open("wb") as file:
                 while chunk := _read(stream, 2**20, source):
-                    try:
+                    remedy = f"set TMPDIR to a folder with {size:,} bytes of space"
+                    with saying(f"{target}: cannot be written", remedy=remedy):
                         file.write(chunk)
-                    except OSError as error:
-                        raise UsageError(
-                            f"{target}: cannot be written ({error.strerror}); set TMPDIR to a "
-                            f"folder with {size:,} bytes of space"
-                        ) from None
             return True
     return False
 

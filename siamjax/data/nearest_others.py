@@ -10,7 +10,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from siamjax.exact_distances import RankedDistances, distances_to, nearest_places, product_error
+from siamjax.exact_distances import (
+    RankedDistances,
+    distances_to,
+    greatest,
+    nearest_places,
+    product_error,
+)
 
 Allowed = np.ndarray | Literal[True] | None
 """A mask (items, places); True: all; None: none."""
@@ -61,10 +67,10 @@ class _Mining:
         self._keep = count + 1 + max(4, count // 2)
         self._ranked: RankedDistances | None = None
         self._centre = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-        greatest = max(float(embeddings.max()), -float(embeddings.min()))
+        most = greatest(embeddings)
         # Beyond this, float32 does not hold the squares.
-        usual = greatest == 0 or 1e-12 < greatest < 1e12
-        self._scale = 1.0 if usual else 2.0 ** -np.ceil(np.log2(greatest))
+        usual = most == 0 or 1e-12 < most < 1e12
+        self._scale = 1.0 if usual else 2.0 ** -np.ceil(np.log2(most))
 
     def first_pass(
         self, items: Int[np.ndarray, " b"]

@@ -20,7 +20,7 @@ from PIL import Image
 from siamjax.data.archives import tfds_folder
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError, shown
-from siamjax.files import locked, open_regular
+from siamjax.files import locked, open_regular, saying
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the sets that come with the package, each with its licence."""
@@ -141,7 +141,10 @@ def prepare(builder: ImageBuilder) -> None:
     quiet()
     place = Path(builder.data_dir)
     own = place.parents[1 if builder.builder_config else 0]  # ROOT/NAME[/CONFIG]/VERSION
-    try:
+    with saying(
+        f"{shown(own.parent)}: {builder.name} cannot be prepared there",
+        remedy="set TFDS_DATA_DIR to a folder that you may write, on a disk with space",
+    ):
         if place.exists():  # on a disk that may be read only
             return
         own.parent.mkdir(parents=True, exist_ok=True)
@@ -150,12 +153,6 @@ def prepare(builder: ImageBuilder) -> None:
                 with _all_or_nothing(own, place):
                     builder.download_and_prepare(file_format=FORMAT)
                 return
-    except OSError as error:
-        raise UsageError(
-            f"{shown(own.parent)}: {builder.name} cannot be prepared there "
-            f"({error.strerror or error}); set TFDS_DATA_DIR to a folder that you may write, on a "
-            "disk with space"
-        ) from None
     with undamaged(place):  # by the process that was waited for
         builder.info.read_from_directory(place)
 

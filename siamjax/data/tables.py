@@ -17,7 +17,7 @@ from siamjax.data.decoding import IMAGE_SUFFIXES
 from siamjax.data.images import ImageSet
 from siamjax.data.names import on_disk
 from siamjax.errors import UsageError, shown
-from siamjax.files import open_regular
+from siamjax.files import open_regular, saying
 
 IMAGE = ("image", "file", "path", "filename")
 ITEM = ("item", "identity", "product")
@@ -148,6 +148,7 @@ def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
     remedy = "give the path of a table"
     try:
         with (
+            saying(f"{path}: cannot be read"),
             open_regular(path, remedy=remedy) as file,
             io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as stream,
         ):
@@ -166,8 +167,6 @@ def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
         raise UsageError(
             f"{path}, line {undecodable_line(path)}: not UTF-8; save the table as UTF-8"
         ) from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _separator(beginning: str) -> str:

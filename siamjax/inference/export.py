@@ -14,7 +14,7 @@ import numpy as np
 from siamjax.array_files import read_npz
 from siamjax.distances import euclidean
 from siamjax.errors import UsageError, shown
-from siamjax.files import write_json, write_text
+from siamjax.files import saying, write_json, write_text
 from siamjax.inference.embedder import features_of
 from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares
@@ -67,7 +67,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
     }
     image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *run.size, 3), np.uint8)
     functions = _functions(run)
-    try:
+    with saying(f"{out}: cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             folder = Path(scratch) / out.name
@@ -92,8 +92,6 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
             ]
             _describe(run, folder, platforms, differences)
             os.replace(folder, out)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
     return differences
 
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from siamjax.array_files import allowance
 from siamjax.errors import UsageError, shown
-from siamjax.files import Natural, decode_json, open_regular
+from siamjax.files import Natural, decode_json, open_regular, saying
 
 _START = "import sys; sys.path[:] = {path!r}; from siamjax.isolation import child; child.serve()"
 _DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
@@ -70,7 +70,6 @@ def isolated(
     *arguments: Any,
     memory: int | None = None,
     seconds: float | None = None,
-    remedy: str = "fetch it again",
 ) -> Generator[Answer]:
     """What the function ``reader`` yields for a file, from a child process.
 
@@ -82,7 +81,6 @@ def isolated(
             may have; None: :func:`siamjax.array_files.allowance`. The system enforces it on Linux.
         seconds: Of computing for one answer; None: 3 and one for every 20 MB of the file. By the
             clock a child has twenty times as long and a minute, as a disk may be slow.
-        remedy: What to do about a file that cannot be read.
 
     Raises ``UsageError`` naming the file: one that the reader raised, and for a reader that raises
     anything else, crashes, or takes too much time or memory.
@@ -98,7 +96,7 @@ def isolated(
         "HDF5_PLUGIN_PRELOAD": "::",  # none
         "HDF5_USE_FILE_LOCKING": "FALSE",  # some network disks have no locks, and it only reads
     }
-    try:
+    with saying(f"{shown(path)}: no process can be started to read it", remedy="end others"):
         child = subprocess.Popen(
             [sys.executable, "-c", command],
             stdin=subprocess.PIPE,
@@ -107,10 +105,6 @@ def isolated(
             env=os.environ | environment,
             start_new_session=True,  # Ctrl-C reaches this process, which ends the child
         )
-    except OSError as error:
-        raise UsageError(
-            f"{shown(path)}: no process can be started to read it ({error.strerror}); end others"
-        ) from None
     assert child.stdin is not None
     assert child.stdout is not None
     with contextlib.suppress(OSError, AttributeError):  # faster, where the system allows it
@@ -134,7 +128,7 @@ def isolated(
                     raise _Failed(f", or not what it seems to be ({shown(header.value)})")
     except (_Failed, _Ended) as error:
         why = _why(child, seconds) if isinstance(error, _Ended) else error
-        raise UsageError(f"{shown(path)}: damaged{why}; {remedy}") from None
+        raise UsageError(f"{shown(path)}: damaged{why}; fetch it again") from None
     finally:
         child.kill()
         child.stdout.close()

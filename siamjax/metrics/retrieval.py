@@ -21,6 +21,7 @@ from siamjax.errors import UsageError
 from siamjax.exact_distances import (
     RankedDistances,
     distances_to,
+    greatest,
     product_error,
     require_embeddings,
 )
@@ -184,8 +185,8 @@ class _Searched:
             self._own = require_places("own", own, total=total, count=queries)
         self.images = total - (own is not None)
         # Float32 about the mean, scaled so that it holds the squares: a fast first pass.
-        greatest = max(float(self._gallery.max()), -float(self._gallery.min()))
-        self._scale = 2.0 ** -np.ceil(np.log2(greatest)) if greatest else 1.0
+        most = greatest(self._gallery)
+        self._scale = 2.0 ** -np.ceil(np.log2(most)) if most else 1.0
         self._centre = self._gallery.mean(axis=0, dtype=np.float64)
         self._narrow = np.empty(self._gallery.shape, np.float32)
         for start in range(0, total, _ROWS):

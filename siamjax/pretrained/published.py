@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import locked, open_regular
+from siamjax.files import locked, open_regular, saying
 from siamjax.models.preprocessing import Preprocessing
 from siamjax.pretrained.reading import read_weights
 from siamjax.pretrained.weights import Weights
@@ -141,18 +141,16 @@ def fetch(name: str) -> Path:
     wanted, folder = PUBLISHED[name], cache_folder()
     path = folder / wanted.file
     part = path.with_name(path.name + ".part")
-    try:
+    with saying(
+        f"{shown(folder)}: {wanted.file} cannot be kept there",
+        remedy="set SIAMJAX_WEIGHTS to a folder that you may write, on a disk with space",
+    ):
         if not path.exists():  # a cache may be on a disk that is only read
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / ".lock"):
                 if not path.exists():  # another process may have fetched it meanwhile
                     _download(wanted, part)
                     os.replace(part, path)
-    except OSError as error:
-        raise UsageError(
-            f"{shown(folder)}: {wanted.file} cannot be kept there ({error.strerror}); set "
-            "SIAMJAX_WEIGHTS to a folder that you may write, on a disk with space"
-        ) from None
     _check(path, wanted, "remove it, so that it is downloaded again")
     return path
 

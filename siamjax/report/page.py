@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siamjax.data.transforms import Size
-from siamjax.errors import UsageError, shown
-from siamjax.files import dump_json, write_text
+from siamjax.errors import shown
+from siamjax.files import dump_json, saying, write_text
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
@@ -134,13 +134,10 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
         autoescape=True,
         finalize=lambda value: _printable(value) if isinstance(value, str) else value,
     )
-    try:
+    with saying(
+        f"{shown(path)}: the page cannot be written", remedy="make room, or give another place"
+    ):
         write_text(path, environment.get_template(template).render(values))
-    except OSError as error:
-        raise UsageError(
-            f"{shown(path)}: the page cannot be written ({error.strerror or error}); make room, "
-            "or give another place"
-        ) from None
 
 
 def _printable(text: str) -> str:

@@ -20,7 +20,7 @@ import jax
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.files import append_row, dump_json, read_json, read_rows, write_json
+from siamjax.files import append_row, dump_json, read_json, read_rows, saying, write_json
 from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
@@ -209,15 +209,14 @@ class Run:
             # Now, because write_manifest would refuse it only after the training.
             read_rows(self.folder / _SESSIONS, dict[str, Any])
             return True
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json", self.agreed)
-        except OSError as error:
-            with contextlib.suppress(OSError):  # a refused run leaves no folder
-                self.folder.rmdir()
-            raise UsageError(
-                f"{self.folder} cannot be made or written ({error.strerror}); give --run another"
-            ) from None
+        with saying(f"{self.folder} cannot be made or written", remedy="give --run another"):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_json(self.folder / "config.json", self.agreed)
+            except OSError:
+                with contextlib.suppress(OSError):  # a refused run leaves no folder
+                    self.folder.rmdir()
+                raise
         return False
 
     @property
@@ -280,13 +279,11 @@ class Run:
             "sessions": read_rows(self.folder / _SESSIONS, dict[str, Any]),
             "judged": environment(),
         }
-        try:
+        with saying(
+            f"{self.folder / 'manifest.json'}: cannot be written",
+            remedy="make room, or make it writable, and run the same command again",
+        ):
             write_json(self.folder / "manifest.json", manifest)
-        except OSError as error:
-            raise UsageError(
-                f"{self.folder / 'manifest.json'}: cannot be written ({error.strerror}); make "
-                "room, or make it writable, and run the same command again"
-            ) from None
         return manifest
 
 

@@ -91,7 +91,7 @@ def run(name: str, inputs: int, seed: int, only: int | None):
                 stderr=None if only is not None else subprocess.DEVNULL,
                 env={**os.environ, "JAX_PLATFORMS": "cpu", **home},
             )
-            how, begun = "", False
+            begun = False
             for line in lines_of(process):
                 begun = True
                 what, detail = json.loads(line)
