@@ -69,7 +69,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
-    from siamjax.report.page import text_table
+    from siamjax.aligned import text_table
 
     rows = [
         (one.name, (one.kind, "x".join(map(str, one.shape)), f"{one.parameters:,}"))

@@ -50,6 +50,7 @@ def evaluate(
         strict: Refuse a folder or list of which something would be left out; else that is told.
         trust: Modules to import the run's network from; the error that asks for one names it.
     """
+    from siamjax.aligned import text_table
     from siamjax.data.verification import (
         VerificationOptions,
         evaluation_pairs,
@@ -57,7 +58,6 @@ def evaluate(
     )
     from siamjax.inference.verification import Verifier
     from siamjax.options import asked_before
-    from siamjax.report.page import text_table
     from siamjax.report.verification import result_table
 
     verifier = Verifier.open(run, trust=trust)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siamjax.aligned import measured, text_table
 from siamjax.data.transforms import Size
 from siamjax.errors import shown
 from siamjax.files import dump_json, saying, write_text
@@ -103,23 +104,11 @@ def table_of(
     if columns is None:
         columns = {measure: measure for values in results.values() for measure in values}
 
-    def cell(value: float | None) -> str:
-        if value is None:
-            return missing
-        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-
-    rows = [(name, [cell(values.get(key)) for key in columns]) for name, values in results.items()]
+    rows = [
+        (name, [measured(values.get(key), missing=missing) for key in columns])
+        for name, values in results.items()
+    ]
     return list(columns.values()), rows
-
-
-def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """The table as aligned text, for a terminal."""
-    lines = [["", *columns], *([shown(name), *cells] for name, cells in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
