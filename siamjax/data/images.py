@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,8 @@ from siamjax.data.decoding import MOST_BYTES, EncodedArray, decode
 from siamjax.data.names import as_bytes, on_disk
 from siamjax.errors import UsageError
 from siamjax.files import read_bytes
+
+_CONTENT = 16  # characters of the sha256 of an image's pixels: 64 bits
 
 
 class ImageSource(Protocol):
@@ -138,6 +141,24 @@ class ImageSet:
         keys = self.keys + others.keys
         identities = np.concatenate([self.identities, others.identities])
         return dataclasses.replace(self, name=name, keys=keys, identities=identities, source=source)
+
+    def content(self, indices: Int[np.ndarray, " n"]) -> list[str]:
+        """A hash of the upright RGB pixels of each of these images, in their order.
+
+        An image that was saved again without loss, in another format or under another name, has
+        the same; one that cannot be read has "". Several threads read.
+        """
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._content, indices.tolist()))
+
+    def _content(self, index: int) -> str:
+        try:
+            pixels = self.image(index)
+        except UsageError:
+            return ""
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(np.ascontiguousarray(pixels))
+        return digest.hexdigest()[:_CONTENT]
 
     def checksum(self) -> str:
         """sha256 over names, identities and the bytes of the images."""

@@ -49,7 +49,7 @@ def open_catalogue(
     if os.path.isdir(path):
         if online_products.is_unpacked(path):
             return online_products.open_products(path)
-        table = _table_in(path)
+        table = table_in(path)
         if table is None:
             return _folder(path, strict=strict, numbered=numbered, quiet=quiet)
         return read_table(table)
@@ -60,7 +60,8 @@ def open_catalogue(
     return read_table(path)
 
 
-def _table_in(folder: Path) -> Path | None:
+def table_in(folder: Path) -> Path | None:
+    """The table that lists a folder's images; None: there is none. ``UsageError`` for several."""
     if os.path.isfile(folder / "items.csv"):
         return folder / "items.csv"
     names = walk(folder, depth=1).files[""]

@@ -51,6 +51,11 @@ class PairList:
         )
 
 
+def indices_of(pairs: PairList) -> Int[np.ndarray, " n"]:
+    """Indices of the images that the pairs show, ascending."""
+    return np.unique(np.concatenate([pairs.first, pairs.second]))
+
+
 def all_pairs(
     images: ImageSet, indices: Int[np.ndarray, " n"], *, name: str, limit: int | None = None
 ) -> PairList:

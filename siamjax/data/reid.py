@@ -92,6 +92,16 @@ class ReidSplits:
         """The people whom the training images show."""
         return tuple(sorted(set(self.images.identities[self.training].tolist())))
 
+    @property
+    def training_images(self) -> Int[np.ndarray, " train"]:
+        """Indices of the images to train on."""
+        return self.training
+
+    @property
+    def validation_images(self) -> Int[np.ndarray, " n"]:
+        """Indices of the images that choose the checkpoint."""
+        return np.union1d(self.validation.query, self.validation.gallery)
+
     def fingerprint(self) -> str:
         """sha256 over names, identities, cameras and all indices, but not over pixels.
 

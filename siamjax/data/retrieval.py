@@ -77,6 +77,16 @@ class RetrievalSplits:
         """The items that the training images show."""
         return tuple(sorted(set(self.images.identities[self.training].tolist())))
 
+    @property
+    def training_images(self) -> Int[np.ndarray, " train"]:
+        """Indices of the images to train on."""
+        return self.training
+
+    @property
+    def validation_images(self) -> Int[np.ndarray, " n"]:
+        """Indices of the images that choose the checkpoint."""
+        return np.union1d(self.validation.query, self.validation.gallery)
+
     def triplets(self, category: str | None) -> TripletStream:
         """Triplets to train on: the listed ones, or else ones drawn from the seed of the splits.
 

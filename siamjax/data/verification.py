@@ -16,6 +16,7 @@ from siamjax.data.pairs import (
     PairStream,
     SampledPairs,
     all_pairs,
+    indices_of,
     split_people,
 )
 from siamjax.errors import UsageError
@@ -49,10 +50,15 @@ class VerificationSplits:
 
     @property
     def training_images(self) -> Int[np.ndarray, " n"]:
-        """Indices of the images that training may show; all, if identities are not known."""
-        if not self.trained_on:
-            return np.arange(len(self.images))
+        """Indices of the images that training may show; those of its list, if there is no name."""
+        if not self.trained_on and isinstance(self.training, ListedPairs):
+            return indices_of(self.training.pairs)
         return images_of(self.images, self.trained_on)
+
+    @property
+    def validation_images(self) -> Int[np.ndarray, " n"]:
+        """Indices of the images that choose threshold and checkpoint."""
+        return indices_of(self.validation)
 
     def fingerprint(self) -> str:
         """sha256 over names, identities and the pairs of all splits, but not over pixels.
@@ -137,8 +143,7 @@ def evaluation_pairs(data: str, *, limit: int, strict: bool = False) -> tuple[Im
 
 def people_of(images: ImageSet, pairs: PairList) -> set[str]:
     """The people whom the pairs show."""
-    shown = np.concatenate([pairs.first, pairs.second])
-    return set(images.identities[shown].tolist())
+    return set(images.identities[indices_of(pairs)].tolist())
 
 
 def leaked(images: ImageSet, pairs: PairList, trained_on: Sequence[str]) -> np.ndarray:

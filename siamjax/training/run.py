@@ -32,6 +32,7 @@ from siamjax.training.description import (
     modules_in,
 )
 from siamjax.training.environment import environment
+from siamjax.training.seen import Seen
 
 FORMAT = 2
 """Format of ``config.json`` and ``manifest.json``; files without a number have format 1."""
@@ -258,6 +259,8 @@ class Run:
         """
         if self.best_step is None:
             raise RuntimeError("call best_variables() first: it chooses the checkpoint")
+        if seen := Seen.of(self.splits):  # before the manifest, which says that all is there
+            seen.write(self.folder)
         images = self.splits.images
         manifest = {
             "format": FORMAT,

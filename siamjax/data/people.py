@@ -1,0 +1,94 @@
+"""Images of people to measure a network on, whatever task their set was made for."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from siamjax.data import reid, verification
+from siamjax.data.images import ImageSet
+from siamjax.data.pairs import PairList, indices_of
+from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
+from siamjax.data.retrieval import RetrievalSplits
+from siamjax.data.verification import VerificationSplits
+from siamjax.errors import UsageError
+
+_MARKET = "bounding_box_test"  # a folder that has this one is in Market-1501's naming
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class People:
+    """Images of people, or a list of pairs that does not tell who they are.
+
+    Attributes:
+        images: the images; their identities are the people, except in a list.
+        cameras: of each image; two images of one person by one camera then make no pair, as they
+            are too much alike. None: any two make one.
+        pairs: the pairs of a list; None: any two images make one.
+    """
+
+    images: ImageSet
+    cameras: Shaped[np.ndarray, " images"] | None = None
+    pairs: PairList | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The people, sorted; none of a list."""
+        return [] if self.pairs is not None else sorted(set(self.images.identities.tolist()))
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> "People":
+        """These images, in this order; not of a list."""
+        cameras = None if self.cameras is None else self.cameras[indices]
+        return People(images=self.images.take(indices), cameras=cameras)
+
+
+def open_people(data: str, *, strict: bool = False) -> People:
+    """The people of a set, of a folder or of a table, or the pairs of a list file.
+
+    * The name of a set of verification or retrieval: all of its images. Of re-identification: its
+      test people, without distractors.
+    * A folder in Market-1501's naming: its test people.
+    * A table (.csv, .tsv), or a folder with one: each item is a person.
+    * Any other folder: a sub-folder for each person. Any other file: a list of pairs.
+
+    Raises ``UsageError`` for what cannot be opened, and for people who are not known.
+    """
+    from siamjax.data.lists import listed_images
+    from siamjax.data.open_catalogue import NAMES, open_catalogue, table_in
+
+    path = Path(data)
+    if data in reid.NAMES or os.path.isdir(path / _MARKET):
+        return people_of(load_reid(ReidOptions(data=data, strict=strict)))
+    if data in NAMES or path.suffix.lower() in (".csv", ".tsv"):
+        return _known(open_catalogue(data, strict=strict).images)
+    if data not in verification.NAMES:
+        if os.path.isfile(path):
+            images, (pairs,) = listed_images(path, strict=strict)
+            return People(images=images, pairs=pairs)
+        if os.path.isdir(path) and table_in(path) is not None:
+            return _known(open_catalogue(data, strict=strict).images)
+    return _known(verification.load_images(data, strict=strict))
+
+
+def people_of(splits: VerificationSplits | ReidSplits | RetrievalSplits) -> People:
+    """The people whom the test of a set's splits shows."""
+    if isinstance(splits, VerificationSplits):
+        if not splits.trained_on:
+            return People(images=splits.images, pairs=splits.test)
+        return _known(splits.images.take(indices_of(splits.test)))
+    gallery, cameras = splits.test.gallery, None
+    if isinstance(splits, ReidSplits):
+        gallery, cameras = gallery[~splits.test.distractor], splits.cameras
+    shown = np.union1d(splits.test.query, gallery)
+    return People(images=splits.images, cameras=cameras).take(shown)
+
+
+def _known(images: ImageSet) -> People:
+    if unknown := int((images.identities == "").sum()):
+        raise UsageError(
+            f"{images.name}: of {unknown} images it is not known whom they show; give a folder "
+            "with a sub-folder for each person"
+        )
+    return People(images=images)
