@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
     """Seconds, minutes or hours as people say them: ``55 s``, ``3.7 min``, ``2.1 h``."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 99.95 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def size_on_disk(count: float) -> str:

@@ -17,9 +17,9 @@ from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, typed
 from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Compares, Embeds
+from siamjax.runs import FORMAT
 from siamjax.training.checkpoints import load_variables
 from siamjax.training.description import build_module
-from siamjax.training.run import FORMAT
 
 _LARGEST = 2**28
 """Numbers in the largest array that a network may make of one image or pair: 1 GB of float32."""

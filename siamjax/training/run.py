@@ -24,6 +24,7 @@ from siamjax.files import append_row, dump_json, read_json, read_rows, saying, w
 from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
+from siamjax.runs import FORMAT
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.description import (
     build_module,
@@ -33,9 +34,6 @@ from siamjax.training.description import (
 )
 from siamjax.training.environment import environment
 from siamjax.training.seen import Seen
-
-FORMAT = 2
-"""Format of ``config.json`` and ``manifest.json``; files without a number have format 1."""
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
 # many processes read images, where the raw data is, and whether what is left out of it is refused.
