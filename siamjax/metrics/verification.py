@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from siamjax.checks import require_bool, require_finite, require_names, require_number
 from siamjax.errors import UsageError
+from siamjax.metrics.intervals import FARS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +192,6 @@ def k_fold(
         right = (score[held_out].astype(np.float64) >= threshold) == same[held_out]
         accuracies.append(float(np.mean(right)))
     return KFold(accuracies=tuple(accuracies), thresholds=tuple(thresholds))
-
-
-FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 def summary(
