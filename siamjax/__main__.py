@@ -1,22 +1,37 @@
 """Use a trained run, or published weights, from the command line."""
 
+import importlib
 import os
 import sys
+from collections.abc import Callable, Mapping
 from importlib import metadata
-
-import tyro
+from typing import Any
 
 from siamjax import cli
-from siamjax.commands.export import export
-from siamjax.commands.inspect import inspect
-from siamjax.commands.reid import rank
-from siamjax.commands.retrieval import embed, search
-from siamjax.commands.verification import evaluate, folds, verify
-from siamjax.commands.weights import convert, get, list_weights
 from siamjax.options import checked
 
-COMMANDS = (verify, evaluate, folds, rank, embed, search, inspect, export)
-WEIGHTS = {"list": list_weights, "get": get, "convert": convert}
+COMMANDS = {
+    "verify": "verification:verify",
+    "evaluate": "verification:evaluate",
+    "folds": "verification:folds",
+    "rank": "reid:rank",
+    "embed": "retrieval:embed",
+    "search": "retrieval:search",
+    "inspect": "inspect:inspect",
+    "export": "export:export",
+}
+"""Module of :mod:`siamjax.commands` and function of each command, imported when it is called.
+
+These modules import no more than their functions' signatures need, so that help comes at once.
+"""
+
+WEIGHTS = {"list": "weights:list_weights", "get": "weights:get", "convert": "weights:convert"}
+"""The commands after ``weights``."""
+
+_GROUPS = {
+    "": (COMMANDS, "Use a trained run."),
+    "weights": (WEIGHTS, "Published weights: list them, download them, convert other formats."),
+}
 
 
 def main() -> None:
@@ -24,20 +39,48 @@ def main() -> None:
     # As python -m does: a network may be defined in an experiment of the current folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    commands = {command.__name__: checked(command) for command in COMMANDS}
     program = "siamjax" if sys.argv[0].endswith("siamjax") else "python -m siamjax"
     words = sys.argv[1:]
-    description = f"Use a trained run. For published weights: {program} weights --help."
     if words == ["--version"]:
         print(f"siamjax {metadata.version('siamjax')}")
         return
-    if words[:1] == ["weights"]:
-        commands = {name: checked(command) for name, command in WEIGHTS.items()}
-        words, program = words[1:], f"{program} weights"
-        description = "Published weights: list them, download them, convert other formats."
+    group = ""
+    if words and words[0] in _GROUPS:
+        group, words = words[0], words[1:]
+        program = f"{program} {group}"
+    commands, description = _GROUPS[group]
+    if words and words[0] in commands:
+        cli.call(command(commands[words[0]]), program=f"{program} {words[0]}", words=words[1:])
+    else:
+        others = {name: about for name, (_, about) in _GROUPS.items() if name and not group}
+        _list(commands, others, program=program, description=description, words=words)
+
+
+def command(place: str) -> Callable[..., Any]:
+    """The function of a command, which checks its arguments; ``place`` is as in ``COMMANDS``."""
+    module, _, name = place.partition(":")
+    return checked(getattr(importlib.import_module(f"siamjax.commands.{module}"), name))
+
+
+def _list(
+    commands: Mapping[str, str],
+    others: Mapping[str, str],
+    *,
+    program: str,
+    description: str,
+    words: list[str],
+) -> None:
+    """List the commands, or say that the words name none of them."""
+    import tyro
+
+    abouts = {name: command(place).__doc__ or "" for name, place in commands.items()}
+    entries = {}
+    for name, about in {**abouts, **others}.items():
+        entries[name] = lambda: None
+        entries[name].__doc__ = about.splitlines()[0]
     cli.guard(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            commands, prog=program, description=description, args=words
+            entries, prog=program, description=description, args=words
         )
     )
 

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import functools
+import inspect
 import logging
 import sys
-from collections.abc import Callable
-from typing import NoReturn, TextIO, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
+from siamjax import messages
 from siamjax.errors import Interrupted, UsageError, shown
 from siamjax.options import only
 from siamjax.platform import no_device, use_fast_cpu_kernels
@@ -40,18 +43,54 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
     and 128 + the signal after an interruption, when everything is saved. Any other exception is a
     bug and keeps its traceback.
     """
-    import tyro  # here, so that experiments can be imported without tyro
+    from tyro.conf import arg
 
     spec = sys.modules["__main__"].__spec__
-    program = f"python -m {spec.name}" if spec else None
     # Tyro's own box would be drawn around what the options' class refuses: it is made afterwards.
     unchecked = type(config.__name__, (config,), {"__post_init__": _nothing})
     unchecked.__doc__ = config.__doc__
-    guard(lambda: main(only(config, tyro.cli(unchecked, prog=program, description=description))))
+
+    def train(options: Any) -> object:
+        return main(only(config, options))
+
+    train.__annotations__["options"] = Annotated[unchecked, arg(name="")]
+    call(train, program=f"python -m {spec.name}" if spec else None, description=description)
 
 
 def _nothing(self: object) -> None:
     """In place of the checks of an options' class."""
+
+
+def call(
+    function: Callable[..., object],
+    *,
+    program: str | None,
+    description: str | None = None,
+    words: Sequence[str] | None = None,
+) -> None:
+    """Parse words (None: those that were typed) as the arguments of a function, and call it.
+
+    ``--quiet`` is added to the arguments. Ends as :func:`run` does, and with status 2 for words
+    that are not arguments.
+    """
+    import tyro  # here, so that experiments can be imported without tyro
+
+    @functools.wraps(function)
+    def called(*arguments: Any, quiet: bool, **options: Any) -> object:
+        with messages.quiet() if quiet else contextlib.nullcontext():
+            return function(*arguments, **options)
+
+    said = "Show no progress and no notes: only results, warnings and errors."
+    kind = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=said)]
+    added = inspect.Parameter(
+        "quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind
+    )
+    signature = inspect.signature(function)
+    known = signature.parameters.values()
+    called.__signature__ = signature.replace(parameters=[*known, added])  # pyright: ignore
+    called.__annotations__ = {**function.__annotations__, "quiet": kind}
+    del called.__wrapped__  # whose arguments tyro would read
+    guard(lambda: tyro.cli(called, prog=program, description=description, args=words))
 
 
 def guard(command: Callable[[], object]) -> None:

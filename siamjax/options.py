@@ -23,7 +23,16 @@ from siamjax.surroundings import expanded
 
 Kind = TypeVar("Kind")
 
-__all__ = ["Bounds", "Count", "Options", "Positive", "Seed", "Share", "Source", "Whole"]
+__all__ = [
+    "Bounds",
+    "Count",
+    "Options",
+    "Positive",
+    "Seed",
+    "Share",
+    "Source",
+    "Whole",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,8 @@ Seed = Annotated[int, Bounds(at_least=0, at_most=2**32 - 1)]
 """A seed; of a larger one JAX would drop all but 32 bits, so that two seeds were one."""
 Source = Annotated[str, Expanded]
 """Name of a data set, or a path."""
+Preprocessing = Literal["unit", "signed", "bgr_mean", "torchvision"]
+"""What becomes of an image's bytes before the network: :mod:`siamjax.models.preprocessing`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from experiments import lfw_bce, lfw_contrastive
-from siamjax import __main__ as commands
+from siamjax.commands import verification as commands
 from siamjax.data import SampledPairs, VerificationOptions, load_verification, pair_batches
 from siamjax.errors import Interrupted, UsageError
 from siamjax.inference.verification import Verifier

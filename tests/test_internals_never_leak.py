@@ -20,7 +20,6 @@ from siamjax import cli
 from siamjax.data import VerificationOptions, load_verification
 from siamjax.models import LfwNet, Siamese
 from siamjax.models.heads import DifferenceHead
-from siamjax.options import checked
 from siamjax.training import Run, RunConfig, create_state, initialize
 from siamjax.training.writers import MetricWriter
 
@@ -60,7 +59,7 @@ def training(folder, place):
     return Run.open(config, NETWORK, load_verification(options), best="auc")
 
 
-COMMANDS = {command.__name__: checked(command) for command in program.COMMANDS}
+COMMANDS = {name: program.command(place) for name, place in program.COMMANDS.items()}
 
 
 def call(name, *arguments, **options):

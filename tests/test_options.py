@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamjax.__main__ import COMMANDS, WEIGHTS
+from siamjax.__main__ import COMMANDS, WEIGHTS, command
 from siamjax.data import ReidOptions, RetrievalOptions, VerificationOptions
 from siamjax.errors import UsageError
-from siamjax.options import Bounds, Count, Options, Positive, Seed, Share, Source, checked
+from siamjax.options import Bounds, Count, Options, Positive, Seed, Share, Source
 from siamjax.training import RunConfig, initialize
 
 EXPERIMENTS = sorted(
@@ -192,19 +192,20 @@ def test_types_that_only_a_function_knows():
         Local(rate=-1)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *WEIGHTS.values()], ids=lambda one: one.__name__)
-def test_numbers_of_commands_have_bounds(command):
-    for name, parameter in inspect.signature(command).parameters.items():
+@pytest.mark.parametrize("place", [*COMMANDS.values(), *WEIGHTS.values()])
+def test_numbers_of_commands_have_bounds(place):
+    called = command(place)
+    for name, parameter in inspect.signature(called).parameters.items():
         if not isinstance(parameter.default, int) or isinstance(parameter.default, bool):
             continue
         others = {
             other: "x"
-            for other, needed in inspect.signature(command).parameters.items()
+            for other, needed in inspect.signature(called).parameters.items()
             if needed.default is needed.empty and needed.kind is needed.KEYWORD_ONLY
         }
         for value in (0, -1, 2**33, math.nan):
             with pytest.raises(UsageError, match=f"^{name}"):
-                checked(command)(*_positional(command), **{**others, name: value})
+                called(*_positional(called), **{**others, name: value})
 
 
 def _positional(command):

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from siamjax.commands.arguments import Trust
+
 
 def export(
     *,
     run: Path,
     out: Path,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
-    trust: tuple[str, ...] = (),
+    trust: Trust = (),
 ) -> None:
     """Export a run's embedder and pair scorer as serialised StableHLO, which needs only jax.
 
@@ -16,7 +18,6 @@ def export(
         run: Folder of a finished run.
         out: New folder for two .stablehlo files, weights.npz, manifest.json and README.md.
         platforms: Where the export can run: any of cpu, cuda and tpu.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.inference.export import export_run
     from siamjax.training.finished import Finished

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from siamjax.commands.arguments import Strict, Trust
 from siamjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def inspect(
     image: Path | None = None,
     layer: str | None = None,
     data: Path | None = None,
-    strict: bool = False,
+    strict: Strict = False,
     out: Path | None = None,
-    trust: tuple[str, ...] = (),
+    trust: Trust = (),
 ) -> None:
     """Look inside a run's network: a table of its layers, their activations, dead filters.
 
@@ -34,9 +35,7 @@ def inspect(
         image: Image to draw activations for, one PNG for each layer.
         layer: Name of a layer, or its end, such as block5_conv1; None: every convolution.
         data: Folder of images over which to find the filters that are never above 0.
-        strict: Refuse a folder of which something would be left out; else that is told.
         out: Folder for the PNGs; None: RUN/activations.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.report.inside import find_layer, layers
     from siamjax.training.finished import Finished

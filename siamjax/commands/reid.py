@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tyro
 
+from siamjax.commands.arguments import Strict, Trust
 from siamjax.options import Count
 
 
@@ -15,9 +16,9 @@ def rank(
     run: Path,
     top: Count = 10,
     symmetric: bool = False,
-    strict: bool = False,
+    strict: Strict = False,
     out: Path | None = None,
-    trust: tuple[str, ...] = (),
+    trust: Trust = (),
 ) -> None:
     """Rank a folder of images by a cross-input network, such as that of reid_normxcorr.
 
@@ -27,9 +28,7 @@ def rank(
         run: Folder of a finished run.
         top: Number of images to show for each query.
         symmetric: Rank by the mean of both orders of a pair; takes twice as long.
-        strict: Refuse a gallery of which something would be left out; else that is told.
         out: HTML page to write, with the images.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.inference.reid import rank_gallery
     from siamjax.report.results import Shown, check_page, write_results

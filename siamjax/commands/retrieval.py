@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from siamjax.commands.arguments import Strict, Trust
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
@@ -31,8 +32,8 @@ def embed(
     on_error: Literal["report", "stop"] = "report",
     batch_size: Count = 64,
     chunk: Count = 512,
-    strict: bool = False,
-    trust: tuple[str, ...] = (),
+    strict: Strict = False,
+    trust: Trust = (),
 ) -> None:
     """Embed a catalogue's images into an index, or bring an index up to date with its catalogue.
 
@@ -51,8 +52,6 @@ def embed(
             failed.csv), with exit status 1, or stop at once.
         batch_size: Images to embed at a time, over all devices.
         chunk: Number of images after which progress is saved.
-        strict: Refuse a folder of which something would be left out; else that is told.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.open_catalogue import NAMES, open_catalogue
     from siamjax.inference.embedder import Embedder
@@ -121,7 +120,7 @@ def search(
     probes: Count = 32,
     measure_recall: bool = False,
     out: Path | None = None,
-    trust: tuple[str, ...] = (),
+    trust: Trust = (),
 ) -> None:
     """Find the items of an index that are nearest to images.
 
@@ -138,7 +137,6 @@ def search(
         measure_recall: Search exactly too, and print the share of the exact result that the
             approximate search found.
         out: HTML page to write, with the images.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.data.images import decode, read_file
     from siamjax.report.results import Shown, check_page, write_results

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tyro
 
+from siamjax.commands.arguments import Strict, Trust
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
@@ -14,7 +15,7 @@ def verify(
     /,
     *,
     run: Path,
-    trust: tuple[str, ...] = (),
+    trust: Trust = (),
 ) -> None:
     """Tell whether two images show the same person.
 
@@ -22,7 +23,6 @@ def verify(
         first: An image.
         second: Another image.
         run: Folder of a finished run.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.inference.verification import Verifier
 
@@ -37,8 +37,8 @@ def evaluate(
     run: Path,
     data: Source | None = None,
     limit: Count = 1_000_000,
-    strict: bool = False,
-    trust: tuple[str, ...] = (),
+    strict: Strict = False,
+    trust: Trust = (),
 ) -> None:
     """Evaluate a run on a data set or a list of pairs, with the run's threshold.
 
@@ -47,8 +47,6 @@ def evaluate(
         data: Data set (orl_faces, lfw for View 2, lfw/ALIGNMENT), folder with a sub-folder for each
             person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
-        strict: Refuse a folder or list of which something would be left out; else that is told.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     from siamjax.aligned import text_table
     from siamjax.data.verification import (

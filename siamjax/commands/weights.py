@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from siamjax.errors import UsageError, shown
-from siamjax.models.preprocessing import Preprocessing
+from siamjax.options import Preprocessing
 
 
 def list_weights() -> None:

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
-from siamjax.models.preprocessing import Preprocessing, preprocess
+from siamjax.models.preprocessing import preprocess
+from siamjax.options import Preprocessing
 
 
 class InceptionEmbedding(nn.Module):

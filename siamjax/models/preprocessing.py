@@ -1,13 +1,12 @@
 """From an image's bytes to the numbers that a network was trained on; each network has its own."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.errors import UsageError
-
-Preprocessing = Literal["unit", "signed", "bgr_mean", "torchvision"]
+from siamjax.options import Preprocessing
 
 _BGR_MEAN = (103.939, 116.779, 123.68)
 _MEAN, _STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, UInt8
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.pooling import Named, max_pool_2x2
-from siamjax.models.preprocessing import Preprocessing, preprocess
+from siamjax.models.preprocessing import preprocess
+from siamjax.options import Preprocessing
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each block."""

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
-from siamjax.models.preprocessing import Preprocessing, preprocess
+from siamjax.models.preprocessing import preprocess
 from siamjax.models.vgg16 import Vgg16
+from siamjax.options import Preprocessing
 
 Variant = Literal["strided", "visnet"]
 Output = Literal["sigmoid", "ball", "sphere"]

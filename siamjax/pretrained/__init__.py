@@ -3,7 +3,7 @@
 VGG-16 (Simonyan and Zisserman, ICLR 2015) and InceptionV3 (Szegedy et al., CVPR 2016).
 """
 
-from siamjax.models.preprocessing import Preprocessing
+from siamjax.options import Preprocessing
 from siamjax.pretrained.architectures import HEADS
 from siamjax.pretrained.published import open_weights
 from siamjax.pretrained.reading import read_weights

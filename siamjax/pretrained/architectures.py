@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from siamjax.errors import UsageError, shown
-from siamjax.models.preprocessing import Preprocessing
 from siamjax.models.vgg16 import BLOCKS
+from siamjax.options import Preprocessing
 
 Layers = Mapping[str, Mapping[str, np.ndarray]]
 """Tensors by layer and name, such as ``{"block1_conv1": {"kernel": ..., "bias": ...}}``."""

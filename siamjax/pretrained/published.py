@@ -11,7 +11,7 @@ from pathlib import Path
 
 from siamjax.errors import UsageError, shown
 from siamjax.files import locked, open_regular, saying
-from siamjax.models.preprocessing import Preprocessing
+from siamjax.options import Preprocessing
 from siamjax.pretrained.reading import read_weights
 from siamjax.pretrained.weights import Weights
 from siamjax.progress import Progress

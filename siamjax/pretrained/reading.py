@@ -13,7 +13,7 @@ from siamjax.array_files import NUMBERS, read_npz
 from siamjax.errors import UsageError, shown
 from siamjax.files import Natural, decode_json, open_regular, read_bytes, read_json
 from siamjax.isolation import isolated
-from siamjax.models.preprocessing import Preprocessing
+from siamjax.options import Preprocessing
 from siamjax.pretrained import architectures
 from siamjax.pretrained.published_form import check_published, check_values
 from siamjax.pretrained.torch_files import read_state_dict

@@ -16,7 +16,7 @@ import numpy as np
 
 from siamjax.errors import UsageError, shown
 from siamjax.files import write_bytes
-from siamjax.models.preprocessing import Preprocessing
+from siamjax.options import Preprocessing
 from siamjax.pretrained.published_form import inside, mismatches
 
 MANIFEST = "manifest"

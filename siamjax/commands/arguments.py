@@ -1,0 +1,19 @@
+"""The arguments that several commands share, with their help: ``trust: Trust = ()``.
+
+``--quiet`` is no argument: :func:`siamjax.cli.call` gives it to every command and experiment.
+"""
+
+from typing import Annotated
+
+from tyro.conf import arg
+
+Trust = Annotated[
+    tuple[str, ...],
+    arg(
+        help="Modules to import the run's network from; the error that asks for one names it.",
+        metavar="[MODULE ...]",
+    ),
+]
+Strict = Annotated[
+    bool, arg(help="Refuse data of which something would be left out; else that is told.")
+]
