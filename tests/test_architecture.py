@@ -110,7 +110,7 @@ def test_pmap_and_its_axis_are_named_in_one_file():
 
     assert naming("jax.pmap") == ["parallel.py"]
     # Runs of format 1 described their networks with an axis, which is taken out there.
-    assert naming("axis_name") == ["parallel.py", "finished.py"]
+    assert naming("axis_name") == ["parallel.py", "manifest.py"]
 
 
 def test_five_experiments():

@@ -77,7 +77,7 @@ def stopping_at(number, make_batches):
 def test_run_folder_is_complete(finished):
     folder, results = finished
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["data"] == "orl_faces"
+    assert (manifest["data"], manifest["task"]) == ("orl_faces", "verification")
     assert manifest["config"]["experiment"] == "lfw_contrastive"
     assert len(manifest["trained_on"]) == 34
     assert manifest["results"] == json.loads(json.dumps(results))

@@ -16,7 +16,8 @@ from siamjax.files import Finite, typed
 from siamjax.inference.baselines import pixel_scores
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
-from siamjax.training.finished import Finished, read_manifest
+from siamjax.training.finished import Finished
+from siamjax.training.manifest import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ def reid_report(
             ),
             ("Best matches", partial(_matches, network, variables, test, scores["network"], size)),
         ],
-        facts={"trials": trials},
+        facts={"task": "reid", "trials": trials},
     )
 
 

@@ -79,7 +79,7 @@ def retrieval_report(
             ("Ranked lists", partial(_lists, splits, query, gallery)),
             ("Map of the catalogue", partial(_map, splits, gallery)),
         ],
-        facts={"by_category": by_category},
+        facts={"task": "retrieval", "by_category": by_category},
     )
 
 

@@ -105,5 +105,5 @@ def verification_report(
                 partial(figures.hardest_pairs, images, test, values, score, measure=measure),
             ),
         ],
-        facts={"measure": measure, "threshold": threshold},
+        facts={"task": "verification", "measure": measure, "threshold": threshold},
     )

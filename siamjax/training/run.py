@@ -9,23 +9,22 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.files import append_row, dump_json, read_json, read_rows, saying, write_json
-from siamjax.options import Bounds, Count, Options, Seed
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
 from siamjax.runs import FORMAT
 from siamjax.training.checkpoints import Checkpoints
+from siamjax.training.config import RunConfig, Splits
 from siamjax.training.description import (
     build_module,
     defining_module,
@@ -43,54 +42,6 @@ _SESSIONS = "sessions.jsonl"
 
 Results = dict[str, dict[str, float | None]]
 """Measures by name, by what was measured: the network and the baselines."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(Options):
-    """The options of every experiment, whose own ``Config`` adds to them."""
-
-    run: Path = Path("runs/{experiment}-{data}")
-    """Run folder, with the names of {experiment} and {data}. An existing run is resumed."""
-    seed: Seed = 0
-    """Seed of splits, examples, augmentation and initial parameters."""
-    batch_size: Count = 32
-    """Examples in each step, over all devices."""
-    steps: Count = 1000
-    """Steps to train."""
-    evaluate_every: Count = 100
-    """Steps between two validations; each saves a checkpoint."""
-    log_every: Count = 20
-    """Steps between two rows of metrics."""
-    workers: Annotated[int, Bounds(at_least=0, at_most=1024)] = 0
-    """Processes that read images; 0: threads of this process."""
-
-
-class Splits(Protocol):
-    """What a run needs to know of a data set's splits."""
-
-    @property
-    def images(self) -> ImageSet:
-        """All images."""
-        ...
-
-    @property
-    def protocol(self) -> str:
-        """One line, printed with every number: how the splits were made."""
-        ...
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """The options that the splits were made with; the same options give the same splits."""
-        ...
-
-    @property
-    def trained_on(self) -> Sequence[str]:
-        """Identities that training may see."""
-        ...
-
-    def fingerprint(self) -> str:
-        """The same for equal splits only; a resumed run must have the same."""
-        ...
 
 
 class Run:
@@ -121,9 +72,13 @@ class Run:
         """Use :meth:`open`."""
         self.config, self.network, self.splits, self.best = config, network, splits, best
         self.experiment = defining_module(type(config)).rpartition(".")[2].strip("_")
-        name = str(config.run).replace("{experiment}", self.experiment)
-        data = re.sub(r"[^\w.]+", "-", splits.images.name)
-        self.folder = Path(name.replace("{data}", data))
+        parts = {
+            "{experiment}": self.experiment,
+            "{data}": re.sub(r"[^\w.]+", "-", splits.images.name),
+            "{seed}": f"-seed{config.seed}" if config.seed else "",
+        }
+        name = re.sub("{experiment}|{data}|{seed}", lambda part: parts[part[0]], str(config.run))
+        self.folder = Path(name)
         self.description = describe_module(network)
         self.step, self.begun = 0, False
         self.best_step: int | None = None
@@ -204,6 +159,7 @@ class Run:
     def begin(self) -> bool:
         """Make the folder of a new run, or resume; returns whether the run existed."""
         self.begun = True
+        _ = self.environment  # the code as it is now, which may be edited while this trains
         if self._check_folder():
             # Now, because write_manifest would refuse it only after the training.
             read_rows(self.folder / _SESSIONS, dict[str, Any])
@@ -217,6 +173,12 @@ class Run:
                     self.folder.rmdir()
                 raise
         return False
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What this process trains and judges with; ``git`` is of the experiment's repository."""
+        module = sys.modules[type(self.config).__module__]
+        return environment(getattr(module, "__file__", None))
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -244,7 +206,7 @@ class Run:
 
     def note_session(self, *, start: int, seconds: float) -> None:
         """Append what one call of ``fit`` did; a run that was resumed has several sessions."""
-        row = {"start": start, "end": self.step, "seconds": round(seconds, 1), **environment()}
+        row = {"start": start, "end": self.step, "seconds": round(seconds, 1), **self.environment}
         append_row(self.folder / _SESSIONS, row)
 
     def write_manifest(
@@ -278,7 +240,7 @@ class Run:
             "config": {k: v for k, v in self.agreed.items() if k != "network"},
             "splits": self.splits.request,
             "sessions": read_rows(self.folder / _SESSIONS, dict[str, Any]),
-            "judged": environment(),
+            "judged": self.environment,
         }
         with saying(
             f"{self.folder / 'manifest.json'}: cannot be written",

@@ -114,7 +114,12 @@ def test_folder_of_an_earlier_version(tmp_path):
 
 
 def test_default_folder_is_named_by_experiment_and_data():
-    assert str(Run(Config(), Net(), splits(), best="auc").folder) == "runs/test_run-my-set-1"
+    def folder(**options):
+        return str(Run(Config(**options), Net(), splits(), best="auc").folder)
+
+    assert folder() == "runs/test_run-my-set-1"
+    assert folder(seed=3) == "runs/test_run-my-set-1-seed3"
+    assert folder(seed=3, run="mine/{data}") == "mine/my-set-1"
 
 
 def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path):
@@ -143,6 +148,7 @@ def test_manifest_comes_after_the_choice_of_a_checkpoint(tmp_path):
     assert json.loads((tmp_path / "run/manifest.json").read_text()) == manifest
     assert (manifest["format"], manifest["experiment"]) == (2, "test_run")
     assert (manifest["size"], manifest["step"], manifest["t"]) == ([4, 6], 3, 1)
+    assert "git" in manifest["judged"]
     again = build_module(manifest["network"])
     assert again.widths == (2, 3)
     assert dataclasses.asdict(run.config)["learning_rate"] == manifest["config"]["learning_rate"]

@@ -1,0 +1,58 @@
+"""What a run is opened with: the options of every experiment, and a data set's splits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from siamjax.data.images import ImageSet
+from siamjax.options import Bounds, Count, Options, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Options):
+    """The options of every experiment, whose own ``Config`` adds to them."""
+
+    run: Path = Path("runs/{experiment}-{data}{seed}")
+    """Run folder, with the names of {experiment} and {data}; {seed} is -seedN, and nothing for seed
+    0. An existing run is resumed."""
+    seed: Seed = 0
+    """Seed of splits, examples, augmentation and initial parameters."""
+    batch_size: Count = 32
+    """Examples in each step, over all devices."""
+    steps: Count = 1000
+    """Steps to train."""
+    evaluate_every: Count = 100
+    """Steps between two validations; each saves a checkpoint."""
+    log_every: Count = 20
+    """Steps between two rows of metrics."""
+    workers: Annotated[int, Bounds(at_least=0, at_most=1024)] = 0
+    """Processes that read images; 0: threads of this process."""
+
+
+class Splits(Protocol):
+    """What a run needs to know of a data set's splits."""
+
+    @property
+    def images(self) -> ImageSet:
+        """All images."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """One line, printed with every number: how the splits were made."""
+        ...
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The options that the splits were made with; the same options give the same splits."""
+        ...
+
+    @property
+    def trained_on(self) -> Sequence[str]:
+        """Identities that training may see."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for equal splits only; a resumed run must have the same."""
+        ...
