@@ -19,11 +19,11 @@ from siamjax.metrics.intervals import (
     FARS,
     Interval,
     Names,
-    none_of,
     people_of,
     people_rate,
     percentile,
     person_pairs,
+    smallest_rate,
 )
 from siamjax.metrics.ties import codes
 
@@ -106,14 +106,15 @@ class PairBootstrap:
         score: Float[np.ndarray, " pairs"],
         *,
         threshold: float | None = None,
+        drawn: Mapping[str, Float[np.ndarray, " draws"]] | None = None,
         confidence: float = 0.95,
     ) -> dict[str, Interval]:
-        """An interval for each of :meth:`measures`, by the same names.
+        """An interval for each of :meth:`measures`, which may be given as ``drawn``, by its name.
 
         Percentiles of the draws; of the accuracy, whose threshold is fixed, :func:`people_rate`.
         Where no draw has an error: the rule of 3 over the people who have genuine pairs.
         """
-        drawn = self.measures(score, threshold=threshold)
+        drawn = self.measures(score, threshold=threshold) if drawn is None else drawn
         found = {
             name: _interval(values, self._seen, confidence)
             for name, values in drawn.items()
@@ -130,7 +131,7 @@ class PairBootstrap:
 
 def _interval(draws: np.ndarray, units: int, confidence: float) -> Interval:
     """Percentiles; the bounds of 0 of so many units where all draws are 0, or all 1."""
-    bound = none_of(units, confidence)
+    bound = smallest_rate(units, certainty=(1 + confidence) / 2)
     if (draws == 0).all():
         return Interval(0.0, bound)
     if (draws == 1).all():
@@ -257,10 +258,16 @@ class QueryBootstrap:
         return dict(zip(values, np.concatenate(means)[: self._draws].T, strict=True))
 
     def intervals(
-        self, values: Mapping[str, Float[np.ndarray, " queries"]], *, confidence: float = 0.95
+        self,
+        values: Mapping[str, Float[np.ndarray, " queries"]],
+        *,
+        drawn: Mapping[str, Float[np.ndarray, " draws"]] | None = None,
+        confidence: float = 0.95,
     ) -> dict[str, Interval]:
-        """An interval for each measure: percentiles, or the rule of 3 over the query people."""
-        return {
-            name: _interval(drawn, self.people or int((~np.isnan(values[name])).sum()), confidence)
-            for name, drawn in self.measures(values).items()
-        }
+        """An interval for each of :meth:`measures`, which may be given as ``drawn``, by its name.
+
+        Percentiles, or the rule of 3 over the query people where no draw has an error.
+        """
+        drawn = self.measures(values) if drawn is None else drawn
+        units = {name: self.people or int((~np.isnan(one)).sum()) for name, one in values.items()}
+        return {name: _interval(one, units[name], confidence) for name, one in drawn.items()}

@@ -80,7 +80,7 @@ def people_rate(
         effective = min(rate * (1 - rate) / spread, count) if spread > 0 else float(count)
         z = float(special.stdtrit(people - 1, (1 + confidence) / 2)) if people > 1 else math.inf
     if rate in (0.0, 1.0):
-        bound = none_of(units, confidence)
+        bound = smallest_rate(units, certainty=(1 + confidence) / 2)
         interval = Interval(0.0, bound) if rate == 0 else Interval(1 - bound, 1.0)
         return Rate(rate, interval, count, people, float(units))
     if effective == 0 or z == math.inf:
@@ -125,11 +125,6 @@ def _jackknife(wrong: np.ndarray, one: np.ndarray, other: np.ndarray, people: in
         return math.inf
     without = (np.count_nonzero(wrong) - of_each(wrong)) / stay
     return float((people - 1) / people * np.square(without - wrong.mean()).sum())
-
-
-def none_of(units: int, confidence: float) -> float:
-    """Upper bound of a rate of which none of so many independent trials shows one (exact)."""
-    return 1 - ((1 - confidence) / 2) ** (1 / units)
 
 
 def percentile(draws: Float[np.ndarray, " draws"], confidence: float = 0.95) -> Interval:
@@ -177,13 +172,21 @@ def people_needed(fmr: float, *, disjoint: bool = False, certainty: float = 0.95
     return 2 * units if disjoint else math.ceil((1 + math.sqrt(1 + 8 * units)) / 2)
 
 
+def smallest_rate(units: int, *, certainty: float = 0.95) -> float:
+    """The rate that so many independent trials can show if none of them errs; 1 for no trial.
+
+    The exact rule of 3: 1 - (1 - certainty)^(1 / units).
+    """
+    return 1.0 - (1 - certainty) ** (1 / units) if units else 1.0
+
+
 def smallest_fmr(people: int, *, disjoint: bool = False, certainty: float = 0.95) -> float:
     """The false match rate that so many people can show if none of their comparisons errs.
 
     Units as in :func:`people_needed`; 1 for fewer than two people.
     """
     units = people // 2 if disjoint else people * (people - 1) // 2
-    return 1.0 - (1 - certainty) ** (1 / units) if units else 1.0
+    return smallest_rate(units, certainty=certainty)
 
 
 def why_unknown(far: float, *, pairs: int, people: int | None = None) -> str | None:

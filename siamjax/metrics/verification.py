@@ -86,8 +86,9 @@ def eer(curve: Roc) -> float:
 def tar_at_far(curve: Roc, far: float) -> float | None:
     """Highest true accept rate at a false accept rate of at most ``far``.
 
-    ``far`` lies in [0, 1]. None = not measurable: with fewer than ``1 / far`` different pairs, a
-    single false accept is already too many.
+    ``far`` lies in [0, 1]. None = the curve has no such point: with fewer than ``1 / far``
+    different pairs, a single false accept is already too many. Whether the people suffice to know
+    the number is another question, which :func:`siamjax.metrics.intervals.why_unknown` answers.
     """
     require_number("far", far, at_least=0, at_most=1)
     if curve.negatives * far < 1.0 - 1e-9:
