@@ -5,6 +5,7 @@ from pathlib import Path
 import tyro
 
 from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
@@ -74,7 +75,8 @@ def evaluate(
     print(text_table(*result_table(results)))
 
 
-def folds(runs: tyro.conf.Positional[list[Path]], /) -> None:
+@answers
+def folds(runs: tyro.conf.Positional[list[Path]], /) -> Answer:
     """Average the accuracy of runs of one fold each (--lfw-fold), with its standard error.
 
     Args:
@@ -82,4 +84,5 @@ def folds(runs: tyro.conf.Positional[list[Path]], /) -> None:
     """
     from siamjax.inference.verification import across_folds
 
-    print(across_folds(runs))
+    said, values = across_folds(runs)
+    return Answer(values=values, text=[said])

@@ -1,7 +1,7 @@
-"""Scores of every query with every gallery image by a cross-input network.
+"""Scores of every query with every gallery image, by any network.
 
-Such a network has no embedding that could be looked up: it has to compare every query with every
-gallery image. Its trunk, however, runs once an image and not once a pair.
+A cross-input network has no embedding that could be looked up: it has to compare every query with
+every gallery image. Its trunk, however, runs once an image and not once a pair.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ from siamjax.errors import UsageError
 from siamjax.inference.digests import describe, images_digest, list_digest, weights_digest
 from siamjax.inference.embedder import Embedder, check_finite
 from siamjax.inference.record import DiskRecord, Place, Record
-from siamjax.inference.tiles import TileScorer, check_cross_input
+from siamjax.inference.tiles import TileScorer
+from siamjax.models import comparing
 from siamjax.progress import Progress
 
 TILE, CANDIDATE_TILE = (16, 256), (8, 256)  # of one gallery, and of candidates of each query
@@ -38,11 +39,12 @@ def score_pairs(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Float[np.ndarray, "queries gallery"]:
-    """The logit of P(same) of every query with every gallery image, or with candidates of its own.
+    """Scores of every query with every gallery image, or with candidates of its own.
 
-    Each image goes through ``network.embed`` once, however often it is listed. Then
-    ``network.compare(query, gallery image)`` runs tile by tile; the gallery images of a tile are
-    split over the local devices. Equal to the network on each pair, to rounding.
+    A score rises with similarity: the logit of P(same), or the negated distance
+    (:mod:`siamjax.models.comparing`). Each image goes through ``network.embed`` once, however
+    often it is listed. Then ``compare(query, gallery image)`` runs tile by tile; the gallery images
+    of a tile are split over the local devices. Equal to the network on each pair, to rounding.
 
     With ``output``, memory is that of a tile, whatever the gallery: features lie in a file beside
     the scores until all is done (44 kB an image for ``NormXCorrNet``), and each tile's scores are
@@ -50,8 +52,8 @@ def score_pairs(
     number of devices; when all is done it returns at once.
 
     Args:
-        network: has ``embed`` (images -> features) and ``compare`` (features, features ->
-            logits); its fields must be hashable.
+        network: has ``embed`` (images -> features), and may have ``compare`` (features, features
+            -> values); its fields must be hashable.
         variables: the network's variables.
         images: the image set that the indices refer to.
         queries: indices of the first images of the pairs.
@@ -68,11 +70,16 @@ def score_pairs(
 
     Returns: the scores, (queries, gallery); with ``output`` a read-only map of that file.
 
-    Raises ``UsageError`` for indices out of range, a network that compares by a distance,
-    features or scores that are not finite (naming the images), and an ``output`` that cannot be
-    written, is damaged, or has scores of another network, weights, images, lists or options.
+    Raises ``UsageError`` for indices out of range, a network that does not embed, ``symmetric``
+    for one that compares by a distance, features or scores that are not finite (naming the images),
+    and an ``output`` that cannot be written, is damaged, or has scores of another network, weights,
+    images, lists or options.
     """
-    check_cross_input(network)
+    if symmetric and (kind := comparing.measure(network)) != "logit":
+        raise UsageError(
+            f"{type(network).__name__} compares by a {kind} and not by the logit of P(same), of "
+            "which both orders of a pair have a mean; leave out symmetric"
+        )
     queries = _indices("queries", queries, len(images), axes=1)
     own = np.ndim(gallery) == 2  # each query has candidates of its own
     others = np.atleast_2d(_indices("gallery", gallery, len(images), axes=2 if own else 1))

@@ -12,12 +12,10 @@ import jax
 import numpy as np
 
 from siamjax.array_files import read_npz
-from siamjax.distances import euclidean
 from siamjax.errors import UsageError, shown
 from siamjax.files import saying, write_json, write_text
 from siamjax.inference.embedder import features_of
-from siamjax.models.applying import evaluate
-from siamjax.models.protocols import Compares
+from siamjax.models import comparing
 from siamjax.training.finished import Finished
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -104,10 +102,8 @@ def _functions(run: Finished) -> dict[str, tuple[Callable[..., jax.Array], int]]
 
     def score(weights: dict[str, Any], first: jax.Array, second: jax.Array) -> jax.Array:
         features = embed(weights, first), embed(weights, second)
-        if not isinstance(run.network, Compares):
-            return euclidean(*features)
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
-        return evaluate(run.network, variables, *features, method="compare").astype(np.float32)
+        return comparing.compare(run.network, variables, *features).astype(np.float32)
 
     return {"embed": (embed, 1), "score": (score, 2)}
 
@@ -140,7 +136,7 @@ def _describe(
     run: Finished, folder: Path, platforms: tuple[str, ...], differences: list[float]
 ) -> None:
     own, threshold = run.manifest, run.about.threshold
-    measure = run.network.measure if isinstance(run.network, Compares) else "distance"
+    measure = comparing.measure(run.network)
     height, width = run.size
     manifest = {
         "measure": measure,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,11 +13,9 @@ from jaxtyping import Float, Int
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size
-from siamjax.distances import euclidean
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
-from siamjax.models.applying import evaluate
-from siamjax.models.protocols import Compares
+from siamjax.models import comparing
 
 _BLOCK = 4096  # pairs compared at a time at most
 _VALUES = 2**24  # numbers in the features of one side of a block, at most: 64 MB
@@ -40,13 +38,11 @@ class PairScorer:
     @property
     def measure(self) -> str:
         """What the network's value is: ``distance`` or ``logit``."""
-        return self.network.measure if isinstance(self.network, Compares) else "distance"
+        return comparing.measure(self.network)
 
     @cached_property
     def _compare(self) -> Any:
-        if isinstance(self.network, Compares):
-            return jax.jit(lambda v, a, b: evaluate(self.network, v, a, b, method="compare"))
-        return jax.jit(lambda v, a, b: euclidean(a, b))
+        return jax.jit(partial(comparing.compare, self.network))
 
     def embeddings(
         self, variables: Any, images: ImageSet, indices: Int[np.ndarray, " n"]
@@ -81,8 +77,7 @@ class PairScorer:
 
     def rising(self, values: np.ndarray) -> np.ndarray:
         """Values, or a threshold, negated if need be so that they rise with similarity."""
-        rises = isinstance(self.network, Compares) and self.network.rises_with_similarity
-        return values if rises else -values
+        return values if comparing.rises(self.network) else -values
 
 
 def shown_once(pairs: PairList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

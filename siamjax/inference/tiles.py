@@ -1,4 +1,4 @@
-"""A cross-input network at work: features of images, and the scores of a tile of pairs.
+"""A network that compares: the scores of a tile of pairs, from the features of their images.
 
 Compiled once for a network and shape, however often a gallery is ranked.
 """
@@ -14,25 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.errors import UsageError
-from siamjax.models.applying import evaluate
-from siamjax.models.protocols import Compares
+from siamjax.models import comparing
 from siamjax.parallel import data_parallel_map, replicate, shard
-
-
-def check_cross_input(network: nn.Module) -> None:
-    """Raise ``UsageError`` unless the network compares two images by the logit of P(same)."""
-    if not isinstance(network, Compares):
-        raise UsageError(
-            f"{type(network).__name__} does not compare two images (it has no method "
-            "compare(first, second), measure and rises_with_similarity): embed the images and rank "
-            "them by their distances"
-        )
-    if network.measure != "logit":
-        raise UsageError(
-            f"{type(network).__name__} compares by a {network.measure} and not by the logit of "
-            "P(same): embed the images and rank them by their distances"
-        )
 
 
 def symmetric_logit(
@@ -71,7 +54,7 @@ class TileScorer:
         queries: Float[np.ndarray, "queries ..."],
         gallery: Float[np.ndarray, "columns lists ..."],
     ) -> Float[np.ndarray, "queries columns"]:
-        """Logits of every query with its gallery images.
+        """Scores of every query with its gallery images, which rise with similarity.
 
         The second axis of ``gallery`` has a list for each query, or one list for all queries.
         """
@@ -98,8 +81,9 @@ def _tile_function(network: nn.Module, dtype: str, symmetric: bool) -> Callable[
         variables, queries = state
         gallery = jnp.moveaxis(batch["gallery"], 1, 0).astype(dtype)
 
-        def compare(first: Array, second: Array) -> Any:
-            return evaluate(network, variables, first, second, method="compare")
+        def compare(first: Array, second: Array) -> Array:
+            values = comparing.compare(network, variables, first, second)
+            return values if comparing.rises(network) else -values
 
         def one_query(row: tuple[Array, Array]) -> Array:
             query, others = row

@@ -124,8 +124,8 @@ class _Fold(msgspec.Struct):
     results: _Results
 
 
-def across_folds(folders: Sequence[Path]) -> str:
-    """One line on runs that were each tested on another fold of LFW's View 2.
+def across_folds(folders: Sequence[Path]) -> tuple[str, dict[str, Any]]:
+    """One line, and its numbers by name, on runs each tested on another fold of LFW's View 2.
 
     Raises ``UsageError`` unless the folds differ and all else in the config is equal.
     """
@@ -149,8 +149,16 @@ def across_folds(folders: Sequence[Path]) -> str:
     )
     absent = sorted(set(range(1, 11)) - set(numbers))
     missing = f" (of 10: {absent} missing)" if absent else ""
-    return (
+    said = (
         f"{runs[0].data}, {len(numbers)} folds{missing}: accuracy {over.mean:.4f} ± "
         f"{over.standard_error:.4f} (standard error; standard deviation "
         f"{over.standard_deviation:.4f}), trained on eight folds each, threshold from the ninth"
     )
+    return said, {
+        "data": runs[0].data,
+        "folds": numbers,
+        "missing": absent,
+        "accuracy": over.mean,
+        "standard_error": over.standard_error,
+        "standard_deviation": over.standard_deviation,
+    }

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,6 @@ from siamjax.inference.tiles import TileScorer, symmetric_logit
 from siamjax.models.heads import EuclideanHead
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
-from siamjax.models.vgg16 import Vgg16Features
 
 NETWORK = CrossInput()
 
@@ -72,6 +72,38 @@ def test_is_the_cross_input_network_pair_by_pair():
     right = pair_by_pair(network, variables, pixels, queries, gallery)
     assert np.ptp(right) > 1e-3
     np.testing.assert_allclose(scores, right, atol=1e-6)
+
+
+class Plain(nn.Module):
+    """Embeds and does not compare: every pixel is a feature."""
+
+    def embed(self, x, *, train=False):
+        return x.reshape(x.shape[0], -1) / 255.0
+
+
+class MapsAlone(nn.Module):
+    """Gives maps, and cannot compare them."""
+
+    def embed(self, x, *, train=False):
+        return x / 255.0
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own compare", "no compare"])
+def test_networks_of_distances_rank_by_the_nearest(noise, own):
+    """The score is the negated distance, which rises with similarity as a logit does."""
+    network = Siamese(backbone=Flat(), head=EuclideanHead()) if own else Plain()
+    scores = score({"params": np.zeros(1)}, noise[0], network=network)
+    rows = noise[1].reshape(len(noise[1]), -1) / 255.0
+    right = np.sqrt(np.square(rows[QUERIES][:, None] - rows[GALLERY]).sum(-1))
+    np.testing.assert_allclose(scores, -right, rtol=1e-5)
+
+
+class Flat(nn.Module):
+    """A backbone: every pixel, in [0, 1], is a feature."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return x.reshape(x.shape[0], -1)
 
 
 @pytest.mark.parametrize("tile", [(2, 3), (1, 1), (4, 5), (32, 256)])
@@ -368,11 +400,9 @@ def test_scores_that_are_not_finite_name_the_pair(variables, noise):
         ({"queries": QUERIES[None]}, "in 1 axes"),
         ({"gallery": np.tile(GALLERY, (4, 1))}, "4 rows for 5 queries"),
         ({"tile": (0, 3)}, r"tile \(0, 3\)"),
-        (
-            {"network": Siamese(backbone=CrossInput(), head=EuclideanHead())},
-            "Siamese compares by a d",
-        ),
-        ({"network": Vgg16Features()}, r"Vgg16Features does not compare two images .* no method"),
+        ({"network": Plain(), "symmetric": True}, "Plain compares by a distance .* leave out symm"),
+        ({"network": MapsAlone()}, r"MapsAlone gives maps of shape .* no method compare"),
+        ({"network": EuclideanHead()}, r"EuclideanHead has no method embed"),
     ],
 )
 def test_refuses(variables, noise, change, message):
