@@ -1,6 +1,6 @@
 """How a command answers: text for people, or with ``--json`` one JSON object for programs.
 
-Warnings and progress go to standard error. The keys of the objects are listed in docs/commands.md.
+Notes, warnings and progress go to standard error. The objects' keys stand in docs/commands.md.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import tyro
+from tyro.conf import FlagCreatePairsOff, arg
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import dump_json
 
 _Json = Annotated[
-    bool,
-    tyro.conf.arg(help="Print one JSON object in place of text; docs/commands.md has its keys."),
+    FlagCreatePairsOff[bool], arg(help="Print one JSON object instead of text: docs/commands.md.")
 ]
 
 
@@ -28,8 +28,8 @@ class Answer:
     """What a command found.
 
     Attributes:
-        values: what ``--json`` prints. The keys are stable: those of a command are always there,
-            and None is what is not known.
+        values: what ``--json`` prints. The keys are stable: a command's are always there, and
+            what is not known is None.
         text: the lines that are printed without ``--json``.
         then: the next useful command, as the words after ``python -m siamjax``; (): there is none.
         failed: what went wrong although there is an answer; the exit status is then 1.
@@ -42,27 +42,24 @@ class Answer:
 
 
 def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
-    """A command with the option ``json`` that prints what the function returns.
+    """A command that prints what its function returns, and has the option ``json``.
 
     With ``json`` whatever else is printed meanwhile goes to standard error.
     """
     signature = inspect.signature(command)
-    option = inspect.Parameter(
-        "json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Json
-    )
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    option = inspect.Parameter("json", keyword, default=False, annotation=_Json)
 
     @functools.wraps(command)
     def call(*arguments: Any, json: bool = False, **options: Any) -> Answer:
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
             answer = command(*arguments, **options)
-        if json:
-            print(dump_json(answer.values))
-        else:
-            for line in answer.text:
-                print(line)
-            if answer.then:
-                words = shlex.join(str(word) for word in answer.then)
-                print(shown(f"next: python -m siamjax {words}", longest=10**6))
+        for line in [dump_json(answer.values)] if json else answer.text:
+            print(line)
+        if answer.then and not json:
+            sys.stdout.flush()  # the note comes last
+            words = shlex.join(str(word) for word in answer.then)
+            messages.note(shown(f"next: python -m siamjax {words}", longest=10**6))
         if answer.failed:
             raise UsageError(answer.failed)
         return answer

@@ -92,7 +92,7 @@ class MapsAlone(nn.Module):
 def test_networks_of_distances_rank_by_the_nearest(noise, own):
     """The score is the negated distance, which rises with similarity as a logit does."""
     network = Siamese(backbone=Flat(), head=EuclideanHead()) if own else Plain()
-    scores = score({"params": np.zeros(1)}, noise[0], network=network)
+    scores = score({"params": {"unused": np.zeros(1)}}, noise[0], network=network)
     rows = noise[1].reshape(len(noise[1]), -1) / 255.0
     right = np.sqrt(np.square(rows[QUERIES][:, None] - rows[GALLERY]).sum(-1))
     np.testing.assert_allclose(scores, -right, rtol=1e-5)
