@@ -27,7 +27,8 @@ from siamjax.metrics.intervals import (
 )
 from siamjax.metrics.ties import codes
 
-_CELLS = 2**21  # pairs x draws that are held at a time: 8 MiB an array
+_CELLS = 2**23  # pairs x draws that are held at a time: 32 MiB an array
+_WIDTH = 256  # draws at a time, so that few pairs stay in the cache
 
 
 class PairBootstrap:
@@ -145,7 +146,7 @@ def _weights(units: int, size: int, draws: int, seed: int) -> Iterator[Int[np.nd
     Without end, as draws may be left out; the same for the same arguments.
     """
     rng = np.random.default_rng(seed)
-    some = int(np.clip(_CELLS // max(units, size), 1, draws))
+    some = int(np.clip(_CELLS // max(units, size), 1, min(draws, _WIDTH)))
     while True:
         drawn = rng.integers(0, units, (some, units)) + units * np.arange(some)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=some * units).reshape(some, units)

@@ -65,29 +65,41 @@ def people_rate(
     O(comparisons). Sources: Efron and Stein, *The jackknife estimate of variance*, 1981; Fogliato
     et al., *Confidence intervals for error rates in 1:1 matching tasks*, IJCV 2024.
     """
-    from scipy import special  # takes 0.3 s to import
-
     wrong = np.asarray(require_bool("wrong", wrong, true="an error"))
     require_number("confidence", confidence, above=0, below=1)
     if wrong.ndim != 1 or not wrong.size:
         raise UsageError(f"wrong of shape {wrong.shape}: give one value for each comparison")
     count, rate = wrong.size, float(wrong.mean())
     one, other, people = people_of(first, second, count)
-    units, effective, z = count, float(count), float(special.ndtri((1 + confidence) / 2))
-    if people is not None:
-        units = person_pairs(one, other)
-        spread = _jackknife(wrong, one, other, people)
-        effective = min(rate * (1 - rate) / spread, count) if spread > 0 else float(count)
-        z = float(special.stdtrit(people - 1, (1 + confidence) / 2)) if people > 1 else math.inf
+    units = count if people is None else person_pairs(one, other)
     if rate in (0.0, 1.0):
         bound = smallest_rate(units, certainty=(1 + confidence) / 2)
         interval = Interval(0.0, bound) if rate == 0 else Interval(1 - bound, 1.0)
         return Rate(rate, interval, count, people, float(units))
-    if effective == 0 or z == math.inf:
-        return Rate(rate, Interval(0.0, 1.0), count, people, 0.0)
+    effective = float(count)
+    if people is not None:
+        variance = _jackknife(wrong, one, other, people)
+        effective = min(rate * (1 - rate) / variance, count) if variance > 0 else effective
+    low, high = wilson(rate, effective, people=people, certainty=(1 + confidence) / 2)
+    return Rate(rate, Interval(float(low), float(high)), count, people, effective)
+
+
+def wilson(rate: Any, effective: Any, *, people: int | None, certainty: float) -> tuple[Any, Any]:
+    """Wilson's lower and upper bound of rates, each one-sided with this certainty.
+
+    Of a number of independent trials, which need not be whole, with the normal quantile, or where
+    ``people`` gave the variance with the t of ``people`` - 1 degrees of freedom.
+    """
+    from scipy import special  # takes 0.3 s to import
+
+    if people is not None and people < 2:
+        return np.zeros_like(rate, np.float64), np.ones_like(rate, np.float64)
+    normal = people is None
+    z = special.ndtri(certainty) if normal else special.stdtrit(people - 1, certainty)
     middle = (rate * effective + z * z / 2) / (effective + z * z)
-    half = z * math.sqrt(rate * (1 - rate) * effective + z * z / 4) / (effective + z * z)
-    return Rate(rate, Interval(middle - half, middle + half), count, people, effective)
+    half = z * np.sqrt(rate * (1 - rate) * effective + z * z / 4) / (effective + z * z)
+    # Of no trial at all: [0, 1], whatever the rounding.
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
 
 
 def people_of(first: Any, second: Any, count: int) -> tuple[np.ndarray, np.ndarray, int | None]:
@@ -100,9 +112,7 @@ def people_of(first: Any, second: Any, count: int) -> tuple[np.ndarray, np.ndarr
     if (len(one), len(other)) != (count, count):
         shapes = f"{len(one)} and {len(other)} identities"
         raise UsageError(f"{shapes} of {count} comparisons: give one for each side of each")
-    kept = np.unique(np.concatenate([one, other]), return_inverse=True)
-    one, other = kept[1][:count], kept[1][count:]
-    return one, other, len(kept[0])
+    return one, other, int(max(one.max(), other.max())) + 1
 
 
 def person_pairs(one: np.ndarray, other: np.ndarray) -> int:
@@ -125,6 +135,29 @@ def _jackknife(wrong: np.ndarray, one: np.ndarray, other: np.ndarray, people: in
         return math.inf
     without = (np.count_nonzero(wrong) - of_each(wrong)) / stay
     return float((people - 1) / people * np.square(without - wrong.mean()).sum())
+
+
+def variance_path(one: np.ndarray, other: np.ndarray, people: int) -> Float[np.ndarray, " n"]:
+    """The jackknife's variance of a rate whose errors are the first 1, 2, ... n comparisons.
+
+    With e errors of person i among k: p_-i - p = k a_i - e_i b_i, of b_i = 1 / (comparisons without
+    i) and a_i = b_i - 1 / n. The sum of its squares needs sums over the errors alone.
+    """
+    both = np.stack([one, other], axis=1).ravel()
+    count = one.size
+    with np.errstate(divide="ignore"):  # one person is in all comparisons: no variance is known
+        b = 1 / (count - np.bincount(both, minlength=people))
+    a = b - 1 / count
+    grouped = np.argsort(both, kind="stable")
+    start = np.cumsum(np.bincount(both, minlength=people)) - np.bincount(both, minlength=people)
+    earlier = np.empty(both.size)  # errors of the same person before this one
+    earlier[grouped] = np.arange(both.size) - start[both[grouped]]
+    k = np.arange(1, count + 1)
+    crossed = np.cumsum((a * b)[both].reshape(-1, 2).sum(axis=1))
+    squared = np.cumsum(((b * b)[both] * (2 * earlier + 1)).reshape(-1, 2).sum(axis=1))
+    with np.errstate(invalid="ignore"):
+        variance = (people - 1) / people * (k * k * (a @ a) - 2 * k * crossed + squared)
+    return np.where(np.isnan(variance), np.inf, np.maximum(variance, 0.0))
 
 
 def percentile(draws: Float[np.ndarray, " draws"], confidence: float = 0.95) -> Interval:
@@ -189,18 +222,27 @@ def smallest_fmr(people: int, *, disjoint: bool = False, certainty: float = 0.95
     return smallest_rate(units, certainty=certainty)
 
 
-def why_unknown(far: float, *, pairs: int, people: int | None = None) -> str | None:
-    """Why the true accept rate at this FAR cannot be known; None where it can.
+def why_unknown(
+    rate: float,
+    *,
+    pairs: int,
+    people: int | None = None,
+    certainty: float = 0.95,
+    name: str = "FAR",
+) -> str | None:
+    """Why nothing can be known at a false accept (or match) rate, as words; None where it can.
 
     ``pairs`` are independent impostor pairs: pairs of people, however many images they have
     (``PairBootstrap.impostors``), or pairs of images where ``people`` is None.
     """
-    needed = comparisons_needed(far)
+    needed = comparisons_needed(rate, certainty=certainty)
     if pairs >= needed:
         return None
     if people is None:
-        return f"FAR {far:g} needs at least {needed:,} impostor pairs; there are {pairs:,}"
+        return f"{name} {rate:g} needs at least {needed:,} impostor pairs; there are {pairs:,}"
+    all_compared = people_needed(rate, certainty=certainty)
+    missing = f": {all_compared - people:,} people are missing" if people < all_compared else ""
     return (
-        f"FAR {far:g} needs at least {needed:,} pairs of different people "
-        f"({people_needed(far):,} people, all compared); there are {pairs:,}, of {people:,} people"
+        f"{name} {rate:g} needs at least {needed:,} pairs of different people ({all_compared:,} "
+        f"people, all compared); there are {pairs:,}, of {people:,} people{missing}"
     )

@@ -38,7 +38,7 @@ def test_why_unknown():
     assert intervals.why_unknown(0.01, pairs=299) is None
     assert intervals.why_unknown(0.001, pairs=780, people=40) == (
         "FAR 0.001 needs at least 2,995 pairs of different people (78 people, all compared); "
-        "there are 780, of 40 people"
+        "there are 780, of 40 people: 38 people are missing"
     )
 
 
