@@ -137,7 +137,7 @@ def _interval(draws: np.ndarray, units: int, confidence: float) -> Interval:
         return Interval(0.0, bound)
     if (draws == 1).all():
         return Interval(1 - bound, 1.0)
-    return percentile(draws, confidence)
+    return percentile(draws, confidence=confidence)
 
 
 def _weights(units: int, size: int, draws: int, seed: int) -> Iterator[Int[np.ndarray, "u c"]]:

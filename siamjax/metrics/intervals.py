@@ -160,7 +160,7 @@ def variance_path(one: np.ndarray, other: np.ndarray, people: int) -> Float[np.n
     return np.where(np.isnan(variance), np.inf, np.maximum(variance, 0.0))
 
 
-def percentile(draws: Float[np.ndarray, " draws"], confidence: float = 0.95) -> Interval:
+def percentile(draws: Float[np.ndarray, " draws"], *, confidence: float = 0.95) -> Interval:
     """The middle share ``confidence`` of bootstrap draws."""
     draws = require_finite("draws", draws, axes=1, remedy="give the draws of one measure")
     tail = (1 - confidence) / 2
@@ -181,7 +181,7 @@ def paired_difference(
     """
     if np.shape(one) != np.shape(other):
         raise UsageError(f"{np.shape(one)} and {np.shape(other)} draws: take them from the same")
-    return percentile(np.subtract(one, other), confidence)
+    return percentile(np.subtract(one, other), confidence=confidence)
 
 
 def comparisons_needed(fmr: float, *, certainty: float = 0.95) -> int:
