@@ -13,6 +13,7 @@ from siamjax.options import checked
 COMMANDS = {
     "verify": "verification:verify",
     "evaluate": "verification:evaluate",
+    "runs": "runs:runs",
     "folds": "verification:folds",
     "rank": "reid:rank",
     "embed": "retrieval:embed",

@@ -175,7 +175,7 @@ def test_options_are_keyword_only_and_documented(name):
 
 
 # Arguments and not options: find(alignment, folders=None), the bias after a kernel, the weight of
-# each example, the identity of each image.
+# each example, the identity of each image, the interval of a value, the folder of runs.
 ALLOWED = {
     "find",
     "normxcorr_conv",
@@ -183,4 +183,6 @@ ALLOWED = {
     "pair_monitors",
     "triplet_monitors",
     "of_arrays",
+    "measured",
+    "runs",
 }

@@ -1,0 +1,89 @@
+"""The commands that look over runs: which there are, and how two of them differ."""
+
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from siamjax.aligned import duration, measured, size_on_disk, text_table
+from siamjax.commands.output import Answer, answers
+from siamjax.errors import shown
+
+if TYPE_CHECKING:
+    from siamjax.runs import ListedRun
+
+_LONGEST = 70  # characters of why a run is damaged
+_FIRST = "train one: python -m experiments.lfw_contrastive"
+
+
+@answers
+def runs(folder: tyro.conf.Positional[Path] = Path("runs"), /) -> Answer:
+    """List the runs of a folder, the finished ones with their test results.
+
+    Args:
+        folder: The folder that the runs are in, or in whose sub-folders they are.
+    """
+    from siamjax.runs import list_runs
+
+    found = list_runs(folder)
+    finished = [one for one in found if one.state == "finished"]
+    groups = [list(same) for _, same in groupby(finished, key=_kind)]
+    others = [one for one in found if one.state != "finished"]
+    tables = [_table(same, folder) for same in groups] + (
+        [_others(others, folder)] if others else []
+    )
+    listed = [{**asdict(one), "run": str(one.run)} for one in found]
+    return Answer(
+        values={"folder": str(folder), "runs": listed},
+        text=["\n\n".join(tables) or f"no runs in {shown(folder)}; {_FIRST}"],
+        then=_then(max(groups, key=len, default=[])),
+    )
+
+
+def _then(same: "list[ListedRun]") -> list[object]:
+    """The command for the runs of the largest group."""
+    if len(same) > 1:
+        return ["compare", *(one.run for one in same[:2])]
+    return ["evaluate", "--run", *(one.run for one in same)] if same else []
+
+
+def _kind(one: "ListedRun") -> tuple[str, ...]:
+    return one.data, one.experiment, one.chosen_by, one.measure
+
+
+def _table(listed: "list[ListedRun]", folder: Path) -> str:
+    """The finished runs of one experiment on one data set."""
+    first = listed[0]
+    rows = [
+        (
+            _name(one.run, folder),
+            [
+                "" if one.seed is None else str(one.seed),
+                f"{one.step}" + ("" if one.steps is None else f"/{one.steps}"),
+                measured(one.value, one.interval, missing="unknown"),
+                "" if one.seconds is None else duration(one.seconds),
+                size_on_disk(one.bytes or 0),
+            ],
+        )
+        for one in listed
+    ]
+    experiment = shown(first.experiment or "an experiment of an earlier version")
+    chosen = f"; checkpoints chosen by {shown(first.chosen_by)}" if first.chosen_by else ""
+    columns = ["seed", "step", shown(first.measure or "result"), "training", "disk"]
+    return f"{experiment} on {shown(first.data)}{chosen}\n{text_table(columns, rows)}"
+
+
+def _others(listed: "list[ListedRun]", folder: Path) -> str:
+    """What cannot be used, and why."""
+    rows = []
+    for one in listed:
+        size = "" if one.bytes is None else size_on_disk(one.bytes)
+        why = f": {shown(one.why, longest=_LONGEST)}" if one.why else ""
+        rows.append((_name(one.run, folder), [size, one.state + why]))
+    return f"not finished\n{text_table(['disk', ''], rows)}"
+
+
+def _name(run: Path, folder: Path) -> str:
+    return "." if run == folder else str(run.relative_to(folder))
