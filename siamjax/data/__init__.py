@@ -1,19 +1,26 @@
 """Images, pairs, triplets and batches in NumPy, Pillow, TFDS and grain. No jax in here."""
 
-from siamjax.data.batches import image_batches, pair_batches, triplet_batches
-from siamjax.data.images import ImageSet, of_arrays, of_files
-from siamjax.data.pairs import (
-    ListedPairs,
-    PairList,
-    PositivesOfAnEpoch,
-    SampledPairs,
-    all_pairs,
-)
-from siamjax.data.reid import ReidOptions, load_reid
-from siamjax.data.retrieval import RetrievalOptions, load_retrieval
-from siamjax.data.transforms import Augmentation
-from siamjax.data.triplets import ListedTriplets, MinedTriplets, SampledTriplets
-from siamjax.data.verification import VerificationOptions, divide_people, load_verification
+from typing import TYPE_CHECKING
+
+from siamjax.lazy import contents
+
+if TYPE_CHECKING:
+    from siamjax.data.batches import image_batches, pair_batches, triplet_batches
+    from siamjax.data.images import ImageSet, of_arrays, of_files
+    from siamjax.data.pairs import (
+        ListedPairs,
+        PairList,
+        PositivesOfAnEpoch,
+        SampledPairs,
+        all_pairs,
+    )
+    from siamjax.data.reid import ReidOptions, load_reid
+    from siamjax.data.retrieval import RetrievalOptions, load_retrieval
+    from siamjax.data.transforms import Augmentation
+    from siamjax.data.triplets import ListedTriplets, MinedTriplets, SampledTriplets
+    from siamjax.data.verification import VerificationOptions, divide_people, load_verification
+
+__getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
     "Augmentation",

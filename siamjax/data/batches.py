@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -286,15 +287,26 @@ def image_batches(
     The last batch is filled up with images of weight 0, so that all batches have one shape and no
     image is dropped.
     """
-    import grain
 
     def load(index: int) -> np.ndarray:
         return resize(images.image(index), size)
 
-    dataset = grain.MapDataset.source(indices.tolist()).map(load).batch(batch_size)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2)
-    for loaded in dataset.to_iter_dataset(options):
-        counted = len(loaded)
-        filling = ((0, batch_size - counted), (0, 0), (0, 0), (0, 0))
-        weight = (np.arange(batch_size) < counted).astype(np.float32)
-        yield {"image": np.pad(loaded, filling), "weight": weight}
+    def submitted() -> Iterator[list[Future[np.ndarray]]]:
+        for start in range(0, len(indices), batch_size):
+            block = indices[start : start + batch_size].tolist()
+            yield [pool.submit(load, index) for index in block]
+
+    # Threads of its own, because grain takes long to import where there are only two images.
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        blocks = submitted()
+        ahead = next(blocks, None)
+        while (block := ahead) is not None:
+            ahead = next(blocks, None)  # read while the caller works
+            loaded = np.stack([image.result() for image in block])
+            counted = len(loaded)
+            filling = ((0, batch_size - counted), (0, 0), (0, 0), (0, 0))
+            weight = (np.arange(batch_size) < counted).astype(np.float32)
+            yield {"image": np.pad(loaded, filling), "weight": weight}
+    finally:
+        pool.shutdown(cancel_futures=True)

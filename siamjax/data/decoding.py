@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from siamjax.errors import UsageError, shown
 
-_AVIF = "avif" in features.get_supported_modules()
+_AVIF = "avif" in features.modules and features.check_module("avif")  # from Pillow 11.3 on
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
     "PNG": (".png", ".apng"),

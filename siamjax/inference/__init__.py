@@ -4,16 +4,23 @@
 ``export`` writes a run so that JAX alone can call it.
 """
 
-from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
-from siamjax.inference.cross_input import score_pairs
-from siamjax.inference.embedder import Embedder
-from siamjax.inference.export import export_run
-from siamjax.inference.frozen import frozen_maps
-from siamjax.inference.hard_negatives import Miner
-from siamjax.inference.pairs import PairScorer
-from siamjax.inference.reid import ReidEvaluation, rank_gallery
-from siamjax.inference.retrieval import embed_split, evaluate_retrieval
-from siamjax.inference.verification import Verifier, across_folds
+from typing import TYPE_CHECKING
+
+from siamjax.lazy import contents
+
+if TYPE_CHECKING:
+    from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
+    from siamjax.inference.cross_input import score_pairs
+    from siamjax.inference.embedder import Embedder
+    from siamjax.inference.export import export_run
+    from siamjax.inference.frozen import frozen_maps
+    from siamjax.inference.hard_negatives import Miner
+    from siamjax.inference.pairs import PairScorer
+    from siamjax.inference.reid import ReidEvaluation, rank_gallery
+    from siamjax.inference.retrieval import embed_split, evaluate_retrieval
+    from siamjax.inference.verification import Verifier, across_folds
+
+__getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
     "Embedder",

@@ -7,19 +7,26 @@ thresholds for a wanted error rate, likelihood ratios.
 watches :class:`Mean` values, such as those of the monitors.
 """
 
-from siamjax.metrics import (
-    bootstrap,
-    calibration,
-    intervals,
-    open_set,
-    reid,
-    reranking,
-    retrieval,
-    verification,
-)
-from siamjax.metrics.mean import Mean
-from siamjax.metrics.monitors import collapse_message, pair_monitors, triplet_monitors
-from siamjax.metrics.retrieval import map_at_r, recall_at_k
+from typing import TYPE_CHECKING
+
+from siamjax.lazy import contents
+
+if TYPE_CHECKING:
+    from siamjax.metrics import (
+        bootstrap,
+        calibration,
+        intervals,
+        open_set,
+        reid,
+        reranking,
+        retrieval,
+        verification,
+    )
+    from siamjax.metrics.mean import Mean
+    from siamjax.metrics.monitors import collapse_message, pair_monitors, triplet_monitors
+    from siamjax.metrics.retrieval import map_at_r, recall_at_k
+
+__getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
     "Mean",

@@ -3,21 +3,28 @@
 ``protocols`` (:class:`Embeds`, :class:`Compares`) says which methods the rest of siamjax calls.
 """
 
-from siamjax.models.heads import (
-    ConcatenationHead,
-    DifferenceHead,
-    DistanceLogitHead,
-    EuclideanHead,
-)
-from siamjax.models.inception_embedding import InceptionEmbedding
-from siamjax.models.inception_v3 import InceptionV3
-from siamjax.models.lfw import LfwNet
-from siamjax.models.normalization import BatchNorm
-from siamjax.models.normxcorr_net import NormXCorrConv, NormXCorrNet
-from siamjax.models.protocols import Compares, Embeds
-from siamjax.models.siamese import Siamese
-from siamjax.models.vgg16 import Vgg16, Vgg16Features
-from siamjax.models.visual_search import VisualSearchNet
+from typing import TYPE_CHECKING
+
+from siamjax.lazy import contents
+
+if TYPE_CHECKING:
+    from siamjax.models.heads import (
+        ConcatenationHead,
+        DifferenceHead,
+        DistanceLogitHead,
+        EuclideanHead,
+    )
+    from siamjax.models.inception_embedding import InceptionEmbedding
+    from siamjax.models.inception_v3 import InceptionV3
+    from siamjax.models.lfw import LfwNet
+    from siamjax.models.normalization import BatchNorm
+    from siamjax.models.normxcorr_net import NormXCorrConv, NormXCorrNet
+    from siamjax.models.protocols import Compares, Embeds
+    from siamjax.models.siamese import Siamese
+    from siamjax.models.vgg16 import Vgg16, Vgg16Features
+    from siamjax.models.visual_search import VisualSearchNet
+
+__getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
     "BatchNorm",

@@ -3,10 +3,17 @@
 VGG-16 (Simonyan and Zisserman, ICLR 2015) and InceptionV3 (Szegedy et al., CVPR 2016).
 """
 
-from siamjax.options import Preprocessing
-from siamjax.pretrained.architectures import HEADS
-from siamjax.pretrained.published import open_weights
-from siamjax.pretrained.reading import read_weights
-from siamjax.pretrained.weights import Weights, put
+from typing import TYPE_CHECKING
+
+from siamjax.lazy import contents
+
+if TYPE_CHECKING:
+    from siamjax.options import Preprocessing
+    from siamjax.pretrained.architectures import HEADS
+    from siamjax.pretrained.published import open_weights
+    from siamjax.pretrained.reading import read_weights
+    from siamjax.pretrained.weights import Weights, put
+
+__getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = ["HEADS", "Preprocessing", "Weights", "open_weights", "put", "read_weights"]

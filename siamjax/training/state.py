@@ -1,18 +1,20 @@
 """The training state: everything that a train step changes."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int, Key
 
 from siamjax.data.transforms import Size, sides
 from siamjax.models.applying import states
 from siamjax.models.protocols import Compares
 from siamjax.options import Seed, plain
+
+if TYPE_CHECKING:
+    import optax
 
 
 @flax.struct.dataclass
@@ -48,7 +50,7 @@ def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any
 
 
 def create_state(
-    variables: dict[str, Any], optimizer: optax.GradientTransformation, *, key: Key[Array, ""]
+    variables: dict[str, Any], optimizer: "optax.GradientTransformation", *, key: Key[Array, ""]
 ) -> TrainState:
     """The state of step 0 from a module's variables: ``params``, and as ``model_state`` the rest.
 
