@@ -100,7 +100,8 @@ def uses(world, run, scratch):
 
 
 def test_every_command_is_here(world, tmp_path):
-    assert set(uses(world, world, tmp_path)) == set(COMMANDS)
+    # The list of runs shows those that are damaged, too.
+    assert {*uses(world, world, tmp_path), "runs"} == set(COMMANDS)
 
 
 def replaced(name, content):
@@ -261,6 +262,8 @@ def test_every_command_refuses_a_damaged_run_in_one_line(damage, world, tmp_path
         for name, command in uses(world, tmp_path / "run", tmp_path).items()
     }
     gc.collect()
+    call("runs", tmp_path)
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     # Nothing was made, and but for the average of folds all say the same.
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert len(set(said.values()) - {said["folds"]}) <= 1
