@@ -164,6 +164,22 @@ def mean_average_precision(
     return float(np.nansum(values) / counted(~np.isnan(values)))
 
 
+def inverse_negative_penalties(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected"
+) -> Float[np.ndarray, " queries"]:
+    """Number of matches / rank of the last one, for each query, in (0, 1]; NaN without a match."""
+    groups = groups_of(score, match, valid, ties)
+    values = np.full(len(groups.matches), np.nan)
+    for query, above, size, hits, hits_above in zip(*groups[:5], strict=True):
+        if hits_above + hits == groups.matches[query]:  # the group of the last match
+            # P(it is at place j) = C(j-1, hits-1) / C(size, hits), from j = size downwards
+            place = np.arange(size, hits - 1, -1)
+            ratio = (place[:-1] - hits) / (place[:-1] - 1)
+            probability = hits / size * np.cumprod(np.append(1.0, ratio))
+            values[query] = groups.matches[query] * (probability / (above + place)).sum()
+    return values
+
+
 def inverse_negative_penalty(
     score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected"
 ) -> float:
@@ -171,15 +187,8 @@ def inverse_negative_penalty(
 
     Ye et al., *Deep Learning for Person Re-identification: A Survey and Outlook*, TPAMI 2021.
     """
-    groups, total = groups_of(score, match, valid, ties), 0.0
-    for query, above, size, hits, hits_above in zip(*groups[:5], strict=True):
-        if hits_above + hits == groups.matches[query]:  # the group of the last match
-            # P(it is at place j) = C(j-1, hits-1) / C(size, hits), from j = size downwards
-            place = np.arange(size, hits - 1, -1)
-            ratio = (place[:-1] - hits) / (place[:-1] - 1)
-            probability = hits / size * np.cumprod(np.append(1.0, ratio))
-            total += groups.matches[query] * (probability / (above + place)).sum()
-    return float(total / counted(groups.matches > 0))
+    values = inverse_negative_penalties(score, match, valid=valid, ties=ties)
+    return float(np.nansum(values) / counted(~np.isnan(values)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +198,7 @@ class SingleShot:
     mean: Float[np.ndarray, " ranks"]
     standard_deviation: Float[np.ndarray, " ranks"]  # of the trials, ddof 1; NaN for one trial
     gallery: int  # images in the gallery of each trial
+    hits: Float[np.ndarray, "queries ranks"]  # of each query, mean over the trials
 
 
 def single_shot(
@@ -222,18 +232,45 @@ def single_shot(
     for at in np.flatnonzero(~match.any(axis=1)):
         name = np.asarray(query_identity)[at]
         raise UsageError(f"query {at} shows {name}, of whom the gallery holds no image to draw")
-    generator, curves, shown = np.random.default_rng(seed), [], always
+    generator, found, shown = np.random.default_rng(seed), [], always
     for _ in range(trials):
         shuffled = generator.permutation(np.flatnonzero(~always))
         drawn = shuffled[np.unique(gallery[shuffled], return_index=True)[1]]  # the first of each
         shown = always | np.isin(np.arange(gallery.size), drawn)
         valid = np.broadcast_to(shown, match.shape)
-        curves.append(cmc(score, match, valid=valid, ties=ties, ranks=ranks).curve)
+        found.append(hits(score, match, valid=valid, ties=ties, ranks=ranks))
+    curves = np.mean(found, axis=1)
     return SingleShot(
         mean=np.mean(curves, axis=0),
         standard_deviation=np.std(curves, axis=0, ddof=1) if trials > 1 else np.full(ranks, np.nan),
         gallery=int(shown.sum()),
+        hits=np.mean(found, axis=0),
     )
+
+
+def by_query(
+    score: Scores, match: Mask, *, valid: Valid = None, ties: Ties = "expected"
+) -> dict[str, Float[np.ndarray, " queries"] | None]:
+    """All measures of each query by name, whose means are :func:`summary`'s.
+
+    ``rank1`` to ``rank20`` (None where the gallery has fewer images), ``map``, ``map_trapezoid``
+    and ``minp``; NaN for a query without a valid match.
+    """
+    found = hits(score, match, valid=valid, ties=ties, ranks=max(RANKS))
+    gallery = valid_images(score, valid)
+    return {
+        **{f"rank{k}": found[:, k - 1] if k <= gallery else None for k in RANKS},
+        "map": average_precision(score, match, valid=valid, ties=ties),
+        "map_trapezoid": average_precision(
+            score, match, valid=valid, definition="trapezoid", ties=ties
+        ),
+        "minp": inverse_negative_penalties(score, match, valid=valid, ties=ties),
+    }
+
+
+def valid_images(score: Scores, valid: Valid = None) -> int:
+    """Number of gallery images that are valid for any query."""
+    return np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())
 
 
 def summary(
@@ -245,16 +282,11 @@ def summary(
     ``map_trapezoid``, ``minp``; and the numbers of ``queries`` that count, of
     ``queries_without_match``, and of ``gallery`` images that are valid for any query.
     """
-    found = cmc(score, match, valid=valid, ties=ties, ranks=max(RANKS))
-    gallery = np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())
-    precision = average_precision(score, match, valid=valid, ties=ties)
-    trapezoid = average_precision(score, match, valid=valid, definition="trapezoid", ties=ties)
+    values = by_query(score, match, valid=valid, ties=ties)
+    queries = counted(~np.isnan(values["map"]))
     return {
-        **{f"rank{k}": float(found.curve[k - 1]) if k <= gallery else None for k in RANKS},
-        "map": float(np.nanmean(precision)),
-        "map_trapezoid": float(np.nanmean(trapezoid)),
-        "minp": inverse_negative_penalty(score, match, valid=valid, ties=ties),
-        "queries": found.queries,
-        "queries_without_match": len(score) - found.queries,
-        "gallery": gallery,
+        **{n: None if one is None else float(np.nanmean(one)) for n, one in values.items()},
+        "queries": queries,
+        "queries_without_match": len(score) - queries,
+        "gallery": valid_images(score, valid),
     }
