@@ -16,7 +16,7 @@ def text_table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
 
 
 def measured(
-    value: float | None, interval: Sequence[float] | None = None, *, missing: str = "not measurable"
+    value: float | None, interval: Sequence[float] | None, *, missing: str = "not measurable"
 ) -> str:
     """A measure as text: a count whole, a rate with its interval behind it, if that is known."""
     if value is None:

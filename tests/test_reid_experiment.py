@@ -161,10 +161,10 @@ def test_single_shot_and_symmetric(finished, tmp_path):
     np.testing.assert_allclose(1 / (1 + np.exp(-written)), mean, atol=1e-6)
     judged = ReidEvaluation.of(splits, splits.test)
     for trials in (1, 3):
-        again, _ = judged.judge(written, trials=trials, seed=config.seed)
-        assert (again == found) == (trials == 3)
+        again, _ = judged.judge({"network": written}, trials=trials, seed=config.seed)
+        assert (again.results["network"] == found) == (trials == 3)
     with pytest.raises(UsageError, match="trials 0 must be at least 1"):
-        judged.judge(written, trials=0)
+        judged.judge({"network": written}, trials=0)
     few = ReidEvaluation.of(market, market.test, most_queries=2)
     assert (len(few.ranking.query), few.match.shape) == (2, (2, 8))
     with pytest.raises(UsageError, match="0 queries of test people: ask for at least 1"):

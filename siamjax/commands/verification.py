@@ -49,7 +49,6 @@ def evaluate(
             person, or list file of lines 'path1 path2 label'; None: the run's own test pairs.
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
     """
-    from siamjax.aligned import text_table
     from siamjax.data.verification import (
         VerificationOptions,
         evaluation_pairs,
@@ -57,7 +56,7 @@ def evaluate(
     )
     from siamjax.inference.verification import Verifier
     from siamjax.options import asked_before
-    from siamjax.report.verification import result_table
+    from siamjax.report.tables import text_of
 
     verifier = Verifier.open(run, trust=trust)
     if data is None:
@@ -70,9 +69,9 @@ def evaluate(
         images, pairs = splits.images, splits.test
     else:
         images, pairs = evaluation_pairs(data, limit=limit, strict=strict)
-    results, sentence = verifier.evaluate(images, pairs)
+    judged, sentence = verifier.evaluate(images, pairs)
     print(f"{pairs.name} of {images.name} ({len(pairs):,} pairs); {sentence}")
-    print(text_table(*result_table(results)))
+    print(text_of(judged, chosen="auc"))
 
 
 @answers

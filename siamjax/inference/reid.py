@@ -1,6 +1,6 @@
 """Re-identification: evaluate a ranking, or rank a folder of images by a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from siamjax.data.images import ImageSet, of_files
 from siamjax.data.reid import Ranking, ReidSplits
 from siamjax.errors import UsageError
 from siamjax.inference.cross_input import score_pairs
+from siamjax.inference.judging import Judgement, judge_queries
 from siamjax.metrics import reid
 from siamjax.training.finished import Finished
 
@@ -62,34 +63,47 @@ class ReidEvaluation:
         return reid.summary(score, self.match, valid=self.valid)
 
     def judge(
-        self, score: np.ndarray, *, trials: int = 10, seed: int = 0
-    ) -> tuple[dict[str, float | None], np.ndarray]:
-        """Measures by name, as the ranking's rule defines them, and the CMC curve.
+        self, scores: Mapping[str, np.ndarray], *, trials: int = 10, seed: int = 0
+    ) -> tuple[Judgement, dict[str, np.ndarray]]:
+        """Judge the scores of methods as the ranking's rule defines it; and their CMC curves.
 
         Single-shot measures are means over ``trials`` random galleries, drawn with ``seed``.
+        Intervals are over the people asked for, with all their queries.
         """
-        if self.ranking.rule == "market":
-            curve = reid.cmc(score, self.match, valid=self.valid, ranks=20).curve
-            return self.summary(score), curve
-        shown = self.images.identities
-        found = reid.single_shot(
-            score,
-            shown[self.ranking.query],
-            shown[self.ranking.gallery],
-            distractor=self.ranking.distractor,
-            trials=trials,
-            seed=seed,
-        )
-        measures: dict[str, float | None] = {
-            f"rank{k}": float(found.mean[k - 1]) if k <= found.gallery else None for k in reid.RANKS
-        }
-        measures |= {
-            "rank1_deviation": float(found.standard_deviation[0]) if trials > 1 else None,
-            "queries": len(self.ranking.query),
-            "gallery": found.gallery,
-            "trials": trials,
-        }
-        return measures, found.mean
+        asked = self.images.identities[self.ranking.query]
+        values, counts, curves = {}, {}, {}
+        for name, score in scores.items():
+            if self.ranking.rule == "market":
+                found = reid.by_query(score, self.match, valid=self.valid)
+                curves[name] = reid.cmc(score, self.match, valid=self.valid, ranks=20).curve
+                without = int(np.isnan(found["map"]).sum())
+                counts[name] = {
+                    "queries": len(asked) - without,
+                    "queries_without_match": without,
+                    "gallery": reid.valid_images(score, self.valid),
+                }
+            else:
+                shot = reid.single_shot(
+                    score,
+                    asked,
+                    self.images.identities[self.ranking.gallery],
+                    distractor=self.ranking.distractor,
+                    trials=trials,
+                    seed=seed,
+                )
+                curves[name] = shot.mean
+                found = {
+                    f"rank{k}": shot.hits[:, k - 1] if k <= shot.gallery else None
+                    for k in reid.RANKS
+                }
+                counts[name] = {
+                    "rank1_deviation": float(shot.standard_deviation[0]) if trials > 1 else None,
+                    "queries": len(asked),
+                    "gallery": shot.gallery,
+                    "trials": trials,
+                }
+            values[name] = found
+        return judge_queries(values, asked, counts=counts), curves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from siamjax.data.verification import leaked
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, typed
 from siamjax.inference.baselines import pixel_scores
+from siamjax.inference.judging import Judgement, judge_pairs
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
 from siamjax.training.finished import Finished
@@ -73,24 +74,22 @@ class Verifier:
         accepted = self.scorer.rising(values) >= self.scorer.rising(limit)
         return float(values[0]), bool(accepted[0])
 
-    def evaluate(
-        self, images: ImageSet, pairs: PairList
-    ) -> tuple[dict[str, dict[str, float | None]], str]:
-        """Results of the network and of raw pixels by name, and a sentence on leaks.
+    def evaluate(self, images: ImageSet, pairs: PairList) -> tuple[Judgement, str]:
+        """The network and raw pixels, judged, and a sentence on leaks.
 
         The network uses the run's own threshold. Raw pixels use the best threshold *on these
         pairs*: their accuracy is an upper bound, and their name says so.
         """
         score = self.scorer.scores(self.run.variables, images, pairs)
         limit = float(self.scorer.rising(np.array([self.threshold]))[0])
-        pixels = pixel_scores(images, pairs)
+        pixels, by_pixels = pixel_scores(images, pairs), "raw pixels 32x32 (best threshold)"
         best, _ = verification.best_threshold(pixels, pairs.same)
-        results = {
-            "network": verification.summary(score, pairs.same, threshold=limit, fold=pairs.fold),
-            "raw pixels 32x32 (best threshold)": verification.summary(
-                pixels, pairs.same, threshold=best, fold=pairs.fold
-            ),
-        }
+        results = judge_pairs(
+            images,
+            pairs,
+            {"network": score, by_pixels: pixels},
+            thresholds={"network": limit, by_pixels: best},
+        )
         trained_on = self.run.about.trained_on
         if not trained_on:
             return results, "the run does not name its training identities: leaks cannot be checked"

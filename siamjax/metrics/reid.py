@@ -268,7 +268,7 @@ def by_query(
     }
 
 
-def valid_images(score: Scores, valid: Valid = None) -> int:
+def valid_images(score: Scores, valid: Valid) -> int:
     """Number of gallery images that are valid for any query."""
     return np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())
 

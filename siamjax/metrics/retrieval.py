@@ -9,7 +9,7 @@ the gallery and of ``block`` rows of distances. Plain NumPy; ``UsageError`` for 
 not finite and for identities that are not known.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,13 @@ class Found:
     map_at_r: Float[np.ndarray, " queries"]
     gallery: int
 
+    @property
+    def by_query(self) -> dict[str, Float[np.ndarray, " queries"] | None]:
+        """Measures of each query by name; None where the gallery has fewer than k images."""
+        columns = zip(RECALLS, self.recall.T, strict=True)
+        recalls = {f"recall_at_{k}": one if k <= self.gallery else None for k, one in columns}
+        return {**recalls, "map_at_r": self.map_at_r}
+
     def summary(
         self, chosen: Bool[np.ndarray, " queries"] | None = None
     ) -> dict[str, float | None]:
@@ -112,30 +119,30 @@ class Found:
             chosen = np.asarray(require_bool("chosen", chosen, true="counts"))
             if chosen.shape != self.map_at_r.shape:
                 raise UsageError(f"chosen of shape {chosen.shape} for {len(self.map_at_r)} queries")
-        recall = self.recall if chosen is None else self.recall[chosen]
+        values = {
+            name: one if one is None or chosen is None else one[chosen]
+            for name, one in self.by_query.items()
+        }
         precision = self.map_at_r if chosen is None else self.map_at_r[chosen]
-        map_at_r = _mean(precision)
         counted = int((~np.isnan(precision)).sum())
         return {
-            **{
-                f"recall_at_{k}": float(mean) if k <= self.gallery else None
-                for k, mean in zip(RECALLS, np.nanmean(recall, axis=0), strict=True)
-            },
-            "map_at_r": map_at_r,
+            **{name: None if one is None else _mean(one) for name, one in values.items()},
             "queries": counted,
             "queries_without_match": len(precision) - counted,
             "gallery": self.gallery,
         }
 
-    def by(self, groups: Shaped[np.ndarray, " queries"]) -> Mapping[str, dict[str, float | None]]:
-        """:meth:`summary` of each group of queries with a match, such as a category.
+    def groups(
+        self, groups: Shaped[np.ndarray, " queries"]
+    ) -> dict[str, Bool[np.ndarray, " queries"]]:
+        """Masks of the queries of each group that has a query with a match, such as a category.
 
         Queries of the group "" are left out: their group is not known.
         """
         counted = ~np.isnan(self.map_at_r)
         groups = require_names("groups", groups, count=len(counted), unknown=True)
         names = np.unique(groups[counted]).tolist()
-        return {str(name): self.summary(groups == name) for name in names if name != ""}
+        return {str(name): groups == name for name in names if name != ""}
 
 
 def search_quality(

@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siamjax.aligned import measured, text_table
+from siamjax.aligned import text_table
 from siamjax.data.transforms import Size
 from siamjax.errors import shown
 from siamjax.files import dump_json, saying, write_text
+from siamjax.inference.judging import Judgement
+from siamjax.report.first_screen import first_screen
+from siamjax.report.next_steps import next_steps
+from siamjax.report.tables import Table, certainty, chosen_measure, reasons, table_of, text_of
 from siamjax.training.run import Results, Run
 from siamjax.training.writers import read_metrics
 
@@ -18,28 +22,32 @@ if TYPE_CHECKING:
 
     from siamjax.report.figures import Panels
 
-Table = tuple[list[str], list[tuple[str, list[str]]]]
-"""Columns, and for each row its name and its cells, as text."""
-
 # Facts that the page shows elsewhere, or that are too long for its list.
-_NOT_LISTED = ("results", "by_category", "network", "trained_on")
+_NOT_LISTED = (
+    *("results", "intervals", "by_category", "intervals_by_category"),
+    *("network", "trained_on"),
+)
 
 
 def write_report(
     run: Run,
-    results: Mapping[str, Mapping[str, float | None]],
+    results: Mapping[str, Mapping[str, float | None]] | Judgement,
     *,
     size: Size,
-    table: Table | None = None,
+    task: str = "",
+    tables: Sequence[tuple[str, Table]] = (),
     remark: str = "",
     panels: "Panels" = (),
     figures: "Sequence[tuple[str, Figure | Callable[[], Figure]]]" = (),
     facts: dict[str, Any] | None = None,
 ) -> Results:
-    """End a run: write its manifest and its page, and print its table. Returns ``results``.
+    """End a run: write its manifest and its page, and print its table. Returns the results.
 
-    ``results`` are measures by name, of the network and of the baselines; ``table`` is how to
-    show them (None: a column a measure). ``remark`` explains them. ``panels`` are the training
+    ``results`` are measures by name, of the network and of the baselines, in this order; a
+    :class:`~siamjax.inference.judging.Judgement` has their intervals too. The page opens with the
+    measure that chose the checkpoint, or else the first. ``task`` (verification, reid, retrieval;
+    empty: another) says which commands come next. ``tables`` are further ones, with headings, and
+    ``remark`` explains all. ``panels`` are the training
     curves to draw; the other ``figures`` have headings, and may be functions that draw them. If
     one cannot be drawn, the page says so: manifest and table are written and printed before.
     ``facts`` are added to the manifest: what only this experiment has, such as a threshold.
@@ -48,13 +56,15 @@ def write_report(
     """
     from siamjax.report.figures import training_curves
 
-    written: Results = {name: dict(values) for name, values in results.items()}
-    table = table_of(written) if table is None else table
-    manifest = run.write_manifest(size=size, results=written, facts=facts)
+    judged = results if isinstance(results, Judgement) else Judgement(results=_plain(results))
+    facts = ({"task": task} if task else {}) | (facts or {}) | {"intervals": judged.intervals}
+    manifest = run.write_manifest(size=size, results=judged.results, facts=facts)
     listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
     listed["network"] = manifest["network"]
     listed["trained_on"] = f"{len(manifest['trained_on'])} identities"
-    for said in (manifest["protocol"], text_table(*table), remark):
+    chosen, steps = chosen_measure(judged, run.best), next_steps(run.folder, task)
+    more = [f"{heading}\n{text_table(*table)}" for heading, table in tables]
+    for said in (manifest["protocol"], text_of(judged, chosen=chosen), *more, remark):
         if said:
             print(_printable(said))
     if panels:
@@ -63,19 +73,26 @@ def write_report(
             return training_curves(read_metrics(run.folder), data=manifest["data"], panels=panels)
 
         figures = [("Training", curves), *figures]
-    columns, rows = table
+    whole = table_of(judged, against=judged.best_baseline(chosen) if judged.draws else None)
     values = {
         "title": f"{run.folder.name} on {manifest['data']}",
         "protocol": manifest["protocol"],
-        "columns": columns,
-        "rows": rows,
-        "remark": remark,
+        "first": first_screen(judged, chosen, seed=run.config.seed),
+        "tables": [(heading, *table) for heading, table in (("All measures", whole), *tables)],
+        "remarks": [*reasons(judged), *certainty(judged), remark],
         "figures": [(heading, *_drawn(heading, figure)) for heading, figure in figures],
+        "steps": steps,
         "manifest": [(k, v if isinstance(v, str) else dump_json(v)) for k, v in listed.items()],
     }
     write_page(run.folder / "report.html", "page.html", values)
     print(f"report: {run.folder / 'report.html'}")
-    return written
+    if steps:
+        print(_printable(f"next: {steps[0][1].splitlines()[0]}"))
+    return judged.results
+
+
+def _plain(results: Mapping[str, Mapping[str, float | None]]) -> Results:
+    return {name: dict(values) for name, values in results.items()}
 
 
 def _drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, str]:
@@ -88,27 +105,6 @@ def _drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, 
         why = f"This figure could not be drawn ({type(error).__name__}: {shown(error)})."
         print(f"warning: report, {shown(heading)}: {why}", file=sys.stderr)
         return "", why
-
-
-def table_of(
-    results: Results,
-    *,
-    columns: Mapping[str, str] | None = None,
-    missing: str = "not measurable",
-) -> Table:
-    """Results by name as a table.
-
-    ``columns`` are measures and their titles; None: every measure, by its own name. ``missing`` is
-    shown where a measure has no value.
-    """
-    if columns is None:
-        columns = {measure: measure for values in results.values() for measure in values}
-
-    rows = [
-        (name, [measured(values.get(key), missing=missing) for key in columns])
-        for name, values in results.items()
-    ]
-    return list(columns.values()), rows
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:

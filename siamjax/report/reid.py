@@ -14,7 +14,7 @@ from siamjax.exact_distances import RankedDistances
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.reid import ReidEvaluation
 from siamjax.models.applying import evaluate
-from siamjax.report.page import Table, table_of, write_report
+from siamjax.report.page import write_report
 from siamjax.training.run import Results, Run
 
 if TYPE_CHECKING:
@@ -22,24 +22,6 @@ if TYPE_CHECKING:
 
 Features = Callable[[ImageSet, np.ndarray], np.ndarray]
 """Features of images by index, (n, features), whose products are similarities."""
-
-_RANKING_COLUMNS = {
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "rank20": "rank-20",
-    "map": "mAP",
-    "map_trapezoid": "mAP (trapezoid)",
-    "minp": "mINP",
-    "rank1_deviation": "rank-1, standard deviation over trials",
-}
-
-
-def ranking_table(results: Results) -> Table:
-    """Ranking measures of methods by name; measures that the protocol lacks are left out."""
-    known = {name for values in results.values() for name in values}
-    columns = {key: title for key, title in _RANKING_COLUMNS.items() if key in known}
-    return table_of(results, columns=columns, missing="gallery too small")
 
 
 def reid_report(
@@ -80,10 +62,7 @@ def reid_report(
     for name, features in baselines.items():
         ranked = RankedDistances(features(images, gallery), metric="cosine")
         scores[name] = 1.0 - ranked(features(images, query))
-    results: Results = {}
-    curves = {}
-    for name, score in scores.items():
-        results[name], curves[name] = test.judge(score, trials=trials, seed=run.config.seed)
+    judged, curves = test.judge(scores, trials=trials, seed=run.config.seed)
     rule = {
         "market": "images of the same person by the same camera are left out",
         "single_shot": f"one gallery image a person, {trials} trials",
@@ -91,9 +70,9 @@ def reid_report(
     where = f"{splits.test.name} of {images.name}"
     return write_report(
         run,
-        results,
+        judged,
         size=size,
-        table=ranking_table(results),
+        task="reid",
         remark=(
             f"{splits.test.name}: {len(query):,} queries, {len(gallery):,} gallery images; {rule}. "
             f"The checkpoint of step {run.best_step} was chosen on {splits.validation.name}."
@@ -116,7 +95,7 @@ def reid_report(
             ),
             ("Best matches", partial(_matches, network, variables, test, scores["network"], size)),
         ],
-        facts={"task": "reid", "trials": trials},
+        facts={"trials": trials},
     )
 
 

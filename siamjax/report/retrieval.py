@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from siamjax.aligned import measured
+from siamjax.errors import shown
 from siamjax.exact_distances import RankedDistances
 from siamjax.inference.embedder import Embedder
-from siamjax.inference.retrieval import Features, embed_split, evaluate_retrieval, judge
+from siamjax.inference.judging import Judgement
+from siamjax.inference.retrieval import (
+    Features,
+    embed_split,
+    evaluate_retrieval,
+    judge_found,
+    search_split,
+)
 from siamjax.metrics import reid
-from siamjax.report.page import Table, table_of, write_report
+from siamjax.report.page import write_report
+from siamjax.report.tables import Table, title
 from siamjax.training.run import Results, Run
 
 if TYPE_CHECKING:
@@ -20,22 +30,18 @@ if TYPE_CHECKING:
 
 _QUERIES, _MAPPED = 200, 2000  # queries for the ranked lists, images on the map
 
-_SEARCH_COLUMNS = {
-    "queries": "queries",
-    **{f"recall_at_{k}": f"recall@{k}" for k in (1, 3, 5, 10, 20)},
-    "map_at_r": "MAP@R",
-}
 
-
-def search_table(results: Results, by_category: Mapping[str, Results]) -> Table:
-    """Search measures of methods by name: over all queries, then category by category."""
-    categories = sorted({category for found in by_category.values() for category in found})
-    listed = results | {
-        f"{category}: {name}": found[category]
-        for category in categories
-        for name, found in by_category.items()
-    }
-    return table_of(listed, columns=_SEARCH_COLUMNS, missing="gallery too small")
+def category_table(by_category: Mapping[str, Judgement], measure: str) -> Table:
+    """A row for each category: its queries, and a measure of every method with its interval."""
+    methods = list(next(iter(by_category.values())).results)
+    rows = []
+    for category, judged in by_category.items():
+        cells = [
+            measured(judged.results[name].get(measure), judged.interval(name, measure))
+            for name in methods
+        ]
+        rows.append((shown(category), [f"{judged.results[methods[0]]['queries']:,}", *cells]))
+    return ["queries", *(f"{title(measure)}, {shown(name)}" for name in methods)], rows
 
 
 def retrieval_report(
@@ -55,20 +61,23 @@ def retrieval_report(
 
     images, test = splits.images, splits.test
     query, gallery = embed_split(embedder.embeddings, images, test)
-    found = {"network": judge(query, gallery, images, test)}
+    found = {"network": search_split(query, gallery, images, test)}
     for name, features in baselines.items():
         found[name] = evaluate_retrieval(features, images, test)
-    results: Results = {name: one.summary() for name, one in found.items()}
-    category = splits.catalogue.attributes.get("category")
-    by_category: dict[str, Results] = {}
+    judged = judge_found(found, images, test)
+    category, by_category = splits.catalogue.attributes.get("category"), {}
     if category is not None:
-        by_category = {name: dict(one.by(category[test.query])) for name, one in found.items()}
-    own = results["network"]
+        masks = found["network"].groups(category[test.query])
+        by_category = {
+            name: judge_found(found, images, test, chosen=mask) for name, mask in masks.items()
+        }
+    own = judged.results["network"]
     return write_report(
         run,
-        results,
+        judged,
         size=embedder.size,
-        table=search_table(results, by_category),
+        task="retrieval",
+        tables=[("By category", category_table(by_category, "recall_at_1"))] if by_category else (),
         remark=(
             f"{test.name}: {own['queries']:,} queries, {own['gallery']:,} images in the "
             f"catalogue{', the query itself left out' if test.leave_one_out else ''}. The "
@@ -79,7 +88,16 @@ def retrieval_report(
             ("Ranked lists", partial(_lists, splits, query, gallery)),
             ("Map of the catalogue", partial(_map, splits, gallery)),
         ],
-        facts={"task": "retrieval", "by_category": by_category},
+        facts={
+            "by_category": {
+                method: {name: one.results[method] for name, one in by_category.items()}
+                for method in found
+            },
+            "intervals_by_category": {
+                method: {name: one.intervals[method] for name, one in by_category.items()}
+                for method in found
+            },
+        },
     )
 
 

@@ -48,10 +48,14 @@ def test_against_loops(rng, leave_one_out):
     assert summary["recall_at_3"] == pytest.approx(np.nanmean(expected[:, 1]))
     assert summary["queries"] == (~np.isnan(expected[:, 0])).sum()
     groups = np.where(np.arange(20) < 9, "a", "b")
-    assert got.by(groups)["a"]["map_at_r"] == pytest.approx(np.nanmean(expected[:9, 5]))
+    assert got.summary(got.groups(groups)["a"])["map_at_r"] == pytest.approx(
+        np.nanmean(expected[:9, 5])
+    )
     groups[3:] = ""  # not known
-    assert list(got.by(groups)) == ["a"]
-    assert got.by(groups)["a"]["map_at_r"] == pytest.approx(np.nanmean(expected[:3, 5]))
+    assert list(got.groups(groups)) == ["a"]
+    assert got.summary(got.groups(groups)["a"])["map_at_r"] == pytest.approx(
+        np.nanmean(expected[:3, 5])
+    )
 
 
 @pytest.mark.parametrize("leave_one_out", [False, True])
@@ -228,7 +232,7 @@ def test_masks_and_groups_of_queries():
             found.summary(wrong)
     with pytest.raises(UsageError, match="chosen of shape"):
         found.summary(np.array([True, False]))
-    assert set(found.by([1, 2, 1, 1])) == {"1", "2"}
+    assert set(found.groups([1, 2, 1, 1])) == {"1", "2"}
     for wrong in (np.array([1.0, np.nan, 1, 1]), np.array(["a", None, "a", "b"], object), ["a"]):
         with pytest.raises(UsageError, match="groups"):
-            found.by(wrong)
+            found.groups(wrong)

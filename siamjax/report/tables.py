@@ -1,0 +1,179 @@
+"""A judgement as a table, and in words: what a terminal, a page and other commands show of it."""
+
+from collections.abc import Sequence
+
+from siamjax.aligned import measured, text_table
+from siamjax.errors import shown
+from siamjax.inference.judging import Difference, Judgement
+
+Table = tuple[list[str], list[tuple[str, list[str]]]]
+"""Columns, and for each row its name and its cells, as text."""
+
+TITLES = {
+    "auc": "AUC",
+    "eer": "EER",
+    "accuracy": "accuracy at the threshold",
+    "tar_at_far_0.1": "TAR at FAR 0.1",
+    "tar_at_far_0.01": "TAR at FAR 0.01",
+    "tar_at_far_0.001": "TAR at FAR 0.001",
+    "tar_at_far_0.0001": "TAR at FAR 0.0001",
+    "fold_accuracy": "k-fold accuracy",
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "map": "mAP",
+    "map_trapezoid": "mAP (trapezoid)",
+    "minp": "mINP",
+    "rank1_deviation": "rank-1, standard deviation over trials",
+    **{f"recall_at_{k}": f"recall@{k}" for k in (1, 3, 5, 10, 20)},
+    "map_at_r": "MAP@R",
+}
+"""Measures that tables show, and their names in print; a measure that is not here has its own."""
+
+_BESIDE = {  # counts, which sentences tell, and what stands in another measure's cell
+    *("pairs_same", "pairs_different", "queries", "queries_without_match", "gallery", "trials"),
+    *("fold_standard_error", "fold_standard_deviation"),
+}
+_ACROSS = 100  # characters of a line
+_FEW = 20  # people; fewer were not tried in benchmarks/coverage.py
+
+
+def title(measure: str) -> str:
+    """The name of a measure in print."""
+    return TITLES.get(measure, measure)
+
+
+def table_of(judged: Judgement, *, against: str | None = None) -> Table:
+    """A row for each measure that is known, a column for each method, intervals in brackets.
+
+    ``against`` is a method: a last column then holds the first method minus it.
+    """
+    own, *_ = judged.results
+    shown_ones = [name for name in _measures(judged) if name not in _unknown(judged)]
+    rows = []
+    for measure in shown_ones:
+        cells = [_cell(judged, method, measure) for method in judged.results]
+        if against is not None:
+            cells.append(signed(judged.difference(measure, own, against)))
+        rows.append((title(measure), cells))
+    columns = [shown(method) for method in judged.results]
+    return columns + ([f"{own} - {shown(against)}"] if against is not None else []), rows
+
+
+def _measures(judged: Judgement) -> list[str]:
+    """All measures, in the order of the titles; those without a title come last."""
+    named = {measure: None for values in judged.results.values() for measure in values}
+    listed = [measure for measure in named if measure not in _BESIDE]
+    places = {measure: place for place, measure in enumerate(TITLES)}
+    return sorted(listed, key=lambda measure: places.get(measure, len(places)))
+
+
+def _unknown(judged: Judgement) -> dict[str, str]:
+    """Measures without a number for any method, and why."""
+    return {
+        measure: judged.unknown.get(measure, "it cannot be measured here")
+        for measure in _measures(judged)
+        if all(values.get(measure) is None for values in judged.results.values())
+    }
+
+
+def _cell(judged: Judgement, method: str, measure: str) -> str:
+    values = judged.results[method]
+    if measure == "fold_accuracy" and values.get(measure) is not None:
+        error, deviation = values["fold_standard_error"], values["fold_standard_deviation"]
+        return f"{values[measure]:.4f} ± {error:.4f} (deviation {deviation:.4f})"
+    return measured(values.get(measure), judged.interval(method, measure))
+
+
+def signed(difference: Difference | None) -> str:
+    """A difference with its sign and its interval; empty if there is none."""
+    if difference is None:
+        return ""
+    value, (low, high) = difference
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def verdict(judged: Judgement, difference: Difference) -> str:
+    """What the interval of a difference says, higher values being better."""
+    low, high = difference.interval
+    if low <= 0 <= high:
+        return "not clearly different: the interval contains 0"
+    words = "better" if low > 0 else "worse"
+    side = f"the whole interval lies {'above' if low > 0 else 'below'} 0"
+    if few := _few(judged):
+        return f"{words}, as far as {few} can tell: {side}"
+    return f"clearly {words}: {side}"
+
+
+def _few(judged: Judgement) -> str:
+    """The number of people or items, in words, where it is small."""
+    if judged.people is None or judged.people >= _FEW:
+        return ""
+    return judged.over.partition(",")[0]
+
+
+def reasons(judged: Judgement) -> list[str]:
+    """A sentence for each reason why measures are not known."""
+    by_reason: dict[str, list[str]] = {}
+    for measure, reason in _unknown(judged).items():
+        by_reason.setdefault(reason, []).append(title(measure))
+    return [f"Not known: {', '.join(names)}; {reason}." for reason, names in by_reason.items()]
+
+
+def certainty(judged: Judgement) -> list[str]:
+    """Sentences on what the intervals are over, and where they may mislead."""
+    if not judged.draws:
+        return []
+    said = [f"In brackets: 95 % intervals over {judged.over} (bootstrap, seed 0)."]
+    if few := _few(judged):
+        said.append(f"{few} are few: the intervals may be too narrow.")
+    return said
+
+
+def chosen_measure(judged: Judgement, best: str) -> str:
+    """The measure that chose the checkpoint, or the first one if the test lacks it."""
+    own, *_ = judged.results.values()
+    wanted = best.removeprefix("validation_")
+    return (
+        wanted
+        if own.get(wanted) is not None
+        else next(measure for measure in _measures(judged) if own.get(measure) is not None)
+    )
+
+
+def text_of(judged: Judgement, *, chosen: str | None = None) -> str:
+    """Table and sentences for a terminal of 100 columns; ``chosen`` is compared with the best
+    baseline."""
+    (own, *_), (columns, rows) = judged.results, table_of(judged)
+    width = max((len(name) for name, _ in rows), default=0)
+    said = []
+    for part in _parts(columns, rows, room=_ACROSS - width):
+        said.append(
+            text_table(
+                [columns[k] for k in part], [(n, [cells[k] for k in part]) for n, cells in rows]
+            )
+        )
+    said += [*reasons(judged), *certainty(judged)]
+    other = judged.best_baseline(chosen) if chosen is not None else None
+    found = judged.difference(chosen, own, other) if other is not None else None
+    if found is not None:
+        said.append(
+            f"{title(chosen)} of {own} - {shown(other)}: {signed(found)}, {verdict(judged, found)}."
+        )
+    return "\n".join(said)
+
+
+def _parts(
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], *, room: int
+) -> list[list[int]]:
+    """Columns that fit side by side, those that do not in further parts."""
+    parts, left = [], 0
+    for place, column in enumerate(columns):
+        width = 2 + max(len(column), *(len(cells[place]) for _, cells in rows))
+        if not parts or width > left:
+            parts.append([])
+            left = room
+        parts[-1].append(place)
+        left -= width
+    return parts
