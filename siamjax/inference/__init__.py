@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from siamjax.inference.export import export_run
     from siamjax.inference.frozen import frozen_maps
     from siamjax.inference.hard_negatives import Miner
+    from siamjax.inference.judging import Judgement, judge_pairs, judge_queries
     from siamjax.inference.pairs import PairScorer
     from siamjax.inference.reid import ReidEvaluation, rank_gallery
     from siamjax.inference.retrieval import embed_split, evaluate_retrieval
@@ -24,6 +25,7 @@ __getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
     "Embedder",
+    "Judgement",
     "Miner",
     "PairScorer",
     "ReidEvaluation",
@@ -34,6 +36,8 @@ __all__ = [
     "export_run",
     "frozen_maps",
     "hsv_stripe_features",
+    "judge_pairs",
+    "judge_queries",
     "pixel_features",
     "pixel_scores",
     "rank_gallery",
