@@ -24,27 +24,41 @@ _LARGEST = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A run whose network is ready to use.
+class Described:
+    """A finished run as its manifest describes it; its checkpoint is not read.
 
     Attributes:
         folder: the run's folder.
         manifest: what :meth:`siamjax.training.Run.write_manifest` wrote.
-        network: the network that was trained.
-        variables: parameters and statistics of the best checkpoint.
-        size: (height, width) of the network's images.
     """
 
     folder: Path
     manifest: dict[str, Any]
-    network: nn.Module
-    variables: Any
-    size: tuple[int, int]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Described":
+        """Read the manifest alone; ``UsageError`` as of :meth:`Finished.open`."""
+        return Described(folder=Path(folder), manifest=read_manifest(Path(folder))[1])
 
     @cached_property
     def about(self) -> Manifest:
         """What the project itself uses of the manifest."""
         return typed(self.manifest, Manifest, where=shown(self.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Described):
+    """A run whose network is ready to use.
+
+    Attributes:
+        network: the network that was trained.
+        variables: parameters and statistics of the best checkpoint.
+        size: (height, width) of the network's images.
+    """
+
+    network: nn.Module
+    variables: Any
+    size: tuple[int, int]
 
     @classmethod
     def open(cls, folder: Path | str, *, trust: Collection[str] = ()) -> "Finished":
