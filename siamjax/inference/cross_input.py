@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.inference.digests import describe, images_digest, list_digest, weights_digest
+from siamjax.inference.digests import describe, images_digest, list_digest
 from siamjax.inference.embedder import Embedder, check_finite
 from siamjax.inference.record import DiskRecord, Place, Record
 from siamjax.inference.tiles import TileScorer
 from siamjax.models import comparing
 from siamjax.progress import Progress
+from siamjax.training.fingerprint import weights_digest
 
 TILE, CANDIDATE_TILE = (16, 256), (8, 256)  # of one gallery, and of candidates of each query
 

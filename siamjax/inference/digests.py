@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -18,16 +17,6 @@ _SHOWN = 16  # characters of a sha256
 def describe(network: nn.Module) -> str:
     """Class and fields in one line, without the memory addresses that differ between processes."""
     return re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+", "", repr(network)))
-
-
-def weights_digest(variables: Any) -> str:
-    """Hash of the paths, types, shapes and values of all weights."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        value = np.asarray(leaf)
-        digest.update(as_bytes(f"{jax.tree_util.keystr(path)}\0{value.dtype}\0{value.shape}\0"))
-        digest.update(value.tobytes())
-    return digest.hexdigest()[:_SHOWN]
 
 
 def images_digest(images: ImageSet, shown: Int[np.ndarray, " n"]) -> str:

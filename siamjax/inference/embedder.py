@@ -15,10 +15,11 @@ from siamjax.data.batches import image_batches
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.inference.digests import describe, weights_digest
+from siamjax.inference.digests import describe
 from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Embeds
 from siamjax.parallel import data_parallel_map, replicate, shard
+from siamjax.training.fingerprint import weights_digest
 
 
 def features_of(network: nn.Module, variables: Any, images: Any, *, method: str = "embed") -> Any:
