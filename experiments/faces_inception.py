@@ -88,14 +88,17 @@ def main(config: Config):
     weights = open_weights(config.weights, architecture="inception_v3").without(*left_out)
     network, loss_fn, optimizer = build(config, weights.preprocessing)
     variables, key = initialize(network, config.size, config.seed)
-    start = put(network, variables, weights, under=TRUNK)
+    published = put(network, variables, weights, under=TRUNK)
+    run = Run.open(config, network, faces, best="validation_auc", weights=weights)
+    start = run.initial(published)
 
     # The published features are the baseline, and the frozen blocks' maps are computed only once.
-    published, features = jax.device_get(start), network.backbone.clone(embedding=None)
+    published, frozen = jax.device_get((published, start))
+    features = network.backbone.clone(embedding=None)
     plain = PairScorer(Siamese(backbone=features, head=EuclideanHead()), config.size)
     part = plain.network.clone(backbone=features.clone(end=config.frozen))
     shown = (faces.images, faces.training_images)
-    rows = partial(frozen_maps, part, published, *shown, size=config.size)
+    rows = partial(frozen_maps, part, frozen, *shown, size=config.size)
     batches = pair_batches(faces.images, faces.training, config, size=config.size, rows=rows)
 
     # The train step: a pure function, pmapped over all devices.
@@ -110,7 +113,6 @@ def main(config: Config):
         return {"validation_auc": verification.auc(roc), "validation_eer": verification.eer(roc)}
 
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
-    run = Run.open(config, network, faces, best="validation_auc", weights=weights)
     fit(run, create_state(start, optimizer, key=key), step, batches, evaluate=evaluate)
 
     # Test once, at the threshold of the validation people, beside baselines without training.

@@ -96,7 +96,8 @@ def main(config: Config):
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
     run = Run.open(config, network, faces, best="validation_auc")
     variables, key = initialize(network, config.size, config.seed)
-    fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
+    state = create_state(run.initial(variables), optimizer, key=key)
+    fit(run, state, step, batches, evaluate=evaluate)
 
     # Test once, at the threshold of the validation people, beside a baseline without training.
     baselines = {"raw pixels 32x32": pixel_scores}

@@ -105,7 +105,8 @@ def main(config: Config):
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
     run = Run.open(config, network, people, best="validation_map")
     variables, key = initialize(network, SIZE, config.seed)
-    fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
+    state = create_state(run.initial(variables), optimizer, key=key)
+    fit(run, state, step, batches, evaluate=evaluate)
 
     # Rank once, by the rule of the data set, beside baselines without training.
     baselines = {

@@ -12,8 +12,7 @@ D is a soft minimum over the images n of other things in the batch of all device
     python -m experiments.visual_search_triplet --weights vgg16_imagenet_notop_fp16.npz --size 64 \\
         --learning-rate 1e-4 --batch-size 32 --steps 100 --evaluate-every 25 --no-symmetries
 
-On 200 items not in the training data (raw pixels: 0.575). With --weights the network is VGG-16 up
-to block 4, fine-tuned from block 3 on. The published network and loss: docs/visual_search.md.
+On 200 items not in the training data (raw pixels: 0.575). As published: docs/visual_search.md.
 """
 
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ class Config(RetrievalOptions, RunConfig):
     """An embedding of things, trained on triplets."""
 
     weights: Path | None = None
-    """VGG-16 to fine-tune: a file in any published format or a name from `siamjax weights list`."""
+    """VGG-16, of which block 3 and 4 are tuned: a file, or a name from `siamjax weights list`."""
     size: options.Count = 32
     """Side of the images in pixels; published: 224."""
     width: options.Positive = 0.25
@@ -120,7 +119,8 @@ def main(config: Config):
     if weights is not None:
         variables = put(network, variables, weights.without(*HEADS, "block5"), under="deep")
         baselines |= {"VGG-16 as it is": embedder(jax.device_get(variables)).embeddings}
-    fit(run, create_state(variables, optimizer, key=key), step, batches, evaluate=evaluate)
+    state = create_state(run.initial(variables), optimizer, key=key)
+    fit(run, state, step, batches, evaluate=evaluate)
 
     # Search once, beside baselines without training.
     return retrieval_report(run, embedder(run.best_variables()), things, baselines=baselines)

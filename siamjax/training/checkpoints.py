@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ _ROOM = 2**17  # bytes beside the arrays: what describes them, locks, folders
 class Checkpoints:
     """The checkpoints of one run, in Orbax's format, one folder for each step.
 
-    The two latest are kept, and the best by the metric ``best`` (the higher the better, the
-    earliest of equals). Each holds ``variables`` (parameters and batch statistics: all that is
-    needed to use the network) and ``training`` (step, optimizer, key). Saving returns when the
-    files are complete. A missing or truncated file is noticed when it is read; changed bytes
-    within a file are not.
+    The two latest are kept, the best by the metric ``best`` (the higher the better, the earliest
+    of equals), and the steps ``keep``. Each holds ``variables`` (parameters and batch statistics:
+    all that is needed to use the network) and ``training`` (step, optimizer, key). Saving returns
+    when the files are complete. A missing or truncated file is noticed when it is read; changed
+    bytes within a file are not.
     """
 
-    def __init__(self, folder: Path, *, best: str) -> None:
+    def __init__(self, folder: Path, *, best: str, keep: Sequence[int] = ()) -> None:
         self._folder, self._best = folder.absolute(), best
         # Orbax reads all metrics at once, so one broken file would keep it from opening any.
         self.messages = [
@@ -47,6 +48,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(2),
+                    policies.CustomSteps(list(keep)),
                     policies.BestN(
                         get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
                     ),

@@ -19,10 +19,11 @@ import jax
 
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
-from siamjax.files import append_row, dump_json, read_json, read_rows, saying, write_json
+from siamjax.files import append_row, dump_json, read_rows, saying, write_json
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
 from siamjax.runs import FORMAT
+from siamjax.training.agreement import check_same, config_in
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.config import RunConfig, Splits
 from siamjax.training.description import (
@@ -32,11 +33,14 @@ from siamjax.training.description import (
     modules_in,
 )
 from siamjax.training.environment import environment
+from siamjax.training.manifest import read_manifest
 from siamjax.training.seen import Seen
+from siamjax.training.start import Start
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
 # many processes read images, where the raw data is, and whether what is left out of it is refused.
-_OPERATIONAL = ("run", "workers", "home", "strict")
+# What training starts from is agreed on by its weights, wherever they are.
+_OPERATIONAL = ("run", "start_from", "workers", "home", "strict")
 
 _SESSIONS = "sessions.jsonl"
 
@@ -56,6 +60,8 @@ class Run:
         best: name of the metric that chooses the checkpoint; the higher the better.
         step: the step that training has reached.
         begun: whether this process has begun or resumed its training.
+        extendable: whether a finished run may go on to more steps.
+        started: whether :meth:`initial` was asked what training starts from.
         best_step: step of the best checkpoint, once :meth:`best_variables` has chosen it.
         parameters: number of parameters, known from then on.
     """
@@ -68,6 +74,7 @@ class Run:
         *,
         best: str,
         weights: Weights | None = None,
+        extendable: bool = False,
     ) -> None:
         """Use :meth:`open`."""
         self.config, self.network, self.splits, self.best = config, network, splits, best
@@ -80,7 +87,9 @@ class Run:
         name = re.sub("{experiment}|{data}|{seed}", lambda part: parts[part[0]], str(config.run))
         self.folder = Path(name)
         self.description = describe_module(network)
-        self.step, self.begun = 0, False
+        self.extendable = extendable
+        self.step, self.begun, self.started = 0, False, False
+        self._start: Start | None = None
         self.best_step: int | None = None
         self.parameters: int | None = None
         options = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OPERATIONAL}
@@ -105,12 +114,15 @@ class Run:
         *,
         best: str,
         weights: Weights | None = None,
+        extendable: bool = False,
     ) -> "Run":
         """A new run, or the one in ``config.run``, which training then resumes.
 
         ``best`` names the metric, among those that ``evaluate`` returns, that chooses the
         checkpoint; the higher the better. ``weights`` are the published weights that the network
-        starts from, if any: a resumed run must have the same.
+        starts from, if any: a resumed run must have the same. ``extendable`` declares that nothing
+        in the training depends on ``config.steps``, such as a learning rate that falls to 0 with
+        the last step: with more steps, a finished run then goes on where it ended.
 
         Whatever is known to fail is refused here, before step 0 and before a folder is made:
         options that cannot work, a network that cannot be saved and built again, a folder that
@@ -121,7 +133,7 @@ class Run:
                 "several hosts cannot write one run folder; train on one host's devices"
             )
         check_split(config.batch_size, "examples", jax.local_device_count())
-        run = cls(config, network, splits, best=best, weights=weights)
+        run = cls(config, network, splits, best=best, weights=weights, extendable=extendable)
         # This process has the network already, so its code may run.
         trust = modules_in(run.description)
         again = describe_module(build_module(run.description, trust=trust))
@@ -130,49 +142,72 @@ class Run:
                 f"{type(network).__name__} is another network when it is built again from its "
                 f"fields: {again} and not {run.description}; keep all its options in its fields"
             )
+        run._agree_on_start()
         run._check_folder()
         return run
 
-    def _check_folder(self) -> bool:
-        """Whether the folder holds this run; ``UsageError`` if it holds anything else."""
-        path = self.folder / "config.json"
-        if path.exists():
-            before = read_json(path, dict[str, Any])
-            if before.get("format") != FORMAT:
-                raise UsageError(
-                    f"{self.folder} is a run of another version of siamjax, which cannot be "
-                    "resumed; if it is finished, python -m siamjax can still use it; give --run "
-                    "another folder to train anew"
-                )
-            if differing := _differences(before, self.agreed):
-                raise UsageError(
-                    f"{self.folder} is a run of another config ({'; '.join(differing)}); give "
-                    "--run another folder, or resume it with the same options"
-                )
-            return True
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            raise UsageError(
-                f"{self.folder} is not empty and not a run (no config.json); give --run another"
-            )
-        return False
+    def _agree_on_start(self) -> None:
+        """Read the run to start from, unless this one has begun with it and saved a checkpoint."""
+        if (given := self.config.start_from) is None:
+            return
+        before = (config_in(self.folder) or {}).get("start_from")
+        before = before if isinstance(before, dict) else {}
+        saved = any((self.folder / "checkpoints").glob("[0-9]*"))
+        if not saved or before.get("run") != str(given.absolute()):
+            start = Start.read(given)
+            self._start = None if saved else start
+            if before.get("weights") != start.weights:
+                before = start.about(self.splits)
+        self.agreed["start_from"] = before
+
+    def initial(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """What training starts from: ``variables``, or in their place the weights of --start-from.
+
+        Published weights are put into ``variables`` before, and stay where the other run has no
+        layer of that path. In a run that resumes the weights are those of its own checkpoint: what
+        does not train is there as it was at the start. Raises ``UsageError`` where a tensor has
+        another shape or dtype, and where no layer is the same.
+        """
+        self.started = True
+        if self.config.start_from is None:
+            return variables
+        if self._start is None:
+            return self.checkpoints.load_best()[1]
+        return self._start.put(self.description, variables)
+
+    def _check_folder(self) -> dict[str, Any] | None:
+        """The options of the run in the folder, if it is this one; None of a new folder."""
+        before = config_in(self.folder)
+        if before is not None:
+            check_same(self.folder, before, self.agreed, extendable=self.extendable)
+        return before
 
     def begin(self) -> bool:
         """Make the folder of a new run, or resume; returns whether the run existed."""
+        if self.config.start_from is not None and not self.started:
+            raise UsageError(
+                "--start-from: this experiment does not use it; begin its state with "
+                "create_state(run.initial(variables), ...)"
+            )
         self.begun = True
         _ = self.environment  # the code as it is now, which may be edited while this trains
-        if self._check_folder():
+        before = self._check_folder()
+        if before is not None:
             # Now, because write_manifest would refuse it only after the training.
             read_rows(self.folder / _SESSIONS, dict[str, Any])
-            return True
+            if before == self.agreed:
+                return True
         with saying(f"{self.folder} cannot be made or written", remedy="give --run another"):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_json(self.folder / "config.json", self.agreed)
+                if self._start is not None and self._start.seen is not None:
+                    self._start.seen.write(self.folder)
             except OSError:
                 with contextlib.suppress(OSError):  # a refused run leaves no folder
                     self.folder.rmdir()
                 raise
-        return False
+        return before is not None
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -184,7 +219,11 @@ class Run:
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, opened at the first use."""
         if self._checkpoints is None:
-            self._checkpoints = Checkpoints(self.folder / "checkpoints", best=self.best)
+            kept = []  # with the manifest that names it, the run can be used while it is extended
+            with contextlib.suppress(UsageError):
+                kept = [read_manifest(self.folder)[0].step]
+            folder = self.folder / "checkpoints"
+            self._checkpoints = Checkpoints(folder, best=self.best, keep=kept)
             for message in self._checkpoints.messages:
                 print(f"warning: {message}")
         return self._checkpoints
@@ -219,7 +258,12 @@ class Run:
         """
         if self.best_step is None:
             raise RuntimeError("call best_variables() first: it chooses the checkpoint")
+        start, protocol = self.agreed.get("start_from", {}), self.splits.protocol
+        if known := start.get("known", 0):
+            protocol += f"; CONTAMINATED: {start['run']} was trained on {known} images held out"
         if seen := Seen.of(self.splits):  # before the manifest, which says that all is there
+            if start and (earlier := Seen.read(self.folder)):
+                seen |= earlier
             seen.write(self.folder)
         images = self.splits.images
         manifest = {
@@ -234,7 +278,7 @@ class Run:
             "data": images.name,
             "data_credit": images.credit,
             "data_sha256": images.checksum(),
-            "protocol": self.splits.protocol,
+            "protocol": protocol,
             "trained_on": [str(identity) for identity in self.splits.trained_on],
             "results": results,
             "config": {k: v for k, v in self.agreed.items() if k != "network"},
@@ -248,21 +292,3 @@ class Run:
         ):
             write_json(self.folder / "manifest.json", manifest)
         return manifest
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The differences of two configs, each in a few words."""
-    differing = []
-    for name in sorted({*before, *now}):
-        there, here = before.get(name), now.get(name)
-        if there == here:
-            continue
-        both = [one for one in (there, here) if isinstance(one, dict)]
-        if len(both) == 2 and name == "fields":
-            differing += _differences(*both)
-        elif len(both) == 2 and all("class" in one for one in both):
-            whose = "the network's" if name == "network" else f"{name}'s"
-            differing += [f"{whose} {one}" for one in _differences(*both)]
-        else:
-            differing.append(f"{name} is {there!r} there and {here!r} here")
-    return differing

@@ -50,6 +50,14 @@ class Seen(msgspec.Struct, kw_only=True):
             people=sorted(set(people)),
         )
 
+    def __or__(self, other: "Seen") -> "Seen":
+        """What either has seen."""
+        return Seen(
+            trained=sorted({*self.trained, *other.trained}),
+            chose=sorted({*self.chose, *other.chose}),
+            people=sorted({*self.people, *other.people}),
+        )
+
     @classmethod
     def read(cls, folder: Path) -> "Seen | None":
         """That of a run; None of a run that has none. ``UsageError`` for a damaged file."""

@@ -10,9 +10,10 @@ import jax
 
 from siamjax.errors import UsageError, shown
 from siamjax.models.applying import states
-from siamjax.runs import differences
+from siamjax.training.agreement import differing_words
 from siamjax.training.checkpoints import load_variables
 from siamjax.training.manifest import read_manifest
+from siamjax.training.seen import Seen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,19 +25,27 @@ class Start:
         step: of the checkpoint that its manifest names.
         network: the description of its network.
         variables: parameters and state of that checkpoint.
+        seen: the images that it has seen; None of a run that does not tell.
     """
 
     folder: Path
     step: int
     network: Mapping[str, Any]
     variables: Mapping[str, Any]
+    seen: Seen | None
 
     @classmethod
     def read(cls, folder: Path) -> "Start":
         """``UsageError`` for a run that is not finished, or has lost that checkpoint."""
         manifest, _ = read_manifest(folder)
         variables = load_variables(folder / "checkpoints", manifest.step)
-        return cls(folder=folder, step=manifest.step, network=manifest.network, variables=variables)
+        return cls(
+            folder=folder,
+            step=manifest.step,
+            network=manifest.network,
+            variables=variables,
+            seen=Seen.read(folder),
+        )
 
     def put(self, network: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """``variables`` with these in place of those of the same path, which one line tells.
@@ -67,16 +76,10 @@ class Start:
             notes.append(f"new are {_outermost(new, given)}")
         if unused := given.keys() - both:
             notes.append(f"left out are {_outermost(unused, wanted)}")
-        notes += differing(self.network, network)
+        notes += differing_words(self.network, network)
         print("; ".join(notes))
         leaves = [given.get(path, leaf) for path, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(own), leaves)
-
-
-def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The differences of two configs or descriptions, each in a few words."""
-    found = differences([there, here])
-    return [f"{name} is {one!r} there and {other!r} here" for name, (one, other) in found.items()]
 
 
 def _tensors(variables: Any) -> dict[str, Any]:
