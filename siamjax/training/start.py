@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from siamjax.errors import UsageError, shown
 from siamjax.models.applying import states
 from siamjax.training.agreement import differing_words
 from siamjax.training.checkpoints import load_variables
+from siamjax.training.config import Splits
+from siamjax.training.fingerprint import weights_digest
 from siamjax.training.manifest import read_manifest
 from siamjax.training.seen import Seen
 
@@ -46,6 +50,23 @@ class Start:
             variables=variables,
             seen=Seen.read(folder),
         )
+
+    @cached_property
+    def weights(self) -> str:
+        """What tells these weights from others."""
+        return weights_digest(self.variables)
+
+    def about(self, splits: Splits) -> dict[str, Any]:
+        """What a run that starts here keeps of it.
+
+        ``known`` is the number of images that the run holds out and that this one was trained on.
+        """
+        training, known = getattr(splits, "training_images", None), 0
+        if self.seen is not None and training is not None:
+            held_out = np.setdiff1d(np.arange(len(splits.images)), training)
+            known = len({*splits.images.content(held_out)} & {*self.seen.trained})
+        place = str(self.folder.absolute())
+        return {"run": place, "step": self.step, "weights": self.weights, "known": known}
 
     def put(self, network: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """``variables`` with these in place of those of the same path, which one line tells.

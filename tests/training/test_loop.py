@@ -2,131 +2,32 @@
 
 import json
 import math
-import os
 import signal
-from dataclasses import dataclass
-from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-
-from siamjax.data import of_arrays
-from siamjax.errors import Interrupted, UsageError
-from siamjax.metrics import Mean
-from siamjax.models.normalization import BatchNorm
-from siamjax.parallel import data_parallel
-from siamjax.training import Run, RunConfig, create_state, fit, forward, make_train_step
-from siamjax.training.writers import read_metrics
-
-TIMED = ("examples_per_second", "pairs_per_second", "data_wait_percent")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
-    batch_size: int = 8
-    steps: int = 6
-    evaluate_every: int = 2
-    log_every: int = 1
-
-
-class Net(nn.Module):
-    """Two layers, with a state that changes and with noise."""
-
-    @nn.compact
-    def __call__(self, x, *, train=False, weight=None):
-        x = nn.Dense(3, name="first")(x)
-        x = BatchNorm(name="norm")(x, train=train, weight=weight)
-        x = nn.Dropout(0.25, deterministic=not train)(x)
-        return nn.Dense(1, name="second")(x)[:, 0]
-
-
-NETWORK, OPTIMIZER = Net(), optax.adam(0.05)
-
-SPLITS = SimpleNamespace(
-    images=of_arrays(np.zeros((2, 4, 4), np.uint8), name="made"),
-    protocol="drawn by hand",
-    request={},
-    trained_on=(),
-    fingerprint=lambda: "abc",
+from tiny_run import (
+    OPTIMIZER,
+    assert_equal,
+    batches,
+    evaluate,
+    killed_at,
+    open_run,
+    rows,
+    start_of,
+    train_step,
+    trained,
 )
 
-
-def train_step(*, frozen):
-    """Squared error; ``frozen`` keeps the first layer as it is."""
-
-    def loss_fn(params, model_state, batch, key):
-        if frozen:
-            params = {**params, "first": jax.lax.stop_gradient(params["first"])}
-        value, model_state = forward(NETWORK, params, model_state, key, batch["x"])
-        return Mean.of(jnp.square(value - batch["y"])), (model_state, {"value": Mean.of(value)})
-
-    return data_parallel(make_train_step(loss_fn, OPTIMIZER))
-
+from siamjax.errors import Interrupted, UsageError
+from siamjax.metrics import Mean
+from siamjax.parallel import data_parallel
+from siamjax.training import fit, make_train_step
+from siamjax.training.writers import read_metrics
 
 WHOLE, FROZEN = train_step(frozen=False), train_step(frozen=True)
-
-
-def batches(start):
-    """The batch of a step depends on its number alone."""
-    for step in range(start, 100):
-        x = np.random.default_rng(step).normal(size=(8, 4)).astype(np.float32)
-        yield {"x": x, "y": x[:, 0] - x[:, 1]}
-
-
-def evaluate(variables):
-    return {"score": -float(jnp.square(variables["params"]["second"]["kernel"]).sum())}
-
-
-def start_of():
-    variables = NETWORK.init(jax.random.key(3), jnp.zeros((1, 4)))
-    return create_state(variables, OPTIMIZER, key=jax.random.key(4))
-
-
-def open_run(folder, **options):
-    return Run.open(Config(run=folder, **options), NETWORK, SPLITS, best="score")
-
-
-def trained(folder, stages, data=batches, **options):
-    """What an experiment does: a call of ``fit`` for each ``(step, until)``; the last state."""
-    run, state = open_run(folder, **options), start_of()
-    try:
-        for step, until in stages:
-            state = fit(run, state, step, data, evaluate=evaluate, until=until)
-    finally:
-        run.close()
-    return state
-
-
-def assert_equal(got, expected):
-    """Two states, bit for bit."""
-
-    def compare(path, a, b):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, got, expected)
-
-
-def rows(folder):
-    """The rows of metrics without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(folder)]
-
-
-def killed_at(step):
-    """Batches in the midst of which SIGTERM arrives, while that step is made (the first is 1)."""
-
-    def stopping(start):
-        for number, batch in enumerate(batches(start), start=start + 1):
-            if number == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    return stopping
 
 
 @pytest.fixture(scope="module")
