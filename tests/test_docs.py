@@ -416,6 +416,39 @@ def test_experiment_of_an_unknown_kind(tmp_path):
     assert "Conv_3" in own_experiment(tmp_path, "siamjax", "inspect", *trusted)
 
 
+def test_clipped_averaged_extended_and_stopped_early(tmp_path):
+    """The lines of the page in an experiment on a small network."""
+    import tiny_run
+
+    namespace = run("own_experiment.md", showing="def optimizer_of")
+    optimizer = namespace["optimizer_of"](SimpleNamespace(learning_rate=0.1))
+    state = optimizer.init(params := tiny_run.variables_of()["params"])
+    # Adam does not see how long gradients are, if all are; it sees that a longer one was clipped.
+    long, short = (jax.tree.map(lambda w, s=s: s * jnp.ones_like(w), params) for s in (9.0, 0.01))
+    _, clipped = optimizer.update(long, state, params)
+    moments = jax.tree.leaves(clipped.inner[1][0].mu)
+    np.testing.assert_allclose(sum((leaf**2).sum() for leaf in moments), 0.1**2, rtol=1e-5)
+    _, kept = optimizer.update(short, state, params)
+    np.testing.assert_allclose(jax.tree.leaves(kept.inner[1][0].mu)[0], 0.1 * 0.01, rtol=1e-5)
+
+    step, scores = tiny_run.train_step(optimizer=optimizer), iter([3, 1, 2, 4, *range(0, -9, -1)])
+
+    def train(steps):
+        config = tiny_run.Config(run=tmp_path / "run", steps=steps)
+        arguments = (tiny_run.NETWORK, tiny_run.SPLITS, tiny_run.variables_of())
+        rest = (jax.random.key(0), optimizer, step, tiny_run.batches)
+        trained = namespace["train"](
+            config, *arguments, *rest, lambda variables: {"score": next(scores)}
+        )
+        trained.close()
+        return trained
+
+    assert (train(6).step, train(8).step) == (6, 8)
+    stopped = train(100)
+    assert stopped.step == 18  # the best was that of step 8
+    assert "at step 18 of 100: 5 validations without a better score" in stopped.stopped
+
+
 def test_no_placeholder_is_left():
     for page in PAGES:
         assert not re.findall(r"@[A-Z]+@", page.read_text()), page

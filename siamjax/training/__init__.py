@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from siamjax.training.finished import Finished
     from siamjax.training.forward_pass import forward, forward_pairs, forward_triplets
     from siamjax.training.loop import fit
-    from siamjax.training.optimizers import by_layer, dampened_sgd, from_step, warmup_cosine_decay
+    from siamjax.training.optimizers import (
+        averaged,
+        by_layer,
+        dampened_sgd,
+        from_step,
+        warmup_cosine_decay,
+    )
     from siamjax.training.run import Run
     from siamjax.training.state import TrainState, create_state, initialize
     from siamjax.training.step import LossFunction, make_train_step
@@ -22,6 +28,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "TrainState",
+    "averaged",
     "by_layer",
     "create_state",
     "dampened_sgd",

@@ -27,9 +27,10 @@ class Checkpoints:
 
     The two latest are kept, the best by the metric ``best`` (the higher the better, the earliest
     of equals), and the steps ``keep``. Each holds ``variables`` (parameters and batch statistics:
-    all that is needed to use the network) and ``training`` (step, optimizer, key). Saving returns
-    when the files are complete. A missing or truncated file is noticed when it is read; changed
-    bytes within a file are not.
+    all that is needed to use the network) and ``training`` (step, optimizer, key). Of parameters
+    that are averaged, the averages are in ``variables``. Saving returns when the files are
+    complete. A missing or truncated file is noticed when it is read; changed bytes within a file
+    are not.
     """
 
     def __init__(self, folder: Path, *, best: str, keep: Sequence[int] = ()) -> None:
@@ -91,7 +92,7 @@ class Checkpoints:
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Save the state, unless its step is saved already, and wait until it is on disk."""
-        step = int(state.step)
+        state, step = state.averaged, int(state.step)
         if step in self.steps():
             return
         if not all_finite(state.params):
@@ -152,7 +153,7 @@ class Checkpoints:
                 opt_state=training["opt_state"],
                 key=training["key"],
             )
-            return state, [
+            return state.averaged, [
                 f"checkpoint of step {broken} cannot be read ({problem}); moved to "
                 f"{self._set_aside(broken)}, going back to step {step}"
                 for broken, problem in problems.items()

@@ -18,7 +18,7 @@ from siamjax.progress import Progress
 from siamjax.training.run import Run
 from siamjax.training.state import TrainState
 from siamjax.training.step import TrainStep
-from siamjax.training.writers import MetricWriter
+from siamjax.training.writers import MetricWriter, read_metrics
 
 
 def fit(
@@ -29,6 +29,7 @@ def fit(
     *,
     evaluate: Callable[[dict[str, Any]], Mapping[str, float | None]],
     until: int | None = None,
+    patience: int | None = None,
 ) -> TrainState:
     """Train a run up to step ``until`` (None: to the end) and return its state.
 
@@ -47,19 +48,25 @@ def fit(
         evaluate: validation, ``variables -> {name: value}``, with ``run.best`` among the names;
             None is a value that cannot be measured.
         until: the step to end at.
+        patience: stop after so many validations in a row without a better ``run.best``; None:
+            never. The manifest then says at which step. It counts all validations of the run, and
+            belongs to its last call of ``fit``.
 
     Every ``log_every`` steps it writes the metrics (exact means over the steps since the last row),
     the rate, and the share of time spent waiting for data. Every ``evaluate_every`` steps and at
-    the end it calls ``evaluate`` and saves the state with the result. Ctrl-C and SIGTERM finish
+    the end it calls ``evaluate`` and saves the state with the result; of parameters that
+    :func:`siamjax.training.averaged` averages it takes the averages. Ctrl-C and SIGTERM finish
     the step, save, and raise :class:`Interrupted`. A loss that is not finite raises ``UsageError``
     with the step, the batch and the last good checkpoint. Each kind of collapse gives one warning.
     """
     steps = run.config.steps
     if until is not None and not 0 < until <= steps:
         raise UsageError(f"until {until}: must be after step 0 and at most the {steps} of the run")
+    if patience is not None and (patience < 1 or until is not None):
+        raise UsageError(f"patience {patience}: must be at least 1, and given without until")
     state = _resumed(run, state)
     begin, end = int(state.step), steps if until is None else until
-    if begin >= end:
+    if begin >= end or _tired(run, patience):
         return state
     started = time.monotonic()
     writer = MetricWriter(run.folder, start=begin)
@@ -69,7 +76,7 @@ def fit(
         run.note_session(start=begin, seconds=time.monotonic() - started)
 
     try:
-        state = _Loop(run, step, batches, evaluate, writer).train(replicate(state), end)
+        state = _Loop(run, step, batches, evaluate, writer).train(replicate(state), end, patience)
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk has been said already, and better
             close()
@@ -93,6 +100,21 @@ def _resumed(run: Run, state: TrainState) -> TrainState:
     return state
 
 
+def _tired(run: Run, patience: int | None) -> bool:
+    """Whether the last ``patience`` validations up to the run's step found nothing better."""
+    if patience is None:
+        return False
+    rows = (row for row in read_metrics(run.folder) if row["step"] <= run.step)
+    found = [row[run.best] for row in rows if run.best in row]
+    if not found or len(found) - 1 - int(np.argmax(found)) < patience:
+        return False
+    run.stopped = (
+        f"at step {run.step} of {run.config.steps}: {patience} validations without a better "
+        f"{run.best}"
+    )
+    return True
+
+
 class _Loop:
     """One call of :func:`fit`."""
 
@@ -109,8 +131,8 @@ class _Loop:
         self._ahead = 0 if jax.default_backend() == "cpu" else 1
         self._said: set[str] = set()
 
-    def train(self, state: TrainState, end: int) -> TrainState:
-        """From the state's step to ``end``."""
+    def train(self, state: TrainState, end: int, patience: int | None) -> TrainState:
+        """From the state's step to ``end``, or until the run's patience is at an end."""
         config, begin = self._run.config, int(state.step)
         batches = self._batches(begin)
         self._bar = Progress(
@@ -135,6 +157,9 @@ class _Loop:
                     self._validate(state, done)
                 if received:
                     self._stop(state, done, received[0])
+                if done < end and done % config.evaluate_every == 0 and _tired(self._run, patience):
+                    self._bar.write(f"stopped {self._run.stopped}")
+                    break
         return state
 
     def _settle(self, left: int) -> None:
@@ -158,7 +183,7 @@ class _Loop:
     def _validate(self, state: TrainState, done: int) -> None:
         self._settle(0)
         with self._meter.paused():
-            found = self._evaluate(state.variables)
+            found = self._evaluate(state.averaged.variables)
             result = {name: float(value) for name, value in found.items() if value is not None}
             self._writer.write(done, result)
             if math.isnan(result.get(self._run.best, math.nan)):

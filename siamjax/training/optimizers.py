@@ -1,5 +1,6 @@
-"""What Optax lacks: optimizers by layer, layers that begin later, and Torch7's SGD."""
+"""What Optax lacks: optimizers by layer, layers that begin later, averages, and Torch7's SGD."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -69,6 +70,46 @@ def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.Gradi
         return step >= begin
 
     return optax.conditionally_mask(optimizer, begun)
+
+
+class AveragedState(NamedTuple):
+    """Steps, the optimizer's own state, and the average of the parameters of :func:`averaged`."""
+
+    count: Int[Array, ""]
+    inner: Any
+    average: Any
+
+
+def averaged(
+    optimizer: optax.GradientTransformation, *, decay: float = 0.999
+) -> optax.GradientTransformation:
+    """An optimizer that also averages the parameters; ``fit`` evaluates and saves the averages.
+
+    After step t the average is (1 - decay) sum_s decay^(t-s) w_s / (1 - decay^t), over the
+    parameters w_s after the steps s = 1 to t: it remembers 1 / (1 - decay) steps, and begins
+    without a bias, as the averages of Adam (Kingma and Ba 2015, section 3). It must be the
+    outermost transformation. Gradients are those of the parameters themselves, and the statistics
+    of batch normalisation are not averaged again. Raises ``UsageError`` for a decay outside (0, 1).
+    """
+    require_number("decay", decay, above=0, below=1)
+
+    def init(params: Any) -> AveragedState:
+        # A copy, as a step that donates its state cannot donate one array twice.
+        average = jax.tree.map(jnp.copy, params)
+        return AveragedState(jnp.zeros((), jnp.int32), optimizer.init(params), average)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AveragedState]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+        count = state.count + 1
+        share = (1.0 - decay) / -jnp.expm1(count.astype(jnp.float32) * math.log(decay))
+        average = jax.tree.map(
+            lambda old, new: (1 - share.astype(old.dtype)) * old + share.astype(old.dtype) * new,
+            state.average,
+            optax.apply_updates(params, updates),
+        )
+        return updates, AveragedState(count, inner, average)
+
+    return optax.GradientTransformation(init, update)
 
 
 def warmup_cosine_decay(peak: float, *, warmup: int, steps: int) -> optax.Schedule:

@@ -61,6 +61,7 @@ class Run:
         step: the step that training has reached.
         begun: whether this process has begun or resumed its training.
         extendable: whether a finished run may go on to more steps.
+        stopped: when and why training ended before the last step, if it did.
         started: whether :meth:`initial` was asked what training starts from.
         best_step: step of the best checkpoint, once :meth:`best_variables` has chosen it.
         parameters: number of parameters, known from then on.
@@ -89,6 +90,7 @@ class Run:
         self.description = describe_module(network)
         self.extendable = extendable
         self.step, self.begun, self.started = 0, False, False
+        self.stopped: str | None = None
         self._start: Start | None = None
         self.best_step: int | None = None
         self.parameters: int | None = None
@@ -274,6 +276,7 @@ class Run:
             "size": list(sides(size)),
             "step": self.best_step,
             "best": self.best,
+            **({} if self.stopped is None else {"stopped": self.stopped}),
             **(facts or {}),
             "data": images.name,
             "data_credit": images.credit,

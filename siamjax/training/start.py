@@ -94,10 +94,10 @@ class Start:
             )
         notes = [f"starting from {shown(self.folder)}, step {self.step}"]
         if new := wanted.keys() - both:
-            notes.append(f"new are {_outermost(new, given)}")
+            notes.append(f"new: {_outermost(new, given)}")
         if unused := given.keys() - both:
-            notes.append(f"left out are {_outermost(unused, wanted)}")
-        notes += differing_words(self.network, network)
+            notes.append(f"left out: {_outermost(unused, wanted)}")
+        notes += differing_words({"network": self.network}, {"network": network})
         print("; ".join(notes))
         leaves = [given.get(path, leaf) for path, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(own), leaves)

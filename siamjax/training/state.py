@@ -12,6 +12,7 @@ from siamjax.data.transforms import Size, sides
 from siamjax.models.applying import states
 from siamjax.models.protocols import Compares
 from siamjax.options import Seed, plain
+from siamjax.training.optimizers import AveragedState
 
 if TYPE_CHECKING:
     import optax
@@ -35,6 +36,17 @@ class TrainState:
     def variables(self) -> dict[str, Any]:
         """Parameters and model state, as a linen module's ``apply`` takes them."""
         return {"params": self.params, **self.model_state}
+
+    @property
+    def averaged(self) -> "TrainState":
+        """This state with its parameters and their averages exchanged; twice gives it back.
+
+        An optimizer that keeps no averages (:func:`siamjax.training.averaged`) leaves it as it is.
+        """
+        if not isinstance(self.opt_state, AveragedState):
+            return self
+        opt_state = self.opt_state._replace(average=self.params)
+        return self.replace(params=self.opt_state.average, opt_state=opt_state)
 
 
 def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any], Key[Array, ""]]:
