@@ -14,6 +14,7 @@ COMMANDS = {
     "verify": "verification:verify",
     "evaluate": "verification:evaluate",
     "runs": "runs:runs",
+    "calibrate": "calibrate:calibrate",
     "folds": "verification:folds",
     "rank": "reid:rank",
     "embed": "retrieval:embed",

@@ -80,7 +80,7 @@ def write_report(
         "first": first_screen(judged, chosen, seed=run.config.seed),
         "tables": [(heading, *table) for heading, table in (("All measures", whole), *tables)],
         "remarks": [*reasons(judged), *certainty(judged), remark],
-        "figures": [(heading, *_drawn(heading, figure)) for heading, figure in figures],
+        "figures": [(heading, *drawn(heading, figure)) for heading, figure in figures],
         "steps": steps,
         "manifest": [(k, v if isinstance(v, str) else dump_json(v)) for k, v in listed.items()],
     }
@@ -95,7 +95,7 @@ def _plain(results: Mapping[str, Mapping[str, float | None]]) -> Results:
     return {name: dict(values) for name, values in results.items()}
 
 
-def _drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, str]:
+def drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, str]:
     """A figure as an address, or why there is none: no figure may end a training."""
     from siamjax.report.figures import as_png
 

@@ -20,8 +20,8 @@ def environment(code: str | None) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "command": typed_command(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.pythonversion(),
+        "packages": {name: version(name) for name in PACKAGES},
         "git": None if code is None else committed(os.path.realpath(code)),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
@@ -29,7 +29,8 @@ def environment(code: str | None) -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """The version of an installed package."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:  # such as siamjax itself, used from its folder

@@ -1,0 +1,177 @@
+"""People divided in two, and the scores of all of their images by a run's network."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from siamjax.data.pairs import indices_of
+from siamjax.data.people import People
+from siamjax.errors import UsageError
+from siamjax.inference.embedder import Embedder
+from siamjax.inference.tiles import TileScorer
+from siamjax.progress import Progress
+from siamjax.training.finished import Finished
+
+_IMAGES, _IMAGES_OF_MAPS = 2000, 300  # compared by default: of vectors, and of maps
+_ROWS, _COLUMNS = 16, 256  # of a tile of scores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """Scores of pairs, which rise with similarity, and whom they show; None: not known."""
+
+    score: Float[np.ndarray, " pairs"]
+    same: Bool[np.ndarray, " pairs"]
+    first: Int[np.ndarray, " pairs"] | None
+    second: Int[np.ndarray, " pairs"] | None
+
+    def of(
+        self, chosen: Bool[np.ndarray, " pairs"]
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Scores of some pairs, and the people of both sides."""
+        if self.first is None or self.second is None:
+            return self.score[chosen], None, None
+        return self.score[chosen], self.first[chosen], self.second[chosen]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compared:
+    """People divided in two, with the scores of their images.
+
+    Attributes:
+        run: the network.
+        people: the images.
+        features: what the network makes of them.
+        score: (images, images) from a first image (row) to a second (column); rises.
+        person: the number of each image's person.
+        rates: of each person, or of each pair of a list, whether it gives the rates.
+        seed: of the division.
+    """
+
+    run: Finished
+    people: People
+    features: Float[np.ndarray, "images ..."]
+    score: Float[np.ndarray, "images images"]
+    person: Int[np.ndarray, " images"]
+    rates: Bool[np.ndarray, " people"]
+    seed: int
+
+    def half(self, rates: bool) -> Pairs:
+        """All pairs of the people who set the threshold, or of those who give the rates."""
+        if (listed := self.people.pairs) is not None:
+            kept = np.flatnonzero(self.rates == rates)
+            pairs = listed.take(kept, name=listed.name)
+            score = self.score[pairs.first, pairs.second]
+            return Pairs(score=score, same=pairs.same, first=None, second=None)
+        shown = np.flatnonzero(self.rates[self.person] == rates)
+        first, second = (shown[side] for side in np.triu_indices(len(shown), 1))
+        one, other = self.person[first], self.person[second]
+        if self.people.cameras is not None:
+            cameras = self.people.cameras
+            kept = (one != other) | (cameras[first] != cameras[second])
+            first, second, one, other = first[kept], second[kept], one[kept], other[kept]
+        return Pairs(score=self.score[first, second], same=one == other, first=one, second=other)
+
+    @cached_property
+    def sizes(self) -> tuple[int, int] | None:
+        """How many people set the threshold, and how many give the rates; None: not known."""
+        if self.people.pairs is not None:
+            return None
+        return int((~self.rates).sum()), int(self.rates.sum())
+
+
+def compare(
+    run: Finished, people: People, *, seed: int = 0, limit: int | None = None, progress: bool = True
+) -> Compared:
+    """Divide people in two at random from ``seed``, and compare all of their images.
+
+    Of more than ``limit`` images (None: 2,000, of a network of maps 300) as many people as
+    possible stay, each with images of an equal number. Raises ``UsageError`` for people of one
+    image each, for values that are all equal, and as of ``Embedder``.
+    """
+    embedder = Embedder(network=run.network, variables=run.variables, size=run.size)
+    rng = np.random.default_rng(seed)
+    if people.pairs is None:
+        most = limit or (_IMAGES if len(embedder.feature.shape) == 1 else _IMAGES_OF_MAPS)
+        people = people.take(_some(people, most, rng))
+        _, person = np.unique(people.images.identities, return_inverse=True)
+        rates = _halves(np.bincount(person) > 1, rng)
+    else:
+        shown = indices_of(people.pairs)
+        first, second = (
+            np.searchsorted(shown, x) for x in (people.pairs.first, people.pairs.second)
+        )
+        pairs = replace(people.pairs, first=first, second=second)
+        people = People(images=people.images.take(shown), pairs=pairs)
+        person, rates = np.arange(len(shown)), _halves(pairs.same, rng)
+    features = embedder.embeddings(people.images, np.arange(len(people.images)))
+    score = _scores(run, features, progress=progress)
+    if score.min() == score.max():
+        raise UsageError(
+            f"all values of {people.images.name} are {abs(score.flat[0]):g}: the network has "
+            "collapsed and tells nobody apart; train it again"
+        )
+    return Compared(
+        run=run,
+        people=people,
+        features=features,
+        score=score,
+        person=person,
+        rates=rates,
+        seed=seed,
+    )
+
+
+def _some(people: People, most: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """Images of as many people as possible: of each a second one before of any a third."""
+    _, person = np.unique(people.images.identities, return_inverse=True)
+    order = rng.permutation(len(person))
+    order = order[np.argsort(person[order], kind="stable")]
+    counts = np.bincount(person)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    several = int((counts > 1).sum())
+    if several < 2:
+        raise UsageError(
+            f"{people.images.name}: {several} of {len(counts):,} people have two images or more, "
+            "and each half of the people needs a pair of one person; add images"
+        )
+    chosen = rng.permutation(len(counts))  # of more people than fit, some
+    chosen = chosen[np.argsort(counts[chosen] < 2, kind="stable")][: max(1, most // 2)]
+    order, place = (x[np.isin(person[order], chosen)] for x in (order, place))
+    return np.sort(order[np.argsort(place, kind="stable")][:most])
+
+
+def _halves(kind: Bool[np.ndarray, " n"], rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
+    """Divide things of two kinds in two at random, each kind evenly."""
+    order = rng.permutation(len(kind))
+    order = order[np.argsort(~kind[order], kind="stable")]
+    half = np.zeros(len(kind), np.bool_)
+    half[order[1::2]] = True
+    return half
+
+
+def _scores(
+    run: Finished, features: Float[np.ndarray, "n ..."], *, progress: bool
+) -> Float[np.ndarray, "n n"]:
+    """Scores of all images with all, which rise with similarity."""
+    count = len(features)
+    scorer = TileScorer(run.network, run.variables, dtype=features.dtype, symmetric=False)
+    found = np.empty((count, count), np.float32)
+    rows, columns = min(_ROWS, count), min(_COLUMNS, count)
+    with Progress("comparing", unit="images", total=count, shown=progress) as bar:
+        for top in range(0, count, rows):
+            queries = np.arange(top, top + rows) % count  # all tiles have one shape
+            for left in range(0, count, columns):
+                gallery = np.arange(left, left + columns) % count
+                tile = scorer(features[queries], features[gallery][:, None])
+                place = found[top : top + rows, left : left + columns]
+                place[:] = tile[: place.shape[0], : place.shape[1]]
+            bar.update(min(rows, count - top))
+    if not np.isfinite(found).all():
+        raise UsageError(
+            f"{int((~np.isfinite(found)).sum()):,} of {found.size:,} values are not finite: the "
+            "network has diverged; use an earlier checkpoint"
+        )
+    return found

@@ -1,0 +1,204 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from colours import Colour, ColourLogit, colour_run, coloured
+
+from siamjax.data import PairList, of_arrays
+from siamjax.data.people import People
+from siamjax.errors import UsageError
+from siamjax.inference.calibrating import calibrate
+from siamjax.inference.calibration import CALIBRATION, Calibration
+from siamjax.inference.compared import compare
+
+
+def colours_of(people):
+    return np.array([people.images.image(i)[0, 0] for i in range(len(people.images))], float)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    return compare(colour_run(tmp_path_factory.mktemp("run")), coloured(40), progress=False)
+
+
+@pytest.fixture(scope="module")
+def found(compared):
+    return calibrate(compared)
+
+
+def pairs_by_hand(compared, rates):
+    """Distance and names of each pair of one half, one by one."""
+    people, pixels = compared.people, colours_of(compared.people)
+    names = people.images.identities
+    half = {name for name, own in zip(people.names, compared.rates, strict=True) if own == rates}
+    shown = [i for i in range(len(names)) if names[i] in half]
+    return [
+        (math.dist(pixels[i], pixels[j]), names[i], names[j])
+        for i, j in itertools.combinations(shown, 2)
+    ]
+
+
+def test_rates_are_those_of_the_people_who_did_not_set_the_threshold(compared, found):
+    setting, judging = (pairs_by_hand(compared, rates) for rates in (False, True))
+    assert not {n for _, *two in setting for n in two} & {n for _, *two in judging for n in two}
+    assert found.people == (20, 20)
+    different = [d for d, a, b in judging if a != b]
+    same = [d for d, a, b in judging if a == b]
+    assert found.fmr.comparisons == len(different) == 190 * 16
+    assert found.fnmr.comparisons == len(same) == 20 * 6
+    assert found.fmr.value == sum(d <= found.threshold for d in different) / len(different)
+    assert found.fnmr.value == sum(d > found.threshold for d in same) / len(same)
+    assert found.fmr.low < found.fmr.value < found.fmr.high
+    # On those who set it no more than the wanted rate is accepted, by the conservative rule.
+    own = [d for d, a, b in setting if a != b]
+    assert found.wanted == 0.1
+    assert 0 < sum(d <= found.threshold for d in own) / len(own) < 0.1
+    # AUC: how often a same pair is nearer, ties half.
+    auc = np.mean([np.mean([(s < d) + (s == d) / 2 for d in different]) for s in same])
+    assert found.measures["auc"] == pytest.approx(auc, abs=1e-6)
+    low, high = found.intervals["auc"]
+    assert low < auc < high
+
+
+def test_a_value_that_rises_with_similarity_has_the_mirrored_threshold(compared, found, tmp_path):
+    run = colour_run(tmp_path, ColourLogit())
+    other = calibrate(compare(run, coloured(40), progress=False))
+    assert other.measure == "logit"
+    assert other.rises
+    assert other.threshold == pytest.approx(10 - found.threshold, abs=1e-4)
+    assert (other.fmr, other.fnmr) == (found.fmr, found.fnmr)
+    assert found.accepts(found.threshold)
+    assert not found.accepts(np.nextafter(found.threshold, np.inf))
+    assert other.accepts(other.threshold)
+    assert not other.accepts(np.nextafter(other.threshold, -np.inf))
+    assert other.ratio(10 - 30.0) == pytest.approx(found.ratio(30.0), abs=1e-3)
+    assert found.ratio(5.0) > 0 > found.ratio(200.0)
+
+
+def test_the_division_depends_on_the_seed_alone(compared):
+    again, other = (
+        compare(compared.run, coloured(40), seed=seed, progress=False) for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(again.rates, compared.rates)
+    assert (other.rates != compared.rates).any()
+
+
+def test_false_match_rates_are_never_less_than_measured(compared, found):
+    different = np.array([d for d, a, b in pairs_by_hand(compared, True) if a != b])
+    for value in np.linspace(0, 300, 121):
+        measured = (different <= value).mean()
+        point = found.at(value)
+        assert point.fmr >= measured - 1e-12
+        assert point.low <= point.fmr <= point.high
+    for point in found.points:  # there it is exactly that
+        assert found.at(point.value) == point
+        assert point.fmr == pytest.approx((different <= point.value + 1e-4).mean(), abs=1e-3)
+    nearest = found.at(different.min() / 2)
+    assert nearest.fmr == 0 < nearest.high < 0.05
+    assert found.at(1e9).fmr == 1
+
+
+def test_posterior_needs_a_prior(found):
+    """An LR of 1000 at a prior of 0.001: odds 1000 * 0.001 / 0.999, P = 0.5003."""
+    found.ratio.slope, before = 0.0, found.ratio.slope
+    found.ratio.offset, offset = math.log(1000), found.ratio.offset
+    found.ratio.highest, highest = 10.0, found.ratio.highest
+    assert found.posterior(1.0, prior=0.001) == pytest.approx(0.50025, abs=1e-5)
+    assert found.posterior(1.0, prior=0.5) == pytest.approx(1000 / 1001)
+    found.ratio.slope, found.ratio.offset, found.ratio.highest = before, offset, highest
+
+
+@pytest.mark.parametrize(
+    ("count", "fmr", "message"),
+    [
+        (
+            17,
+            None,
+            r"false match rate of 0.1 needs 9 people in each half .* there are 8: at least 2",
+        ),
+        (18, 0.01, r"0.01 needs 25 people .* there are 9: at least 32 more .*; 0.08 and above can"),
+        (40, 0.001, r"0.001 needs 78 people .* there are 20: at least 116 more"),
+    ],
+)
+def test_too_few_people_are_refused_with_numbers(tmp_path, count, fmr, message):
+    some = compare(colour_run(tmp_path), coloured(count, each=2), progress=False)
+    with pytest.raises(UsageError, match=message):
+        calibrate(some, fmr=fmr)
+
+
+def test_the_default_rate_is_the_smallest_that_the_people_support(tmp_path):
+    fifty = compare(colour_run(tmp_path), coloured(50, each=2), progress=False)
+    found = calibrate(fifty)
+    assert found.wanted == 0.01
+    assert found.smallest == pytest.approx(1 - 0.05 ** (1 / 300))  # 25 people: 300 pairs of people
+    assert any("assumes that pairs which share a person" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        (coloured(30, each=1), "0 of 30 people have two images or more"),
+        (coloured(1, each=8), "1 of 1 people have two images or more"),
+        (
+            People(images=of_arrays(np.full((40, 2, 2), 7, np.uint8), np.repeat(range(20), 2))),
+            "all values of arrays are 0: the network has collapsed",
+        ),
+    ],
+)
+def test_people_who_tell_nothing_are_refused(tmp_path, people, message):
+    with pytest.raises(UsageError, match=message):
+        compare(colour_run(tmp_path), people, progress=False)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="not finite"):
+        compare(colour_run(tmp_path, Colour(scale=float("nan"))), coloured(20), progress=False)
+
+
+def test_of_more_images_than_fit_every_person_keeps_as_many(tmp_path):
+    some = compare(colour_run(tmp_path), coloured(20, each=5), limit=40, progress=False)
+    assert np.bincount(some.person).tolist() == [2] * 20
+    fewer = compare(colour_run(tmp_path), coloured(40, each=5), limit=40, progress=False)
+    assert np.bincount(fewer.person).tolist() == [2] * 20
+
+
+def test_one_camera_makes_no_pair_of_one_person(tmp_path):
+    people = coloured(20)
+    seen = People(images=people.images, cameras=np.tile([1, 1, 2, 2], 20))
+    half = compare(colour_run(tmp_path), seen, progress=False).half(True)
+    assert half.same.sum() == 10 * 4  # of 6 pairs of four images
+    assert (~half.same).sum() == 45 * 16
+
+
+def test_a_list_has_independent_pairs_and_says_so(tmp_path, rng):
+    people = coloured(40)
+    first, second = np.triu_indices(160, 1)
+    some = rng.permutation(len(first))[:2000]
+    first, second = first[some], second[some]
+    names = people.images.identities
+    pairs = PairList(name="list", first=first, second=second, same=names[first] == names[second])
+    listed = People(images=people.images, pairs=pairs)
+    found = calibrate(compare(colour_run(tmp_path), listed, progress=False))
+    assert found.people is found.fmr.people is None
+    assert "the list names no people: its pairs are taken as independent" in found.notes
+    assert found.wanted == 0.01  # 299 pairs of two people in each half, and not 2,995
+    assert found.fmr.comparisons + found.fnmr.comparisons == 1000
+
+
+def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
+    run = colour_run(tmp_path)
+    assert Calibration.read(run) is None
+    found.write(run)
+    assert Calibration.read(run) == found
+    with pytest.raises(UsageError, match=r"is the calibration of another network: network .*2.0.*"):
+        Calibration.read(colour_run(tmp_path, Colour(scale=2.0)))
+    path = tmp_path / CALIBRATION
+    whole = path.read_text()
+    for damage in (whole[:500], "[]", json.dumps({**json.loads(whole), "threshold": "x"})):
+        path.write_text(damage)
+        with pytest.raises(
+            UsageError, match=r"calibration.json.*calibrate --run .* makes it again"
+        ):
+            Calibration.read(run)
