@@ -18,17 +18,19 @@ from siamjax.errors import UsageError
 from siamjax.metrics.intervals import (
     Names,
     Rate,
+    deviations,
+    of_each_person,
+    people_bounds,
     people_of,
     people_rate,
     person_pairs,
-    variance_path,
     why_unknown,
-    wilson,
 )
 from siamjax.metrics.verification import Roc
 
 Scores = Float[np.ndarray, " pairs"]
 Labels = Bool[np.ndarray, " pairs"]
+_CELLS = 2**20  # thresholds x people that are held at a time: 8 MiB an array
 
 
 def threshold_at_fmr(
@@ -37,10 +39,11 @@ def threshold_at_fmr(
     """The threshold whose false match rate is at most ``fmr``, with a certainty over samples.
 
     ``score`` are comparisons of different people alone; a pair matches if ``score >= threshold``.
-    It goes down from the highest score while the upper bound of the rate (jackknife over people,
-    Wilson, one-sided) stays within ``fmr``, and stops just above the first score that fails:
-    testing in a fixed order needs no correction (Angelopoulos et al., *Learn then test*, 2021).
-    Equal scores cross together. Without identities, comparisons are independent: the most false
+    It goes down from the highest score while the upper end of the rate's two-sided interval over
+    people stays within ``fmr``, and stops just above the first score that fails: testing in a fixed
+    order needs no correction (Angelopoulos et al., *Learn then test*, 2021). The end of the
+    two-sided interval, because the samples that miss the true rate are nearly all too low. Equal
+    scores cross together. Without identities, comparisons are independent: the most false
     matches f with P(Binomial(n, fmr) <= f) <= 1 - ``certainty`` are allowed (Wilks, 1941).
 
     ``UsageError`` names how many people are missing where even no false match would show ``fmr``.
@@ -55,17 +58,40 @@ def threshold_at_fmr(
         raise UsageError(reason)
     order = np.argsort(-score, kind="stable")
     if people is None:
-        return just_above(score[order], allowed_errors(score.size, fmr, certainty=certainty))
-    ordered = score[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(ordered)), score.size - 1)
-    matches = last_of_tie + 1
-    variance = variance_path(one[order], other[order], people)[last_of_tie]
-    rate = matches / score.size
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effective = np.fmin(rate * (1 - rate) / variance, score.size)
-    fails = wilson(rate, effective, people=people, certainty=certainty)[1] > fmr
-    fails[-1] = True  # a threshold that accepts everything has a rate of 1
-    return just_above(ordered, int(matches[np.argmax(fails) - 1]) if not fails[0] else 0)
+        allowed = allowed_errors(score.size, fmr, certainty=certainty)
+    else:
+        upper = (1 + certainty) / 2
+        allowed = _allowed(score[order], one[order], other[order], people, fmr=fmr, certainty=upper)
+    return just_above(score[order], allowed)
+
+
+def _allowed(
+    ordered: Scores,
+    one: np.ndarray,
+    other: np.ndarray,
+    people: int,
+    *,
+    fmr: float,
+    certainty: float,
+) -> int:
+    """How many of falling impostor scores may match before the bound first exceeds ``fmr``."""
+    count, compared = ordered.size, of_each_person(one, other, people)
+    ends = np.append(np.flatnonzero(np.diff(ordered)) + 1, count)  # ties cross together
+    allowed, errors = 0, np.zeros((1, people))
+    for some in np.split(ends, np.arange(0, ends.size, max(1, _CELLS // people))[1:]):
+        row = np.repeat(np.arange(some.size), np.diff(some, prepend=allowed))
+        new = np.zeros((some.size, people))
+        for side in (one, other):
+            np.add.at(new, (row, side[allowed : some[-1]]), 1)
+        errors = errors[-1] + np.cumsum(new, axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # someone is in all comparisons
+            away = deviations(some, errors, compared, count)
+            high = people_bounds(some / count, away, count, certainty=certainty)[1]
+        fails = ~(high <= fmr) | (some == count)  # to accept everything is never within a rate
+        if fails.any():
+            return int(some[np.argmax(fails) - 1]) if not fails[0] else allowed
+        allowed = int(some[-1])
+    return allowed
 
 
 def _impostors(

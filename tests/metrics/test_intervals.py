@@ -9,15 +9,20 @@ def test_rate_over_people_by_hand():
     """4 people, one image each; 0-1 and 0-2 are falsely matched.
 
     p = 2/6. Without 0: 0 of 3. Without 1 or 2: 1 of 3. Without 3: 2 of 3.
-    V = 3/4 (1/9 + 0 + 0 + 1/9) = 1/6. p(1-p)/V = (2/9)/(1/6) = 4/3.
+    V = 3/4 (1/9 + 0 + 0 + 1/9) = 1/6, and with the furthest twice 3/4 (3/9) = 1/4.
+    p(1-p)/V = (2/9)/(1/4) = 8/9. Kurtosis 4 (2/81)/(2/9)^2 = 2: 8/(2-1) degrees, at most 3.
     """
     first, second = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 2, 3, 2, 3, 3])
+    errors, compared = np.array([2.0, 1, 1, 0]), np.full(4, 3)
+    away = intervals.deviations(2, errors, compared, 6)
+    np.testing.assert_allclose(away, [1 / 3, 0, 0, -1 / 3], atol=1e-15)
+    assert 3 / 4 * np.square(away).sum() == pytest.approx(1 / 6)
     rate = intervals.people_rate(np.arange(6) < 2, first, second)
     assert rate[0] == pytest.approx(1 / 3)
-    assert rate[2:] == (6, 4, pytest.approx(4 / 3))
+    assert rate[2:] == (6, 4, pytest.approx(8 / 9))
     z2 = 3.182446**2  # t of 3 degrees of freedom, 97.5 %
-    middle = (4 / 9 + z2 / 2) / (4 / 3 + z2)
-    half = np.sqrt(z2 * (8 / 27 + z2 / 4)) / (4 / 3 + z2)
+    middle = (8 / 27 + z2 / 2) / (8 / 9 + z2)
+    half = np.sqrt(z2 * (16 / 81 + z2 / 4)) / (8 / 9 + z2)
     assert rate.interval == pytest.approx((middle - half, middle + half), abs=1e-6)
 
 
