@@ -90,7 +90,7 @@ def test_run_folder_and_report(finished):
 
 
 def test_run_can_be_used_again(finished):
-    """Its scores are those of the finished run; it is no run to verify with."""
+    """Its scores are those of the finished run; two images are compared, but not decided on."""
     folder, config, _ = finished
     opened = Finished.open(folder)
     assert opened.size == SIZE
@@ -105,8 +105,11 @@ def test_run_can_be_used_again(finished):
         progress=False,
     )
     np.testing.assert_allclose(again, np.load(next(folder.glob("test_scores_*.npy"))), rtol=1e-5)
-    with pytest.raises(UsageError, match=r"no threshold .* its experiment \(reid_normxcorr\) sets"):
-        Verifier.open(folder)
+    pixels = [
+        splits.images.image(index) for index in (splits.test.query[0], splits.test.gallery[0])
+    ]
+    value, same = Verifier.open(folder).compare(*pixels)
+    assert (round(value - again[0, 0], 5), same) == (0, None)
 
 
 def test_a_gallery_of_arrays_is_ranked_as_its_files_are(finished, market):

@@ -80,9 +80,16 @@ def test_run_folder_and_report(finished):
     assert "recall@20" in page
 
 
-def test_a_run_that_searches_has_no_threshold_to_verify_by(finished):
-    with pytest.raises(UsageError, match=r"no threshold .* \(visual_search_triplet\) sets none"):
-        Verifier.open(finished[0])
+def test_a_run_that_searches_compares_two_images_and_decides_nothing(finished):
+    """By the Euclidean distance of its embeddings; no threshold was ever set."""
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 16, 16, 3), np.uint8)
+    verifier = Verifier.open(finished[0])
+    distance, same = verifier.compare(one, other)
+    run = verifier.run
+    rows = run.network.apply(run.variables, np.stack([one, other]), method="embed")
+    assert distance == pytest.approx(float(np.linalg.norm(rows[0] - rows[1])), rel=1e-4)
+    assert (verifier.measure, same) == ("distance", None)
 
 
 def train(config, network, loss_fn, optimizer, things, batches, mine=None):

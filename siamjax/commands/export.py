@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from siamjax.commands.arguments import Trust
+from siamjax.commands.output import Answer, answers
 
 
+@answers
 def export(
     *,
     run: Path,
     out: Path,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
     trust: Trust = (),
-) -> None:
+) -> Answer:
     """Export a run's embedder and pair scorer as serialised StableHLO, which needs only jax.
 
     Args:
@@ -24,5 +26,15 @@ def export(
 
     finished = Finished.open(run, trust=trust)
     embed, score = export_run(finished, out, platforms=platforms)
-    print(f"{out}: for {', '.join(platforms)}; any number of images of size {finished.size}")
-    print(f"difference from the run, when read back: embed {embed:.1e}, score {score:.1e}")
+    values = {
+        "run": run,
+        "out": out,
+        "platforms": platforms,
+        "size": finished.size,
+        "difference": {"embed": embed, "score": score},
+    }
+    text = [
+        f"{out}: for {', '.join(platforms)}; any number of images of size {finished.size}",
+        f"difference from the run, when read back: embed {embed:.1e}, score {score:.1e}",
+    ]
+    return Answer(values=values, text=text)

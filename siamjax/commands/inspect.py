@@ -3,21 +3,23 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError
 
 if TYPE_CHECKING:
-    from siamjax.report.inside import Layer
+    from siamjax.report.inside import DeadFilters, Layer
     from siamjax.training.finished import Finished
 
 _LONGEST = 250  # bytes of a file's name; file systems take 255
 _BATCH = 16  # images; VGG-16 at 224x224 needs about 25 MB for one
 
 
+@answers
 def inspect(
     *,
     run: Path,
@@ -27,7 +29,7 @@ def inspect(
     strict: Strict = False,
     out: Path | None = None,
     trust: Trust = (),
-) -> None:
+) -> Answer:
     """Look inside a run's network: a table of its layers, their activations, dead filters.
 
     Args:
@@ -46,16 +48,30 @@ def inspect(
         chosen = [find_layer(known, layer)]
     else:
         chosen = [one for one in known if one.convolution]
+    values: dict[str, Any] = {"run": run, "layers": [], "drawn": [], "images": None, "dead": []}
     if image is None and data is None:
-        _print_table(finished, known if layer is None else chosen)
-        return
+        table = known if layer is None else chosen
+        values["layers"] = [one._asdict() for one in table]
+        then = ("inspect", "--run", run, "--image", "query.jpg") if chosen else ()
+        return Answer(values=values, text=_table(finished, table), then=then)
     if not chosen:
         names = ", ".join(one.name for one in known)
         raise UsageError(f"{run}: its network has no convolution; choose --layer from: {names}")
+    text: list[str] = []
     if image is not None:
-        _draw(finished, chosen, image, run / "activations" if out is None else out)
+        values["drawn"] = _draw(
+            finished, chosen, image, run / "activations" if out is None else out
+        )
+        text += map(str, values["drawn"])
     if data is not None:
-        _print_dead(finished, chosen, data, strict)
+        values["images"], found = _dead(finished, chosen, data, strict)
+        values["dead"] = [{**one._asdict(), "dead": one.dead.tolist()} for one in found]
+        text.append(f"filters never above 0 for any of the {values['images']:,} images of {data}")
+        for one in found:
+            count = len(one.dead)
+            said = f"{one.layer}: {count} of {one.channels} ({count / one.channels:.1%})"
+            text.append(f"{said}: {ranges(one.dead.tolist())}" if count else said)
+    return Answer(values=values, text=text)
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -67,7 +83,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
-def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
+def _table(run: "Finished", shown: "Sequence[Layer]") -> list[str]:
     from siamjax.aligned import text_table
 
     rows = [
@@ -75,11 +91,12 @@ def _print_table(run: "Finished", shown: "Sequence[Layer]") -> None:
         for one in shown
     ]
     height, width = run.size
-    print(f"layers of {run.folder} for an image of {height}x{width}")
-    print(text_table(["kind", "shape", "parameters, with those of inner layers"], rows))
+    columns = ["kind", "shape", "parameters, with those of inner layers"]
+    title = f"layers of {run.folder} for an image of {height}x{width}"
+    return [title, text_table(columns, rows)]
 
 
-def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) -> None:
+def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) -> list[Path]:
     from siamjax.data.images import decode, read_file
     from siamjax.data.transforms import resize
     from siamjax.files import saying
@@ -90,7 +107,7 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
     with saying(f"{out}: cannot be made", remedy="change --out"):
         out.mkdir(parents=True, exist_ok=True)
     names = [one.name for one in chosen]
-    found = activations(run.network, run.variables, pixels[None], names=names)
+    drawn, found = [], activations(run.network, run.variables, pixels[None], names=names)
     for name, values in found.items():
         figure = activation_figure(
             values[0], layer=name, network=str(run.folder), name=image.name, image=pixels
@@ -102,10 +119,13 @@ def _draw(run: "Finished", chosen: "Sequence[Layer]", image: Path, out: Path) ->
         path = out / f"{stem}{ending}"
         with saying(f"{path}: cannot be written"):
             figure.savefig(path, dpi=110)
-        print(path)
+        drawn.append(path)
+    return drawn
 
 
-def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path, strict: bool) -> None:
+def _dead(
+    run: "Finished", chosen: "Sequence[Layer]", data: Path, strict: bool
+) -> "tuple[int, list[DeadFilters]]":
     from siamjax.data.batches import image_batches
     from siamjax.data.folders import image_files
     from siamjax.data.images import of_files
@@ -119,9 +139,4 @@ def _print_dead(run: "Finished", chosen: "Sequence[Layer]", data: Path, strict: 
             yield batch["image"][: int(batch["weight"].sum())]
 
     names = [one.name for one in chosen]
-    counted = dead_filters(run.network, run.variables, batches(), names=names)
-    print(f"filters never above 0 for any of the {len(images):,} images of {data}")
-    for one in counted:
-        count = len(one.dead)
-        said = f"{one.layer}: {count} of {one.channels} ({count / one.channels:.1%})"
-        print(f"{said}: {ranges(one.dead.tolist())}" if count else said)
+    return len(images), dead_filters(run.network, run.variables, batches(), names=names)

@@ -6,10 +6,12 @@ Notes, warnings and progress go to standard error. The objects' keys stand in do
 import contextlib
 import functools
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
@@ -69,3 +71,10 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
     )
     call.__annotations__ = {**command.__annotations__, "json": _Json}
     return call
+
+
+def calibrate(run: Path) -> tuple[object, ...]:
+    """The next command for a run that is not calibrated; () for one that is."""
+    if os.path.lexists(run / "calibration.json"):
+        return ()
+    return ("calibrate", "--run", run, "--data", "my_people/")

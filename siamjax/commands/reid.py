@@ -1,13 +1,16 @@
-"""The command that ranks a folder of images by a cross-input network."""
+"""The command that ranks a folder of images by any network."""
 
 from pathlib import Path
 
 import tyro
 
 from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.output import Answer, answers, calibrate
+from siamjax.errors import shown
 from siamjax.options import Count
 
 
+@answers
 def rank(
     queries: tyro.conf.Positional[list[Path]],
     /,
@@ -19,15 +22,16 @@ def rank(
     strict: Strict = False,
     out: Path | None = None,
     trust: Trust = (),
-) -> None:
-    """Rank a folder of images by a cross-input network, such as that of reid_normxcorr.
+) -> Answer:
+    """Rank a folder of images: by the network's own comparison, or by distances of embeddings.
 
     Args:
         queries: Images to search for.
         gallery: Folder of images; each query is compared with each of them.
         run: Folder of a finished run.
         top: Number of images to show for each query.
-        symmetric: Rank by the mean of both orders of a pair; takes twice as long.
+        symmetric: Rank by the mean of both orders of a pair, of a network of logits; takes twice
+            as long.
         out: HTML page to write, with the images.
     """
     from siamjax.inference.reid import rank_gallery
@@ -37,20 +41,34 @@ def rank(
     check_page(out)
     finished = Finished.open(run, trust=trust)
     ranked = rank_gallery(finished, queries, gallery, top=top, symmetric=symmetric, strict=strict)
-    images, lists = ranked.images, []
-    for query, found, probability in zip(
-        ranked.query, ranked.found, ranked.probability, strict=True
-    ):
-        print(images.keys[query])
-        shown: list[Shown] = []
-        for place, (index, value) in enumerate(zip(found, probability, strict=True), start=1):
-            name, said = images.keys[index], f"P(same) {value:.4f}"
-            print(f"{place:4d}  {said}  {name}")
+    images, text, lists, listed = ranked.images, [], [], []
+    chance = ranked.probability
+    for row, query in enumerate(ranked.query):
+        text.append(images.keys[query])
+        pictured: list[Shown] = []
+        found = []
+        for place, index in enumerate(ranked.found[row]):
+            name, value = images.keys[index], float(ranked.value[row, place])
+            same = None if chance is None else float(chance[row, place])
+            said = f"{ranked.measure} {value:.4f}" if same is None else f"P(same) {same:.4f}"
+            text.append(f"{place + 1:4d}  {said}  {name}")
+            found.append({"image": name, "value": value, "p_same": same})
             if out is not None:
-                shown.append(Shown(images.image(index), name, said))
+                pictured.append(Shown(images.image(index), name, said))
+        listed.append({"query": images.keys[query], "found": found})
         if out is not None:
-            lists.append((Shown(images.image(query), images.keys[query]), shown))
+            lists.append((Shown(images.image(query), images.keys[query]), pictured))
+    count = len(images) - len(queries)
     if out is not None:
-        remark = f"{len(images) - len(queries):,} images of {gallery}, ranked by {run}"
+        remark = f"{count:,} images of {gallery}, ranked by {run}"
         write_results(out, title=f"{gallery} ranked", remark=remark, lists=lists)
-        print(f"page: {out}")
+        text.append(f"page: {shown(out)}")
+    values = {
+        "run": run,
+        "gallery": gallery,
+        "images": count,
+        "measure": ranked.measure,
+        "queries": listed,
+        "page": out,
+    }
+    return Answer(values=values, text=text, then=calibrate(run))

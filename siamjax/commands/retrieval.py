@@ -1,12 +1,13 @@
 """The commands that embed a catalogue of images and search it."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from siamjax import messages
 from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.output import Answer, answers, calibrate
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LISTED = 20  # broken images to name on the terminal
 
 
+@answers
 def embed(
     catalogue: tyro.conf.Positional[Source],
     /,
@@ -34,7 +36,7 @@ def embed(
     chunk: Count = 512,
     strict: Strict = False,
     trust: Trust = (),
-) -> None:
+) -> Answer:
     """Embed a catalogue's images into an index, or bring an index up to date with its catalogue.
 
     An interrupted command, run again, resumes after its last chunk; the index changes only when
@@ -81,32 +83,51 @@ def embed(
         chunk=chunk,
     )
     _note_missing_checksums(done.index)
+    text = []
     if remove or remove_gone:
-        print(f"{done.removed:,} items removed")
+        text.append(f"{done.removed:,} items removed")
     if done.changed:
         named = shown(listed(done.changed))
-        print(f"{len(done.changed):,} items embedded again, as their images have changed: {named}")
+        text.append(
+            f"{len(done.changed):,} items embedded again, as their images have changed: {named}"
+        )
     if done.gone:
-        print(
+        text.append(
             f"{len(done.gone):,} items are gone from {shown(catalogue)} and still in the index "
             f"(--remove-gone takes them out): {shown(listed(done.gone))}"
         )
     again = f"{len(done.changed):,} embedded again, " if done.changed else ""
-    print(
+    text.append(
         f"{shown(out)}: {done.added:,} items added, {again}{done.present:,} were there before; "
         f"{len(done.index):,} in all, {done.index.features} features of {done.index.dtype}"
     )
-    for why in list(done.failed.values())[:_LISTED]:
-        print(shown(why))
+    text += map(shown, list(done.failed.values())[:_LISTED])
     if len(done.failed) > _LISTED:
-        print(f"... and {len(done.failed) - _LISTED} more")
+        text.append(f"... and {len(done.failed) - _LISTED} more")
+    failed = ""
     if done.failed:
-        raise UsageError(
+        failed = (
             f"{len(done.failed):,} of {len(opened):,} images could not be read and are not in "
             f"the index; replace those listed in {out / FAILED} and embed again"
         )
+    values = {
+        "index": out,
+        "run": run,
+        "items": len(done.index),
+        "features": done.index.features,
+        "dtype": done.index.dtype,
+        "added": done.added,
+        "present": done.present,
+        "removed": done.removed,
+        "changed": done.changed,
+        "gone": done.gone,
+        "failed": done.failed,
+    }
+    then = () if failed else ("search", "query.jpg", "--index", out)
+    return Answer(values=values, text=text, then=then, failed=failed)
 
 
+@answers
 def search(
     queries: tyro.conf.Positional[list[Path]],
     /,
@@ -121,7 +142,7 @@ def search(
     measure_recall: bool = False,
     out: Path | None = None,
     trust: Trust = (),
-) -> None:
+) -> Answer:
     """Find the items of an index that are nearest to images.
 
     Args:
@@ -147,7 +168,7 @@ def search(
     check_page(out)
     opened = Index.open(index)
     _note_missing_checksums(opened)
-    answers = search_index(
+    answered = search_index(
         opened,
         queries,
         run=run,
@@ -159,46 +180,69 @@ def search(
         measure_recall=measure_recall,
         trust=trust,
     )
-    if answers.recall is not None:
-        print(f"approximate search: {answers.recall:.4f} of the exact result found")
+    text = []
+    if answered.recall is not None:
+        text.append(f"approximate search: {answered.recall:.4f} of the exact result found")
     among = f" of {' and '.join(where)}" if where else ""
     measure = "squared distance" if metric == "squared_euclidean" else "cosine distance"
-    remark = shown(f"{int(answers.shown.sum()):,} items{among} in {index}, by {measure}")
-    found = answers.found
+    remark = shown(f"{int(answered.shown.sum()):,} items{among} in {index}, by {measure}")
+    found = answered.found
     items, images, lists = opened.lookup(found.rows.ravel()), _Images(), []
     old = out_of_date(opened, items.values())
     if any(old):
         stale = f"the index is out of date: {old}"
-        print(f"warning: {stale}; run embed again", file=sys.stderr)
+        messages.warn(f"{stale}; run embed again")
         remark = f"{remark}; {stale}"
-    words = dict.fromkeys(old.changed, " (changed since)") | dict.fromkeys(old.gone, " (gone)")
-    print(remark)
+    words = dict.fromkeys(old.changed, "changed since") | dict.fromkeys(old.gone, "gone")
+    text.append(remark)
+    listed = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
-        print(shown(query))
-        listed: list[Shown] = []
+        text.append(shown(query))
+        pictured: list[Shown] = []
+        near = []
         for place, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1):
             if row < 0:  # an approximate search may find fewer
                 continue
             item, value = items[int(row)], f"{measure} {distance:.6g}"
-            caption = _caption(item) + words.get(item.id, "")
-            print(f"{place:4d}  {value}  {caption}")
+            state = words.get(item.id)
+            caption = _caption(item) + (f" ({state})" if state else "")
+            text.append(f"{place:4d}  {value}  {caption}")
+            near.append(
+                {
+                    "id": item.id,
+                    "distance": float(distance),
+                    "image": item.image or None,
+                    "attributes": item.attributes,
+                    "state": state,
+                }
+            )
             if out is not None:
-                listed.append(Shown(images.of(item), caption, value))
+                pictured.append(Shown(images.of(item), caption, value))
+        listed.append({"query": query, "found": near})
         if out is not None:
             image = decode(read_file(query), name=str(query))
-            lists.append((Shown(image, shown(query)), listed))
+            lists.append((Shown(image, shown(query)), pictured))
     if out is not None:
         write_results(out, title=shown(f"{index} searched"), remark=remark, lists=lists)
-        print(f"page: {shown(out)}")
+        text.append(f"page: {shown(out)}")
+    values = {
+        "index": index,
+        "items": int(answered.shown.sum()),
+        "metric": metric,
+        "recall": answered.recall,
+        "queries": listed,
+        "page": out,
+    }
+    made_by = Path(opened.run) if run is None else run
+    return Answer(values=values, text=text, then=calibrate(made_by))
 
 
 def _note_missing_checksums(index: "Index") -> None:
     if not index.checked:
-        print(
+        messages.note(
             f"note: parts of {shown(index.folder)} were embedded by an earlier version of siamjax "
             "and have no checksums: damage that keeps their size, and images that have changed "
-            "since, are not found; embed the catalogue into a new folder to find them",
-            file=sys.stderr,
+            "since, are not found; embed the catalogue into a new folder to find them"
         )
 
 
@@ -230,7 +274,7 @@ class _Images:
                 return decode(read_file(Path(item.image)), name=item.image)
             return self._from_catalogue(item)
         except UsageError as error:
-            print(f"not on the page: {error}")
+            messages.warn(f"not on the page: {error}")
             return np.full((64, 64, 3), 200, np.uint8)
 
     def _from_catalogue(self, item: "Item") -> "np.ndarray":

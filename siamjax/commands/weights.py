@@ -5,23 +5,45 @@ from pathlib import Path
 
 import tyro
 
+from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError, shown
 from siamjax.options import Preprocessing
 
 
-def list_weights() -> None:
+@answers
+def list_weights() -> Answer:
     """List published weights: network, preprocessing, licence, address, and if they are here."""
     from siamjax.pretrained.published import PUBLISHED, cache_folder
 
     folder = cache_folder()
-    for name, one in PUBLISHED.items():
-        here = "here" if os.path.exists(folder / one.file) else "not here"
-        print(f"{name}: {one.architecture}, {one.preprocessing}; {one.licence}; {here}")
-        print(f"    {one.address} ({one.digest})")
-    print(f"downloads are kept in {folder}")
+    listed = [
+        {
+            "name": name,
+            "architecture": one.architecture,
+            "preprocessing": one.preprocessing,
+            "licence": one.licence,
+            "address": one.address,
+            "digest": one.digest,
+            "path": path if os.path.exists(path := folder / one.file) else None,
+        }
+        for name, one in PUBLISHED.items()
+    ]
+    text = []
+    for one in listed:
+        here = "not here" if one["path"] is None else "here"
+        text += [
+            f"{one['name']}: {one['architecture']}, {one['preprocessing']}; {one['licence']}; "
+            f"{here}",
+            f"    {one['address']} ({one['digest']})",
+        ]
+    text.append(f"downloads are kept in {folder}")
+    absent = [one["name"] for one in listed if one["path"] is None]
+    then = ("weights", "get", absent[0]) if absent else ()
+    return Answer(values={"weights": listed, "folder": folder}, text=text, then=then)
 
 
-def get(name: tyro.conf.Positional[str], /) -> None:
+@answers
+def get(name: tyro.conf.Positional[str], /) -> Answer:
     """Download published weights, check their digest, and print where they are.
 
     Args:
@@ -29,9 +51,13 @@ def get(name: tyro.conf.Positional[str], /) -> None:
     """
     from siamjax.pretrained.published import fetch
 
-    print(fetch(name))
+    path = fetch(name)
+    return Answer(
+        values={"name": name, "path": path}, text=[str(path)], then=("weights", "convert", name)
+    )
 
 
+@answers
 def convert(
     file: tyro.conf.Positional[Path],
     /,
@@ -39,7 +65,7 @@ def convert(
     out: Path | None = None,
     preprocessing: Preprocessing | None = None,
     leave_out: tuple[str, ...] = (),
-) -> None:
+) -> Answer:
     """Read a published file of weights, check it, and convert it to this project's .npz format.
 
     Args:
@@ -62,7 +88,15 @@ def convert(
         weights.save(path)
     layers = sorted({name.split("/")[1] for name in weights.tensors})
     count = sum(tensor.size for tensor in weights.tensors.values())
-    print(
+    values = {
+        "path": path,
+        "architecture": weights.architecture,
+        "layers": layers,
+        "values": count,
+        "preprocessing": weights.preprocessing,
+    }
+    said = (
         f"{path}: {weights.architecture}, {len(layers)} layers, {count:,} values, images "
         f"preprocessed by {weights.preprocessing}"
     )
+    return Answer(values=values, text=[said])

@@ -12,7 +12,7 @@ from siamjax.data.tables import read_table
 from siamjax.errors import UsageError
 
 NAMES = ("emoji", online_products.NAME)
-_TABLES = (".csv", ".tsv")
+TABLES = (".csv", ".tsv")
 
 
 def open_catalogue(
@@ -65,7 +65,7 @@ def table_in(folder: Path) -> Path | None:
     if os.path.isfile(folder / "items.csv"):
         return folder / "items.csv"
     names = walk(folder, depth=1).files[""]
-    tables = [name for name in names if os.path.splitext(name)[1].lower() in _TABLES]
+    tables = [name for name in names if os.path.splitext(name)[1].lower() in TABLES]
     if len(tables) > 1:
         raise UsageError(
             f"{folder} holds {len(tables)} tables ({', '.join(tables[:5])}); give the path of the "

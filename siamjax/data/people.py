@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from siamjax.data import reid, verification
+from siamjax.data import verification
 from siamjax.data.images import ImageSet
+from siamjax.data.open_catalogue import open_catalogue
 from siamjax.data.pairs import PairList, indices_of
 from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
 from siamjax.data.retrieval import RetrievalSplits
+from siamjax.data.tasks import tasks_of
 from siamjax.data.verification import VerificationSplits
 from siamjax.errors import UsageError
-
-_MARKET = "bounding_box_test"  # a folder that has this one is in Market-1501's naming
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,19 +56,15 @@ def open_people(data: str, *, strict: bool = False) -> People:
     Raises ``UsageError`` for what cannot be opened, and for people who are not known.
     """
     from siamjax.data.lists import listed_images
-    from siamjax.data.open_catalogue import NAMES, open_catalogue, table_in
 
-    path = Path(data)
-    if data in reid.NAMES or os.path.isdir(path / _MARKET):
+    made_for = tasks_of(data)[0]
+    if made_for == "reid":
         return people_of(load_reid(ReidOptions(data=data, strict=strict)))
-    if data in NAMES or path.suffix.lower() in (".csv", ".tsv"):
+    if made_for == "retrieval":
         return _known(open_catalogue(data, strict=strict).images)
-    if data not in verification.NAMES:
-        if os.path.isfile(path):
-            images, (pairs,) = listed_images(path, strict=strict)
-            return People(images=images, pairs=pairs)
-        if os.path.isdir(path) and table_in(path) is not None:
-            return _known(open_catalogue(data, strict=strict).images)
+    if data not in verification.NAMES and os.path.isfile(data):
+        images, (pairs,) = listed_images(Path(data), strict=strict)
+        return People(images=images, pairs=pairs)
     return _known(verification.load_images(data, strict=strict))
 
 

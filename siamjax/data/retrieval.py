@@ -218,6 +218,40 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     )
 
 
+def evaluation_search(data: str, *, strict: bool = False) -> tuple[ImageSet, Retrieval]:
+    """Images and a search to evaluate a run on.
+
+    Google's emoji are searched for among Twitter's; of ``stanford_online_products`` the official
+    test images ask, and of any other set all images of an item that has two or more: each is a
+    query to all others. ``strict``: what would be left out of a folder is an error.
+    """
+    from siamjax.data.open_catalogue import open_catalogue
+    from siamjax.data.verification import NAMES as OF_PAIRS
+    from siamjax.data.verification import load_images
+
+    if data in OF_PAIRS:
+        catalogue = Catalogue(images=load_images(data, strict=strict), attributes={})
+    else:
+        catalogue = open_catalogue(data, strict=strict)
+    whole = np.arange(len(catalogue))
+    if data == "emoji":
+        return catalogue.images, _between_vendors(catalogue, whole, "all items")
+    name = "all items"
+    if catalogue.images.name == ONLINE_PRODUCTS:
+        whole, name = np.flatnonzero(catalogue.attributes["split"] == "test"), "test items"
+    asked = _leave_one_out(catalogue, whole, name)
+    if not len(asked.query):
+        raise _nothing_to_find(catalogue)
+    return catalogue.images, asked
+
+
+def _nothing_to_find(catalogue: Catalogue) -> UsageError:
+    return UsageError(
+        f"{catalogue.images.name}: no item has two images, so that none can be searched for; "
+        "tell which images show one item by a column 'item', or by a sub-folder for each"
+    )
+
+
 def _held_out(
     catalogue: Catalogue,
     number: Int[np.ndarray, " n"],
@@ -252,10 +286,7 @@ def _draw(
 ) -> list[np.ndarray]:
     """For each count that many of the items, at random; two must be left to train on."""
     if not len(items):
-        raise UsageError(
-            f"{catalogue.images.name}: no item has two images, so that none can be searched for; "
-            "tell which images show one item by a column 'item', or by a sub-folder for each"
-        )
+        raise _nothing_to_find(catalogue)
     if min(counts) < 2 or sum(counts) + 2 > len(items):
         raise UsageError(
             f"{catalogue.images.name}: {' + '.join(map(str, counts))} items to hold out of "

@@ -127,18 +127,18 @@ def evaluation_pairs(data: str, *, limit: int, strict: bool = False) -> tuple[Im
     list is an error.
     """
     from siamjax.data.datasets import lfw
-    from siamjax.data.lists import listed_images
+    from siamjax.data.people import open_people
 
     if limit < 1:
         raise UsageError(f"limit {limit} must be at least 1")
     if data in LFW_NAMES:
         images, (view2,), _ = lfw.read_lists(data, "pairs.txt")
         return images, view2
-    if data != "orl_faces" and os.path.isfile(data):
-        images, (pairs,) = listed_images(Path(data), strict=strict)
-        return images, pairs
-    images = load_images(data, strict=strict)
-    return images, all_pairs(images, np.arange(len(images)), name="all pairs", limit=limit)
+    people = open_people(data, strict=strict)
+    if people.pairs is not None:
+        return people.images, people.pairs
+    shown = np.arange(len(people.images))
+    return people.images, all_pairs(people.images, shown, name="all pairs", limit=limit)
 
 
 def people_of(images: ImageSet, pairs: PairList) -> set[str]:

@@ -14,6 +14,7 @@ from siamjax.errors import UsageError
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.judging import Judgement, judge_queries
 from siamjax.metrics import reid
+from siamjax.models import comparing
 from siamjax.training.finished import Finished
 
 
@@ -114,13 +115,20 @@ class RankedGallery:
         images: queries and gallery.
         query: (queries,) indices into ``images``.
         found: (queries, top) indices into ``images``.
-        probability: (queries, top) P(same) of the images found.
+        measure: what the network's value is, ``distance`` or ``logit``.
+        value: (queries, top) the network's value for the images found.
     """
 
     images: ImageSet
     query: np.ndarray
     found: np.ndarray
-    probability: np.ndarray
+    measure: str
+    value: np.ndarray
+
+    @property
+    def probability(self) -> np.ndarray | None:
+        """(queries, top) P(same) as the network was trained to give it; None for a distance."""
+        return expit(self.value.astype(np.float64)) if self.measure == "logit" else None
 
 
 def rank_gallery(
@@ -132,13 +140,13 @@ def rank_gallery(
     symmetric: bool = False,
     strict: bool = False,
 ) -> RankedGallery:
-    """The ``top`` images of a gallery to which a cross-input network gives the highest P(same).
+    """The ``top`` images of a gallery that a network takes for the most similar to each query.
 
+    By its own ``compare`` (a logit or a distance), or by the distance of its embeddings.
     ``queries`` are files or an image set, ``gallery`` is a folder or an image set (``of_arrays``
     makes one from arrays). Equal scores keep the gallery's order. With ``strict`` a folder of which
     something would be left out is refused; else that is printed. Raises ``UsageError`` for no
-    query, ``top`` below 1, a network that does not compare, a folder without images, and an image
-    that cannot be read (naming it).
+    query, ``top`` below 1, a folder without images, and an image that cannot be read (naming it).
     """
     if top < 1 or not len(queries):
         raise UsageError(f"{len(queries)} queries, top {top}: give at least 1 of each")
@@ -148,7 +156,7 @@ def rank_gallery(
         gallery = of_files(image_files(gallery, strict=strict), name=name)
     images = asked.joined(gallery, name=name)
     query = np.arange(len(asked))
-    logits = score_pairs(
+    scores = score_pairs(
         run.network,
         run.variables,
         images,
@@ -157,8 +165,12 @@ def rank_gallery(
         size=run.size,
         symmetric=symmetric,
     )
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    probability = expit(np.take_along_axis(logits, best, 1).astype(np.float64))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    value = np.take_along_axis(scores, best, 1)
     return RankedGallery(
-        images=images, query=query, found=len(asked) + best, probability=probability
+        images=images,
+        query=query,
+        found=len(asked) + best,
+        measure=comparing.measure(run.network),
+        value=value if comparing.rises(run.network) else -value,
     )

@@ -8,13 +8,10 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from siamjax.data.images import ImageSet, of_arrays, of_files
+from siamjax.data.images import of_arrays, of_files
 from siamjax.data.pairs import PairList
-from siamjax.data.verification import leaked
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, typed
-from siamjax.inference.baselines import pixel_scores
-from siamjax.inference.judging import Judgement, judge_pairs
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
 from siamjax.training.finished import Finished
@@ -23,28 +20,23 @@ from siamjax.training.manifest import read_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """A finished run that decides "same" or "different" by its threshold.
+    """A finished run that compares two images, and decides if it has a threshold.
 
     Attributes:
         run: network, variables and manifest.
         scorer: compares pairs by the network.
-        threshold: a distance or a logit, as ``measure`` says.
+        threshold: between same and different, a distance or a logit as ``measure`` says; None: the
+            run's experiment sets none. A logit's 0 is none: nobody measured who errs there.
     """
 
     run: Finished
     scorer: PairScorer
-    threshold: float
+    threshold: float | None
 
     @classmethod
     def open(cls, folder: Path | str, *, trust: Collection[str] = ()) -> "Verifier":
-        """Load a finished run; ``UsageError`` as of :meth:`Finished.open`, or without threshold."""
+        """Load a finished run; ``UsageError`` as of :meth:`Finished.open`."""
         run = Finished.open(folder, trust=trust)
-        if run.about.threshold is None:
-            raise UsageError(
-                f"{folder} has no threshold between same and different: its experiment "
-                f"({run.about.config.get('experiment', 'of an earlier version')}) sets none; "
-                "use a run of a verification experiment"
-            )
         return cls(
             run=run,
             scorer=PairScorer(run.network, size=run.size),
@@ -56,8 +48,10 @@ class Verifier:
         """What the network's value is: ``distance`` or ``logit``."""
         return self.scorer.measure
 
-    def compare(self, first: Path | np.ndarray, second: Path | np.ndarray) -> tuple[float, bool]:
-        """The network's value for two images, and whether they show the same identity.
+    def compare(
+        self, first: Path | np.ndarray, second: Path | np.ndarray
+    ) -> tuple[float, bool | None]:
+        """The network's value for two images, and whether they show the same; None: no threshold.
 
         Each image is a file or a uint8 array, (height, width, 3) or grey (height, width).
         """
@@ -70,35 +64,11 @@ class Verifier:
             name="images", first=np.array([0]), second=np.array([1]), same=np.array([True])
         )
         values = self.scorer.values(self.run.variables, images, pair)
+        if self.threshold is None:
+            return float(values[0]), None
         limit = np.array([self.threshold])
         accepted = self.scorer.rising(values) >= self.scorer.rising(limit)
         return float(values[0]), bool(accepted[0])
-
-    def evaluate(self, images: ImageSet, pairs: PairList) -> tuple[Judgement, str]:
-        """The network and raw pixels, judged, and a sentence on leaks.
-
-        The network uses the run's own threshold. Raw pixels use the best threshold *on these
-        pairs*: their accuracy is an upper bound, and their name says so.
-        """
-        score = self.scorer.scores(self.run.variables, images, pairs)
-        limit = float(self.scorer.rising(np.array([self.threshold]))[0])
-        pixels, by_pixels = pixel_scores(images, pairs), "raw pixels 32x32 (best threshold)"
-        best, _ = verification.best_threshold(pixels, pairs.same)
-        results = judge_pairs(
-            images,
-            pairs,
-            {"network": score, by_pixels: pixels},
-            thresholds={"network": limit, by_pixels: best},
-        )
-        trained_on = self.run.about.trained_on
-        if not trained_on:
-            return results, "the run does not name its training identities: leaks cannot be checked"
-        # By name, whatever the set is called: alignments of LFW show the same people.
-        count = int(leaked(images, pairs, trained_on).sum())
-        sentence = (
-            f"{count:,} of {len(pairs):,} pairs show someone whose name is in the training set"
-        )
-        return results, f"CONTAMINATED: {sentence}" if count else sentence
 
 
 class _Splits(msgspec.Struct):

@@ -168,6 +168,29 @@ def search_quality(
     )
 
 
+def scores_quality(
+    score: Float[np.ndarray, "queries gallery"],
+    query_identity: Identities,
+    gallery_identity: Identities,
+    *,
+    own: Places | None = None,
+) -> Found:
+    """:func:`search_quality` by scores that rise with similarity, of a network without embeddings.
+
+    Memory is that of the scores.
+    """
+    match, valid = reid.same_identity(query_identity, gallery_identity), None
+    if own is not None:
+        places = require_places("own", own, total=match.shape[1], count=len(match))
+        valid = np.arange(match.shape[1]) != places[:, None]
+    curves = reid.hits(score, match, valid=valid, ranks=max(RECALLS))
+    return Found(
+        recall=curves[:, [k - 1 for k in RECALLS]],
+        map_at_r=reid.average_precision(score, match, valid=valid, definition="at_r"),
+        gallery=match.shape[1] - (own is not None),
+    )
+
+
 class _Searched:
     """Queries and a gallery to search, and who matches whom."""
 

@@ -199,19 +199,20 @@ def summary(
     score: Float[np.ndarray, " pairs"],
     same: Bool[np.ndarray, " pairs"],
     *,
-    threshold: float,
+    threshold: float | None,
     fold: Shaped[np.ndarray, " pairs"] | None = None,
 ) -> dict[str, float | None]:
     """All measures of one set of pairs, by name; None = not measurable.
 
-    ``threshold`` must come from pairs of other people. ``fold`` adds the k-fold accuracy, its
-    standard deviation and its standard error, which choose their own thresholds.
+    ``threshold`` must come from pairs of other people; None: there is none, and no accuracy.
+    ``fold`` adds the k-fold accuracy, its standard deviation and its standard error, which choose
+    their own thresholds.
     """
     curve = roc(score, same)
     values: dict[str, float | None] = {
         "auc": auc(curve),
         "eer": eer(curve),
-        "accuracy": accuracy(score, same, threshold),
+        "accuracy": None if threshold is None else accuracy(score, same, threshold),
         **{f"tar_at_far_{far:g}": tar_at_far(curve, far) for far in FARS},
         "pairs_same": curve.positives,
         "pairs_different": curve.negatives,

@@ -22,6 +22,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         step: of the checkpoint that the results are those of.
         task: verification, reid or retrieval; empty for any other, and in earlier runs.
         threshold: between same and different, as a distance or a logit.
+        trials: galleries that a single-shot re-identification was tested on.
         data: name of the data set.
         trained_on: identities that training saw.
         config: the experiment's options.
@@ -33,6 +34,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     step: Natural
     task: str = ""
     threshold: Finite | None = None
+    trials: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 10
     data: str = ""
     trained_on: list[str] = []
     config: dict[str, Any] = {}

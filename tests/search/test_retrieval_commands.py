@@ -110,9 +110,9 @@ def test_page(place, capsys):
         (place.folder / "images" / f"p{number:03d}.png").unlink()
     page = place.folder / "page.html"
     search(place, 5, 6, top=12, out=page)
-    out = capsys.readouterr().out
-    assert out.count("not on the page") == 6
-    assert "p004.png: no such file" in out
+    told = capsys.readouterr().err
+    assert told.count("not on the page") == 6
+    assert "p004.png: no such file" in told
     text = page.read_text()
     assert text.count("data:image/jpeg") == 2 * 13
     assert text.count("color green") == 2 * 4
@@ -133,9 +133,9 @@ def test_images_that_are_no_files_come_from_their_catalogue(place, capsys):
     place.catalogue = Catalogue(images=images, attributes={})
     embed(place)
     search(place, 5, top=4, out=place.folder / "page.html")
-    out = capsys.readouterr().out
-    assert re.search(r"   1  squared distance \S+  k5\n", out)
-    assert "not on the page" not in out
+    said = capsys.readouterr()
+    assert re.search(r"   1  squared distance \S+  k5\n", said.out)
+    assert "not on the page" not in said.err
 
 
 def test_approximate_search_runs_the_exact_one_only_if_asked(place, capsys, monkeypatch):

@@ -1,0 +1,183 @@
+"""Test any run on any data of a task that its network answers to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siamjax.data import retrieval, verification
+from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
+from siamjax.data.retrieval import RetrievalOptions, load_retrieval
+from siamjax.data.tasks import Task, tasks_of
+from siamjax.data.verification import VerificationOptions, load_verification
+from siamjax.errors import UsageError, shown
+from siamjax.inference.judging import Judgement
+from siamjax.inference.reid import ReidEvaluation
+from siamjax.inference.tested import NETWORK, ReidTest, RetrievalTest, Test, VerificationTest
+from siamjax.options import asked_before
+from siamjax.training.finished import Finished
+from siamjax.training.seen import Seen
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What a test says of a run.
+
+    Attributes:
+        test: what was asked.
+        judged: results and intervals of the network and of the baselines.
+        leaks: a sentence on what training has seen of it.
+        contaminated: whether training has seen some of it.
+    """
+
+    test: Test
+    judged: Judgement
+    leaks: str
+    contaminated: bool
+
+
+def own_test(run: Finished, *, strict: bool = False) -> Test:
+    """The test of a run's own splits, made again from its manifest.
+
+    Raises ``UsageError`` for a run that does not say its task, and for data that are gone.
+    """
+    about, task = run.about, task_of(run)
+    where = shown(run.folder / "manifest.json")
+    if task is None:
+        raise UsageError(f"{where} does not say the run's task, so that its test is not known")
+    request = about.splits | ({"strict": True} if strict else {})
+    try:
+        if task == "verification":
+            splits = load_verification(asked_before(VerificationOptions, request))
+            return VerificationTest(
+                images=splits.images, pairs=splits.test, protocol=splits.protocol
+            )
+        if task == "reid":
+            splits = load_reid(asked_before(ReidOptions, request))
+            symmetric = about.config.get("symmetric") is True
+            return _reid_test(splits, trials=about.trials, symmetric=symmetric)
+        splits = load_retrieval(asked_before(RetrievalOptions, request))
+        return RetrievalTest(images=splits.images, asked=splits.test, protocol=splits.protocol)
+    except UsageError as error:
+        raise UsageError(f"the test that {where} names: {error}") from None
+
+
+def _reid_test(splits: ReidSplits, *, trials: int = 10, symmetric: bool = False) -> ReidTest:
+    return ReidTest(
+        images=splits.images,
+        asked=ReidEvaluation.of(splits, splits.test),
+        protocol=splits.protocol,
+        trials=trials,
+        seed=splits.request["seed"],
+        symmetric=symmetric,
+    )
+
+
+def task_of(run: Finished) -> Task | None:
+    """The task of a run; of an earlier version's by the measures of its results; None: unknown."""
+    measured = run.manifest.get("results")
+    network = measured.get(NETWORK) if isinstance(measured, dict) else None
+    known: dict[str, Task] = {
+        "auc": "verification",
+        "rank1": "reid",
+        "recall_at_1": "retrieval",
+    }
+    named = {task: task for task in known.values()}.get(run.about.task)
+    if named is not None or not isinstance(network, dict):
+        return named
+    return next((task for measure, task in known.items() if measure in network), None)
+
+
+def open_test(
+    data: str,
+    *,
+    task: Task | None = None,
+    prefer: Task | None = None,
+    limit: int = 100_000,
+    strict: bool = False,
+) -> Test:
+    """A set, a folder or a file as a test, by the official protocol where the set has one.
+
+    ``task`` None: the one that the data was made for, or of a folder that was made for none the one
+    that you ``prefer``, if it can be for it (:func:`siamjax.data.tasks.tasks_of`). ``limit`` is the
+    most pairs to draw of a set without a list of pairs; ``strict``: what would be left out of a
+    folder or a list is an error. Raises ``UsageError`` for data that cannot be opened, or cannot be
+    for that task.
+    """
+    tasks = tasks_of(data, prefer=prefer)
+    task = tasks[0] if task is None else task
+    if task not in tasks:
+        raise UsageError(f"{shown(data)} cannot be for {task}, only for {' or '.join(tasks)}")
+    if task == "verification":
+        images, pairs = verification.evaluation_pairs(data, limit=limit, strict=strict)
+        return VerificationTest(images=images, pairs=pairs)
+    if task == "reid":
+        return _reid_test(load_reid(ReidOptions(data=data, strict=strict)))
+    images, asked = retrieval.evaluation_search(data, strict=strict)
+    return RetrievalTest(images=images, asked=asked)
+
+
+def evaluate_run(
+    run: Finished,
+    data: str | None = None,
+    *,
+    task: Task | None = None,
+    limit: int = 100_000,
+    strict: bool = False,
+) -> Evaluation:
+    """Test a run on ``data``, or on its own test split, beside pixels without training.
+
+    Of a folder that can be for several tasks, ``task`` None takes the run's own if it is one of
+    them. Raises ``UsageError`` as :func:`own_test` and :func:`open_test` do, and for a network that
+    cannot answer.
+    """
+    if data is None:
+        if task not in (None, task_of(run)):
+            raise UsageError(f"task {task} applies to other data; give --data too")
+        try:
+            test = own_test(run, strict=strict)
+        except UsageError as error:
+            raise UsageError(f"{error}; or give --data") from None
+    else:
+        test = open_test(data, task=task, prefer=task_of(run), limit=limit, strict=strict)
+    baselines = test.baselines()
+    scores = {NETWORK: test.scores(run), **baselines}
+    judged = test.judge(scores, thresholds=test.thresholds(run, baselines))
+    leaks, contaminated = _leaks(run, test, content=data is not None)
+    return Evaluation(test=test, judged=judged, leaks=leaks, contaminated=contaminated)
+
+
+def scores_of(run: Finished, test: Test) -> Any:
+    """What the run's network answers to a test; ``test.judge({name: scores, ...})`` takes it."""
+    return test.scores(run)
+
+
+def _leaks(run: Finished, test: Test, *, content: bool) -> tuple[str, bool]:
+    """A sentence on what training has seen of a test, and whether that is anything.
+
+    People are compared by name; ``content`` compares the images too, which reads all of them.
+    """
+    names, seen = set(run.about.trained_on), Seen.read(run.folder) if content else None
+    identities, said, found = test.images.identities[test.shown], [], False
+    if test.images.name != run.about.data and all(map(str.isdecimal, names)):
+        names = set()  # numbers mean nobody in another set
+    if names:
+        known = np.zeros(len(test.images), bool)
+        known[test.shown] = np.isin(identities, sorted(names))
+        count = int(known[test.asked_for].any(axis=1).sum())
+        said.append(
+            f"{count:,} of {len(test.asked_for):,} {test.asks} show someone whose name is in the "
+            "training set"
+        )
+        found = count > 0
+    if seen is not None:
+        digests = set(test.images.content(test.shown))
+        trained, chose = (len(digests & set(one)) for one in (seen.trained, seen.chose))
+        said.append(
+            f"of {len(test.shown):,} images {trained:,} were trained on, and {chose:,} chose the "
+            "checkpoint"
+        )
+        found = found or trained + chose > 0
+    if not said:
+        return "the run does not name its training identities: leaks cannot be checked", False
+    return ("CONTAMINATED: " if found else "") + "; ".join(said), found
