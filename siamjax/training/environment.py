@@ -20,7 +20,7 @@ def environment(code: str | None) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "command": typed_command(),
-        "python": platform.pythonversion(),
+        "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "git": None if code is None else committed(os.path.realpath(code)),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
