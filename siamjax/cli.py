@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 from siamjax import messages
 from siamjax.errors import Interrupted, UsageError, shown
 from siamjax.options import only
-from siamjax.platform import no_device, use_fast_cpu_kernels
+from siamjax.platform import keep_compilations, no_device, use_fast_cpu_kernels
 from siamjax.surroundings import close_stream, has_no_reader, open_streams
 
 Config = TypeVar("Config")
@@ -94,9 +94,10 @@ def call(
 
 
 def guard(command: Callable[[], object]) -> None:
-    """Call a command with fast CPU kernels, and treat its errors as :func:`run` does."""
+    """Call a command with fast CPU kernels and kept compilations; errors end as in :func:`run`."""
     open_streams()
     use_fast_cpu_kernels()
+    keep_compilations()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax and TFDS: their progress, errors
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax logs errors that we report
     try:

@@ -1,16 +1,26 @@
-"""Settings of XLA, which must be made before JAX starts its backend."""
+"""Settings of JAX and XLA, which must be made before JAX starts its backend."""
 
+import contextlib
 import functools
+import hashlib
 import importlib.util
 import mmap
 import os
 import sys
+import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 
-from siamjax.errors import shown
+from siamjax.errors import UsageError, shown
+from siamjax.surroundings import cache_folder
 
 _FLAG = "xla_cpu_experimental_ynn_fusion_type"
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+_SECONDS = 0.05
+_LONGEST = 30 * 24 * 3600.0  # seconds
+_MOST_BYTES = 2**30
 _TYPES = ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
 
 
@@ -31,6 +41,52 @@ def use_fast_cpu_kernels() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _FLAG not in flags and _is_known():
         os.environ["XLA_FLAGS"] = f"{flags} --{_FLAG}={','.join(_TYPES)}".strip()
+
+
+def keep_compilations() -> None:
+    """Let JAX keep on disk what it compiles, so that the next call of a command need not.
+
+    The folder is that of ``JAX_COMPILATION_CACHE_DIR`` or of JAX's own option, which keeps the
+    user's choice (empty: nothing is kept); by default ``siamjax/compiled`` in the user's cache
+    folder, where entries older than a month, and the oldest beyond 1 GB, are removed. Code is kept
+    for each kind of CPU, as a home folder may be shared by machines that differ. Does nothing
+    where the folder cannot be made. What cannot be read or written there is compiled anew.
+    """
+    jax = sys.modules.get("jax")
+    if _FOLDER in os.environ or (jax is not None and jax.config.jax_compilation_cache_dir):
+        return
+    try:
+        folder = cache_folder() / "compiled" / _cpu()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever writes there can run code
+        _remove_oldest(folder)
+    except (OSError, UsageError):  # a home that is read only, or not known
+        return
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    for name, value in ((_FOLDER, str(folder)), (_SHORTEST, _SECONDS)):
+        if jax is None:
+            os.environ.setdefault(name, str(value))
+        elif name == _FOLDER or name not in os.environ:
+            jax.config.update(name.lower(), value)
+
+
+def _remove_oldest(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        known = [(one.stat(), one.path) for one in entries if one.name.endswith("-cache")]
+    total = 0
+    for about, path in sorted(known, key=lambda one: -one[0].st_mtime):
+        total += about.st_size
+        if total > _MOST_BYTES or about.st_mtime < time.time() - _LONGEST:
+            with contextlib.suppress(OSError):  # another process removed it
+                os.remove(path)
+
+
+def _cpu() -> str:
+    """A name of this kind of CPU: its instructions, where the system tells them."""
+    told = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        told = next((one for one in lines if one.startswith(("flags", "Features"))), "")
+    return f"{os.uname().machine}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def no_device() -> str | None:

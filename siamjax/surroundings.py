@@ -86,3 +86,8 @@ def folder_of(variable: str, *, default: str) -> Path:
     """The folder that an environment variable names, or ``default``, which may begin with ``~``."""
     given = os.environ.get(variable)
     return Path(expanded(given or default, name=variable if given else f"{variable}, by default"))
+
+
+def cache_folder() -> Path:
+    """What can be made again is kept here: ``siamjax`` in the user's cache folder."""
+    return folder_of("XDG_CACHE_HOME", default="~/.cache") / "siamjax"

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
+# In the environment, so that the commands that tests start use it too.
+CACHE = Path(__file__).parent.parent / ".pytest_cache"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-import jax
-import pytest
+import pytest  # noqa: E402
 
-from siamjax import use_fast_cpu_kernels
+from siamjax import use_fast_cpu_kernels  # noqa: E402
 
 if TYPE_CHECKING:
     from siamjax.data.images import ImageSet
 
 use_fast_cpu_kernels()
-CACHE = Path(__file__).parent.parent / ".pytest_cache"
-jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # A folder for each worker of pytest-xdist: two cannot prepare one data set at once.
 TFDS = CACHE / f"tfds-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"

@@ -13,9 +13,9 @@ from siamjax.options import Preprocessing
 @answers
 def list_weights() -> Answer:
     """List published weights: network, preprocessing, licence, address, and if they are here."""
-    from siamjax.pretrained.published import PUBLISHED, cache_folder
+    from siamjax.pretrained.published import PUBLISHED, weights_folder
 
-    folder = cache_folder()
+    folder = weights_folder()
     listed = [
         {
             "name": name,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 
 from siamjax.data.folders import image_files
 from siamjax.data.images import ImageSet, of_files
@@ -128,6 +127,8 @@ class RankedGallery:
     @property
     def probability(self) -> np.ndarray | None:
         """(queries, top) P(same) as the network was trained to give it; None for a distance."""
+        from scipy.special import expit  # takes long: a training that evaluates needs it not
+
         return expit(self.value.astype(np.float64)) if self.measure == "logit" else None
 
 

@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 
 from siamjax.data.images import of_arrays, of_files
-from siamjax.data.pairs import PairList
+from siamjax.data.transforms import resize
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, typed
+from siamjax.inference.embedder import check_finite
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
+from siamjax.models.comparing import compare
 from siamjax.training.finished import Finished
 from siamjax.training.manifest import read_manifest
 
@@ -60,10 +62,13 @@ class Verifier:
             for image in (first, second)
         )
         images = one.joined(other, name="images")
-        pair = PairList(
-            name="images", first=np.array([0]), second=np.array([1]), same=np.array([True])
-        )
-        values = self.scorer.values(self.run.variables, images, pair)
+        batch = np.stack([resize(images.image(number), self.run.size) for number in range(2)])
+        variables = self.run.variables
+        features, values = self.run.of_two(variables, batch)
+        check_finite(np.asarray(features), images, np.arange(2))
+        if values is None:  # compare says why
+            values = compare(self.run.network, variables, features[:1], features[1:])
+        values = np.asarray(values)
         if self.threshold is None:
             return float(values[0]), None
         limit = np.array([self.threshold])

@@ -15,7 +15,7 @@ from siamjax.options import Preprocessing
 from siamjax.pretrained.reading import read_weights
 from siamjax.pretrained.weights import Weights
 from siamjax.progress import Progress
-from siamjax.surroundings import folder_of
+from siamjax.surroundings import cache_folder, folder_of
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _TORCHVISION = "https://download.pytorch.org/models"
@@ -93,11 +93,11 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-def cache_folder() -> Path:
+def weights_folder() -> Path:
     """``$SIAMJAX_WEIGHTS``, or ``siamjax/weights`` in the user's cache folder."""
     if os.environ.get("SIAMJAX_WEIGHTS"):
         return folder_of("SIAMJAX_WEIGHTS", default="")
-    return folder_of("XDG_CACHE_HOME", default="~/.cache") / "siamjax" / "weights"
+    return cache_folder() / "weights"
 
 
 def open_weights(
@@ -128,7 +128,7 @@ def open_weights(
 
 
 def fetch(name: str) -> Path:
-    """The file of a name in :data:`PUBLISHED`, downloaded to :func:`cache_folder` if it is missing.
+    """The file of a name in :data:`PUBLISHED`, downloaded to :func:`weights_folder` if missing.
 
     Its digest is checked in every call. After a broken connection the part that came stays in
     NAME.part, and the next call continues it; under its own name the file is always complete.
@@ -138,7 +138,7 @@ def fetch(name: str) -> Path:
     if name not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UsageError(f"no published weights {shown(name)!r}; choose one of {known}")
-    wanted, folder = PUBLISHED[name], cache_folder()
+    wanted, folder = PUBLISHED[name], weights_folder()
     path = folder / wanted.file
     part = path.with_name(path.name + ".part")
     with saying(

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from orbax.checkpoint import v1 as ocp
 
 from siamjax.array_files import allowance
 from siamjax.errors import UsageError, shown
@@ -34,6 +33,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, best: str, keep: Sequence[int] = ()) -> None:
+        from orbax.checkpoint import v1 as ocp  # takes long: the help of an experiment needs none
+
         self._folder, self._best = folder.absolute(), best
         # Orbax reads all metrics at once, so one broken file would keep it from opening any.
         self.messages = [
@@ -207,6 +208,8 @@ def load_variables(folder: Path, step: int) -> Any:
     Raises ``UsageError`` for a step that is not there or cannot be read, for what is no regular
     file among its files, and for arrays that take more memory than these files can hold.
     """
+    from orbax.checkpoint import v1 as ocp
+
     path = folder.absolute() / str(step)
     place = str(path)
     try:

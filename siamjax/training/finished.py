@@ -1,7 +1,7 @@
 """A finished run, opened for use; nothing is written into its folder."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 from siamjax.errors import UsageError, shown
 from siamjax.files import typed
 from siamjax.models.applying import evaluate
+from siamjax.models.comparing import compare
 from siamjax.models.protocols import Compares, Embeds
 from siamjax.training.checkpoints import load_variables
 from siamjax.training.description import build_module
 from siamjax.training.manifest import Manifest, read_manifest
 
 _LARGEST = 2**28
-"""Numbers in the largest array that a network may make of one image or pair: 1 GB of float32."""
+"""Numbers in the largest array that a network may make of two images: 1 GB of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +82,52 @@ class Finished(Described):
                 f"{shown(folder)}: the checkpoint of step {manifest.step} is gone or damaged "
                 f"({error}); run the experiment's command again to evaluate the best one left"
             ) from None
-        _check(network, variables, manifest.sides, folder)
-        return cls(
+        run = cls(
             folder=folder,
             manifest=whole,
             network=network,
             variables=variables,
             size=manifest.sides,
         )
+        if isinstance(network, Embeds):  # else the command that needs it says so
+            run._check()
+        return run
 
+    @cached_property
+    def of_two(self) -> Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]:
+        """Compiled: ``(variables, images) -> (features, value)`` of two uint8 images.
 
-def _check(network: nn.Module, variables: Any, size: tuple[int, int], folder: Path) -> None:
-    """Trace the network on one image, without computing: do variables, size and fields fit?"""
-    if not isinstance(network, Embeds):
-        return  # the command that needs it says so
+        Images are (2, height, width, 3), the value (1,) is that of
+        :func:`siamjax.models.comparing.compare`; None for maps that the network does not compare.
+        The check at opening has traced it, so that two images need no other trace.
+        """
 
-    def answers(variables: Any, image: Any) -> Any:
-        features = evaluate(network, variables, image, method="embed")
-        if not isinstance(network, Compares):
-            return features
-        return features, evaluate(network, variables, features, features, method="compare")
+        def both(variables: Any, images: Any) -> tuple[jax.Array, jax.Array | None]:
+            features = evaluate(self.network, variables, images, method="embed")
+            if not isinstance(self.network, Compares) and features.ndim != 2:
+                return features, None
+            return features, compare(self.network, variables, features[:1], features[1:])
 
-    image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
-    where = f"{shown(folder)}: network and checkpoint do not fit images of {size[0]}x{size[1]}"
-    try:
-        traced = jax.make_jaxpr(answers)(variables, image)
-    except Exception as error:  # whatever layers do with fields that do not fit
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise UsageError(f"{where} ({type(error).__name__}: {shown(first)})") from None
-    largest = max(_sizes(traced.jaxpr), default=0)
-    if largest > _LARGEST:
-        raise UsageError(
-            f"{where}: an array of {largest:,} numbers for one image, and at most {_LARGEST:,} "
-            "are computed"
+        return jax.jit(both)
+
+    def _check(self) -> None:
+        """Trace the network on two images, without computing: do variables, size, fields fit?"""
+        height, width = self.size
+        images = jax.ShapeDtypeStruct((2, height, width, 3), np.uint8)
+        where = (
+            f"{shown(self.folder)}: network and checkpoint do not fit images of {height}x{width}"
         )
+        try:
+            traced = self.of_two.trace(self.variables, images).jaxpr
+        except Exception as error:  # whatever layers do with fields that do not fit
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise UsageError(f"{where} ({type(error).__name__}: {shown(first)})") from None
+        largest = max(_sizes(getattr(traced, "jaxpr", traced)), default=0)
+        if largest > _LARGEST:
+            raise UsageError(
+                f"{where}: an array of {largest:,} numbers for two images, and at most "
+                f"{_LARGEST:,} are computed"
+            )
 
 
 def _sizes(jaxpr: Any) -> Iterator[int]:

@@ -165,7 +165,7 @@ def test_a_network_that_would_take_all_memory_is_refused_before(make):
         if factor == 1:
             assert Finished.open(folder).size == (4, 4)
         else:
-            with pytest.raises(UsageError, match="an array of 48,000,000,000 numbers"):
+            with pytest.raises(UsageError, match="an array of 96,000,000,000 numbers"):
                 Finished.open(folder)
 
 
