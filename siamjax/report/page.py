@@ -75,11 +75,11 @@ def write_report(
         figures = [("Training", curves), *figures]
     whole = table_of(judged, against=judged.best_baseline(chosen) if judged.draws else None)
     values = {
-        "title": f"{run.folder.name} on {manifest['data']}",
+        "title": f"{run.experiment} on {manifest['data']}",
         "protocol": manifest["protocol"],
         "first": first_screen(judged, chosen, seed=run.config.seed),
         "tables": [(heading, *table) for heading, table in (("All measures", whole), *tables)],
-        "remarks": [*reasons(judged), *certainty(judged), remark],
+        "remarks": [*reasons(judged), " ".join([*certainty(judged), remark])],
         "figures": [(heading, *drawn(heading, figure)) for heading, figure in figures],
         "steps": steps,
         "manifest": [(k, v if isinstance(v, str) else dump_json(v)) for k, v in listed.items()],
