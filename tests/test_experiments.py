@@ -90,6 +90,21 @@ def test_run_folder_is_complete(finished):
     assert "http" not in page.split("<h2>Manifest</h2>")[0]  # needs nothing from outside
     assert "orl_faces: people divided at random" in page
     assert results["network"]["pairs_same"] == 3 * 45
+    intervals = manifest["intervals"]
+    assert set(intervals) == set(results)
+    for method, values in intervals.items():
+        assert set(values) == {"auc", "eer", "accuracy"}  # three people show no FAR, not even 0.1
+        for measure, (low, high) in values.items():
+            assert 0 <= low <= results[method][measure] <= high <= 1
+    low, high = intervals["network"]["auc"]
+    first = page[: page.index("<h2>")]
+    for shown in ("How good", "How sure", "Against what", f"{results['network']['auc']:.4f}"):
+        assert shown in first
+    assert f"{low:.3f} to {high:.3f}" in first
+    assert "3 people, 135 same and 300 different pairs" in first
+    assert f"raw pixels 32x32 ({results['raw pixels 32x32']['auc']:.4f})" in first
+    assert "Not known: TAR at FAR 0.1, TAR at FAR 0.01, TAR at FAR 0.001" in page
+    assert f"python -m siamjax verify first.jpg second.jpg --run {folder}" in page
 
 
 @pytest.mark.parametrize("stopped_at", [1, 2], ids=["between evaluations", "at an evaluation"])

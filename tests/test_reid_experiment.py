@@ -86,6 +86,13 @@ def test_run_folder_and_report(finished):
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "mINP" in page
+    for method, values in manifest["intervals"].items():
+        assert set(values) == {"rank1", "rank5", "map", "map_trapezoid", "minp"}
+        for measure, (low, high) in values.items():
+            assert 0 <= low <= results[method][measure] <= high <= 1
+    assert "Not known: rank-10, rank-20; the gallery has 8 images" in page
+    assert f"{results['network']['map']:.4f}" in page[: page.index("<h2>")]
+    assert "over 2 people, 4 queries" in page
     assert "not measurable" not in page
 
 
@@ -152,6 +159,10 @@ def test_single_shot_and_symmetric(finished, tmp_path):
     found = results["network"]
     assert (found["queries"], found["gallery"], found["trials"]) == (4, 2, 3)
     assert found["rank1_deviation"] is not None
+    low, high = json.loads((tmp_path / "run/manifest.json").read_text())["intervals"]["network"][
+        "rank1"
+    ]
+    assert 0 <= low <= found["rank1"] <= high <= 1
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["trials"] == 3
     assert "one gallery image a person, 3 trials" in (tmp_path / "run/report.html").read_text()

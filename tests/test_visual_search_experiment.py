@@ -78,6 +78,22 @@ def test_run_folder_and_report(finished):
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "recall@20" in page
+    for one, found in [
+        (manifest["intervals"], results),
+        *(
+            (
+                {"network": manifest["intervals_by_category"]["network"][name]},
+                {"network": manifest["by_category"]["network"][name]},
+            )
+            for name in counted
+        ),
+    ]:
+        for method, values in one.items():
+            assert "recall_at_1" in values
+            for measure, (low, high) in values.items():
+                assert 0 <= low <= found[method][measure] <= high <= 1
+    assert "over 30 items, 30 queries" in page[: page.index("<h2>")]
+    assert all(f"<th>{name.replace('&', '&amp;')}</th>" in page for name in counted)
 
 
 def test_a_run_that_searches_compares_two_images_and_decides_nothing(finished):

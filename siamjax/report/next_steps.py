@@ -3,41 +3,53 @@
 import shlex
 from pathlib import Path
 
+_EVALUATE = ("Measure it on other data.", "evaluate --run {run} --data my_people/")
 _STEPS = {
     "verification": (
         (
-            "Set a threshold for the rate of false matches that you can bear, on your own people "
-            "(a folder with a sub-folder for each).",
+            "Set a threshold for the rate of false matches that you can bear, on people of your "
+            "own (a folder with a sub-folder for each).",
             "calibrate --run {run} --data my_people/",
         ),
         ("Compare two images.", "verify first.jpg second.jpg --run {run}"),
-        ("Measure it on other people.", "evaluate --run {run} --data my_people/"),
+        _EVALUATE,
         (
-            "Find a person among many.",
-            "embed my_gallery/ --run {run} --out index/\n"
+            "Search for a person among many, and be told if nobody is found.",
+            "embed my_gallery/ --run {run} --out index/",
+            "calibrate --run {run} --data my_people/ --index index/",
             "search somebody.jpg --index index/ --out found.html",
         ),
     ),
     "reid": (
         ("Rank a gallery for a query.", "rank query.jpg --gallery my_gallery/ --run {run}"),
-        ("Measure it on other people.", "evaluate --run {run} --data my_people/"),
+        (
+            "Set a threshold for the rate of false matches that you can bear, on people of your "
+            "own (a folder with a sub-folder for each).",
+            "calibrate --run {run} --data my_people/",
+        ),
+        _EVALUATE,
     ),
     "retrieval": (
         (
             "Search a catalogue.",
-            "embed my_catalogue/ --run {run} --out index/\n"
+            "embed my_catalogue/ --run {run} --out index/",
             "search query.jpg --index index/ --out found.html",
         ),
-        ("Measure it on other items.", "evaluate --run {run} --data my_items/"),
+        (
+            "Be told if a search finds nothing: a threshold, set on other items (a folder with a "
+            "sub-folder for each).",
+            "calibrate --run {run} --data my_items/ --index index/",
+        ),
+        ("Measure it on other data.", "evaluate --run {run} --data my_items/"),
         ("See what the network looks at.", "inspect --run {run} --image query.jpg"),
     ),
 }
 
 
-def next_steps(folder: Path, task: str) -> list[tuple[str, str]]:
-    """Why, and the commands, a line each, with the run's folder in them; the most useful first."""
+def next_steps(folder: Path, task: str) -> list[tuple[str, list[str]]]:
+    """Why, and the commands, with the run's folder in them; the most useful first."""
     run = shlex.quote(str(folder))
     return [
-        (why, "\n".join(f"python -m siamjax {line.format(run=run)}" for line in lines.split("\n")))
-        for why, lines in _STEPS.get(task, ())
+        (why, [f"python -m siamjax {line.format(run=run)}" for line in lines])
+        for why, *lines in _STEPS.get(task, ())
     ]

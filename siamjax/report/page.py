@@ -87,7 +87,7 @@ def write_report(
     write_page(run.folder / "report.html", "page.html", values)
     print(f"report: {run.folder / 'report.html'}")
     if steps:
-        print(_printable(f"next: {steps[0][1].splitlines()[0]}"))
+        print(_printable(f"next: {steps[0][1][0]}"))
     return judged.results
 
 

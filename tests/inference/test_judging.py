@@ -107,7 +107,7 @@ def test_differences_are_of_the_same_people():
     judged = judge_queries(
         {"network": {"map": base + 0.25}, "low": {"map": base - 0.1}, "pixels": {"map": base}},
         people,
-        counts=dict.fromkeys(("network", "low", "pixels"), {"gallery": 9}),
+        counts={key: {"gallery": 9} for key in ("network", "low", "pixels")},
     )
     assert judged.best_baseline("map") == "pixels"
     value, interval = judged.difference("map", "network", "pixels")
