@@ -13,8 +13,9 @@ from siamjax.options import checked
 COMMANDS = {
     "verify": "verification:verify",
     "evaluate": "verification:evaluate",
-    "runs": "runs:runs",
     "calibrate": "calibrate:calibrate",
+    "runs": "runs:runs",
+    "compare": "runs:compare",
     "folds": "verification:folds",
     "rank": "reid:rank",
     "embed": "retrieval:embed",

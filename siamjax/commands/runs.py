@@ -1,17 +1,21 @@
 """The commands that look over runs: which there are, and how two of them differ."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from siamjax.aligned import duration, measured, size_on_disk, text_table
-from siamjax.commands.output import Answer, answers
+from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.output import Answer, answers, calibrate
 from siamjax.errors import shown
+from siamjax.options import Count, Source
 
 if TYPE_CHECKING:
+    from siamjax.inference.seeds import Change
     from siamjax.runs import ListedRun
 
 _LONGEST = 70  # characters of why a run is damaged
@@ -47,6 +51,75 @@ def _then(same: "list[ListedRun]") -> list[object]:
     if len(same) > 1:
         return ["compare", *(one.run for one in same[:2])]
     return ["evaluate", "--run", *(one.run for one in same)] if same else []
+
+
+@answers
+def compare(
+    runs: tyro.conf.Positional[list[Path]],
+    /,
+    *,
+    data: Source | None = None,
+    limit: Count = 100_000,
+    strict: Strict = False,
+    out: Path | None = None,
+    trust: Trust = (),
+) -> Answer:
+    """Compare runs on the same test: which differences are clear, and how the runs differ.
+
+    Runs that differ in the seed alone are one row: their mean, and its standard error. All are
+    compared with the first, over the same people.
+
+    Args:
+        runs: Folders of finished runs, the one to compare with first.
+        data: Data to test all of them on, as evaluate takes it; None: their own test data, which
+            must be the same.
+        limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
+        out: HTML page to write.
+    """
+    from siamjax.inference.comparison import compare_runs
+    from siamjax.report import comparison as told
+    from siamjax.report.results import check_page
+
+    check_page(out)
+    found = compare_runs(runs, data, limit=limit, strict=strict, trust=trust)
+    if out is not None:
+        told.write_comparison(out, found)
+    text = [told.text_of(found), *([f"page: {out}"] if out else [])]
+    values = {
+        "measure": found.chosen,
+        "tests": [
+            {"test": one.test.name, "task": one.test.task, "runs": list(one.scores)}
+            for one in found.tests
+        ],
+        "rows": [
+            {
+                "name": row.name,
+                "runs": row.runs,
+                "seeds": row.seeds,
+                "results": found.judged.results[row.name],
+                "intervals": found.judged.intervals[row.name],
+                "standard_errors": found.errors.get(row.name, {}),
+                "difference": _difference(found.changes.get(row.name)),
+            }
+            for row in found.rows
+        ],
+        "options": found.options,
+        "leaks": found.leaks,
+        "summary": told.sentences(found),
+        "page": out,
+    }
+    again = ["compare", *runs, *(["--data", data] if data else []), "--out", "compared.html"]
+    return Answer(values=values, text=text, then=again if out is None else calibrate(runs[0]))
+
+
+def _difference(changes: "Mapping[str, Change] | None") -> dict[str, dict[str, Any]] | None:
+    """A row's measures minus the first row's; None for the first row itself."""
+    if changes is None:
+        return None
+    return {
+        measure: {**one._asdict(), "over_seeds": one.over_seeds, "clear": one.clear}
+        for measure, one in changes.items()
+    }
 
 
 def _kind(one: "ListedRun") -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from siamjax.inference.judging import Judgement
 from siamjax.inference.reid import ReidEvaluation
 from siamjax.inference.tested import NETWORK, ReidTest, RetrievalTest, Test, VerificationTest
 from siamjax.options import asked_before
-from siamjax.training.finished import Finished
+from siamjax.training.finished import Described, Finished
 from siamjax.training.seen import Seen
 
 
@@ -36,7 +36,7 @@ class Evaluation:
     contaminated: bool
 
 
-def own_test(run: Finished, *, strict: bool = False) -> Test:
+def own_test(run: Described, *, strict: bool = False) -> Test:
     """The test of a run's own splits, made again from its manifest.
 
     Raises ``UsageError`` for a run that does not say its task, and for data that are gone.
@@ -73,7 +73,7 @@ def _reid_test(splits: ReidSplits, *, trials: int = 10, symmetric: bool = False)
     )
 
 
-def task_of(run: Finished) -> Task | None:
+def task_of(run: Described) -> Task | None:
     """The task of a run; of an earlier version's by the measures of its results; None: unknown."""
     measured = run.manifest.get("results")
     network = measured.get(NETWORK) if isinstance(measured, dict) else None
@@ -143,8 +143,8 @@ def evaluate_run(
     baselines = test.baselines()
     scores = {NETWORK: test.scores(run), **baselines}
     judged = test.judge(scores, thresholds=test.thresholds(run, baselines))
-    leaks, contaminated = _leaks(run, test, content=data is not None)
-    return Evaluation(test=test, judged=judged, leaks=leaks, contaminated=contaminated)
+    said, contaminated = leaks(run, test, content=data is not None)
+    return Evaluation(test=test, judged=judged, leaks=said, contaminated=contaminated)
 
 
 def scores_of(run: Finished, test: Test) -> Any:
@@ -152,7 +152,7 @@ def scores_of(run: Finished, test: Test) -> Any:
     return test.scores(run)
 
 
-def _leaks(run: Finished, test: Test, *, content: bool) -> tuple[str, bool]:
+def leaks(run: Described, test: Test, *, content: bool) -> tuple[str, bool]:
     """A sentence on what training has seen of a test, and whether that is anything.
 
     People are compared by name; ``content`` compares the images too, which reads all of them.

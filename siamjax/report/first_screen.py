@@ -34,11 +34,11 @@ def first_screen(judged: Judgement, chosen: str, *, seed: int) -> dict[str, Any]
         "difference": found and f"{found.value:+.4f}",
         "difference_interval": found and signed(found).partition(" ")[2],
         "verdict": found and verdict(judged, found).capitalize(),
-        **_bars(judged, chosen),
+        **bars(judged, chosen),
     }
 
 
-def _bars(judged: Judgement, chosen: str) -> dict[str, Any]:
+def bars(judged: Judgement, chosen: str) -> dict[str, Any]:
     """A bar for each method on one axis; places and widths in percent of it."""
     known = {
         method: (value, judged.interval(method, chosen) or (value, value))

@@ -50,7 +50,7 @@ def table_of(judged: Judgement, *, against: str | None = None) -> Table:
     ``against`` is a method: a last column then holds the first method minus it.
     """
     own, *_ = judged.results
-    shown_ones = [name for name in _measures(judged) if name not in _unknown(judged)]
+    shown_ones = [name for name in measures_of(judged) if name not in _unknown(judged)]
     rows = []
     for measure in shown_ones:
         cells = [_cell(judged, method, measure) for method in judged.results]
@@ -61,7 +61,7 @@ def table_of(judged: Judgement, *, against: str | None = None) -> Table:
     return columns + ([f"{own} - {shown(against)}"] if against is not None else []), rows
 
 
-def _measures(judged: Judgement) -> list[str]:
+def measures_of(judged: Judgement) -> list[str]:
     """All measures, in the order of the titles; those without a title come last."""
     named = {measure: None for values in judged.results.values() for measure in values}
     listed = [measure for measure in named if measure not in _BESIDE]
@@ -73,7 +73,7 @@ def _unknown(judged: Judgement) -> dict[str, str]:
     """Measures without a number for any method, and why."""
     return {
         measure: judged.unknown.get(measure, "it cannot be measured here")
-        for measure in _measures(judged)
+        for measure in measures_of(judged)
         if all(values.get(measure) is None for values in judged.results.values())
     }
 
@@ -138,23 +138,15 @@ def chosen_measure(judged: Judgement, best: str) -> str:
     return (
         wanted
         if own.get(wanted) is not None
-        else next(measure for measure in _measures(judged) if own.get(measure) is not None)
+        else next(measure for measure in measures_of(judged) if own.get(measure) is not None)
     )
 
 
 def text_of(judged: Judgement, *, chosen: str | None = None) -> str:
     """Table and sentences for a terminal of 100 columns; ``chosen`` is compared with the best
     baseline."""
-    (own, *_), (columns, rows) = judged.results, table_of(judged)
-    width = max((len(name) for name, _ in rows), default=0)
-    said = []
-    for part in _parts(columns, rows, room=_ACROSS - width):
-        said.append(
-            text_table(
-                [columns[k] for k in part], [(n, [cells[k] for k in part]) for n, cells in rows]
-            )
-        )
-    said += [*reasons(judged), *certainty(judged)]
+    own, *_ = judged.results
+    said = [*parted(*table_of(judged)), *reasons(judged), *certainty(judged)]
     other = judged.best_baseline(chosen) if chosen is not None else None
     found = judged.difference(chosen, own, other) if other is not None else None
     if found is not None:
@@ -164,13 +156,22 @@ def text_of(judged: Judgement, *, chosen: str | None = None) -> str:
     return "\n".join(said)
 
 
+def parted(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """A table as text, in as many parts as a terminal of 100 columns asks for."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return [
+        text_table([columns[k] for k in part], [(n, [cells[k] for k in part]) for n, cells in rows])
+        for part in _parts(columns, rows, room=_ACROSS - width)
+    ]
+
+
 def _parts(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], *, room: int
 ) -> list[list[int]]:
     """Columns that fit side by side, those that do not in further parts."""
     parts, left = [], 0
     for place, column in enumerate(columns):
-        width = 2 + max(len(column), *(len(cells[place]) for _, cells in rows))
+        width = 2 + max([len(column), *(len(cells[place]) for _, cells in rows)])
         if not parts or width > left:
             parts.append([])
             left = room
