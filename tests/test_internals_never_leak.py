@@ -91,6 +91,7 @@ def uses(world, run, scratch):
         "verify": lambda: call("verify", image, image, run=run),
         "evaluate": lambda: call("evaluate", run=run),
         "folds": lambda: call("folds", [run, run]),
+        "compare": lambda: call("compare", [run, world / "run"]),
         "rank": lambda: call("rank", [image], gallery=people / "person1", run=run),
         "embed": lambda: call("embed", str(people), run=run, out=scratch / "index"),
         "search": lambda: call("search", [image], index=world / "index", run=run),

@@ -189,7 +189,7 @@ def test_the_list_needs_no_jax(tmp_path):
     code = (
         "import sys; from pathlib import Path; from siamjax.commands.runs import runs\n"
         f"runs(Path({str(tmp_path)!r}))\n"
-        "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)"
+        "assert not {'jax', 'flax', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -231,5 +231,5 @@ def test_numbers_as_text():
         "5000 TB",
     ]
     assert measured(0.98719, (0.961, 0.9951)) == "0.9872 [0.9610, 0.9951]"
-    assert [measured(v) for v in (None, 4500, 0.5)] == ["not measurable", "4,500", "0.5000"]
+    assert [measured(v, None) for v in (None, 4500, 0.5)] == ["not measurable", "4,500", "0.5000"]
     assert text_table(["b"], [("name", ["1"]), ("x\n", ["22"])]) == ("      b\nname  1\nx\\n   22")

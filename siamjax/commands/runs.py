@@ -81,7 +81,7 @@ def compare(
     from siamjax.report.results import check_page
 
     check_page(out)
-    found = compare_runs(runs, data, limit=limit, strict=strict, trust=trust)
+    found = compare_runs(runs, data=data, limit=limit, strict=strict, trust=trust)
     if out is not None:
         told.write_comparison(out, found)
     text = [told.text_of(found), *([f"page: {out}"] if out else [])]

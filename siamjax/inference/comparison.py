@@ -59,8 +59,8 @@ class Comparison:
 
 def compare_runs(
     folders: Sequence[Path],
-    data: str | None = None,
     *,
+    data: str | None = None,
     limit: int = 100_000,
     strict: bool = False,
     trust: Collection[str] = (),
