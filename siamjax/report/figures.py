@@ -88,8 +88,11 @@ def training_curves(rows: Sequence[dict[str, float]], *, data: str, panels: Pane
     return figure
 
 
-def roc_curves(curves: dict[str, Roc], *, data: str) -> Figure:
-    """ROC curves, with a linear and with a logarithmic axis of the false accept rate."""
+def roc_curves(curves: dict[str, Roc], *, data: str, unknown_to: float = 0.0) -> Figure:
+    """ROC curves, with a linear and with a logarithmic axis of the false accept rate.
+
+    Up to ``unknown_to`` the people are too few to know what the curve shows; that part is grey.
+    """
     colors = [NETWORK, PIXELS, "#8d6b94", "#d9a441"]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     figure.suptitle(f"ROC curves on {data}")
@@ -107,6 +110,10 @@ def roc_curves(curves: dict[str, Roc], *, data: str) -> Figure:
     linear.legend(handles=lines, loc="lower right", frameon=False)
     fewest = min(1.0 / curve.negatives for curve in curves.values())
     logarithmic.set(xscale="log", xlim=(fewest, 1))
+    if unknown_to > fewest:
+        logarithmic.axvspan(fewest, unknown_to, color="#f1f3f4", lw=0, zorder=0)
+        note = {"transform": logarithmic.get_xaxis_transform(), "color": "#5c666e", "fontsize": 8}
+        logarithmic.text(fewest, 0.97, " too few people to know", va="top", **note)
     for axes in (linear, logarithmic):
         axes.set(xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.01))
         axes.grid(alpha=0.3)

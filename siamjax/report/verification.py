@@ -52,6 +52,7 @@ def verification_report(
     measure, score = scorer.measure, ways["network"][1]
     threshold = float(scorer.rising(np.array([thresholds["network"]]))[0])
     where = f"{test.name} of {images.name}"
+    unknown_to = max((float(name.rpartition("_")[2]) for name in judged.unknown), default=0.0)
     return write_report(
         run,
         judged,
@@ -63,7 +64,7 @@ def verification_report(
         ),
         panels=figures.VERIFICATION_PANELS,
         figures=[
-            ("ROC", partial(figures.roc_curves, curves, data=where)),
+            ("ROC", partial(figures.roc_curves, curves, data=where, unknown_to=unknown_to)),
             (
                 f"{measure.capitalize()} of same and different pairs",
                 partial(
