@@ -212,6 +212,19 @@ def test_the_page_holds_every_name_as_text(name, tmp_path, capsys):
     (tmp_path / "found.html").read_bytes().decode("utf-8")
 
 
+def test_a_roc_curve_says_where_people_are_too_few():
+    curves = {"network": verification.roc(SCORE, SAME)}  # two different pairs: FAR 0.5 and 1
+    said = [
+        [one.get_text().strip() for one in figure.findobj(Text)].count("too few people to know")
+        for figure in (
+            figures.roc_curves(curves, data="x", unknown_to=0.75),
+            figures.roc_curves(curves, data="x", unknown_to=0.5),
+            figures.roc_curves(curves, data="x"),
+        )
+    ]
+    assert said == [1, 0, 0]
+
+
 def test_a_figure_that_fails_ends_no_training(tmp_path, capsys):
     def broken():
         raise ZeroDivisionError("by\nzero <i>")
