@@ -1,6 +1,7 @@
 """The page of a run: one HTML file with everything in it."""
 
 import base64
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -73,11 +74,12 @@ def write_report(
             return training_curves(read_metrics(run.folder), data=manifest["data"], panels=panels)
 
         figures = [("Training", curves), *figures]
-    whole = table_of(judged, against=judged.best_baseline(chosen) if judged.draws else None)
+    against = judged.best_baseline(chosen) if judged.draws and chosen is not None else None
+    whole = table_of(judged, against=against)
     values = {
         "title": f"{run.experiment} on {manifest['data']}",
         "protocol": manifest["protocol"],
-        "first": first_screen(judged, chosen, seed=run.config.seed),
+        "first": chosen and first_screen(judged, chosen, seed=run.config.seed),
         "tables": [(heading, *table) for heading, table in (("All measures", whole), *tables)],
         "remarks": [*reasons(judged), " ".join([*certainty(judged), remark])],
         "figures": [(heading, *drawn(heading, figure)) for heading, figure in figures],
@@ -92,7 +94,14 @@ def write_report(
 
 
 def _plain(results: Mapping[str, Mapping[str, float | None]]) -> Results:
-    return {name: dict(values) for name, values in results.items()}
+    """Results as a manifest keeps them: what is no number is not known."""
+    return {
+        name: {
+            measure: value if value is not None and math.isfinite(value) else None
+            for measure, value in values.items()
+        }
+        for name, values in results.items()
+    }
 
 
 def drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, str]:

@@ -49,10 +49,9 @@ def table_of(judged: Judgement, *, against: str | None = None) -> Table:
 
     ``against`` is a method: a last column then holds the first method minus it.
     """
-    own, *_ = judged.results
-    shown_ones = [name for name in measures_of(judged) if name not in _unknown(judged)]
+    own, unknown = next(iter(judged.results), ""), _unknown(judged)
     rows = []
-    for measure in shown_ones:
+    for measure in (name for name in measures_of(judged) if name not in unknown):
         cells = [_cell(judged, method, measure) for method in judged.results]
         if against is not None:
             cells.append(signed(judged.difference(measure, own, against)))
@@ -131,21 +130,19 @@ def certainty(judged: Judgement) -> list[str]:
     return said
 
 
-def chosen_measure(judged: Judgement, best: str) -> str:
-    """The measure that chose the checkpoint, or the first one if the test lacks it."""
-    own, *_ = judged.results.values()
-    wanted = best.removeprefix("validation_")
-    return (
-        wanted
-        if own.get(wanted) is not None
-        else next(measure for measure in measures_of(judged) if own.get(measure) is not None)
-    )
+def chosen_measure(judged: Judgement, best: str) -> str | None:
+    """The measure that chose the checkpoint, or the first one if the test lacks it; None: none."""
+    own = next(iter(judged.results.values()), {})
+    wanted = [best.removeprefix("validation_"), *measures_of(judged)]
+    return next((measure for measure in wanted if own.get(measure) is not None), None)
 
 
 def text_of(judged: Judgement, *, chosen: str | None = None) -> str:
-    """Table and sentences for a terminal of 100 columns; ``chosen`` is compared with the best
-    baseline."""
-    own, *_ = judged.results
+    """Table and sentences for a terminal of 100 columns.
+
+    ``chosen`` is the measure by which the first method is compared with the best baseline.
+    """
+    own = next(iter(judged.results), "")
     said = [*parted(*table_of(judged)), *reasons(judged), *certainty(judged)]
     other = judged.best_baseline(chosen) if chosen is not None else None
     found = judged.difference(chosen, own, other) if other is not None else None

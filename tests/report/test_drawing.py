@@ -246,9 +246,20 @@ def test_a_figure_that_fails_ends_no_training(tmp_path, capsys):
     assert page.count("could not be drawn") == 3  # the training curves too
     assert page.count("<img") == 1
     assert "<i>" not in page
+    assert "How good" in page
     stored = json.loads((tmp_path / "run/manifest.json").read_text())
     assert stored["results"] == {"network": {"auc": 0.5, "eer": None}}
     assert stored["size"] == [4, 4]
+
+
+@pytest.mark.parametrize("results", [{}, {"network": {}}, {"network": {"auc": float("nan")}}])
+def test_a_run_without_any_number_has_a_page(results, tmp_path, capsys):
+    run = finished_run(tmp_path / "run")
+    write_report(run, results, size=4, remark="nothing was measured")
+    page = (tmp_path / "run/report.html").read_text()
+    assert "nothing was measured" in page
+    assert "How good" not in page
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
