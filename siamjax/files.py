@@ -10,13 +10,13 @@ import fcntl
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 
 Kind = TypeVar("Kind")
@@ -134,8 +134,7 @@ def read_rows(path: Path, kind: type[Kind], *, limit: int = 2**30) -> list[Kind]
         except UsageError:
             if number < len(lines):  # a line that was written whole ends with a line break
                 raise
-            cut = f"warning: {where}: cut short, as a killed process leaves it; left out"
-            print(cut, file=sys.stderr)
+            messages.warn(f"{where}: cut short, as a killed process leaves it; left out")
     return rows
 
 
@@ -262,15 +261,14 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
                 raise UsageError(
                     f"{where} is being written by another process; wait until that has ended"
                 ) from None
-            print(f"waiting for another process, which writes {where}", file=sys.stderr)
+            messages.note(f"waiting for another process, which writes {where}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # some network disks
                 raise
-            print(
-                f"warning: {shown(path)}: no locks on this disk ({error.strerror}); let only one "
-                "process at a time write there",
-                file=sys.stderr,
+            messages.warn(
+                f"{shown(path)}: no locks on this disk ({error.strerror}); let only one process at "
+                "a time write there"
             )
         yield
     finally:

@@ -12,6 +12,7 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.surroundings import cache_folder
 
@@ -114,10 +115,9 @@ def _is_known() -> bool:
     files = [path for folder in folders for path in Path(folder).iterdir() if path.is_file()]
     known = bool(files) and _holds(max(files, key=lambda path: path.stat().st_size))
     if not known:
-        print(
+        messages.note(
             f"note: jaxlib {metadata.version('jaxlib')} does not know XLA's flag {_FLAG}; on a CPU "
-            "training takes longer without it",
-            file=sys.stderr,
+            "training takes longer without it"
         )
     return known
 

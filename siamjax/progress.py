@@ -1,10 +1,12 @@
-"""How far a long job is: a bar on a terminal, and lines in a log."""
+"""How far a long job is: a bar on a terminal or in a notebook, and lines in a log."""
 
+import importlib.util
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
-from tqdm import tqdm
+from siamjax import messages
 
 EVERY = 30.0
 """Seconds between two lines in a log."""
@@ -14,15 +16,18 @@ class Progress:
     """A bar on standard error where that is a terminal; elsewhere a line every half minute.
 
     A bar in a file would be thousands of carriage returns. What takes less than half a minute
-    writes no line.
+    writes no line. A notebook has tqdm's own bar, and tqdm's text if ipywidgets is not installed.
+    Nothing is shown within :func:`siamjax.messages.quiet`.
     """
 
     def __init__(
         self, what: str, *, unit: str, total: int | None, done: int = 0, shown: bool = True
     ) -> None:
         """``what`` goes on, in so many ``unit``; ``done`` of the ``total`` were done before."""
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
+        notebook = "ipykernel" in sys.modules
+        shown = shown and messages.telling()
+        drawn = shown and (notebook or sys.stderr.isatty())
+        self._bar = _bars(notebook)(
             total=total,
             initial=done,
             unit=f" {unit}",
@@ -30,11 +35,11 @@ class Progress:
             unit_scale=True,
             dynamic_ncols=True,
             mininterval=0.5,
-            disable=not (shown and terminal),
+            disable=not drawn,
         )
         self._what, self._unit, self._total, self._done = what, unit, total, done
         self._before, self._note = done, ""
-        self._lines = shown and not terminal
+        self._lines = shown and not drawn
         self._begun = self._said = time.monotonic()
 
     def update(self, count: int) -> None:
@@ -46,16 +51,13 @@ class Progress:
             self._said = now
             rate = (self._done - self._before) / (now - self._begun)
             of = f" of {self._total:,}" if self._total else ""
-            self.write(f"{self._what}: {self._done:,}{of} {self._unit}, {rate:,.3g}/s{self._note}")
+            done = f"{self._what}: {self._done:,}{of} {self._unit}"
+            messages.note(f"{done}, {rate:,.3g}/s{self._note}")
 
     def note(self, text: str) -> None:
         """Show a text behind the numbers from now on."""
         self._note = f", {text}"
         self._bar.set_postfix_str(text)
-
-    def write(self, line: str) -> None:
-        """Write a line of its own."""
-        tqdm.write(line, file=sys.stderr)
 
     def __enter__(self) -> "Progress":
         return self
@@ -67,3 +69,12 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
+
+
+def _bars(notebook: bool) -> Any:
+    """tqdm's class; tqdm.auto would warn in a notebook without ipywidgets."""
+    if notebook and importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
+    return tqdm

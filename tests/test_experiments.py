@@ -121,7 +121,7 @@ def test_stopped_and_resumed_is_bit_for_bit_straight(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert not (tmp_path / "stopped" / "manifest.json").exists()
     results = lfw_contrastive.main(config)
-    assert f"resumed at step {stopped_at} of 4" in capsys.readouterr().out
+    assert f"resumed at step {stopped_at} of 4" in capsys.readouterr().err
     assert results == finished[1]
     jax.tree.map(
         np.testing.assert_array_equal, parameters(tmp_path / "stopped"), parameters(finished[0])

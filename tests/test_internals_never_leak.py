@@ -373,7 +373,7 @@ def test_strict_counts_for_the_run_s_own_pairs_too(world, capsys):
     note.write_text("hello")
     try:
         call("evaluate", run=world / "run")
-        assert "1 left out: not an image (person0/note.txt)" in capsys.readouterr().out
+        assert "1 left out: not an image (person0/note.txt)" in capsys.readouterr().err
         said = refused(capsys, lambda: call("evaluate", run=world / "run", strict=True))
     finally:
         note.unlink()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from siamjax.errors import UsageError, shown
+from siamjax.messages import note
 
 _NAMED = 3  # of each kind
 _NAME = 80  # characters
@@ -36,8 +37,8 @@ def sentence(read: str, left_out: Sequence[LeftOut]) -> str:
 
 
 def tell(source: Path, read: str, left_out: Sequence[LeftOut], *, strict: bool) -> None:
-    """Print what was read and left out; with ``strict`` raise it if anything is left out."""
+    """Note what was read and left out; with ``strict`` raise it if anything is left out."""
     said = f"{shown(source)}: {sentence(read, left_out)}"
     if strict and left_out:
         raise UsageError(f"{said}; mend or remove these, or leave out --strict")
-    print(said)
+    note(said)

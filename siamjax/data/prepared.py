@@ -21,6 +21,7 @@ from siamjax.data.archives import tfds_folder
 from siamjax.data.images import ImageSet
 from siamjax.errors import UsageError, shown
 from siamjax.files import locked, open_regular, saying
+from siamjax.progress import Progress
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the sets that come with the package, each with its licence."""
@@ -113,8 +114,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {self.split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, (file, identity, image, more) in enumerate(self._images()):
-            yield number, {"image": image, "identity": identity, "file": file, **more}
+        with Progress(f"preparing {self.name}", unit="images", total=None) as bar:
+            for number, (file, identity, image, more) in enumerate(self._images()):
+                yield number, {"image": image, "identity": identity, "file": file, **more}
+                bar.update(1)
 
 
 def as_png(image: Image.Image | np.ndarray) -> bytes:

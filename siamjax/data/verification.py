@@ -20,6 +20,7 @@ from siamjax.data.pairs import (
     split_people,
 )
 from siamjax.errors import UsageError
+from siamjax.messages import note
 from siamjax.options import Bounds, Count, Options, Seed, Source, only, request_of
 
 LFW_NAMES = ("lfw", "lfw/original", "lfw/funneled", "lfw/deepfunneled")
@@ -213,7 +214,7 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
             f"lfw_fold {options.lfw_fold} does not apply to {data}; use --data lfw or leave it out"
         )
     if data == "orl_faces" and (found := lfw.find_any()) is not None:
-        print(f"LFW ({found.alignment}) is in {found.home}; --data lfw trains on it")
+        note(f"LFW ({found.alignment}) is in {found.home}; --data lfw trains on it")
     lists = (options.validation_list, options.test_list)
     if data != "orl_faces" and os.path.isfile(data):
         if None in lists:

@@ -2,11 +2,11 @@
 
 import base64
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siamjax import messages
 from siamjax.aligned import text_table
 from siamjax.data.transforms import Size
 from siamjax.errors import shown
@@ -89,7 +89,7 @@ def write_report(
     write_page(run.folder / "report.html", "page.html", values)
     print(f"report: {run.folder / 'report.html'}")
     if steps:
-        print(_printable(f"next: {steps[0][1][0]}"))
+        messages.note(_printable(f"next: {steps[0][1][0]}"))
     return judged.results
 
 
@@ -112,7 +112,7 @@ def drawn(heading: str, figure: "Figure | Callable[[], Figure]") -> tuple[str, s
         return as_png(figure() if callable(figure) else figure), ""
     except Exception as error:
         why = f"This figure could not be drawn ({type(error).__name__}: {shown(error)})."
-        print(f"warning: report, {shown(heading)}: {why}", file=sys.stderr)
+        messages.warn(f"report, {shown(heading)}: {why}")
         return "", why
 
 

@@ -9,13 +9,13 @@ the nearest items may be missed.
 import hashlib
 import importlib
 import shutil
-import sys
 import warnings
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import Metric, distances_to, row_squares, unit_rows
 from siamjax.files import locked
@@ -142,10 +142,9 @@ def _open(faiss: Any, index: Index, metric: Metric) -> Any:
                 else:  # FAISS's own file, of an earlier version
                     other.unlink(missing_ok=True)
     except OSError as error:
-        print(
+        messages.note(
             f"note: {shown(path)} cannot be written ({error.strerror or error}): FAISS's lists are "
-            "made again at the next approximate search",
-            file=sys.stderr,
+            "made again at the next approximate search"
         )
         made = made or _make(faiss, index, metric)
     return made

@@ -2,11 +2,11 @@
 
 import csv
 import io
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import read_bytes, write_bytes
 
@@ -35,7 +35,7 @@ def read_failed(folder: Path) -> list[Failure]:
         if wrong := [line for line in lines if len(line) != len(_COLUMNS)]:
             raise UsageError(f"{shown(path)}: a line of {len(wrong[0])} columns")
     except (UsageError, csv.Error) as error:
-        print(f"warning: {shown(path)} is damaged and not read ({error})", file=sys.stderr)
+        messages.warn(f"{shown(path)} is damaged and not read ({error})")
         return []
     return [Failure(*line) for line in lines]
 

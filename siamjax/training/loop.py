@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from siamjax.errors import Interrupted, UsageError
+from siamjax.messages import note, warn
 from siamjax.metrics.monitors import collapse_message
 from siamjax.parallel import replicate, shard
 from siamjax.progress import Progress
@@ -92,10 +93,10 @@ def _resumed(run: Run, state: TrainState) -> TrainState:
     if run.begin():
         restored, messages = run.checkpoints.restore(state)
         for message in messages:
-            print(f"warning: {message}")
+            warn(message)
         if restored is not None:
             state = restored
-            print(f"{run.folder}: resumed at step {int(state.step)} of {run.config.steps}")
+            note(f"{run.folder}: resumed at step {state.step} of {run.config.steps}")
     run.step = int(state.step)
     return state
 
@@ -158,7 +159,7 @@ class _Loop:
                 if received:
                     self._stop(state, done, received[0])
                 if done < end and done % config.evaluate_every == 0 and _tired(self._run, patience):
-                    self._bar.write(f"stopped {self._run.stopped}")
+                    note(f"stopped {self._run.stopped}")
                     break
         return state
 
@@ -178,7 +179,7 @@ class _Loop:
         )
         if (problem := collapse_message(values)) and problem not in self._said:
             self._said.add(problem)
-            self._bar.write(f"warning, step {done}: {problem}")
+            warn(f"step {done}: {problem}")
 
     def _validate(self, state: TrainState, done: int) -> None:
         self._settle(0)
@@ -194,7 +195,7 @@ class _Loop:
                 )
             self._run.checkpoints.save(state, result)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-        self._bar.write(f"step {done}: {shown}")
+        note(f"step {done}: {shown}")
 
     def _stop(self, state: TrainState, done: int, signum: int) -> None:
         self._settle(0)

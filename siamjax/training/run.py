@@ -20,6 +20,7 @@ import jax
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
 from siamjax.files import append_row, dump_json, read_rows, saying, write_json
+from siamjax.messages import warn
 from siamjax.parallel import check_split
 from siamjax.pretrained.weights import Weights
 from siamjax.runs import FORMAT
@@ -227,7 +228,7 @@ class Run:
             folder = self.folder / "checkpoints"
             self._checkpoints = Checkpoints(folder, best=self.best, keep=kept)
             for message in self._checkpoints.messages:
-                print(f"warning: {message}")
+                warn(message)
         return self._checkpoints
 
     def close(self) -> None:
@@ -242,7 +243,7 @@ class Run:
         self.close()
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
         for message in messages:
-            print(f"warning: {message}")
+            warn(message)
         return variables
 
     def note_session(self, *, start: int, seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.models.applying import states
 from siamjax.training.agreement import differing_words
@@ -98,7 +99,7 @@ class Start:
         if unused := given.keys() - both:
             notes.append(f"left out: {_outermost(unused, wanted)}")
         notes += differing_words({"network": self.network}, {"network": network})
-        print("; ".join(notes))
+        messages.note("; ".join(notes))
         leaves = [given.get(path, leaf) for path, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(own), leaves)
 

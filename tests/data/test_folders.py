@@ -104,7 +104,7 @@ def test_hidden_files_and_those_of_file_managers_are_passed_over(reader, folder,
         (folder / name).write_bytes(b"x")
     (folder / ".broken").symlink_to("nowhere")
     assert reader(folder) == ALL
-    assert "left out" not in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_all_else_is_counted_and_named(telling, folder, capsys):
@@ -116,7 +116,7 @@ def test_all_else_is_counted_and_named(telling, folder, capsys):
     for number in range(4):
         (folder / f"anna/{number}.txt").write_bytes(b"x")
     assert telling(folder) == ALL
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "3 images" in told
     assert "; 9 left out: " in told
     for one in (
@@ -133,7 +133,7 @@ def test_all_else_is_counted_and_named(telling, folder, capsys):
 
 def test_strict_is_content_with_a_clean_folder(telling, folder, capsys):
     assert telling(folder, strict=True) == ALL
-    assert capsys.readouterr().out.startswith(f"{folder}: 3 images")
+    assert capsys.readouterr().err.startswith(f"{folder}: 3 images")
 
 
 def test_people_are_counted_and_images_elsewhere_are_left_out(folder, capsys):
@@ -142,7 +142,7 @@ def test_people_are_counted_and_images_elsewhere_are_left_out(folder, capsys):
     (folder / "dora").mkdir()
     (folder / "README").write_bytes(b"x")
     assert list(folder_images(folder).keys) == ALL
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert told.startswith(f"{folder}: 3 images of 2 people; 6 left out: ")
     assert "elsewhere than FOLDER/PERSON/IMAGE (3: anna/2019/1.png, " in told
     assert "folder too deep (carl/a/b)" in told
@@ -165,7 +165,7 @@ def closed(monkeypatch, path):
 def test_a_folder_that_cannot_be_read_is_named(telling, folder, monkeypatch, capsys, name):
     closed(monkeypatch, folder.parent / name)
     assert telling(folder) == [one for one in ALL if one[:4] != name[-4:]]
-    assert f"folder that cannot be read ({name[-4:]})" in capsys.readouterr().out
+    assert f"folder that cannot be read ({name[-4:]})" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"folder that cannot be read \("):
         telling(folder, strict=True)
 

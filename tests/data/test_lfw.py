@@ -64,9 +64,9 @@ def lfw_here(home, tmp_path, monkeypatch):
 def test_lfw_that_is_here_is_said_and_not_switched_to(lfw_here, capsys):
     splits = load_verification(VerificationOptions())
     said = f"LFW (funneled) is in {lfw_here}; --data lfw trains on it\n"
-    assert (splits.images.name, capsys.readouterr().out) == ("orl_faces", said)
+    assert (splits.images.name, capsys.readouterr().err) == ("orl_faces", said)
     assert load_verification(VerificationOptions(data="lfw")).images.name == "lfw/funneled"
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_every_option_reaches_the_splits(lfw_here):
@@ -88,7 +88,7 @@ def test_not_found_says_nothing_and_asked_for_says_how_to_get_it(monkeypatch, tm
     monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path])
     monkeypatch.delenv("SIAMJAX_LFW", raising=False)
     assert load_verification(VerificationOptions()).images.name == "orl_faces"
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     with pytest.raises(UsageError, match=rf"no mirror; .* put it into DIR, one of {tmp_path}"):
         load_verification(VerificationOptions(data="lfw/deepfunneled"))
 

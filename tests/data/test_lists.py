@@ -75,7 +75,7 @@ def listed(tmp_path):
 def test_a_pair_is_there_once(listed, capsys):
     lines = ["a b 1", "c d 0", "", "b a 1", "a ./b 1", "c d 0", "link b 1"]
     assert listed(*lines) == [(0, 1, True), (2, 3, False)]
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert told.endswith(
         "pairs.txt: 2 pairs; 4 left out: repeated pair (4: line 4, line 5, line 6, ...)\n"
     )
@@ -86,7 +86,7 @@ def test_a_pair_is_there_once(listed, capsys):
 @pytest.mark.parametrize("label", [0, 1])
 def test_an_image_with_itself_is_no_pair(listed, capsys, label):
     assert listed("a b 1", f"c ./c {label}", f"a link {label}") == [(0, 1, True)]
-    assert "pair of an image with itself (2: line 2, line 3)" in capsys.readouterr().out
+    assert "pair of an image with itself (2: line 2, line 3)" in capsys.readouterr().err
     with pytest.raises(UsageError, match="with itself"):
         listed("a b 1", f"c c {label}", strict=True)
     with pytest.raises(UsageError, match="no pair in it"):
@@ -101,7 +101,7 @@ def test_both_labels_of_a_pair_are_refused(listed, second):
 
 def test_a_clean_list_is_no_complaint(listed, capsys):
     assert len(listed("a b 1", "a c 0", "b c 0", strict=True)) == 3
-    assert capsys.readouterr().out.endswith("pairs.txt: 3 pairs\n")
+    assert capsys.readouterr().err.endswith("pairs.txt: 3 pairs\n")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_every_name_is_read_and_hashed(folder, opened, capsys):
     for index, key in enumerate(images.keys):
         assert images.image(index)[0, 0, 0] == ODD.index(key.split("/")[0])
     assert len(images.checksum()) == len(fingerprint(images)) == 64
-    capsys.readouterr().out.encode()  # what is printed can be
+    capsys.readouterr().err.encode()  # what is printed can be
 
 
 def test_the_fingerprint_tells_odd_names_apart(folder):

@@ -175,7 +175,7 @@ def test_market_folder_tells_what_it_leaves_out(small_market, capsys):
     (small_market / "copy").mkdir()
     (small_market / "query/empty.jpg").touch()
     reid_splits(str(small_market))
-    assert capsys.readouterr().out == (
+    assert capsys.readouterr().err == (
         f"{small_market}: 41 images of 8 people; 3 left out: in none of the three folders "
         "(2: copy, gt_bbox), empty file (query/empty.jpg)\n"
     )

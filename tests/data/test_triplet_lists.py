@@ -22,7 +22,7 @@ def listed(tmp_path):
 def test_a_triplet_is_there_once_and_the_order_stays(listed, capsys):
     lines = ["q,p,n", "7,1,2", "0,1,2", "", "7,1,2", "0,1,2 # again", "0,2,3", "7,1,2"]
     assert listed(*lines) == [[7, 1, 2], [0, 1, 2], [0, 2, 3]]
-    assert capsys.readouterr().out.endswith(
+    assert capsys.readouterr().err.endswith(
         "triplets.txt: 3 triplets; 3 left out: repeated triplet (3: line 5, line 6, line 8)\n"
     )
     with pytest.raises(UsageError, match="3 left out: repeated triplet"):
@@ -43,7 +43,7 @@ def test_other_triplets_of_the_same_images_stay(listed, capsys):
     lines = ["0 1 2", "1 0 2", "2 0 1", "0 1 3", "0 3 4", "3 0 1"]
     expected = [[int(word) for word in line.split()] for line in lines]
     assert listed(*lines, strict=True) == expected
-    assert capsys.readouterr().out.endswith("triplets.txt: 6 triplets\n")
+    assert capsys.readouterr().err.endswith("triplets.txt: 6 triplets\n")
 
 
 def test_against_a_search_by_hand(listed, rng):

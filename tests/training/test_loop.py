@@ -107,7 +107,7 @@ def test_killed_in_either_stage_and_resumed_is_straight(two_stages, tmp_path, ca
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     capsys.readouterr()
     state = trained(folder, TWO_STAGES)
-    assert f"resumed at step {stopped_at} of 6" in capsys.readouterr().out
+    assert f"resumed at step {stopped_at} of 6" in capsys.readouterr().err
     assert_equal(state, two_stages[1])
     assert rows(folder) == rows(two_stages[0])
     one, other = (open_run(path) for path in (folder, two_stages[0]))
@@ -265,7 +265,7 @@ def test_a_collapse_is_said_once(tmp_path, capsys):
     run.close()
     err = capsys.readouterr().err
     assert err.count("the network has collapsed") == 1
-    assert "warning, step 1: the network has collapsed" in err
+    assert "warning: step 1: the network has collapsed" in err
 
 
 @pytest.mark.parametrize("step", ["NaN", "-1", "0.5", "null", "1" + "0" * 400])

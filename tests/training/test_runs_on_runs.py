@@ -85,7 +85,7 @@ def test_training_starts_from_the_best_weights_and_state(finished, tmp_path, cap
     run = open_run(tmp_path / "run", start_from=folder)
     initial = run.initial(variables_of())
     assert_equal(initial, best_of(folder, manifest))
-    assert f"starting from {folder}, step {manifest['step']}\n" == capsys.readouterr().out
+    assert f"starting from {folder}, step {manifest['step']}\n" == capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     # The first loss is that of these weights, and not of new ones.
     started(tmp_path / "run", folder, steps=1)
@@ -102,7 +102,7 @@ def test_layers_of_one_side_alone_are_named(finished, tmp_path, capsys):
     assert_equal(initial["params"]["first"], saved["params"]["first"])
     assert_equal(initial["params"]["third"], own["params"]["third"])
     assert set(initial) == {"params"}
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "; new: third; left out: norm, second; network.class is 'tiny_run:Net'" in said
     assert said.count("\n") == 1
 

@@ -12,6 +12,7 @@ import numpy as np
 import pooch
 import tensorflow_datasets as tfds
 
+from siamjax import messages
 from siamjax.data.archives import collect, content_of, manual_folder
 from siamjax.data.images import ImageSet
 from siamjax.data.lines import read_lines
@@ -128,11 +129,11 @@ def _fetch(name: str, alignment: Alignment) -> Path:
     """A file of the mirror, fetched once into TFDS's manual folder and checked by sha256."""
     number, sha256 = _MIRRORED[name]
     home, address = manual_folder(), f"{_MIRROR}{number}"
+    shown = messages.telling() and sys.stderr.isatty()
+    pooch.get_logger().setLevel("INFO" if messages.telling() else "WARNING")
     try:
         return Path(
-            pooch.retrieve(
-                address, f"sha256:{sha256}", fname=name, path=home, progressbar=sys.stderr.isatty()
-            )
+            pooch.retrieve(address, f"sha256:{sha256}", fname=name, path=home, progressbar=shown)
         )
     except Exception as error:  # of the network, the mirror or the disk
         raise UsageError(
