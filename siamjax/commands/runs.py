@@ -104,7 +104,7 @@ def compare(
             for row in found.rows
         ],
         "options": found.options,
-        "leaks": found.leaks,
+        "warnings": found.warnings,
         "summary": told.sentences(found),
         "page": out,
     }

@@ -13,6 +13,7 @@ from siamjax.inference.tested import NETWORK, Test
 from siamjax.runs import differences
 from siamjax.training.finished import Described, Finished
 
+_AGAIN = 0.01  # what another device or version may change of a measure
 _CODE = ("git", "packages", "device")  # of the environment that a manifest tells
 
 
@@ -44,7 +45,8 @@ class Comparison:
         options: what differs between the rows' configs, networks and code: for each name a value
             a row, None where a row has no such thing.
         tests: what was tested on, with the runs that were.
-        leaks: a sentence a run that has seen some of its test in training.
+        warnings: of runs that have seen some of their test in training, and of runs that do not
+            reach again what their manifest says.
     """
 
     chosen: str
@@ -54,7 +56,7 @@ class Comparison:
     changes: Mapping[str, Mapping[str, Change]]
     options: Mapping[str, Sequence[Any]]
     tests: Sequence[Tested]
-    leaks: Sequence[str]
+    warnings: Sequence[str]
 
 
 def compare_runs(
@@ -90,20 +92,17 @@ def compare_runs(
     measures = list(dict.fromkeys(name for one in whole.results.values() for name in one))
     first = next(iter(tests.values()))
     wanted = str(next(iter(runs.values())).manifest.get("best")).removeprefix("validation_")
+    chosen = wanted if wanted in measures else first.chosen
+    warnings = _leaks(runs, tests, content=data is not None)
     return Comparison(
-        chosen=wanted if wanted in measures else first.chosen,
+        chosen=chosen,
         rows=rows,
         judged=whole,
         errors={row.name: _errors(judged, row, measures) for row in rows if len(row.runs) > 1},
         changes={row.name: _changes(judged, row, rows[0], measures) for row in rows[1:]},
         options=_options(rows, runs),
         tests=tested,
-        leaks=[
-            f"{name}: {said}"
-            for name, run in runs.items()
-            for said, seen in [leaks(run, tests[name], content=data is not None)]
-            if seen
-        ],
+        warnings=warnings if data is not None else warnings + _changed(runs, tested, chosen),
     )
 
 
@@ -173,6 +172,32 @@ def _score(
         judged = test.judge(answers, thresholds={name: limits[name] for name in answers})
         tested.append(Tested(test=test, scores=answers, judged=judged))
     return tested
+
+
+def _leaks(runs: Mapping[str, Described], tests: Mapping[str, Test], *, content: bool) -> list[str]:
+    found = {name: leaks(run, tests[name], content=content) for name, run in runs.items()}
+    return [f"{name}: {said}" for name, (said, contaminated) in found.items() if contaminated]
+
+
+def _changed(runs: Mapping[str, Described], tested: Sequence[Tested], measure: str) -> list[str]:
+    said = []
+    for one in tested:
+        for name in one.scores:
+            before, now = _told(runs[name], measure), one.judged.results[name].get(measure)
+            if before is not None and now is not None and abs(before - now) > _AGAIN:
+                said.append(
+                    f"{name}: {measure} is {now:.4f} now, and {before:.4f} in its manifest; the "
+                    "images or the code have changed since"
+                )
+    return said
+
+
+def _told(run: Described, measure: str) -> float | None:
+    """What the manifest says; None for a result that no code of this project wrote."""
+    found: Any = run.manifest.get("results")
+    for key in (NETWORK, measure):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, float) else None
 
 
 def _errors(judged: Judged, row: Row, measures: Sequence[str]) -> dict[str, float]:

@@ -180,7 +180,9 @@ class ReidTest(Test):
         columns = [ranking.query, ranking.gallery, ranking.distractor]
         if self.asked.valid is not None:
             columns += list(self.asked.valid)
-        words = [self.task, ranking.rule, str(self.trials), str(self.seed)]
+        words = [self.task, ranking.rule]
+        if ranking.rule == "single_shot":
+            words += [str(self.trials), str(self.seed)]
         return fingerprint(self.images, *columns, words=words)
 
     def scores(self, run: Finished) -> np.ndarray:

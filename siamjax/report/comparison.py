@@ -15,6 +15,7 @@ from siamjax.report.page import drawn, write_page
 from siamjax.report.tables import Table, certainty, measures_of, parted, reasons, table_of, title
 
 _LOWER = ("eer",)  # measures of errors
+_SAME = "No option differs; the code may."
 _VALUE = 40  # characters of an option's value
 
 
@@ -130,7 +131,7 @@ def remarks(found: Comparison) -> list[str]:
     if found.errors:
         said.append("Behind ±: standard errors over seeds.")
     if found.changes:
-        said.append("Differences are over the same people for both; a lower EER is better.")
+        said.append("The sides of a difference have the same draws. A lower EER is better.")
     if len(found.changes) > 1:
         said.append("Of 20 comparisons without a difference one seems clear, by these intervals.")
     return said
@@ -138,9 +139,9 @@ def remarks(found: Comparison) -> list[str]:
 
 def text_of(found: Comparison) -> str:
     """Tables and sentences for a terminal of 100 columns, the answer last."""
-    parts = [[*tested_on(found), *(f"warning: {one}" for one in found.leaks)]]
-    if found.options:
-        parts += [[part] for part in parted(*options_table(found))]
+    parts = [[*tested_on(found), *(f"warning: {one}" for one in found.warnings)]]
+    parts += [[part] for part in parted(*options_table(found)) if found.options]
+    parts += [[_SAME]] if not found.options and len(found.rows) > 1 else []
     parts += [[part] for part in parted(*measures_table(found))]
     return "\n\n".join("\n".join(part) for part in (*parts, remarks(found), sentences(found)))
 
@@ -152,7 +153,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     first, title_ = found.rows[0].name, " against ".join(r.name for r in found.rows[:2][::-1])
     if len(found.rows) > 2:
         title_ = f"{len(found.rows)} methods compared"
-    none = [] if found.options or len(found.rows) == 1 else ["No option differs; the code may."]
+    none = [] if found.options or len(found.rows) == 1 else [_SAME]
     shown_figures = []
     if found.changes:
         shown_figures.append(
@@ -170,7 +171,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     values = {
         "title": title_,
         "tests": tested_on(found),
-        "leaks": found.leaks,
+        "warnings": found.warnings,
         "cards": _cards(found),
         "first": {"measure": title(found.chosen), **bars(found.judged, found.chosen)},
         "tables": [

@@ -42,7 +42,7 @@ def difference_figure(changes: Mapping[str, Mapping[str, Change]], *, first: str
             axes.plot(change.value, y, "o", color=color, label=label)
     # Two seeds make intervals so wide that nothing else could be seen.
     widest = max(abs(end) for one in changes.values() for c in one.values() for end in c.interval)
-    axes.set_xlim(*np.clip(axes.get_xlim(), -3 * widest, 3 * widest))
+    axes.set_xlim(*np.clip(axes.get_xlim(), -3 * widest, 3 * widest) if widest else (-1, 1))
     axes.set_yticks(range(len(measures)), [title(measure) for measure in measures])
     axes.set(ylim=(len(measures) - 0.4, -0.6), xlabel=f"minus {shown(first, longest=_NAME)}")
     axes.grid(alpha=0.3, axis="x")
