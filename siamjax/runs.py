@@ -209,6 +209,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
         return
     for key, one in value.items():
-        # A network is described by its class and, a level deeper, its fields.
-        inner = name if key == "fields" else f"{name}.{key}".lstrip(".")
+        # A network is described by its class and, a level deeper, its fields; so are tuples.
+        inner = name if key in ("fields", "tuple") else f"{name}.{key}".lstrip(".")
         yield from _flat(one, inner)

@@ -145,12 +145,17 @@ def test_finished_run_is_only_judged_again(finished, capsys):
 def test_other_options_are_refused(finished):
     folder, _ = finished
     other = lfw_contrastive.Config(**{**TINY, "steps": 5}, run=folder, margin=0.5)
-    with pytest.raises(UsageError, match=r"margin is 1.0 there and 0.5 here; steps is 4 .* 5 here"):
+    with pytest.raises(UsageError, match=r"steps is 4 there and 5 here; margin is 1.0 .* 0.5 here"):
         lfw_contrastive.main(other)
 
 
-def test_bce(tmp_path):
-    results = lfw_bce.main(lfw_bce.Config(**{**TINY, "evaluate_every": 4}, run=tmp_path / "run"))
+def test_bce_from_a_run_with_another_head(finished, tmp_path, capsys):
+    options = {**TINY, "evaluate_every": 4, "start_from": finished[0]}
+    results = lfw_bce.main(lfw_bce.Config(**options, run=tmp_path / "run"))
+    assert f"starting from {finished[0]}, step" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["config"]["start_from"]["run"] == str(finished[0])
+    assert "CONTAMINATED" not in manifest["protocol"]  # the same seed holds out the same people
     assert 0 <= results["network"]["auc"] <= 1
     opened = Verifier.open(tmp_path / "run")
     assert opened.measure == "logit"

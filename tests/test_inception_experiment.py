@@ -100,9 +100,19 @@ def test_pairs_of_a_frozen_part_that_runs_once(weights, tmp_path, monkeypatch):
     other = dataclasses.replace(open_weights(weights), preprocessing="signed")
     other.save(tmp_path / "other.npz")
     with pytest.raises(
-        UsageError, match=r"backbone's preprocessing is 'unit' there and 'signed' here"
+        UsageError, match=r"network.backbone.preprocessing is 'unit' there and 'signed' here"
     ):
         experiment.main(config(tmp_path / "other.npz", tmp_path / "run"))
+    # From its weights with more blocks frozen: these are its own, and no longer as published.
+    mapped, maps = [], experiment.frozen_maps
+    monkeypatch.setattr(
+        experiment, "frozen_maps", lambda *a, **options: mapped.append(a[1]) or maps(*a, **options)
+    )
+    more = config(weights, tmp_path / "more", start_from=tmp_path / "run", frozen="mixed1")
+    assert experiment.main(more)["mixed1, untrained"] == results["mixed1, untrained"]
+    frozen = Finished.open(tmp_path / "more").variables["params"]["backbone"]["trunk"]
+    jax.tree.map(np.testing.assert_array_equal, frozen, trunk)
+    jax.tree.map(np.testing.assert_array_equal, mapped[0]["params"]["backbone"]["trunk"], trunk)
 
 
 def train_on_triplets(config, faces):

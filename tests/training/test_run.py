@@ -75,7 +75,7 @@ def test_folder_of_another_config(tmp_path):
         open_run(folder, learning_rate=0.2)
     with pytest.raises(UsageError, match=r"data_fingerprint is 'abc' there and 'abd' here\)"):
         open_run(folder, of=splits("abd"))
-    with pytest.raises(UsageError, match=r"the network's widths is .*2, 3.* there and .*2, 4.*"):
+    with pytest.raises(UsageError, match=r"network.widths is .*2, 3.* there and .*2, 4.*"):
         open_run(folder, network=Net(widths=(2, 4)))
     assert (folder / "config.json").read_bytes() == before
 
@@ -85,7 +85,7 @@ def test_what_differs_is_said_in_short_however_deep_it_lies(tmp_path):
     open_run(tmp_path / "run", network=one).begin()
     with pytest.raises(
         UsageError,
-        match=r"config \(the network's backbone's width is 0.5 there and 0.25 here\); give",
+        match=r"config \(network.backbone.width is 0.5 there and 0.25 here\); give",
     ):
         open_run(tmp_path / "run", network=other)
 
