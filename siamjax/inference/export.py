@@ -122,7 +122,7 @@ def _difference(
     stored = read_npz(folder / "weights.npz")
     exported = jax.export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
     written = np.asarray(exported.call(stored, *images))
-    expected = np.asarray(function(weights, *images))
+    expected = np.asarray(jax.jit(function)(weights, *images))
     difference = float(np.abs(written - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= TOLERANCE:
         raise UsageError(

@@ -59,7 +59,7 @@ class PairScorer:
         """The network's value for every pair: a distance or a logit."""
         shown, first, second = shown_once(pairs)
         embeddings = self.embeddings(variables, images, shown)
-        block = max(1, min(_BLOCK, _VALUES // max(1, embeddings[0].size)))
+        block = max(1, min(_BLOCK, len(first), _VALUES // max(1, embeddings[0].size)))
 
         def compare(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
             # The last block is padded to the others' shape, so that it compiles once.

@@ -1,7 +1,7 @@
 """What a run is tested on: pairs, a ranking or a search, and how answers to it are judged."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -127,19 +127,27 @@ class VerificationTest(Test):
         return {"raw pixels 32x32 (best threshold)": pixel_scores(self.images, self.pairs)}
 
     def thresholds(self, run: Finished, baselines: Mapping[str, Any]) -> dict[str, float | None]:
-        """The run's own; of a baseline the best *on these pairs*, so that it is an upper bound."""
+        """The run's own; of a baseline the best *on these pairs*, so that it is an upper bound.
+
+        Without one of the run's own, none of the baselines either.
+        """
         own = run.about.threshold
-        if own is not None:
-            own = float(PairScorer(run.network, size=run.size).rising(np.array([own]))[0])
+        if own is None:
+            return dict.fromkeys((NETWORK, *baselines))
         best = {name: best_threshold(one, self.pairs.same)[0] for name, one in baselines.items()}
-        return {NETWORK: own, **best}
+        scorer = PairScorer(run.network, size=run.size)
+        return {NETWORK: float(scorer.rising(np.array([own]))[0]), **best}
 
     def judge(
         self, scores: Mapping[str, Any], *, thresholds: Mapping[str, float | None] | None = None
     ) -> Judgement:
         """AUC, EER, accuracy and TAR at FARs, over people."""
         at = dict.fromkeys(scores) | dict(thresholds or {})
-        return judge_pairs(self.images, self.pairs, scores, thresholds=at)
+        judged = judge_pairs(self.images, self.pairs, scores, thresholds=at)
+        if any(one is not None for one in at.values()):
+            return judged
+        why = "there is no threshold: the calibrate command sets one"
+        return replace(judged, unknown={"accuracy": why, **judged.unknown})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,152 @@
+"""docs/commands.md: what each command gives for a run of each experiment, cell by cell."""
+
+import functools
+import importlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from splits import reid_splits, retrieval_splits, verification_splits
+
+from siamjax.__main__ import main
+from siamjax.training import Finished, Run, create_state, initialize
+
+PAGE = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+SIZES = {  # of the images, small but for what a network needs
+    "lfw_contrastive": (16, 16),
+    "lfw_bce": (16, 16),
+    "faces_inception": (75, 75),
+    "reid_normxcorr": (40, 40),
+    "visual_search_triplet": (16, 16),
+}
+THIN = {"width": 0.0625}
+OPTIONS = {
+    "lfw_contrastive": THIN,
+    "lfw_bce": THIN,
+    "faces_inception": {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
+    "reid_normxcorr": {"fused": False, "column_search": 1},
+    "visual_search_triplet": {**THIN, "depth": 1, "hidden": 8, "embedding": 8},
+}
+
+
+def words_in(cell):
+    return re.findall("`([^`]+)`", cell)
+
+
+def table():
+    """The cells of the table by (command line, experiment)."""
+    rows = [row.strip("| ").split(" | ") for row in PAGE.splitlines() if row.startswith("| ")]
+    (_, *experiments), _, *rows = rows
+    return {
+        (words_in(line)[0], words_in(name)[0]): cell
+        for line, *cells in rows
+        for name, cell in zip(experiments, cells, strict=True)
+    }
+
+
+CELLS = table()
+
+
+def drawn(path, leaf):
+    """Random variables, quicker than to compile every initializer."""
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    rng = np.random.default_rng(leaf.size)
+    if name in ("var", "scale", "slope"):
+        return np.ones(leaf.shape, leaf.dtype)
+    share = 1 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
+    return np.asarray(rng.normal(size=leaf.shape) * (share if name == "kernel" else 0.01), "f4")
+
+
+@pytest.fixture(scope="module")
+def place(face_folder, tmp_path_factory):
+    """A folder with data of every kind, and a run of every experiment that was never trained."""
+    place = tmp_path_factory.mktemp("any")
+    for path in face_folder.glob("s0*/0[12].png"):  # eight people with two images each
+        (place / "people" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / "people" / path.parent.name)
+    (place / "gallery").symlink_to(face_folder / "s02")
+    rows = [f"people/s0{item}/0{image}.png,s0{item}" for item in (3, 4, 5) for image in (1, 2)]
+    (place / "table.csv").write_text("\n".join(["image,item", *rows]))
+    for name, number in (("a.jpg", 1), ("b.jpg", 2)):
+        Image.open(face_folder / "s01" / f"0{number}.png").save(place / name)
+    rng = np.random.default_rng(0)
+    for person in range(1, 8):
+        for camera in (1, 2):
+            part = "bounding_box_train" if person <= 4 else "bounding_box_test"
+            for folder in (part, "query") if (person > 4 and camera == 1) else (part,):
+                path = place / "walkers" / folder / f"{person:04}_c{camera}s1_000.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (40, 20, 3), np.uint8)).save(path)
+    people = str(place / "people")
+    pairs = verification_splits(people, validation_people=2, test_people=3)
+    splits = dict.fromkeys(SIZES, pairs) | {
+        "reid_normxcorr": reid_splits(str(place / "walkers"), validation_people=2),
+        "visual_search_triplet": retrieval_splits(people, test_items=3, validation_items=2),
+    }
+    for name in SIZES:
+        untrained(name, splits[name], place / name)
+    return place
+
+
+def untrained(name, splits, folder):
+    """What ``main`` of an experiment leaves behind, but for training and report."""
+    experiment = importlib.import_module(f"experiments.{name}")
+    task = {"reid_normxcorr": "reid", "visual_search_triplet": "retrieval"}
+    task = task.get(name, "verification")
+    data = splits.request["data"]
+    config = experiment.Config(**OPTIONS[name], data=data, run=folder, batch_size=8)
+    network, _, optimizer = experiment.build(config)
+    like = jax.eval_shape(lambda: initialize(network, size=SIZES[name], seed=0)[0])
+    variables = jax.tree_util.tree_map_with_path(drawn, like)
+    run = Run.open(config, network, splits, best="chosen")
+    run.begin()
+    state = create_state(variables, optimizer, key=jax.random.key(0))
+    run.checkpoints.save(state, {"chosen": 0.5})
+    run.best_variables()
+    # 1000: any two are the same by a distance, and no two by a logit.
+    threshold = {"lfw_contrastive": 1000.0}.get(name, -1000.0)
+    facts = {"task": task} | ({"threshold": threshold} if task == "verification" else {})
+    run.write_manifest(size=SIZES[name], results={}, facts=facts)
+
+
+_open = functools.cache(Finished.open)
+
+
+@pytest.fixture
+def say(place, monkeypatch, capsys):
+    """Type a command line of the page for an experiment's run: status, and all that is said."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Finished, "open", lambda folder, *, trust=(): _open(Path(folder)))
+
+    def typed(line, experiment, *more):
+        for name in ("index", "model"):
+            line = line.replace(f"{name}/", f"{name}-{experiment}")
+        words = [*line.replace("RUN", experiment).split(), *more]
+        monkeypatch.setattr(sys, "argv", ["siamjax", *words])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, capsys.readouterr()
+
+    return typed
+
+
+@pytest.mark.parametrize(("line", "experiment"), CELLS)
+def test_cell(say, place, line, experiment):
+    cell = CELLS[line, experiment]
+    if line.startswith("search") and not (place / f"index-{experiment}").exists():
+        say(next(one for one, _ in CELLS if one.startswith("embed")), experiment)
+    status, said = say(line, experiment)
+    assert (status != 0) == ("refused" in cell), said.err
+    if status:
+        assert said.err.startswith("error: ")
+        assert len(said.err.splitlines()) == 1
+    for word in words_in(cell):
+        assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said.out + said.err), word
