@@ -168,6 +168,18 @@ def test_the_command_prints_a_table_of_100_columns(tmp_path, capsys):
     assert err.strip() == f"next: python -m siamjax compare {both[0]} {both[1]}"
 
 
+def test_the_next_command_compares_runs_of_one_seed(tmp_path, capsys):
+    """Runs of two seeds may have been tested on different people."""
+    for name, seed, value in (("a", 0, 0.9), ("b", 1, 0.8), ("c", 1, 0.7)):
+        results = {"network": {"auc": value}}
+        config = {**CONFIG, "seed": seed}
+        make(tmp_path / name, manifest={**MANIFEST, "results": results, "config": config})
+    runs(tmp_path)
+    assert capsys.readouterr().err.endswith(f"compare {tmp_path / 'b'} {tmp_path / 'c'}\n")
+    runs(tmp_path / "a")
+    assert capsys.readouterr().err.endswith(f"siamjax evaluate --run {tmp_path / 'a'}\n")
+
+
 def test_json_has_the_keys_of_the_page_of_commands(tmp_path, capsys):
     make(tmp_path / "a", manifest=MANIFEST, config=CONFIG)
     make(tmp_path / "b")

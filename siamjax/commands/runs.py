@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import groupby
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +47,10 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs"), /) -> Answer:
 
 
 def _then(same: "list[ListedRun]") -> list[object]:
-    """The command for the runs of the largest group."""
-    if len(same) > 1:
-        return ["compare", *(one.run for one in same[:2])]
+    """The command for the best two runs of the largest group, of one seed if there are such."""
+    pairs = sorted(combinations(same, 2), key=lambda pair: pair[0].seed != pair[1].seed)
+    if pairs:
+        return ["compare", *(one.run for one in pairs[0])]
     return ["evaluate", "--run", *(one.run for one in same)] if same else []
 
 
@@ -88,7 +89,13 @@ def compare(
     values = {
         "measure": found.chosen,
         "tests": [
-            {"test": one.test.name, "task": one.test.task, "runs": list(one.scores)}
+            {
+                "test": one.test.name,
+                "task": one.test.task,
+                "protocol": one.test.protocol or None,
+                "people": one.judged.people,
+                "runs": list(one.scores),
+            }
             for one in found.tests
         ],
         "rows": [

@@ -10,6 +10,7 @@ from siamjax.lazy import contents
 
 if TYPE_CHECKING:
     from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
+    from siamjax.inference.comparison import Comparison, compare_runs
     from siamjax.inference.cross_input import score_pairs
     from siamjax.inference.embedder import Embedder
     from siamjax.inference.export import export_run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
+    "Comparison",
     "Embedder",
     "Judgement",
     "Miner",
@@ -31,6 +33,7 @@ __all__ = [
     "ReidEvaluation",
     "Verifier",
     "across_folds",
+    "compare_runs",
     "embed_split",
     "evaluate_retrieval",
     "export_run",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from siamjax.errors import UsageError, shown
+from siamjax.files import dump_json
 from siamjax.inference.evaluation import leaks, open_test, own_test, task_of
 from siamjax.inference.judging import Judgement
 from siamjax.inference.seeds import Change, Judged, Row, rows_of, standard_error
@@ -78,7 +79,7 @@ def compare_runs(
     rows = rows_of({name: _config(run) for name, run in runs.items()})
     if data is None:
         _check_tasks(runs)
-        tests = {name: own_test(run, strict=strict) for name, run in runs.items()}
+        tests = _own_tests(runs, strict=strict)
     else:
         prefer = task_of(next(iter(runs.values())))
         tests = dict.fromkeys(runs, open_test(data, prefer=prefer, limit=limit, strict=strict))
@@ -137,6 +138,17 @@ def _check_tasks(runs: Mapping[str, Described]) -> None:
                 f"{first} is a run of {task} and {name} one of {other}; compare runs of one task, "
                 "or give --data to test all on one set"
             )
+
+
+def _own_tests(runs: Mapping[str, Described], *, strict: bool) -> dict[str, Test]:
+    """The test of each run; those that were asked for by the same words are made once."""
+    made: dict[str, Test] = {}
+    tests = {}
+    for name, run in runs.items():
+        about = run.about
+        words = dump_json([about.splits, about.trials, about.config.get("symmetric")])
+        made[words] = tests[name] = made.get(words) or own_test(run, strict=strict)
+    return tests
 
 
 def _told_apart(

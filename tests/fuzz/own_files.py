@@ -53,8 +53,9 @@ def finished_run(folder):
 
 @reader()
 def run_texts(folder):
-    """What resuming and comparing read beside the checkpoints."""
+    """What resuming, listing and comparing read beside the checkpoints."""
     from siamjax.inference import across_folds
+    from siamjax.runs import differences, list_runs
     from siamjax.training.finished import read_manifest
     from siamjax.training.writers import read_metrics
 
@@ -70,10 +71,13 @@ def run_texts(folder):
     tree = {name: whole[name] for name in names} | {"other/manifest.json": folds[1]}
 
     def read(place):
+        for one in list_runs(place):  # damage of any kind is listed, and not refused
+            assert one.state != "finished" or one.step is not None
         for row in read_metrics(place):
             assert row["step"] >= 0
         manifest, _ = read_manifest(place)
         assert min(manifest.sides) > 0
+        assert differences([manifest.config, manifest.config]) == {}
         if (place / "other").exists():
             across_folds([place, place / "other"])
 
