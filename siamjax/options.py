@@ -53,6 +53,8 @@ Positive = Annotated[float, Bounds(above=0)]
 """Such as a learning rate, a margin, a width."""
 Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 """A part of a whole."""
+Rate = Annotated[float, Bounds(above=0, below=1)]
+"""A share that is neither none nor all, such as a wanted error rate."""
 Count = Annotated[int, Bounds(at_least=1, at_most=2**31 - 1)]
 """A number of things, at least one."""
 Whole = Annotated[int, Bounds(at_least=0, at_most=2**31 - 1)]

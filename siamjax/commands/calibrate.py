@@ -1,13 +1,11 @@
 """The command that calibrates: at which value may one say "same", and how sure is that?"""
 
 from pathlib import Path
-from typing import Annotated
 
+from siamjax.commands.arguments import Strict, Trust
 from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError
-from siamjax.options import Bounds, Count, Seed, Source
-
-Rate = Annotated[float, Bounds(above=0, below=1)]
+from siamjax.options import Count, Rate, Seed, Source
 
 
 @answers
@@ -22,8 +20,8 @@ def calibrate(
     seed: Seed = 0,
     limit: Count | None = None,
     allow_overlap: bool = False,
-    strict: bool = False,
-    trust: tuple[str, ...] = (),
+    strict: Strict = False,
+    trust: Trust = (),
 ) -> Answer:
     """Set thresholds on people whom a run has never seen, and measure them on others.
 
@@ -44,8 +42,6 @@ def calibrate(
         limit: Most images to compare; None: 2,000, or 300 for a network that compares maps.
         allow_overlap: Calibrate on people whom the run was trained on, for numbers that are too
             good.
-        strict: Refuse a folder or list of which something would be left out; else that is told.
-        trust: Modules to import the run's network from; the error that asks for one names it.
     """
     import msgspec
 

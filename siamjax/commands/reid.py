@@ -5,7 +5,8 @@ from pathlib import Path
 import tyro
 
 from siamjax.commands.arguments import Strict, Trust
-from siamjax.commands.output import Answer, answers, calibrate
+from siamjax.commands.matches import Matches
+from siamjax.commands.output import Answer, answers
 from siamjax.errors import shown
 from siamjax.options import Count
 
@@ -42,25 +43,28 @@ def rank(
     finished = Finished.open(run, trust=trust)
     ranked = rank_gallery(finished, queries, gallery, top=top, symmetric=symmetric, strict=strict)
     images, text, lists, listed = ranked.images, [], [], []
-    chance = ranked.probability
+    chance, count = ranked.probability, len(images) - len(queries)
+    # The mean of both orders is another value than the one that was calibrated.
+    matches = Matches.of(finished, None if symmetric else "compare", images=count)
     for row, query in enumerate(ranked.query):
         text.append(images.keys[query])
         pictured: list[Shown] = []
-        found = []
+        found, lines = [], []
         for place, index in enumerate(ranked.found[row]):
             name, value = images.keys[index], float(ranked.value[row, place])
             same = None if chance is None else float(chance[row, place])
-            said = f"{ranked.measure} {value:.4f}" if same is None else f"P(same) {same:.4f}"
-            text.append(f"{place + 1:4d}  {said}  {name}")
-            found.append({"image": name, "value": value, "p_same": same})
+            match = matches.match(value)
+            lines.append(f"{place + 1:4d}  {ranked.said(value)}  {name}")
+            found.append({"image": name, "value": value, "p_same": same, "match": match})
             if out is not None:
-                pictured.append(Shown(images.image(index), name, said))
-        listed.append({"query": images.keys[query], "found": found})
+                pictured.append(Shown(images.image(index), name, ranked.said(value), match))
+        text += matches.lines([one["value"] for one in found], lines, said=ranked.said)
+        listed.append({"query": images.keys[query], "match": matches.any(found), "found": found})
         if out is not None:
             lists.append((Shown(images.image(query), images.keys[query]), pictured))
-    count = len(images) - len(queries)
+    text.append(matches.remark)
     if out is not None:
-        remark = f"{count:,} images of {gallery}, ranked by {run}"
+        remark = f"{count:,} images of {gallery}, ranked by {run}; {matches.remark}"
         write_results(out, title=f"{gallery} ranked", remark=remark, lists=lists)
         text.append(f"page: {shown(out)}")
     values = {
@@ -68,7 +72,8 @@ def rank(
         "gallery": gallery,
         "images": count,
         "measure": ranked.measure,
+        **matches.values,
         "queries": listed,
         "page": out,
     }
-    return Answer(values=values, text=text, then=calibrate(run))
+    return Answer(values=values, text=text, then=matches.then)

@@ -7,7 +7,8 @@ import tyro
 
 from siamjax import messages
 from siamjax.commands.arguments import Strict, Trust
-from siamjax.commands.output import Answer, answers, calibrate
+from siamjax.commands.matches import Matches
+from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Source
 
@@ -193,32 +194,41 @@ def search(
         stale = f"the index is out of date: {old}"
         messages.warn(f"{stale}; run embed again")
         remark = f"{remark}; {stale}"
+    matches = Matches.of(
+        answered.run, metric, images=int(answered.shown.sum()), index=opened.folder
+    )
+    remark = f"{remark}; {matches.remark}"
     words = dict.fromkeys(old.changed, "changed since") | dict.fromkeys(old.gone, "gone")
     text.append(remark)
     listed = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         text.append(shown(query))
         pictured: list[Shown] = []
-        near = []
+        near, lines = [], []
         for place, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1):
             if row < 0:  # an approximate search may find fewer
                 continue
             item, value = items[int(row)], f"{measure} {distance:.6g}"
             state = words.get(item.id)
             caption = _caption(item) + (f" ({state})" if state else "")
-            text.append(f"{place:4d}  {value}  {caption}")
+            match = matches.match(float(distance))
+            lines.append(f"{place:4d}  {value}  {caption}")
             near.append(
                 {
                     "id": item.id,
                     "distance": float(distance),
+                    "match": match,
                     "image": item.image or None,
                     "attributes": item.attributes,
                     "state": state,
                 }
             )
             if out is not None:
-                pictured.append(Shown(images.of(item), caption, value))
-        listed.append({"query": query, "found": near})
+                pictured.append(Shown(images.of(item), caption, value, match))
+        text += matches.lines(
+            [one["distance"] for one in near], lines, said=lambda x: f"{measure} {x:.6g}"
+        )
+        listed.append({"query": query, "match": matches.any(near), "found": near})
         if out is not None:
             image = decode(read_file(query), name=str(query))
             lists.append((Shown(image, shown(query)), pictured))
@@ -230,11 +240,11 @@ def search(
         "items": int(answered.shown.sum()),
         "metric": metric,
         "recall": answered.recall,
+        **matches.values,
         "queries": listed,
         "page": out,
     }
-    made_by = Path(opened.run) if run is None else run
-    return Answer(values=values, text=text, then=calibrate(made_by))
+    return Answer(values=values, text=text, then=matches.then)
 
 
 def _note_missing_checksums(index: "Index") -> None:

@@ -7,7 +7,8 @@ import tyro
 
 from siamjax.commands.arguments import Strict, Trust
 from siamjax.commands.output import Answer, answers, calibrate
-from siamjax.options import Count, Source
+from siamjax.errors import UsageError
+from siamjax.options import Count, Rate, Source
 
 
 @answers
@@ -17,19 +18,30 @@ def verify(
     /,
     *,
     run: Path,
+    prior: Rate | None = None,
     trust: Trust = (),
 ) -> Answer:
-    """Tell whether two images show the same person.
+    """Tell whether two images show the same person, and once it is calibrated how sure that is.
 
     Args:
         first: An image.
         second: Another image.
         run: Folder of a finished run.
+        prior: Share of same pairs among all that will be compared, for the probability of "same"
+            (calibrated runs only); there is none without it.
     """
+    import math
+
     from siamjax.inference.verification import Verifier
 
     verifier = Verifier.open(run, trust=trust)
+    known = verifier.calibration
+    if prior is not None and known is None:
+        raise UsageError(f"{run} is not calibrated, so that --prior makes no probability of it")
     value, same = verifier.compare(first, second)
+    point = None if known is None else known.at(value)
+    ratio = None if known is None else math.exp(known.ratio(value))
+    chance = None if known is None or prior is None else known.posterior(value, prior=prior)
     values = {
         "run": run,
         "first": first,
@@ -38,6 +50,13 @@ def verify(
         "value": value,
         "threshold": verifier.threshold,
         "same": same,
+        "calibrated": known is not None,
+        "wanted_fmr": None if known is None else known.wanted,
+        "fmr": None if point is None else point.fmr,
+        "fmr_interval": None if point is None else [point.low, point.high],
+        "likelihood_ratio": ratio,
+        "prior": prior,
+        "p_same": chance,
     }
     said = f"{verifier.measure} {value:.4f}, "
     if same is None:
@@ -45,7 +64,16 @@ def verify(
     else:
         said += f"threshold {verifier.threshold:.4f}: "
         said += "same person" if same else "different people"
-    return Answer(values=values, text=[said], then=calibrate(run))
+    text = [said]
+    if point is None:
+        text.append("how often that is wrong is not known: the calibrate command measures it")
+    else:
+        text.append(
+            f"false match rate at this {verifier.measure} {point}; likelihood ratio {ratio:.3g}"
+        )
+    if chance is not None:
+        text.append(f"P(same) {chance:.4g} where {prior:g} of all compared pairs are the same")
+    return Answer(values=values, text=text, then=calibrate(run))
 
 
 @answers

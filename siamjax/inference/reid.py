@@ -131,6 +131,12 @@ class RankedGallery:
 
         return expit(self.value.astype(np.float64)) if self.measure == "logit" else None
 
+    def said(self, value: float) -> str:
+        """A value as it is printed: a distance, or P(same) of a logit."""
+        if self.measure == "logit":
+            return f"P(same) {expit(value):.4f}"
+        return f"{self.measure} {value:.4f}"
+
 
 def rank_gallery(
     run: Finished,

@@ -12,6 +12,7 @@ from siamjax.data.images import of_arrays, of_files
 from siamjax.data.transforms import resize
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, typed
+from siamjax.inference.calibration import Calibration
 from siamjax.inference.embedder import check_finite
 from siamjax.inference.pairs import PairScorer
 from siamjax.metrics import verification
@@ -27,22 +28,27 @@ class Verifier:
     Attributes:
         run: network, variables and manifest.
         scorer: compares pairs by the network.
-        threshold: between same and different, a distance or a logit as ``measure`` says; None: the
-            run's experiment sets none. A logit's 0 is none: nobody measured who errs there.
+        threshold: between same and different, a distance or a logit as ``measure`` says: that of
+            the calibration, or else the one that the run's experiment chose; None: it sets none.
+            A logit's 0 is none: nobody measured who errs there.
+        calibration: how often a threshold errs; None: the run is not calibrated.
     """
 
     run: Finished
     scorer: PairScorer
     threshold: float | None
+    calibration: Calibration | None = None
 
     @classmethod
     def open(cls, folder: Path | str, *, trust: Collection[str] = ()) -> "Verifier":
-        """Load a finished run; ``UsageError`` as of :meth:`Finished.open`."""
+        """Load a finished run; errors of :meth:`Finished.open` and :meth:`Calibration.read`."""
         run = Finished.open(folder, trust=trust)
+        calibration = Calibration.read(run)
         return cls(
             run=run,
             scorer=PairScorer(run.network, size=run.size),
-            threshold=run.about.threshold,
+            threshold=run.about.threshold if calibration is None else calibration.threshold,
+            calibration=calibration,
         )
 
     @property

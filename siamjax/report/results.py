@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,11 +23,13 @@ class Shown(NamedTuple):
         image: the image.
         caption: its name and attributes.
         value: its distance or score, as text; empty for a query.
+        match: whether it counts as found; None: not known.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
     caption: str
     value: str = ""
+    match: bool | None = None
 
 
 def check_page(path: Path | None) -> None:
@@ -52,13 +54,13 @@ def write_results(
     Raises ``UsageError`` if the file cannot be written.
     """
 
-    def shown(one: Shown) -> dict[str, str]:
+    def shown(one: Shown) -> dict[str, Any]:
         small = Image.fromarray(one.image)
         small.thumbnail((_SIDE, _SIDE))
         content = io.BytesIO()
         small.save(content, format="jpeg", quality=85)
         address = data_address(content.getvalue(), kind="jpeg")
-        return {"image": address, "caption": one.caption, "value": one.value}
+        return {"image": address, "caption": one.caption, "value": one.value, "match": one.match}
 
     shown_lists = [(shown(query), [shown(one) for one in found]) for query, found in lists]
     write_page(path, "results.html", {"title": title, "remark": remark, "lists": shown_lists})

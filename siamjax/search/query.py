@@ -26,11 +26,13 @@ class Answers:
     Attributes:
         found: rows of the index and distances, nearest first.
         shown: (rows,) True = this row was searched.
+        run: the run that embedded the queries.
         recall: the share of the exact result that an approximate search found; None: not measured.
     """
 
     found: Nearest
     shown: Bool[np.ndarray, " rows"]
+    run: Finished
     recall: float | None = None
 
 
@@ -90,11 +92,11 @@ def search_index(
     embeddings = embedder.embeddings(images, np.arange(len(images)))
     if not approximate:
         found = nearest(embeddings, index, top=top, metric=metric, where=shown)
-        return Answers(found=found, shown=shown)
+        return Answers(found=found, shown=shown, run=finished)
     found = find_approximately(
         embeddings, index, top=top, metric=metric, where=shown, probes=probes
     )
     if not measure_recall:
-        return Answers(found=found, shown=shown)
+        return Answers(found=found, shown=shown, run=finished)
     exact = nearest(embeddings, index, top=top, metric=metric, where=shown)
-    return Answers(found=found, shown=shown, recall=recall(found, exact))
+    return Answers(found=found, shown=shown, run=finished, recall=recall(found, exact))
