@@ -7,6 +7,7 @@ programs that the file names.
 import functools
 import io
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,10 @@ _AS_SRGB = 2  # of 255: profiles that change no colour by more are taken for sRG
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
+_one_header = threading.Lock()
+"""Python 3.11 cannot parse literals, as NumPy does a header, in two threads (CPython 106905)."""
+
+
 class EncodedArray(bytes):
     """An image in memory as an .npy file holds it; whoever makes one has checked the array."""
 
@@ -64,7 +69,8 @@ def decode(content: bytes, *, name: str) -> UInt8[np.ndarray, "height width 3"]:
     image), for floats outside [0, 1], and for whole numbers of 32 bits, whose white is not known.
     """
     if isinstance(content, EncodedArray):
-        array = np.load(io.BytesIO(content), allow_pickle=False)
+        with _one_header:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
         return np.repeat(array[..., None], 3, axis=-1) if array.ndim == 2 else array
     try:
         return _decode(content)

@@ -7,9 +7,13 @@ import numpy as np
 
 from siamjax.data import retrieval, verification
 from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
-from siamjax.data.retrieval import RetrievalOptions, load_retrieval
+from siamjax.data.retrieval import RetrievalOptions, RetrievalSplits, load_retrieval
 from siamjax.data.tasks import Task, tasks_of
-from siamjax.data.verification import VerificationOptions, load_verification
+from siamjax.data.verification import (
+    VerificationOptions,
+    VerificationSplits,
+    load_verification,
+)
 from siamjax.errors import UsageError, shown
 from siamjax.inference.judging import Judgement
 from siamjax.inference.reid import ReidEvaluation
@@ -41,25 +45,31 @@ def own_test(run: Described, *, strict: bool = False) -> Test:
 
     Raises ``UsageError`` for a run that does not say its task, and for data that are gone.
     """
-    about, task = run.about, task_of(run)
-    where = shown(run.folder / "manifest.json")
+    splits = own_splits(run, strict=strict)
+    if isinstance(splits, VerificationSplits):
+        return VerificationTest(images=splits.images, pairs=splits.test, protocol=splits.protocol)
+    if isinstance(splits, ReidSplits):
+        symmetric = run.about.config.get("symmetric") is True
+        return _reid_test(splits, trials=run.about.trials, symmetric=symmetric)
+    return RetrievalTest(images=splits.images, asked=splits.test, protocol=splits.protocol)
+
+
+def own_splits(
+    run: Finished, *, strict: bool = False
+) -> VerificationSplits | ReidSplits | RetrievalSplits:
+    """A run's own splits, made again from its manifest; errors as of :func:`own_test`."""
+    task, where = task_of(run), shown(run.folder / "manifest.json")
     if task is None:
         raise UsageError(f"{where} does not say the run's task, so that its test is not known")
-    request = about.splits | ({"strict": True} if strict else {})
+    request = run.about.splits | ({"strict": True} if strict else {})
     try:
         if task == "verification":
-            splits = load_verification(asked_before(VerificationOptions, request))
-            return VerificationTest(
-                images=splits.images, pairs=splits.test, protocol=splits.protocol
-            )
+            return load_verification(asked_before(VerificationOptions, request))
         if task == "reid":
-            splits = load_reid(asked_before(ReidOptions, request))
-            symmetric = about.config.get("symmetric") is True
-            return _reid_test(splits, trials=about.trials, symmetric=symmetric)
-        splits = load_retrieval(asked_before(RetrievalOptions, request))
-        return RetrievalTest(images=splits.images, asked=splits.test, protocol=splits.protocol)
+            return load_reid(asked_before(ReidOptions, request))
+        return load_retrieval(asked_before(RetrievalOptions, request))
     except UsageError as error:
-        raise UsageError(f"the test that {where} names: {error}") from None
+        raise UsageError(f"the test that {where} names: {error}; or give --data") from None
 
 
 def _reid_test(splits: ReidSplits, *, trials: int = 10, symmetric: bool = False) -> ReidTest:
@@ -134,10 +144,7 @@ def evaluate_run(
     if data is None:
         if task not in (None, task_of(run)):
             raise UsageError(f"task {task} applies to other data; give --data too")
-        try:
-            test = own_test(run, strict=strict)
-        except UsageError as error:
-            raise UsageError(f"{error}; or give --data") from None
+        test = own_test(run, strict=strict)
     else:
         test = open_test(data, task=task, prefer=task_of(run), limit=limit, strict=strict)
     baselines = test.baselines()

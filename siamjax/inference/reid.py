@@ -134,6 +134,8 @@ class RankedGallery:
     def said(self, value: float) -> str:
         """A value as it is printed: a distance, or P(same) of a logit."""
         if self.measure == "logit":
+            from scipy.special import expit
+
             return f"P(same) {expit(value):.4f}"
         return f"{self.measure} {value:.4f}"
 

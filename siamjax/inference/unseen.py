@@ -1,41 +1,14 @@
 """Has a network seen these people before? By their names, and by the pixels of their images."""
 
 import contextlib
-from collections.abc import Iterable
-from dataclasses import fields
 
 import numpy as np
 
 from siamjax.data.people import People
-from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
-from siamjax.data.retrieval import RetrievalOptions, RetrievalSplits, load_retrieval
-from siamjax.data.verification import (
-    VerificationOptions,
-    VerificationSplits,
-    load_verification,
-)
 from siamjax.errors import UsageError, shown
-from siamjax.options import asked_before
+from siamjax.inference.evaluation import own_splits
 from siamjax.training.finished import Finished
 from siamjax.training.seen import Seen
-
-_TASKS = (
-    (VerificationOptions, load_verification),
-    (ReidOptions, load_reid),
-    (RetrievalOptions, load_retrieval),
-)
-
-
-def own_splits(run: Finished) -> VerificationSplits | ReidSplits | RetrievalSplits:
-    """The splits of a run, made again from its manifest; ``UsageError`` if their data is gone."""
-    where = f"the data that {shown(run.folder / 'manifest.json')} names"
-    for options, load in _TASKS:
-        if set(run.about.splits) <= {field.name for field in fields(options)}:
-            try:
-                return load(asked_before(options, run.about.splits))
-            except UsageError as error:
-                raise UsageError(f"{where}: {error}; or give --data") from None
-    raise UsageError(f"{where} cannot be made again; give --data")
 
 
 def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) -> list[str]:
@@ -55,31 +28,33 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
         seen = Seen(trained=[], chose=[], people=[])
     elif people.pairs is not None or not run.about.trained_on:
         told.append("names are not known, so only the images' content was compared with training")
+    trained_on = set(run.about.trained_on)
+    if images.name != run.about.data and all(map(str.isdecimal, trained_on)):
+        trained_on = set()  # numbers mean nobody in another set
     content = np.array(images.content(np.arange(len(images))))
-    known = people.pairs is None
-    shown_by = images.identities if known else np.array(images.keys)
-
-    def of(digests: Iterable[str], names: Iterable[str]) -> list[str]:
-        found = set(shown_by[np.isin(content, list(digests))].tolist())
-        return sorted(found | (set(people.names) & set(names)))
-
-    what = "people" if known else "images"
-    total = len(people.names) if known else len(images)
-    if both := of(seen.trained, run.about.trained_on):
-        sentence = f"{len(both):,} of {total:,} {what} are among those of the training"
+    if both := _both(people, content, seen.trained, trained_on):
+        sentence = f"{both}, are among those of the training"
         if not allow_overlap:
             raise UsageError(
-                f"{images.name}: {sentence} ({_some(both)}), whom the network knows better than "
-                "others; give people whom it has not seen, or --allow-overlap for numbers that "
-                "are too good"
+                f"{images.name}: {sentence}, whom the network knows better than others; give "
+                "people whom it has not seen, or --allow-overlap for numbers that are too good"
             )
-        told.append(f"CONTAMINATED: {sentence} ({_some(both)}): the numbers are too good")
-    if both := of(seen.chose, seen.people):
-        told.append(
-            f"{len(both):,} of {total:,} {what} chose the checkpoint ({_some(both)}): the numbers "
-            "may be a little too good"
-        )
+        told.append(f"CONTAMINATED: {sentence}: the numbers are too good")
+    if both := _both(people, content, seen.chose, set(seen.people)):
+        told.append(f"{both}, chose the checkpoint: the numbers may be a little too good")
     return told
+
+
+def _both(people: People, content: np.ndarray, digests: list[str], names: set[str]) -> str:
+    """Which of the people (of a list, which images) are among others; "" if none."""
+    images, listed = people.images, people.pairs is not None
+    who = np.array(images.keys) if listed else images.identities
+    named = sorted(names & set(people.names))
+    alike = sorted(set(who[np.isin(content, digests)].tolist()))
+    ways = {"by name": named, "by the pixels of their images": alike}
+    told = [f"{way} {_some(some)}" for way, some in ways.items() if some]
+    total = f"{len(images):,} images" if listed else f"{len(people.names):,} people"
+    return f"{len({*named, *alike}):,} of {total}, {'; '.join(told)}" if told else ""
 
 
 def _some(names: list[str]) -> str:
