@@ -25,7 +25,11 @@ def place(tmp_path, monkeypatch):
     def run(folder, *, trust=()):
         model = embedder(seed=int(folder.name))
         return SimpleNamespace(
-            network=model.network, variables=model.variables, size=model.size, manifest={}
+            folder=folder,
+            network=model.network,
+            variables=model.variables,
+            size=model.size,
+            manifest={},
         )
 
     monkeypatch.setattr(Finished, "open", run)
