@@ -23,7 +23,7 @@ class Row:
     """One method: runs that differ in the seed alone.
 
     Attributes:
-        name: the first run's name, and how many seeds there are.
+        name: that of the run of the lowest seed, and how many seeds there are.
         runs: the runs, by ascending seeds.
         seeds: the seed of each; None where a run of an earlier version does not tell.
         config: the options of all of them.
@@ -53,7 +53,7 @@ def rows_of(configs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     rows = []
     for method, runs in found:
         seeds = sorted(runs, key=lambda seed: (seed is not None, seed))
-        first = next(iter(runs.values()))
+        first = runs[seeds[0]]
         rows.append(
             Row(
                 name=first if len(runs) == 1 else f"{first} ({len(runs)} seeds)",

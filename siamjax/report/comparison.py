@@ -131,7 +131,8 @@ def remarks(found: Comparison) -> list[str]:
     if found.errors:
         said.append("Behind ±: standard errors over seeds.")
     if found.changes:
-        said.append("The sides of a difference have the same draws. A lower EER is better.")
+        lower = " A lower EER is better." if "eer" in measures_of(found.judged) else ""
+        said.append(f"Both sides of a difference have the same draws.{lower}")
     if len(found.changes) > 1:
         said.append("Of 20 comparisons without a difference one seems clear, by these intervals.")
     return said
@@ -155,18 +156,19 @@ def write_comparison(path: Path, found: Comparison) -> None:
         title_ = f"{len(found.rows)} methods compared"
     none = [] if found.options or len(found.rows) == 1 else [_SAME]
     shown_figures = []
+    thin = " Thin: 95 % over seeds." if found.errors else ""
     if found.changes:
         shown_figures.append(
             (
                 "Differences",
                 partial(figures.difference_figure, found.changes, first=first),
-                "Thick: 95 % over people. Thin: 95 % over seeds. What lies off 0 is clear.",
+                f"Thick: 95 % over {_people(found)}.{thin} What lies off 0 is clear.",
             )
         )
     if found.tests[0].test.task == "verification":
         curves = ("Curves", partial(figures.det_and_roc, found), "Every threshold is a point.")
     else:
-        about = "With 95 % intervals over people."
+        about = f"With 95 % intervals over {_people(found)}."
         curves = ("Hits over ranks", partial(figures.hits_over_ranks, found), about)
     values = {
         "title": title_,

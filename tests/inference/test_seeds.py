@@ -23,8 +23,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row():
         }
     )
     assert [(row.name, row.runs, row.seeds) for row in rows] == [
-        ("b1 (2 seeds)", ("b0", "b1"), (0, 1)),
-        ("a2 (3 seeds)", ("a0", "a1", "a2"), (0, 1, 2)),
+        ("b0 (2 seeds)", ("b0", "b1"), (0, 1)),
+        ("a0 (3 seeds)", ("a0", "a1", "a2"), (0, 1, 2)),
     ]
     assert rows[0].config == {"experiment": "e", "width": 2}
 
