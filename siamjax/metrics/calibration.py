@@ -30,7 +30,7 @@ from siamjax.metrics.verification import Roc
 
 Scores = Float[np.ndarray, " pairs"]
 Labels = Bool[np.ndarray, " pairs"]
-_CELLS = 2**20  # thresholds x people that are held at a time: 8 MiB an array
+_CELLS = 2**16  # thresholds x people that are looked at at a time: the search mostly ends early
 
 
 def threshold_at_fmr(
