@@ -1,7 +1,6 @@
 """Test any run on any data of a task that its network answers to."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -154,20 +153,14 @@ def evaluate_run(
     return Evaluation(test=test, judged=judged, leaks=said, contaminated=contaminated)
 
 
-def scores_of(run: Finished, test: Test) -> Any:
-    """What the run's network answers to a test; ``test.judge({name: scores, ...})`` takes it."""
-    return test.scores(run)
-
-
 def leaks(run: Described, test: Test, *, content: bool) -> tuple[str, bool]:
     """A sentence on what training has seen of a test, and whether that is anything.
 
     People are compared by name; ``content`` compares the images too, which reads all of them.
     """
-    names, seen = set(run.about.trained_on), Seen.read(run.folder) if content else None
+    names = run.about.trained_on_in(test.images.name)
+    seen = Seen.read(run.folder) if content else None
     identities, said, found = test.images.identities[test.shown], [], False
-    if test.images.name != run.about.data and all(map(str.isdecimal, names)):
-        names = set()  # numbers mean nobody in another set
     if names:
         known = np.zeros(len(test.images), bool)
         known[test.shown] = np.isin(identities, sorted(names))

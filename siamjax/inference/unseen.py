@@ -28,9 +28,7 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
         seen = Seen(trained=[], chose=[], people=[])
     elif people.pairs is not None or not run.about.trained_on:
         told.append("names are not known, so only the images' content was compared with training")
-    trained_on = set(run.about.trained_on)
-    if images.name != run.about.data and all(map(str.isdecimal, trained_on)):
-        trained_on = set()  # numbers mean nobody in another set
+    trained_on = run.about.trained_on_in(images.name)
     content = np.array(images.content(np.arange(len(images))))
     if both := _both(people, content, seen.trained, trained_on):
         sentence = f"{both}, are among those of the training"

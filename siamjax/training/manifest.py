@@ -46,6 +46,14 @@ class Manifest(msgspec.Struct, kw_only=True):
         height, width = [self.size] * 2 if isinstance(self.size, int) else self.size
         return height, width
 
+    def trained_on_in(self, data: str) -> set[str]:
+        """Names of the identities trained on, as far as they can mean someone of another set.
+
+        Names that are numbers mean nobody there.
+        """
+        numbers = all(map(str.isdecimal, self.trained_on))
+        return set() if numbers and data != self.data else set(self.trained_on)
+
 
 class _Format(msgspec.Struct):
     format: Natural = 1
