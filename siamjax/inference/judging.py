@@ -76,7 +76,7 @@ class Judgement:
         drawn = [self.draws.get(name, {}).get(measure) for name in (one, other)]
         if values[0] is None or values[1] is None or drawn[0] is None or drawn[1] is None:
             return None
-        return Difference(values[0] - values[1], paired_difference(*drawn))
+        return Difference(values[0] - values[1], paired_difference(*drawn, people=self.people))
 
     def best_baseline(self, measure: str) -> str | None:
         """The method of the highest value but the first; None if there is no other."""

@@ -134,6 +134,11 @@ class Judged:
             parts.append(found[self._order[number]])
         return np.mean(parts, axis=0)
 
+    def people(self, runs: Sequence[str]) -> int | None:
+        """The fewest people of the tests of these runs; None where they are not known."""
+        found = [self._tests[self._of[run]].people for run in runs]
+        return min((one for one in found if one is not None), default=None)
+
     def mean(self, rows: Sequence[Row]) -> Judgement:
         """The rows as methods: means over their seeds, with intervals over people."""
         results: dict[str, Measures] = {}
@@ -150,7 +155,7 @@ class Judged:
                 draws[row.name][measure] = drawn
                 alone = first.interval(row.runs[0], measure)
                 if len(values) > 1 and (alone is None or np.ptp(drawn) > 0):
-                    alone = percentile(drawn)
+                    alone = percentile(drawn, people=self.people(row.runs))
                 if alone is not None:
                     bounds[row.name][measure] = alone
         people = [one.people for one in self._tests if one.people is not None]
@@ -182,7 +187,7 @@ class Judged:
         each = np.subtract(*values).tolist()
         return Change(
             value=float(np.mean(each)),
-            interval=percentile(drawn[0] - drawn[1]),
+            interval=percentile(drawn[0] - drawn[1], people=self.people(mine)),
             error=standard_error(each),
             seeds=len(each),
         )
