@@ -222,6 +222,11 @@ def test_single_shot_trials_are_the_first_of_more(rng):
     gap = np.abs(one.mean - two.mean)
     np.testing.assert_allclose(two.standard_deviation, gap * np.sqrt(2), atol=1e-12)
     assert gap.max() > 0
+    # Each query's own mean over the trials; without ties a trial is 0 or 1.
+    assert set(one.hits.ravel()) == {0, 1}
+    assert set(two.hits.ravel()) == {0, 0.5, 1}
+    for shots in (one, two):
+        np.testing.assert_allclose(shots.hits.mean(axis=0), shots.mean)
 
 
 def test_single_shot_draws_each_image_equally_often():
