@@ -72,17 +72,18 @@ class Judgement:
 
     def difference(self, measure: str, one: str, other: str) -> Difference | None:
         """``one`` minus ``other``; None where one of them has no number or no draws."""
-        values = [self.results[name].get(measure) for name in (one, other)]
-        drawn = [self.draws.get(name, {}).get(measure) for name in (one, other)]
-        if values[0] is None or values[1] is None or drawn[0] is None or drawn[1] is None:
+        value, base = (self.results[name].get(measure) for name in (one, other))
+        drawn, drawn_base = (self.draws.get(name, {}).get(measure) for name in (one, other))
+        if value is None or base is None or drawn is None or drawn_base is None:
             return None
-        return Difference(values[0] - values[1], paired_difference(*drawn, people=self.people))
+        return Difference(value - base, paired_difference(drawn, drawn_base, people=self.people))
 
     def best_baseline(self, measure: str) -> str | None:
         """The method of the highest value but the first; None if there is no other."""
         _, *others = self.results
-        known = [name for name in others if self.results[name].get(measure) is not None]
-        return max(known, key=lambda name: self.results[name][measure], default=None)
+        found = {name: self.results[name].get(measure) for name in others}
+        known = {name: value for name, value in found.items() if value is not None}
+        return max(known, key=known.__getitem__, default=None)
 
 
 def judge_pairs(

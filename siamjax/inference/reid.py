@@ -76,10 +76,10 @@ class ReidEvaluation:
             if self.ranking.rule == "market":
                 found = reid.by_query(score, self.match, valid=self.valid)
                 curves[name] = reid.cmc(score, self.match, valid=self.valid, ranks=20).curve
-                without = int(np.isnan(found["map"]).sum())
+                queries = int(reid.has_match(self.match, self.valid).sum())
                 counts[name] = {
-                    "queries": len(asked) - without,
-                    "queries_without_match": without,
+                    "queries": queries,
+                    "queries_without_match": len(asked) - queries,
                     "gallery": reid.valid_images(score, self.valid),
                 }
             else:

@@ -268,6 +268,11 @@ def by_query(
     }
 
 
+def has_match(match: Mask, valid: Valid) -> Bool[np.ndarray, " queries"]:
+    """Which queries have a valid match, and so count."""
+    return np.any(match if valid is None else np.logical_and(match, valid), axis=1)
+
+
 def valid_images(score: Scores, valid: Valid) -> int:
     """Number of gallery images that are valid for any query."""
     return np.shape(score)[1] if valid is None else int(np.any(valid, axis=0).sum())
@@ -283,7 +288,7 @@ def summary(
     ``queries_without_match``, and of ``gallery`` images that are valid for any query.
     """
     values = by_query(score, match, valid=valid, ties=ties)
-    queries = counted(~np.isnan(values["map"]))
+    queries = counted(has_match(match, valid))
     return {
         **{n: None if one is None else float(np.nanmean(one)) for n, one in values.items()},
         "queries": queries,

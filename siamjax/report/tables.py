@@ -144,12 +144,11 @@ def text_of(judged: Judgement, *, chosen: str | None = None) -> str:
     """
     own = next(iter(judged.results), "")
     said = [*parted(*table_of(judged)), *reasons(judged), *certainty(judged)]
-    other = judged.best_baseline(chosen) if chosen is not None else None
-    found = judged.difference(chosen, own, other) if other is not None else None
-    if found is not None:
-        said.append(
-            f"{title(chosen)} of {own} - {shown(other)}: {signed(found)}, {verdict(judged, found)}."
-        )
+    if chosen is not None and (other := judged.best_baseline(chosen)) is not None:
+        found = judged.difference(chosen, own, other)
+        if found is not None:
+            difference = f"{title(chosen)} of {own} - {shown(other)}: {signed(found)}"
+            said.append(f"{difference}, {verdict(judged, found)}.")
     return "\n".join(said)
 
 
