@@ -70,8 +70,8 @@ def test_a_list_that_names_nobody_says_so():
     assert "needs at least 29 impostor pairs; there are 20" in reasons(judged)[0]
 
 
-def test_query_intervals_are_those_of_all_samples_of_people():
-    """Hits 1111|00|1|1, | between people: of the 4^4 samples, the middle 95 % of the means."""
+def test_queries_are_drawn_with_their_people():
+    """Hits 1111|00|1|1, | between people: the draws are as the 4^4 samples of people are."""
     people, hits = np.array(list("aaaabbcd")), np.array([1, 1, 1, 1, 0, 0, 1, 1.0])
     sums = {who: (hits[people == who].sum(), (people == who).sum()) for who in "abcd"}
     means = [
@@ -82,10 +82,15 @@ def test_query_intervals_are_those_of_all_samples_of_people():
         {"network": {"rank1": hits, "rank5": None}}, people, counts={"network": {"gallery": 3}}
     )
     assert judged.results == {"network": {"rank1": 0.75, "rank5": None, "gallery": 3}}
-    expected = np.quantile(means, [0.025, 0.975])
-    np.testing.assert_allclose(judged.intervals["network"]["rank1"], expected)
+    drawn = judged.draws["network"]["rank1"]
+    assert set(np.round(drawn, 9)) <= set(np.round(means, 9))
+    error = np.std(means) / np.sqrt(len(drawn))
+    assert np.mean(drawn) == pytest.approx(np.mean(means), abs=4 * error)
+    assert np.std(drawn) == pytest.approx(np.std(means), abs=4 * error)
+    low, high = judged.intervals["network"]["rank1"]
     # b b b b is 1 sample of 256, and b b b with c or d are 8, of mean (0 + 0 + 0 + 1) / 7: 3.5 %.
-    assert expected[0] == pytest.approx(1 / 7)
+    assert low <= 1 / 7
+    assert high > 0.99  # 81 samples of 256 are without b
     assert judged.over == "4 people, 8 queries"
     assert reasons(judged) == ["Not known: rank-5; the gallery has 3 images."]
 
