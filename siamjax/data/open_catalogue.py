@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 from siamjax.data.catalogue import Catalogue, files_below, strings
-from siamjax.data.datasets import emoji, online_products
 from siamjax.data.folders import is_image, no_images, read_folder, walk
 from siamjax.data.images import ImageSet
 from siamjax.data.left_out import tell
+from siamjax.data.retrieval import ONLINE_PRODUCTS
 from siamjax.data.tables import read_table
 from siamjax.errors import UsageError
 
-NAMES = ("emoji", online_products.NAME)
+NAMES = ("emoji", ONLINE_PRODUCTS)
 TABLES = (".csv", ".tsv")
 
 
@@ -39,16 +39,18 @@ def open_catalogue(
 
     Opening reads no image. Raises ``UsageError`` for what cannot be opened.
     """
-    if home is not None and source != online_products.NAME:
+    if home is not None and source != ONLINE_PRODUCTS:
         raise UsageError(f"home {home} does not apply to {source}; leave it out")
-    if source == "emoji":
-        return emoji.open_emoji()
-    if source == online_products.NAME:
-        return online_products.open_products(home)
     path = Path(source)
+    if source == "emoji":
+        from siamjax.data.datasets import emoji  # TFDS, which takes long to import
+
+        return emoji.open_emoji()
+    if source == ONLINE_PRODUCTS or is_unpacked(path):
+        from siamjax.data.datasets import online_products
+
+        return online_products.open_products(home if source == ONLINE_PRODUCTS else path)
     if os.path.isdir(path):
-        if online_products.is_unpacked(path):
-            return online_products.open_products(path)
         table = table_in(path)
         if table is None:
             return _folder(path, strict=strict, numbered=numbered, quiet=quiet)
@@ -72,6 +74,11 @@ def table_in(folder: Path) -> Path | None:
             "one that lists the images, or rename it to items.csv"
         )
     return folder / tables[0] if tables else None
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether a folder is Stanford Online Products, unpacked: it holds the official lists."""
+    return any(os.path.isfile(folder / f"Ebay_{split}.txt") for split in ("train", "test"))
 
 
 def _folder(folder: Path, *, strict: bool, numbered: bool, quiet: bool) -> Catalogue:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from siamjax.data import open_catalogue, reid, verification
-from siamjax.data.datasets.online_products import is_unpacked
 from siamjax.errors import UsageError, shown
 
 Task = Literal["verification", "reid", "retrieval"]
@@ -33,7 +32,7 @@ def tasks_of(data: str, *, prefer: Task | None = None) -> tuple[Task, ...]:
     if data in open_catalogue.NAMES or path.suffix.lower() in open_catalogue.TABLES:
         return "retrieval", "verification"
     if os.path.isdir(path):
-        listed = is_unpacked(path) or open_catalogue.table_in(path) is not None
+        listed = open_catalogue.is_unpacked(path) or open_catalogue.table_in(path) is not None
         if listed or prefer == "retrieval":
             return "retrieval", "verification"
         return "verification", "retrieval"

@@ -78,13 +78,12 @@ def load_images(data: str, *, strict: bool = False) -> ImageSet:
 
     ``strict``: what would be left out of a folder is an error.
     """
-    from siamjax.data.datasets import lfw, orl_faces
     from siamjax.data.lists import folder_images
 
-    if data == "orl_faces":
-        return orl_faces.open_images()
-    if data in LFW_NAMES:
-        return lfw.open_images(data)
+    if data == "orl_faces" or data in LFW_NAMES:
+        from siamjax.data.datasets import lfw, orl_faces  # TFDS, which takes long to import
+
+        return orl_faces.open_images() if data == "orl_faces" else lfw.open_images(data)
     return folder_images(Path(data), strict=strict)
 
 
@@ -127,12 +126,13 @@ def evaluation_pairs(data: str, *, limit: int, strict: bool = False) -> tuple[Im
     ``limit``, that many are drawn at random. ``strict``: what would be left out of a folder or a
     list is an error.
     """
-    from siamjax.data.datasets import lfw
     from siamjax.data.people import open_people
 
     if limit < 1:
         raise UsageError(f"limit {limit} must be at least 1")
     if data in LFW_NAMES:
+        from siamjax.data.datasets import lfw
+
         images, (view2,), _ = lfw.read_lists(data, "pairs.txt")
         return images, view2
     people = open_people(data, strict=strict)
@@ -202,11 +202,12 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
     If LFW is on this machine, but the options ask for the embedded faces, a line says how to train
     on LFW.
     """
-    from siamjax.data.datasets import lfw
     from siamjax.data.lists import list_splits
 
     options = only(VerificationOptions, options)
     data, request = options.data, request_of(options, sets=NAMES)
+    if data == "orl_faces" or data in LFW_NAMES:
+        from siamjax.data.datasets import lfw
     if data in LFW_NAMES:
         return lfw.splits(data, seed=options.seed, fold=options.lfw_fold, request=request)
     if options.lfw_fold is not None:

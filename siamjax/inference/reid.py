@@ -127,9 +127,9 @@ class RankedGallery:
     @property
     def probability(self) -> np.ndarray | None:
         """(queries, top) P(same) as the network was trained to give it; None for a distance."""
-        from scipy.special import expit  # takes long: a training that evaluates needs it not
-
-        return expit(self.value.astype(np.float64)) if self.measure == "logit" else None
+        if self.measure != "logit":
+            return None
+        return np.exp(-np.logaddexp(0, -self.value.astype(np.float64)))  # the logistic function
 
     def said(self, value: float) -> str:
         """A value as it is printed: a distance, or P(same) of a logit."""

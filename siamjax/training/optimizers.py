@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
+from siamjax.training.state import AveragedState
 
 _FROZEN = "/frozen"  # no parameter's path begins with a slash
 
@@ -70,14 +71,6 @@ def from_step(optimizer: optax.GradientTransformation, step: int) -> optax.Gradi
         return step >= begin
 
     return optax.conditionally_mask(optimizer, begun)
-
-
-class AveragedState(NamedTuple):
-    """Steps, the optimizer's own state, and the average of the parameters of :func:`averaged`."""
-
-    count: Int[Array, ""]
-    inner: Any
-    average: Any
 
 
 def averaged(

@@ -1,6 +1,6 @@
 """The training state: everything that a train step changes."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -12,10 +12,17 @@ from siamjax.data.transforms import Size, sides
 from siamjax.models.applying import states
 from siamjax.models.protocols import Compares
 from siamjax.options import Seed, plain
-from siamjax.training.optimizers import AveragedState
 
 if TYPE_CHECKING:
     import optax
+
+
+class AveragedState(NamedTuple):
+    """Steps, the optimizer's own state, and the parameters' average: :func:`.averaged`'s state."""
+
+    count: Int[Array, ""]
+    inner: Any
+    average: Any
 
 
 @flax.struct.dataclass

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-import pooch
 import tensorflow_datasets as tfds
 
 from siamjax import messages
@@ -128,6 +127,8 @@ def download(alignment: Alignment) -> LocalLfw:
 def _fetch(name: str, alignment: Alignment) -> Path:
     """A file of the mirror, fetched once into TFDS's manual folder and checked by sha256."""
     number, sha256 = _MIRRORED[name]
+    import pooch
+
     home, address = manual_folder(), f"{_MIRROR}{number}"
     shown = messages.telling() and sys.stderr.isatty()
     pooch.get_logger().setLevel("INFO" if messages.telling() else "WARNING")

@@ -12,6 +12,7 @@ from siamjax.data.catalogue import Catalogue, files_below, strings
 from siamjax.data.images import ImageSet, ImageSource
 from siamjax.data.lines import read_lines
 from siamjax.data.names import whole_number
+from siamjax.data.open_catalogue import is_unpacked
 from siamjax.data.prepared import FORMAT, prepared_examples, quiet, undamaged
 from siamjax.data.retrieval import ONLINE_PRODUCTS as NAME
 from siamjax.errors import UsageError, shown
@@ -25,15 +26,10 @@ _REMEDY = (
 _COLUMNS = ("class_id", "super_class_id", "path")
 
 
-def is_unpacked(folder: Path) -> bool:
-    """Whether a folder is the unpacked set: it holds the official lists."""
-    return any(os.path.isfile(folder / f"Ebay_{split}.txt") for split in SPLITS)
-
-
 def open_products(home: Path | None) -> Catalogue:
     """Its images; the item is the class, the attributes are ``category`` and ``split``.
 
-    ``home`` is the unpacked folder (:func:`is_unpacked`), or the data folder of TFDS (None: its
+    ``home`` is the unpacked folder (with Ebay_train.txt), or the data folder of TFDS (None: its
     default) in which the set was prepared as array_record. Nothing is downloaded, as TFDS's own
     builder of this set needs TensorFlow to prepare it, though not to read it.
 
