@@ -24,7 +24,7 @@ from siamjax.errors import UsageError
 from siamjax.inference.comparison import Comparison, compare_runs
 from siamjax.inference.judging import Judgement
 from siamjax.inference.seeds import Change, rows_of
-from siamjax.metrics.intervals import Interval
+from siamjax.metrics.intervals import Interval, percentile
 from siamjax.report import comparison as told
 from siamjax.training import Run, RunConfig, create_state
 
@@ -151,7 +151,10 @@ def test_the_difference_of_two_runs_is_paired(world, two):
     change = two.changes["two-0"]["auc"]
     assert change.value == pytest.approx(expected[1] - expected[0])
     drawn = drawn_differences(splits, one, three)
-    np.testing.assert_allclose(change.interval, np.quantile(drawn, [0.025, 0.975]), atol=0.02)
+    paired = two.judged.draws["two-0"]["auc"] - two.judged.draws["three-0"]["auc"]
+    tails = [0.025, 0.975]
+    np.testing.assert_allclose(np.quantile(paired, tails), np.quantile(drawn, tails), atol=0.02)
+    assert change.interval == percentile(paired, people=two.judged.people)
     # Independent draws would make a wider interval: the pairing is what is tested.
     apart = two.judged.draws["two-0"]["auc"] - np.roll(two.judged.draws["three-0"]["auc"], 1)
     assert np.std(apart) > 1.1 * np.std(drawn)

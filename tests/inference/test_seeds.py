@@ -45,6 +45,8 @@ def judged(values, people):
     )
 
 
+# Of 6 people: Phi(-2.5706 sqrt(6/5)), 2.5706 the t of 5 degrees of freedom.
+TAILS = [0.00243, 0.99757]
 PEOPLE = ["p", "p", "q", "q", "r", "s", "t", "u"]
 A0, B0 = [1, 1, 0, 0, 1, 0, 1, 0], [1, 1, 1, 0, 1, 1, 1, 0]
 A1, B1 = [1, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 0, 1, 1]
@@ -71,7 +73,7 @@ def test_one_run_against_one():
     change = both.change("rank1", rows[1], rows[0])
     assert (change.value, change.error, change.seeds) == (2 / 8, None, 1)
     drawn = redrawn(np.subtract(B0, A0), PEOPLE, 4000, 5)
-    np.testing.assert_allclose(change.interval, np.quantile(drawn, [0.025, 0.975]), atol=0.03)
+    np.testing.assert_allclose(change.interval, np.quantile(drawn, TAILS), atol=0.03)
     back = both.change("rank1", rows[0], rows[1])
     assert back.value == -change.value
     np.testing.assert_allclose(back.interval, [-change.interval.high, -change.interval.low])
@@ -120,7 +122,7 @@ def test_seeds_on_one_test_share_its_people():
     change = both.change("rank1", rows[1], rows[0])
     mean = (np.subtract(B0, A0) + np.subtract(B1, A1)) / 2
     drawn = redrawn(mean, PEOPLE, 4000, 5)
-    np.testing.assert_allclose(change.interval, np.quantile(drawn, [0.025, 0.975]), atol=0.03)
+    np.testing.assert_allclose(change.interval, np.quantile(drawn, TAILS), atol=0.03)
     assert both.mean(rows).over == "6 people, 8 queries"
 
 
