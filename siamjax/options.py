@@ -28,6 +28,7 @@ __all__ = [
     "Count",
     "Options",
     "Positive",
+    "Rate",
     "Seed",
     "Share",
     "Source",

@@ -47,7 +47,7 @@ def calibrate(
 
     from siamjax.data.people import open_people, people_of
     from siamjax.inference.calibrating import calibrate as calibrate_pairs
-    from siamjax.inference.compared import compare
+    from siamjax.inference.compared import compare_people
     from siamjax.inference.evaluation import own_splits
     from siamjax.inference.unseen import check_unseen
     from siamjax.report.calibration import PAGE, text_of, write_calibration
@@ -63,7 +63,7 @@ def calibrate(
     opened = None if index is None else Index.open(index)
     people = people_of(own_splits(finished)) if data is None else open_people(data, strict=strict)
     notes = check_unseen(finished, people, allow_overlap=allow_overlap)
-    compared = compare(finished, people, seed=seed, limit=limit)
+    compared = compare_people(finished, people, seed=seed, limit=limit)
     found = calibrate_pairs(compared, fmr=fmr, notes=notes)
     if gallery is not None or opened is not None:
         found.open_set = open_set_of(compared, gallery=gallery, index=opened, fpir=fpir)

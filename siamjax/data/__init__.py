@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         SampledPairs,
         all_pairs,
     )
+    from siamjax.data.people import People, open_people
     from siamjax.data.reid import ReidOptions, load_reid
     from siamjax.data.retrieval import RetrievalOptions, load_retrieval
     from siamjax.data.transforms import Augmentation
@@ -29,6 +30,7 @@ __all__ = [
     "ListedTriplets",
     "MinedTriplets",
     "PairList",
+    "People",
     "PositivesOfAnEpoch",
     "ReidOptions",
     "RetrievalOptions",
@@ -43,6 +45,7 @@ __all__ = [
     "load_verification",
     "of_arrays",
     "of_files",
+    "open_people",
     "pair_batches",
     "triplet_batches",
 ]

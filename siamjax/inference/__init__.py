@@ -10,6 +10,9 @@ from siamjax.lazy import contents
 
 if TYPE_CHECKING:
     from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
+    from siamjax.inference.calibrating import calibrate
+    from siamjax.inference.calibration import Calibration
+    from siamjax.inference.compared import compare_people
     from siamjax.inference.comparison import Comparison, compare_runs
     from siamjax.inference.cross_input import score_pairs
     from siamjax.inference.embedder import Embedder
@@ -20,11 +23,13 @@ if TYPE_CHECKING:
     from siamjax.inference.pairs import PairScorer
     from siamjax.inference.reid import ReidEvaluation, rank_gallery
     from siamjax.inference.retrieval import embed_split, evaluate_retrieval
+    from siamjax.inference.unseen import check_unseen
     from siamjax.inference.verification import Verifier, across_folds
 
 __getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Embedder",
     "Judgement",
@@ -33,6 +38,9 @@ __all__ = [
     "ReidEvaluation",
     "Verifier",
     "across_folds",
+    "calibrate",
+    "check_unseen",
+    "compare_people",
     "compare_runs",
     "embed_split",
     "evaluate_retrieval",

@@ -82,7 +82,7 @@ class Compared:
         return int((~self.rates).sum()), int(self.rates.sum())
 
 
-def compare(
+def compare_people(
     run: Finished, people: People, *, seed: int = 0, limit: int | None = None, progress: bool = True
 ) -> Compared:
     """Divide people in two at random from ``seed``, and compare all of their images.

@@ -9,9 +9,9 @@ from colours import Colour, ColourLogit, colour_run, coloured
 from siamjax.data import PairList, of_arrays
 from siamjax.data.people import People
 from siamjax.errors import UsageError
+from siamjax.inference import compare_people
 from siamjax.inference.calibrating import calibrate
 from siamjax.inference.calibration import CALIBRATION, Calibration
-from siamjax.inference.compared import compare
 
 
 def colours_of(people):
@@ -20,7 +20,7 @@ def colours_of(people):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    return compare(colour_run(tmp_path_factory.mktemp("run")), coloured(40), progress=False)
+    return compare_people(colour_run(tmp_path_factory.mktemp("run")), coloured(40), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_rates_are_those_of_the_people_who_did_not_set_the_threshold(compared, f
 
 def test_a_value_that_rises_with_similarity_has_the_mirrored_threshold(compared, found, tmp_path):
     run = colour_run(tmp_path, ColourLogit())
-    other = calibrate(compare(run, coloured(40), progress=False))
+    other = calibrate(compare_people(run, coloured(40), progress=False))
     assert other.measure == "logit"
     assert other.rises
     assert other.threshold == pytest.approx(10 - found.threshold, abs=1e-4)
@@ -79,7 +79,7 @@ def test_a_value_that_rises_with_similarity_has_the_mirrored_threshold(compared,
 
 def test_the_division_depends_on_the_seed_alone(compared):
     again, other = (
-        compare(compared.run, coloured(40), seed=seed, progress=False) for seed in (0, 1)
+        compare_people(compared.run, coloured(40), seed=seed, progress=False) for seed in (0, 1)
     )
     np.testing.assert_array_equal(again.rates, compared.rates)
     assert (other.rates != compared.rates).any()
@@ -123,13 +123,13 @@ def test_posterior_needs_a_prior(found):
     ],
 )
 def test_too_few_people_are_refused_with_numbers(tmp_path, count, fmr, message):
-    some = compare(colour_run(tmp_path), coloured(count, each=2), progress=False)
+    some = compare_people(colour_run(tmp_path), coloured(count, each=2), progress=False)
     with pytest.raises(UsageError, match=message):
         calibrate(some, fmr=fmr)
 
 
 def test_the_default_rate_is_the_smallest_that_the_people_support(tmp_path):
-    fifty = compare(colour_run(tmp_path), coloured(50, each=2), progress=False)
+    fifty = compare_people(colour_run(tmp_path), coloured(50, each=2), progress=False)
     found = calibrate(fifty)
     assert found.wanted == 0.01
     assert found.smallest == pytest.approx(1 - 0.05 ** (1 / 300))  # 25 people: 300 pairs of people
@@ -149,25 +149,27 @@ def test_the_default_rate_is_the_smallest_that_the_people_support(tmp_path):
 )
 def test_people_who_tell_nothing_are_refused(tmp_path, people, message):
     with pytest.raises(UsageError, match=message):
-        compare(colour_run(tmp_path), people, progress=False)
+        compare_people(colour_run(tmp_path), people, progress=False)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(UsageError, match="not finite"):
-        compare(colour_run(tmp_path, Colour(scale=float("nan"))), coloured(20), progress=False)
+        compare_people(
+            colour_run(tmp_path, Colour(scale=float("nan"))), coloured(20), progress=False
+        )
 
 
 def test_of_more_images_than_fit_every_person_keeps_as_many(tmp_path):
-    some = compare(colour_run(tmp_path), coloured(20, each=5), limit=40, progress=False)
+    some = compare_people(colour_run(tmp_path), coloured(20, each=5), limit=40, progress=False)
     assert np.bincount(some.person).tolist() == [2] * 20
-    fewer = compare(colour_run(tmp_path), coloured(40, each=5), limit=40, progress=False)
+    fewer = compare_people(colour_run(tmp_path), coloured(40, each=5), limit=40, progress=False)
     assert np.bincount(fewer.person).tolist() == [2] * 20
 
 
 def test_one_camera_makes_no_pair_of_one_person(tmp_path):
     people = coloured(20)
     seen = People(images=people.images, cameras=np.tile([1, 1, 2, 2], 20))
-    half = compare(colour_run(tmp_path), seen, progress=False).half(True)
+    half = compare_people(colour_run(tmp_path), seen, progress=False).half(True)
     assert half.same.sum() == 10 * 4  # of 6 pairs of four images
     assert (~half.same).sum() == 45 * 16
 
@@ -180,7 +182,7 @@ def test_a_list_has_independent_pairs_and_says_so(tmp_path, rng):
     names = people.images.identities
     pairs = PairList(name="list", first=first, second=second, same=names[first] == names[second])
     listed = People(images=people.images, pairs=pairs)
-    found = calibrate(compare(colour_run(tmp_path), listed, progress=False))
+    found = calibrate(compare_people(colour_run(tmp_path), listed, progress=False))
     assert found.people is found.fmr.people is None
     assert "the list names no people: its pairs are taken as independent" in found.notes
     assert found.wanted == 0.01  # 299 pairs of two people in each half, and not 2,995

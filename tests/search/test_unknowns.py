@@ -7,7 +7,7 @@ from PIL import Image
 
 from siamjax.data.open_catalogue import open_catalogue
 from siamjax.errors import UsageError
-from siamjax.inference.compared import compare
+from siamjax.inference import compare_people
 from siamjax.inference.embedder import Embedder
 from siamjax.search.embed_catalogue import embed_catalogue
 from siamjax.search.unknowns import open_set_of, search_gallery
@@ -16,7 +16,7 @@ from siamjax.search.unknowns import open_set_of, search_gallery
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     people = coloured(120, each=3, spread=4.0)
-    return compare(colour_run(tmp_path_factory.mktemp("run")), people, progress=False)
+    return compare_people(colour_run(tmp_path_factory.mktemp("run")), people, progress=False)
 
 
 def colour(compared, image):
@@ -81,10 +81,10 @@ def test_thresholds_keep_strangers_out_and_errors_are_those_of_other_people(comp
 
 
 def test_few_people_have_the_rate_on_average(tmp_path):
-    some = compare(colour_run(tmp_path), coloured(40, each=3), progress=False)
+    some = compare_people(colour_run(tmp_path), coloured(40, each=3), progress=False)
     found = open_set_of(some, gallery=10)[0]
     assert (found.rule, found.wanted) == ("conformal", 0.1)
-    few = compare(colour_run(tmp_path), coloured(18, each=3), progress=False)
+    few = compare_people(colour_run(tmp_path), coloured(18, each=3), progress=False)
     with pytest.raises(UsageError, match=r"FPIR 0.1 on average needs .* at least 9 people"):
         open_set_of(few, gallery=6)
     with pytest.raises(UsageError, match=r"FPIR 0.01 on average needs .* at least 99 people"):
@@ -94,7 +94,7 @@ def test_few_people_have_the_rate_on_average(tmp_path):
 
 
 def test_a_logit_has_a_threshold_from_below(tmp_path):
-    some = compare(colour_run(tmp_path, ColourLogit()), coloured(40, each=3), progress=False)
+    some = compare_people(colour_run(tmp_path, ColourLogit()), coloured(40, each=3), progress=False)
     found = {one.searched: one for one in open_set_of(some, gallery=10)}
     value = math.sqrt(found["squared_euclidean"].threshold)
     assert found["compare"].threshold == pytest.approx(10 - value, abs=1e-3)
