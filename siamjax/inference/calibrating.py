@@ -59,7 +59,7 @@ def calibrate(
         credit=images.credit,
         data_sha256=images.checksum(),
         images=len(images),
-        people=compared.sizes,
+        people=None if compared.sizes is None else list(compared.sizes),
         seed=compared.seed,
         wanted=wanted,
         smallest=smallest,

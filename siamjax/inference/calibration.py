@@ -21,6 +21,8 @@ from siamjax.training.finished import Finished
 CALIBRATION = "calibration.json"
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Log = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+_Two = Annotated[list[Natural], msgspec.Meta(min_length=2, max_length=2)]
 Searched = Literal["squared_euclidean", "cosine", "compare"]
 """How a gallery is searched: by a distance of embeddings, or by the network's own value."""
 
@@ -66,8 +68,8 @@ class Logistic(msgspec.Struct, kw_only=True):
 
     slope: Finite
     offset: Finite
-    lowest: Finite
-    highest: Finite
+    lowest: _Log
+    highest: _Log
 
     def __call__(self, value: float) -> float:
         """The log-likelihood ratio of "same" to "different"."""
@@ -140,7 +142,7 @@ class Calibration(msgspec.Struct, kw_only=True):
     credit: str
     data_sha256: str
     images: Natural
-    people: tuple[Natural, Natural] | None
+    people: _Two | None
     seed: Natural
     wanted: _Share
     smallest: _Share

@@ -1,6 +1,7 @@
 """Readers of the project's own files: runs, indexes, scores; and its command line."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -49,6 +50,39 @@ def finished_run(folder):
         assert distance == 0
 
     return [run_tree(folder)], [], read
+
+
+@reader()
+def calibration(folder):
+    """What ``calibrate`` writes, and what it asks a run about."""
+    from colours import colour_run, coloured
+
+    from siamjax.inference import Calibration, calibrate, compare_people
+    from siamjax.search.unknowns import open_set_of
+    from siamjax.training.seen import Seen
+
+    run = colour_run(folder)
+    compared = compare_people(run, coloured(30, each=2), progress=False)
+    made = calibrate(compared)
+    made.open_set = open_set_of(compared, gallery=5)
+    made.write(run)
+    seen = Seen(trained=["0123456789abcdef"], chose=["0" * 16], people=["anna"])
+    seen.write(folder)
+
+    def read(place):
+        Seen.read(place)
+        found = Calibration.read(colour_run(place))
+        for value in (-1e300, 0.0, 30.0, 1e300) if found else ():
+            point = found.at(value)
+            assert 0 <= point.fmr <= 1
+            assert math.exp(found.ratio(value)) > 0
+            assert 0 <= found.posterior(value, prior=0.01) <= 1
+            assert found.accepts(value) in (True, False)
+        if found:
+            found.search("cosine", images=9)
+
+    names = "calibration.json", "seen.json"
+    return [{name: (folder / name).read_bytes() for name in names}], [], read
 
 
 @reader()

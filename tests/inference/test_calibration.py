@@ -43,7 +43,7 @@ def pairs_by_hand(compared, rates):
 def test_rates_are_those_of_the_people_who_did_not_set_the_threshold(compared, found):
     setting, judging = (pairs_by_hand(compared, rates) for rates in (False, True))
     assert not {n for _, *two in setting for n in two} & {n for _, *two in judging for n in two}
-    assert found.people == (20, 20)
+    assert found.people == [20, 20]
     different = [d for d, a, b in judging if a != b]
     same = [d for d, a, b in judging if a == b]
     assert found.fmr.comparisons == len(different) == 190 * 16
