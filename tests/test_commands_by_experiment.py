@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from splits import reid_splits, retrieval_splits, verification_splits
 
-from siamjax.__main__ import main
+from siamjax.__main__ import COMMANDS, WEIGHTS, main
 from siamjax.training import Finished, Run, create_state, initialize
 
 PAGE = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
@@ -38,18 +39,23 @@ def words_in(cell):
     return re.findall("`([^`]+)`", cell)
 
 
-def table():
-    """The cells of the table by (command line, experiment)."""
-    rows = [row.strip("| ").split(" | ") for row in PAGE.splitlines() if row.startswith("| ")]
-    (_, *experiments), _, *rows = rows
-    return {
-        (words_in(line)[0], words_in(name)[0]): cell
-        for line, *cells in rows
-        for name, cell in zip(experiments, cells, strict=True)
-    }
+def table(title):
+    """The rows of the table under a title, and its head."""
+    page = PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in page.splitlines() if row.startswith("| ")]
+    return rows[0], rows[2:]
 
 
-CELLS = table()
+(_, *_names), _rows = table("Any run with any command")
+CELLS = {  # by command line and experiment
+    (words_in(line)[0], words_in(name)[0]): cell
+    for line, *cells in _rows
+    for name, cell in zip(_names, cells, strict=True)
+}
+KEYS = {  # of the objects, by command; what stands in brackets lies within
+    words_in(command)[0]: set(words_in(re.sub(r"\([^)]*\)", "", keys)))
+    for command, keys in table("JSON")[1]
+}
 
 
 def drawn(path, leaf):
@@ -63,12 +69,17 @@ def drawn(path, leaf):
 
 
 @pytest.fixture(scope="module")
-def place(face_folder, tmp_path_factory):
+def place(faces, face_folder, tmp_path_factory):
     """A folder with data of every kind, and a run of every experiment that was never trained."""
     place = tmp_path_factory.mktemp("any")
     for path in face_folder.glob("s0*/0[12].png"):  # eight people with two images each
         (place / "people" / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place / "people" / path.parent.name)
+    for index, key in enumerate(faces.keys):  # the next twenty people
+        if "s09" <= key[:3] < "s29" and key[4:6] in ("01", "02"):
+            path = place / "crowd" / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(faces.image(index)).save(path)
     (place / "gallery").symlink_to(face_folder / "s02")
     rows = [f"people/s0{item}/0{image}.png,s0{item}" for item in (3, 4, 5) for image in (1, 2)]
     (place / "table.csv").write_text("\n".join(["image,item", *rows]))
@@ -111,7 +122,12 @@ def untrained(name, splits, folder):
     # 1000: any two are the same by a distance, and no two by a logit.
     threshold = {"lfw_contrastive": 1000.0}.get(name, -1000.0)
     facts = {"task": task} | ({"threshold": threshold} if task == "verification" else {})
-    run.write_manifest(size=SIZES[name], results={}, facts=facts)
+    manifest = run.write_manifest(size=SIZES[name], results={}, facts=facts)
+    for other, steps in (("longer", 2000), ("calibrated", config.steps)):
+        copy = folder.with_name(f"{name}-{other}")
+        shutil.copytree(folder, copy)
+        changed = {**manifest, "config": {**manifest["config"], "steps": steps}}
+        (copy / "manifest.json").write_text(json.dumps(changed, default=str))
 
 
 _open = functools.cache(Finished.open)
@@ -126,7 +142,9 @@ def say(place, monkeypatch, capsys):
     def typed(line, experiment, *more):
         for name in ("index", "model"):
             line = line.replace(f"{name}/", f"{name}-{experiment}")
-        words = [*line.replace("RUN", experiment).split(), *more]
+        # What is calibrated is another copy, so that no cell depends on another.
+        run = f"{experiment}-calibrated" if line.startswith("calibrate") else experiment
+        words = [*line.replace("RUN", run).split(), *more]
         monkeypatch.setattr(sys, "argv", ["siamjax", *words])
         try:
             main()
@@ -138,11 +156,29 @@ def say(place, monkeypatch, capsys):
     return typed
 
 
-@pytest.mark.parametrize(("line", "experiment"), CELLS)
-def test_cell(say, place, line, experiment):
+@pytest.fixture
+def indexed(say, place):
+    """Make the index of an experiment, which some cells need."""
+
+    def made(experiment):
+        if not (place / f"index-{experiment}").exists():
+            say(next(one for one, _ in CELLS if one.startswith("embed")), experiment)
+
+    return made
+
+
+def cell_of(line, experiment):
+    """Exports compile, and calibrations draw: of each kind of network one is in the fast tests."""
+    again = line.startswith("export") and experiment != "lfw_contrastive"
+    again |= line.startswith("calibrate") and experiment in ("lfw_bce", "faces_inception")
+    return pytest.param(line, experiment, marks=[pytest.mark.slow] if again else [])
+
+
+@pytest.mark.parametrize(("line", "experiment"), [cell_of(*place) for place in CELLS])
+def test_cell(say, indexed, line, experiment):
     cell = CELLS[line, experiment]
-    if line.startswith("search") and not (place / f"index-{experiment}").exists():
-        say(next(one for one, _ in CELLS if one.startswith("embed")), experiment)
+    if line.startswith("search"):
+        indexed(experiment)
     status, said = say(line, experiment)
     assert (status != 0) == ("refused" in cell), said.err
     if status:
@@ -151,3 +187,30 @@ def test_cell(say, place, line, experiment):
         assert not any(note.startswith("Traceback") for note in notes)
     for word in words_in(cell):
         assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said.out + said.err), word
+
+
+LINES = {  # a line for each command that prints results
+    **{line.split()[0]: line for line, _ in reversed(CELLS)},
+    "runs": "runs .",
+    "inspect": "inspect --run RUN --layer conv1",
+    "export": "export --run RUN --out exported --platforms cpu",
+    "weights list": "weights list",
+}
+
+
+@pytest.mark.parametrize("command", [name for name in KEYS if name in LINES])
+def test_json_is_one_object_with_the_keys_of_the_page(say, indexed, command):
+    if command == "search":
+        indexed("lfw_contrastive")
+    status, said = say(LINES[command], "lfw_contrastive", "--json")
+    assert status == 0, said.err
+    assert set(json.loads(said.out)) == KEYS[command]
+    assert len(said.out.splitlines()) == 1
+    assert "next: " not in said.err
+
+
+def test_every_command_is_on_the_page():
+    """Those without a line here are tested where the files that they need are made."""
+    named = {*COMMANDS, *(f"weights {name}" for name in WEIGHTS)}
+    assert set(KEYS) == named
+    assert named - set(LINES) == {"folds", "weights get", "weights convert"}
