@@ -196,9 +196,12 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """What differs between options or other objects of JSON: for each name the value of each.
 
     Names of inner values are joined by dots. A name that one of them lacks has the value None
-    there.
+    there. Raises ``UsageError`` for too many objects within objects.
     """
-    flat = [dict(_flat(config)) for config in configs]
+    try:
+        flat = [dict(_flat(config)) for config in configs]
+    except RecursionError:
+        raise UsageError("options: too many objects within objects") from None
     names = dict.fromkeys(name for one in flat for name in one)
     values = {name: [one.get(name) for one in flat] for name in names}
     return {name: each for name, each in values.items() if any(one != each[0] for one in each)}

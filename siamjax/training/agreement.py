@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.files import read_json
 from siamjax.runs import FORMAT, differences
 from siamjax.surroundings import typed_command
@@ -71,4 +71,6 @@ def check_same(
 def differing_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """The differences of two configs or descriptions, each in a few words."""
     found = differences([there, here])
-    return [f"{name} is {one!r} there and {other!r} here" for name, (one, other) in found.items()]
+    return [
+        f"{shown(name)} is {one!r} there and {other!r} here" for name, (one, other) in found.items()
+    ]

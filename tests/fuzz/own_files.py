@@ -131,7 +131,10 @@ def resumed_run(folder):
 
     def read(place):
         # As it was begun, in another folder: where a run is changes no result.
-        Run.open(RunConfig(run=place, batch_size=8, steps=2), network, splits, best="auc").begin()
+        config = RunConfig(run=place, batch_size=8, steps=2)
+        run = Run.open(config, network, splits, best="auc", extendable=True)
+        run.environment = {}  # git is asked about the code, and not about what lies there
+        run.begin()
 
     return [tree], [], read
 
