@@ -431,10 +431,10 @@ def test_clipped_averaged_extended_and_stopped_early(tmp_path):
     _, kept = optimizer.update(short, state, params)
     np.testing.assert_allclose(jax.tree.leaves(kept.inner[1][0].mu)[0], 0.1 * 0.01, rtol=1e-5)
 
-    step, scores = tiny_run.train_step(optimizer=optimizer), iter([3, 1, 2, 4, *range(0, -9, -1)])
+    step, scores = tiny_run.train_step(optimizer=optimizer), iter([3.0, 4.0] + [0.0] * 5)
 
     def train(steps):
-        config = tiny_run.Config(run=tmp_path / "run", steps=steps)
+        config = tiny_run.Config(run=tmp_path / "run", steps=steps, evaluate_every=1)
         arguments = (tiny_run.NETWORK, tiny_run.SPLITS, tiny_run.variables_of())
         rest = (jax.random.key(0), optimizer, step, tiny_run.batches)
         trained = namespace["train"](
@@ -443,10 +443,15 @@ def test_clipped_averaged_extended_and_stopped_early(tmp_path):
         trained.close()
         return trained
 
-    assert (train(6).step, train(8).step) == (6, 8)
+    assert (train(1).step, train(2).step) == (1, 2)
     stopped = train(100)
-    assert stopped.step == 18  # the best was that of step 8
-    assert "at step 18 of 100: 5 validations without a better score" in stopped.stopped
+    assert stopped.step == 7  # the best was that of step 2
+    stopped.best_variables()
+    siamjax.report.write_report(stopped, {"network": {"score": 4.0}}, size=4)
+    assert (
+        "Training stopped at step 7 of 100: 5 validations without a better score."
+        in ((tmp_path / "run" / "report.html").read_text().split("<h2>Manifest</h2>")[0])
+    )
 
 
 def test_no_placeholder_is_left():

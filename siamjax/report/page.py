@@ -57,6 +57,8 @@ def write_report(
     """
     from siamjax.report.figures import training_curves
 
+    if run.stopped is not None:
+        remark = f"{remark} Training stopped {run.stopped}.".strip()
     judged = results if isinstance(results, Judgement) else Judgement(results=_plain(results))
     facts = ({"task": task} if task else {}) | (facts or {}) | {"intervals": judged.intervals}
     manifest = run.write_manifest(size=size, results=judged.results, facts=facts)

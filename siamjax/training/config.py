@@ -24,7 +24,7 @@ class RunConfig(Options):
     batch_size: Count = 32
     """Examples in each step, over all devices."""
     steps: Count = 1000
-    """Steps to train. With more, a finished run goes on if its schedule allows it; an error tells."""
+    """Steps to train. With more, a finished run goes on, or an error says why it cannot."""
     evaluate_every: Count = 100
     """Steps between two validations; each saves a checkpoint."""
     log_every: Count = 20

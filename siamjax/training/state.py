@@ -1,5 +1,6 @@
 """The training state: everything that a train step changes."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 
 class AveragedState(NamedTuple):
-    """Steps, the optimizer's own state, and the parameters' average: :func:`.averaged`'s state."""
+    """State of an optimizer that averages the parameters (:func:`siamjax.training.averaged`).
+
+    Attributes:
+        count: steps done.
+        inner: the optimizer's own state.
+        average: of the parameters.
+    """
 
     count: Int[Array, ""]
     inner: Any
@@ -53,7 +60,7 @@ class TrainState:
         if not isinstance(self.opt_state, AveragedState):
             return self
         opt_state = self.opt_state._replace(average=self.params)
-        return self.replace(params=self.opt_state.average, opt_state=opt_state)
+        return dataclasses.replace(self, params=self.opt_state.average, opt_state=opt_state)
 
 
 def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any], Key[Array, ""]]:
