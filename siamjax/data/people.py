@@ -1,7 +1,7 @@
 """Images of people to measure a network on, whatever task their set was made for."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +71,12 @@ def open_people(data: str, *, strict: bool = False) -> People:
 def people_of(splits: VerificationSplits | ReidSplits | RetrievalSplits) -> People:
     """The people whom the test of a set's splits shows."""
     if isinstance(splits, VerificationSplits):
-        if not splits.trained_on:
-            return People(images=splits.images, pairs=splits.test)
-        return _known(splits.images.take(indices_of(splits.test)))
+        shown = indices_of(splits.test)
+        images = splits.images.take(shown)
+        if splits.trained_on:
+            return _known(images)
+        first, second = (np.searchsorted(shown, x) for x in (splits.test.first, splits.test.second))
+        return People(images=images, pairs=replace(splits.test, first=first, second=second))
     gallery, cameras = splits.test.gallery, None
     if isinstance(splits, ReidSplits):
         gallery, cameras = gallery[~splits.test.distractor], splits.cameras

@@ -51,6 +51,8 @@ def calibrate(
     limit = metric.threshold_at_fmr(*impostors, fmr=wanted)
     ratio = metric.fit_llr(setting.score, setting.same, first=setting.first, second=setting.second)
     measures, intervals = _measures(judging)
+    if compared.total > len(images):
+        told.append(f"{len(images):,} of {compared.total:,} images were compared (--limit)")
     return Calibration(
         fingerprint=fingerprint(run),
         measure=comparing.measure(run.network),  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,6 @@
 """People divided in two, and the scores of all of their images by a run's network."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ from siamjax.data.pairs import indices_of
 from siamjax.data.people import People
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
+from siamjax.inference.pairs import PairScorer
 from siamjax.inference.tiles import TileScorer
 from siamjax.progress import Progress
 from siamjax.training.finished import Finished
@@ -42,18 +43,20 @@ class Compared:
 
     Attributes:
         run: the network.
-        people: the images.
-        features: what the network makes of them.
-        score: (images, images) from a first image (row) to a second (column); rises.
-        person: the number of each image's person.
+        people: the images that were compared.
+        total: how many images there were.
+        features: what the network makes of the images; none of a list.
+        score: from a first image (row) to a second (column), or of each pair of a list; rises.
+        person: the number of each image's person; none of a list.
         rates: of each person, or of each pair of a list, whether it gives the rates.
         seed: of the division.
     """
 
     run: Finished
     people: People
+    total: int
     features: Float[np.ndarray, "images ..."]
-    score: Float[np.ndarray, "images images"]
+    score: Float[np.ndarray, "images images"] | Float[np.ndarray, " pairs"]
     person: Int[np.ndarray, " images"]
     rates: Bool[np.ndarray, " people"]
     seed: int
@@ -61,10 +64,8 @@ class Compared:
     def half(self, rates: bool) -> Pairs:
         """All pairs of the people who set the threshold, or of those who give the rates."""
         if (listed := self.people.pairs) is not None:
-            kept = np.flatnonzero(self.rates == rates)
-            pairs = listed.take(kept, name=listed.name)
-            score = self.score[pairs.first, pairs.second]
-            return Pairs(score=score, same=pairs.same, first=None, second=None)
+            kept = self.rates == rates
+            return Pairs(score=self.score[kept], same=listed.same[kept], first=None, second=None)
         shown = np.flatnonzero(self.rates[self.person] == rates)
         first, second = (shown[side] for side in np.triu_indices(len(shown), 1))
         one, other = self.person[first], self.person[second]
@@ -91,23 +92,25 @@ def compare_people(
     possible stay, each with images of an equal number. Raises ``UsageError`` for people of one
     image each, for values that are all equal, and as of ``Embedder``.
     """
-    embedder = Embedder(network=run.network, variables=run.variables, size=run.size)
     rng = np.random.default_rng(seed)
-    if people.pairs is None:
+    if people.pairs is not None:
+        score = PairScorer(run.network, run.size).scores(run.variables, people.images, people.pairs)
+        features, person, total = np.zeros((0, 1)), np.zeros(0, int), len(indices_of(people.pairs))
+        rates = _halves(people.pairs.same, rng)
+    else:
+        embedder = Embedder(network=run.network, variables=run.variables, size=run.size)
         most = limit or (_IMAGES if len(embedder.feature.shape) == 1 else _IMAGES_OF_MAPS)
+        total = len(people.images)
         people = people.take(_some(people, most, rng))
         _, person = np.unique(people.images.identities, return_inverse=True)
         rates = _halves(np.bincount(person) > 1, rng)
-    else:
-        shown = indices_of(people.pairs)
-        first, second = (
-            np.searchsorted(shown, x) for x in (people.pairs.first, people.pairs.second)
+        features = embedder.embeddings(people.images, np.arange(len(people.images)))
+        score = _scores(run, features, progress=progress)
+    if not np.isfinite(score).all():
+        raise UsageError(
+            f"{int((~np.isfinite(score)).sum()):,} of {score.size:,} values are not finite: the "
+            "network has diverged; use an earlier checkpoint"
         )
-        pairs = replace(people.pairs, first=first, second=second)
-        people = People(images=people.images.take(shown), pairs=pairs)
-        person, rates = np.arange(len(shown)), _halves(pairs.same, rng)
-    features = embedder.embeddings(people.images, np.arange(len(people.images)))
-    score = _scores(run, features, progress=progress)
     if score.min() == score.max():
         raise UsageError(
             f"all values of {people.images.name} are {abs(score.flat[0]):g}: the network has "
@@ -116,6 +119,7 @@ def compare_people(
     return Compared(
         run=run,
         people=people,
+        total=total,
         features=features,
         score=score,
         person=person,
@@ -169,9 +173,4 @@ def _scores(
                 place = found[top : top + rows, left : left + columns]
                 place[:] = tile[: place.shape[0], : place.shape[1]]
             bar.update(min(rows, count - top))
-    if not np.isfinite(found).all():
-        raise UsageError(
-            f"{int((~np.isfinite(found)).sum()):,} of {found.size:,} values are not finite: the "
-            "network has diverged; use an earlier checkpoint"
-        )
     return found

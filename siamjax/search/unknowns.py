@@ -128,7 +128,7 @@ def search_gallery(compared: Compared, images: int) -> Iterator[Searches]:
         raise UsageError(
             f"--gallery {images}: a third of the {len(counts):,} people of "
             f"{compared.people.images.name} has {len(free):,} images to enrol (one of each person "
-            "is left to search by); ask for fewer, add people, or calibrate against an --index"
+            "is left to search by); ask for fewer, add people, raise --limit, or give an --index"
         )
     gallery = free[np.argsort(place[free], kind="stable")[:images]]
     asked = np.setdiff1d(np.arange(len(person)), gallery)

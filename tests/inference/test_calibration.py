@@ -164,6 +164,7 @@ def test_of_more_images_than_fit_every_person_keeps_as_many(tmp_path):
     assert np.bincount(some.person).tolist() == [2] * 20
     fewer = compare_people(colour_run(tmp_path), coloured(40, each=5), limit=40, progress=False)
     assert np.bincount(fewer.person).tolist() == [2] * 20
+    assert "40 of 200 images were compared (--limit)" in calibrate(fewer).notes
 
 
 def test_one_camera_makes_no_pair_of_one_person(tmp_path):

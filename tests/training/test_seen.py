@@ -58,7 +58,9 @@ def test_a_list_names_no_people_and_only_its_own_images_count(splits, tmp_path):
     assert (
         seen.people == people_of(listed).names == open_people(str(tmp_path / "train")).names == []
     )
-    assert people_of(listed).pairs is listed.test
+    tested = people_of(listed)
+    assert tested.images.content(np.arange(len(tested.images))) == content[8:11]
+    assert tested.pairs.second.tolist() == [1, 2]
 
 
 def test_splits_that_do_not_tell_have_none():
