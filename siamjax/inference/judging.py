@@ -135,8 +135,9 @@ def judge_queries(
 ) -> Judgement:
     """Judge measures of each query, by method and name, over the people whom the queries show.
 
-    NaN marks a query that does not count, None a measure that cannot be known. ``counts`` are
-    further results of each method, without an interval; ``named`` is what ``people`` are.
+    Measures lie in [0, 1]; NaN marks a query that does not count, None a measure that cannot be
+    known, because the gallery is too small. ``counts`` are further results of each method, such as
+    ``gallery``, without an interval; ``named`` is what ``people`` are.
     """
     some = next(one for one in next(iter(values.values())).values() if one is not None)
     counted = ~np.isnan(some)

@@ -36,7 +36,7 @@ _BESIDE = {  # counts, which sentences tell, and what stands in another measure'
     *("fold_standard_error", "fold_standard_deviation"),
 }
 _ACROSS = 100  # characters of a line
-_FEW = 20  # people; fewer were not tried in benchmarks/coverage.py
+_FEW = 20  # people; benchmarks/coverage.py tries no fewer
 
 
 def title(measure: str) -> str:
@@ -126,7 +126,7 @@ def certainty(judged: Judgement) -> list[str]:
         return []
     said = [f"In brackets: 95 % intervals over {judged.over} (bootstrap, seed 0)."]
     if few := _few(judged):
-        said.append(f"{few} are few: the intervals may be too narrow.")
+        said.append(f"{few} are few: such intervals may still be too narrow.")
     return said
 
 
