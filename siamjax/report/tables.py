@@ -37,6 +37,7 @@ _BESIDE = {  # counts, which sentences tell, and what stands in another measure'
 }
 _ACROSS = 100  # characters of a line
 _FEW = 20  # people; benchmarks/coverage.py tries no fewer
+_FEWEST = 6  # if all of n agree, the sign test's p is 2 / 2^n: 0.03 of six people, 0.06 of five
 
 
 def title(measure: str) -> str:
@@ -100,7 +101,10 @@ def verdict(judged: Judgement, difference: Difference) -> str:
         return "not clearly different: the interval contains 0"
     words = "better" if low > 0 else "worse"
     side = f"the whole interval lies {'above' if low > 0 else 'below'} 0"
-    if few := _few(judged):
+    few = _few(judged)
+    if few and judged.people is not None and judged.people < _FEWEST:
+        return f"{words} here, but {few} are too few to tell"
+    if few:
         return f"{words}, as far as {few} can tell: {side}"
     return f"clearly {words}: {side}"
 

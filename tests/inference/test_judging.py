@@ -130,6 +130,9 @@ def test_few_people_make_no_clear_difference():
     found = judged.difference("auc", "network", "pixels")
     assert verdict(judged, found).startswith("better, as far as 10 people can tell")
     assert "10 people are few" in certainty(judged)[1]
+    five, _, _ = judged_pairs(5, network=9.0, pixels=0.0)
+    found_of_five = five.difference("auc", "network", "pixels")
+    assert verdict(five, found_of_five) == "better here, but 5 people are too few to tell"
     none = judged.difference("auc", "network", "network")
     assert verdict(judged, none) == "not clearly different: the interval contains 0"
 
