@@ -6,7 +6,14 @@ from datetime import UTC, datetime
 import numpy as np
 
 from siamjax.errors import UsageError
-from siamjax.inference.calibration import Calibration, Estimate, Logistic, Point, fingerprint
+from siamjax.inference.calibration import (
+    LEAST,
+    Calibration,
+    Estimate,
+    Logistic,
+    Point,
+    fingerprint,
+)
 from siamjax.inference.compared import Compared, Pairs
 from siamjax.metrics import calibration as metric
 from siamjax.metrics import verification
@@ -49,7 +56,8 @@ def calibrate(
             raise UsageError(f"{images.name}: one half of it has no pair of {kind}; add images")
     impostors = setting.of(~setting.same)
     limit = metric.threshold_at_fmr(*impostors, fmr=wanted)
-    ratio = metric.fit_llr(setting.score, setting.same, first=setting.first, second=setting.second)
+    evidence = _evidence(setting.score, rises)
+    ratio = metric.fit_llr(evidence, setting.same, first=setting.first, second=setting.second)
     measures, intervals = _measures(judging)
     if compared.total > len(images):
         told.append(f"{len(images):,} of {compared.total:,} images were compared (--limit)")
@@ -75,8 +83,9 @@ def calibrate(
             offset=ratio.offset,
             lowest=ratio.lowest,
             highest=ratio.highest,
+            logarithm=not rises,
         ),
-        cllr=metric.cllr(ratio(judging.score), judging.same),
+        cllr=metric.cllr(ratio(_evidence(judging.score, rises)), judging.same),
         cllr_min=metric.min_cllr(judging.score, judging.same),
         points=_points(judging, sign),
         notes=[*notes, *told],
@@ -85,6 +94,15 @@ def calibrate(
             **{name: version(name) for name in PACKAGES},
         },
     )
+
+
+def _evidence(score: np.ndarray, rises: bool) -> np.ndarray:
+    """What the log-likelihood ratio is linear in: a logit, or minus the logarithm of a distance.
+
+    Of distances themselves a few images that are far from all others would flatten the line: on
+    the ORL faces a Cllr of 0.98 in place of 0.69.
+    """
+    return score if rises else -np.log(np.maximum(-score.astype(np.float64), LEAST))
 
 
 def _wanted(

@@ -20,6 +20,9 @@ from siamjax.training.finished import Finished
 
 CALIBRATION = "calibration.json"
 
+LEAST = 1e-9
+"""The distance, of nearly equal images, below which the likelihood ratio does not change."""
+
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Log = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 _Two = Annotated[list[Natural], msgspec.Meta(min_length=2, max_length=2)]
@@ -61,19 +64,22 @@ class Point(msgspec.Struct, kw_only=True):
 
 
 class Logistic(msgspec.Struct, kw_only=True):
-    """Value -> log-likelihood ratio (natural): ``slope * value + offset``, within bounds.
+    """Value -> log-likelihood ratio (natural): ``slope * x + offset``, within bounds.
 
-    No value says more than the calibration's people do: beyond them the ratio stays as it is.
+    ``x`` is a logit itself, and the logarithm of a distance, where ``logarithm`` says so. No value
+    says more than the calibration's people do: beyond them the ratio stays as it is.
     """
 
     slope: Finite
     offset: Finite
     lowest: _Log
     highest: _Log
+    logarithm: bool
 
     def __call__(self, value: float) -> float:
         """The log-likelihood ratio of "same" to "different"."""
-        return min(self.highest, max(self.lowest, self.slope * value + self.offset))
+        x = math.log(max(value, LEAST)) if self.logarithm else value
+        return min(self.highest, max(self.lowest, self.slope * x + self.offset))
 
 
 class OpenSet(msgspec.Struct, kw_only=True):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import math
@@ -73,8 +74,20 @@ def test_a_value_that_rises_with_similarity_has_the_mirrored_threshold(compared,
     assert not found.accepts(np.nextafter(found.threshold, np.inf))
     assert other.accepts(other.threshold)
     assert not other.accepts(np.nextafter(other.threshold, -np.inf))
-    assert other.ratio(10 - 30.0) == pytest.approx(found.ratio(30.0), abs=1e-3)
     assert found.ratio(5.0) > 0 > found.ratio(200.0)
+    assert other.ratio(10 - 5.0) > 0 > other.ratio(10 - 200.0)
+
+
+def test_an_image_far_from_all_others_does_not_spoil_the_likelihood_ratio(compared, found):
+    score = compared.score.copy()
+    for person in np.unique(compared.person):  # in both halves
+        odd = np.flatnonzero(compared.person == person)[0]
+        if person % 10 == 0:
+            score[odd], score[:, odd] = 30 * score[odd], 30 * score[:, odd]
+    other = calibrate(dataclasses.replace(compared, score=score))
+    assert other.cllr < 0.75
+    assert other.ratio(5.0) > math.log(5)
+    assert found.ratio(0.0) == pytest.approx(found.ratio.highest)
 
 
 def test_the_division_depends_on_the_seed_alone(compared):
