@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import functools
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 from siamjax import messages
 from siamjax.errors import Interrupted, UsageError, shown
-from siamjax.options import only
+from siamjax.options import add_flag, only
 from siamjax.platform import keep_compilations, no_device, use_fast_cpu_kernels
 from siamjax.surroundings import close_stream, has_no_reader, open_streams
 
@@ -70,34 +69,27 @@ def call(
 ) -> None:
     """Parse words (None: those that were typed) as the arguments of a function, and call it.
 
-    ``--quiet`` is added to the arguments. Ends as :func:`run` does, and with status 2 for words
-    that are not arguments.
+    It has fast CPU kernels, and what JAX compiles is kept. ``--quiet`` is added to the arguments.
+    Ends as :func:`run` does, and with status 2 for words that are not arguments.
     """
     import tyro  # here, so that experiments can be imported without tyro
 
     @functools.wraps(function)
     def called(*arguments: Any, quiet: bool, **options: Any) -> object:
         with messages.quiet() if quiet else contextlib.nullcontext():
+            use_fast_cpu_kernels()
+            keep_compilations()
             return function(*arguments, **options)
 
     said = "Show no progress and no notes: only results, warnings and errors."
     kind = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=said)]
-    added = inspect.Parameter(
-        "quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind
-    )
-    signature = inspect.signature(function)
-    known = signature.parameters.values()
-    called.__signature__ = signature.replace(parameters=[*known, added])  # pyright: ignore
-    called.__annotations__ = {**function.__annotations__, "quiet": kind}
-    del called.__wrapped__  # whose arguments tyro would read
+    add_flag(called, function, "quiet", kind)
     guard(lambda: tyro.cli(called, prog=program, description=description, args=words))
 
 
 def guard(command: Callable[[], object]) -> None:
-    """Call a command with fast CPU kernels and kept compilations; errors end as in :func:`run`."""
+    """Call a command, and treat its errors as :func:`run` does."""
     open_streams()
-    use_fast_cpu_kernels()
-    keep_compilations()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax and TFDS: their progress, errors
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax logs errors that we report
     try:

@@ -123,6 +123,19 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def add_flag(
+    wrapper: Callable[..., Any], function: Callable[..., Any], name: str, kind: Any
+) -> None:
+    """Let a wrapper of a function show its arguments and one more: a flag that is False."""
+    signature = inspect.signature(function)
+    flag = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+    arguments = [*signature.parameters.values(), flag]
+    shown: Any = wrapper
+    shown.__signature__ = signature.replace(parameters=arguments)
+    shown.__annotations__ = {**function.__annotations__, name: kind}
+    shown.__dict__.pop("__wrapped__", None)  # whose arguments would be read instead
+
+
 def plain(name: str, value: Any, kind: Any) -> Any:
     """The value of an option as its annotation ``kind`` wants it; ``UsageError`` with its name.
 

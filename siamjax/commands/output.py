@@ -5,7 +5,6 @@ Notes, warnings and progress go to standard error. The objects' keys stand in do
 
 import contextlib
 import functools
-import inspect
 import os
 import shlex
 import sys
@@ -19,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import dump_json
+from siamjax.options import add_flag
 
 _Json = Annotated[
     FlagCreatePairsOff[bool], arg(help="Print one JSON object instead of text: docs/commands.md.")
@@ -48,9 +48,6 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
 
     With ``json`` whatever else is printed meanwhile goes to standard error.
     """
-    signature = inspect.signature(command)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    option = inspect.Parameter("json", keyword, default=False, annotation=_Json)
 
     @functools.wraps(command)
     def call(*arguments: Any, json: bool = False, **options: Any) -> Answer:
@@ -66,10 +63,7 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
             raise UsageError(answer.failed)
         return answer
 
-    call.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
-        parameters=[*signature.parameters.values(), option]
-    )
-    call.__annotations__ = {**command.__annotations__, "json": _Json}
+    add_flag(call, command, "json", _Json)
     return call
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,6 @@ from siamjax.errors import UsageError
 from siamjax.files import append_row, dump_json, read_rows, saying, write_json
 from siamjax.messages import warn
 from siamjax.parallel import check_split
-from siamjax.pretrained.weights import Weights
 from siamjax.runs import FORMAT
 from siamjax.training.agreement import check_same, config_in
 from siamjax.training.checkpoints import Checkpoints
@@ -37,6 +36,9 @@ from siamjax.training.environment import environment
 from siamjax.training.manifest import read_manifest
 from siamjax.training.seen import Seen
 from siamjax.training.start import Start
+
+if TYPE_CHECKING:
+    from siamjax.pretrained.weights import Weights
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
 # many processes read images, where the raw data is, and whether what is left out of it is refused.
@@ -75,7 +77,7 @@ class Run:
         splits: Splits,
         *,
         best: str,
-        weights: Weights | None = None,
+        weights: "Weights | None" = None,
         extendable: bool = False,
     ) -> None:
         """Use :meth:`open`."""
@@ -116,7 +118,7 @@ class Run:
         splits: Splits,
         *,
         best: str,
-        weights: Weights | None = None,
+        weights: "Weights | None" = None,
         extendable: bool = False,
     ) -> "Run":
         """A new run, or the one in ``config.run``, which training then resumes.
