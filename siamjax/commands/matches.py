@@ -90,7 +90,8 @@ class Matches:
         if self.known is None:
             return "not calibrated for such a search: a stranger finds someone, too"
         wanted, images = self.known.wanted, self.known.images
-        return f"matches at an FPIR of {wanted:g}, calibrated for {images:,} images"
+        grown = ", and the gallery has grown since" if self.outgrown else ""
+        return f"matches at an FPIR of {wanted:g}, calibrated for {images:,} images{grown}"
 
     @property
     def values(self) -> dict[str, Any]:

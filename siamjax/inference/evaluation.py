@@ -54,7 +54,7 @@ def own_test(run: Described, *, strict: bool = False) -> Test:
 
 
 def own_splits(
-    run: Finished, *, strict: bool = False
+    run: Described, *, strict: bool = False
 ) -> VerificationSplits | ReidSplits | RetrievalSplits:
     """A run's own splits, made again from its manifest; errors as of :func:`own_test`."""
     task, where = task_of(run), shown(run.folder / "manifest.json")
