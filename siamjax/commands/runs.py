@@ -42,16 +42,21 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs"), /) -> Answer:
     return Answer(
         values={"folder": str(folder), "runs": listed},
         text=["\n\n".join(tables) or f"no runs in {shown(folder)}; {_FIRST}"],
-        then=_then(max(groups, key=len, default=[])),
+        then=_then(finished),
     )
 
 
-def _then(same: "list[ListedRun]") -> list[object]:
-    """The command for the best two runs of the largest group, of one seed if there are such."""
-    pairs = sorted(combinations(same, 2), key=lambda pair: pair[0].seed != pair[1].seed)
+def _then(finished: "list[ListedRun]") -> list[object]:
+    """The command for two runs with the same measure on the same data, of one seed if possible."""
+    pairs = [
+        pair
+        for pair in combinations(finished, 2)
+        if (pair[0].data, pair[0].measure) == (pair[1].data, pair[1].measure)
+    ]
     if pairs:
-        return ["compare", *(one.run for one in pairs[0])]
-    return ["evaluate", "--run", *(one.run for one in same)] if same else []
+        best = min(pairs, key=lambda pair: pair[0].seed != pair[1].seed)
+        return ["compare", *(one.run for one in best)]
+    return ["evaluate", "--run", finished[0].run] if finished else []
 
 
 @answers
