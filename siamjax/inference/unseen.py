@@ -24,7 +24,8 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
         with contextlib.suppress(UsageError):
             seen = Seen.of(own_splits(run))
     if seen is None:
-        told.append("the run does not tell which images it has seen: only names were checked")
+        checked = "only names were" if run.about.trained_on else "nothing was"
+        told.append(f"the run does not tell which images it has seen: {checked} checked")
         seen = Seen(trained=[], chose=[], people=[])
     elif people.pairs is not None or not run.about.trained_on:
         told.append("names are not known, so only the images' content was compared with training")
