@@ -217,7 +217,7 @@ class Run:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What this process trains and judges with; ``git`` is of the experiment's repository."""
-        module = sys.modules[type(self.config).__module__]
+        module = sys.modules.get(type(self.config).__module__)
         return environment(getattr(module, "__file__", None))
 
     @property

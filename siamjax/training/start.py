@@ -88,7 +88,7 @@ class Start:
             )
         wrong = [p for p in wanted if p in both and _form(wanted[p]) != _form(given[p])]
         if wrong:
-            more = f", and so on for {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            more = f"; {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
             raise UsageError(
                 f"{where}: its {wrong[0]} is {_form(given[wrong[0]])}, and this network's is "
                 f"{_form(wanted[wrong[0]])}{more}; give the options that it was trained with"

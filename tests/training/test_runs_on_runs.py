@@ -123,7 +123,7 @@ def put(given, own):
             of(a=np.zeros((2, 3)), b=np.zeros(2), c=np.zeros(5)),
             of(a=np.zeros((2, 4)), b=np.zeros(3), c=np.zeros(5)),
             r"^--start-from runs/a: its params/a/kernel is float64 \(2, 3\), and this network's "
-            r"is float64 \(2, 4\), and so on for 1 more; give the options",
+            r"is float64 \(2, 4\); 1 more differ; give the options",
         ),
         (
             of(a=np.zeros(3, np.float32)),
