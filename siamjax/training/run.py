@@ -200,7 +200,7 @@ class Run:
         if before is not None:
             # Now, because write_manifest would refuse it only after the training.
             read_rows(self.folder / _SESSIONS, dict[str, Any])
-            if before == self.agreed:
+            if before == self.agreed and self._start is None:
                 return True
         with saying(f"{self.folder} cannot be made or written", remedy="give --run another"):
             try:
