@@ -71,8 +71,11 @@ def calibrate(
     found.write(finished)
     write_calibration(run / PAGE, found, compared, heading=f"{run.name} calibrated on {found.data}")
     values = msgspec.to_builtins(found)
+    then = ("verify", "a.jpg", "b.jpg", "--run", run)
+    if index is not None:
+        then = ("search", "query.jpg", "--index", index)
     return Answer(
         values={name: value for name, value in values.items() if name != "points"},
         text=[*text_of(found), f"page: {run / PAGE}"],
-        then=("verify", "a.jpg", "b.jpg", "--run", run),
+        then=then,
     )

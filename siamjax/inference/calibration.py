@@ -196,9 +196,11 @@ class Calibration(msgspec.Struct, kw_only=True):
             before = Calibration.read(run)
         except UsageError:  # damaged, or of another network
             return
-        own = {(one.images, one.index) for one in self.open_set}
+        own = {one.index or one.images for one in self.open_set}
         kept = (
-            [one for one in before.open_set if (one.images, one.index) not in own] if before else []
+            [one for one in before.open_set if (one.index or one.images) not in own]
+            if before
+            else []
         )
         self.open_set = [*self.open_set, *kept]
 

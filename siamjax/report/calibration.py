@@ -40,7 +40,7 @@ def text_of(found: Calibration) -> list[str]:
     lines = [
         f"{found.data}: {found.images:,} images{_divided(found)}",
         f"{found.measure} threshold {found.threshold:.4f} (same: at or {side}), made for a false "
-        f"match rate of {found.wanted:g}; so many people support {found.smallest:.2g} at least",
+        f"match rate of {found.wanted:g}; so many people support {found.smallest:.2g} and above",
         f"on the others: false match rate {found.fmr}, false non-match rate {found.fnmr}",
         ", ".join(f"{name} {value}" for name, value in measures_table(found)),
         f"likelihood ratio: Cllr {found.cllr:.3f} bits (1: it says nothing), at best "
@@ -52,7 +52,11 @@ def text_of(found: Calibration) -> list[str]:
             f"FPIR {fpir}, FNIR {fnir}"
         )
     lines += [f"note: {one}" for one in found.notes]
-    return [*lines, "in brackets: 95 % intervals over people"]
+    return [*lines, f"in brackets: 95 % intervals {_over(found)}"]
+
+
+def _over(found: Calibration) -> str:
+    return "of pairs taken as independent" if found.people is None else "over people"
 
 
 def _divided(found: Calibration) -> str:
@@ -79,7 +83,9 @@ def searches_table(found: Calibration) -> list[list[str]]:
     return [
         [
             _WAYS[one.searched],
-            f"{one.images:,} images" + (f" ({shown(one.index)})" if one.index else ""),
+            f"{one.images:,} images"
+            + (f" ({shown(one.index)})" if one.index else "")
+            + (f", with {one.data}" if one.data != found.data else ""),
             f"{one.wanted:g} {_RULES[one.rule]}",
             f"{one.threshold:.4g}",
             str(one.fpir),
@@ -122,6 +128,7 @@ def write_calibration(path: Path, found: Calibration, compared: Compared, *, hea
         "found": found,
         "divided": text_of(found)[0],
         "who": _who(found),
+        "over": _over(found),
         "percent": _percent,
         "measures": measures_table(found),
         "searches": searches_table(found),
@@ -226,4 +233,4 @@ def _reliability(axes: Any, pairs: Pairs, found: Calibration) -> None:
         ylim=limits,
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="upper left")
+    axes.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="lower right")

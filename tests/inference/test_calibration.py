@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from colours import Colour, ColourLogit, colour_run, coloured
@@ -12,7 +13,7 @@ from siamjax.data.people import People
 from siamjax.errors import UsageError
 from siamjax.inference import compare_people
 from siamjax.inference.calibrating import calibrate
-from siamjax.inference.calibration import CALIBRATION, Calibration
+from siamjax.inference.calibration import CALIBRATION, Calibration, Estimate, OpenSet
 
 
 def colours_of(people):
@@ -218,3 +219,34 @@ def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
             UsageError, match=r"calibration.json.*calibrate --run .* makes it again"
         ):
             Calibration.read(run)
+
+
+def searched(images, index="", threshold=0.5):
+    return OpenSet(
+        **{"searched": "cosine", "images": images, "data": "colours", "index": index},
+        **{"wanted": 0.1, "rule": "people", "threshold": threshold, "fnir": None},
+        fpir=Estimate(value=0.1, low=0.0, high=0.2, comparisons=9, people=9),
+    )
+
+
+def test_a_search_has_the_threshold_of_its_index_or_of_the_nearest_gallery(found):
+    small, large, own = searched(50), searched(500), searched(60, "/index")
+    known = msgspec.structs.replace(found, open_set=[small, large, own])
+    assert known.search("cosine", images=60, index="/index") == (own, False)
+    assert known.search("cosine", images=40, index="/other") == (small, False)
+    assert known.search("cosine", images=51) == (large, False)
+    assert known.search("cosine", images=61, index="/index") == (large, False)  # it has grown
+    assert known.search("cosine", images=501) == (large, True)
+    assert known.search("compare", images=1) == (None, False)
+
+
+def test_thresholds_of_other_galleries_stay_when_a_run_is_calibrated_again(found, tmp_path):
+    run = colour_run(tmp_path)
+    first = msgspec.structs.replace(found, open_set=[searched(50), searched(60, "/index")])
+    first.write(run)
+    again = msgspec.structs.replace(found, open_set=[searched(70, "/index", threshold=0.4)])
+    again.keep_searches(run)
+    assert [(one.images, one.index) for one in again.open_set] == [(70, "/index"), (50, "")]
+    other = msgspec.structs.replace(found, open_set=[])
+    other.keep_searches(colour_run(tmp_path, Colour(scale=2.0)))  # another network's do not
+    assert other.open_set == []
