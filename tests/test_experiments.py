@@ -152,7 +152,7 @@ def test_other_options_are_refused(finished):
 def test_bce_from_a_run_with_another_head(finished, tmp_path, capsys):
     options = {**TINY, "evaluate_every": 4, "start_from": finished[0]}
     results = lfw_bce.main(lfw_bce.Config(**options, run=tmp_path / "run"))
-    assert f"starting from {finished[0]}, step" in capsys.readouterr().out
+    assert f"starting from {finished[0]}, step" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["config"]["start_from"]["run"] == str(finished[0])
     assert "CONTAMINATED" not in manifest["protocol"]  # the same seed holds out the same people
@@ -235,7 +235,7 @@ def test_damaged_best_checkpoint_gives_way_to_the_next_best(finished, tmp_path, 
     with pytest.raises(UsageError, match=f"checkpoint of step {best} is gone or damaged"):
         Verifier.open(folder)
     lfw_contrastive.main(lfw_contrastive.Config(**TINY, run=folder))
-    assert "cannot be read" in capsys.readouterr().out
+    assert "cannot be read" in capsys.readouterr().err
     assert Finished.open(folder).manifest["step"] != best
     gc.collect()
 
