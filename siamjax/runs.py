@@ -119,10 +119,12 @@ def _is_run(folder: Path) -> bool:
 def _listed(folder: Path) -> ListedRun:
     if not _is_run(folder):
         return ListedRun(run=folder, state="not a run")  # it may be large: it is not measured
+    state: State = "damaged"
+    facts: dict[str, Any]
     try:
         state, facts = _facts(folder)
     except UsageError as error:
-        state, facts = "damaged", {"why": str(error).removeprefix(f"{shown(folder)}/")}
+        facts = {"why": str(error).removeprefix(f"{shown(folder)}/")}
     return ListedRun(run=folder, state=state, bytes=_size(folder), **facts)
 
 

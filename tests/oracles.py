@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy import special
 
 
 def euclidean(x, y):
@@ -95,3 +96,12 @@ def squared_distances(x, y):
     """Every squared distance from differences, each difference in float64, summed exactly."""
     rows = [[[float(a) - float(b) for a, b in zip(p, q, strict=True)] for q in y] for p in x]
     return np.array([[math.fsum(d * d for d in differences) for differences in r] for r in rows])
+
+
+def few_people_interval(draws, people):
+    """Bootstrap quantiles widened from z to t of K - 1, and by sqrt(K / (K - 1)).
+
+    Hesterberg, *What teachers should know about the bootstrap*, 2015, section 4.1.3.
+    """
+    tail = special.ndtr(special.stdtrit(people - 1, 0.025) * np.sqrt(people / (people - 1)))
+    return np.quantile(draws, [tail, 1 - tail])

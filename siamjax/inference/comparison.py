@@ -114,7 +114,7 @@ def _described(folders: Sequence[Path]) -> dict[str, Described]:
     own = [folder.absolute().name for folder in folders]
     runs = {}
     for name, folder in zip(own, folders, strict=True):
-        runs[name if own.count(name) == 1 else str(folder)] = Described.read(folder)
+        runs[shown(name if own.count(name) == 1 else folder)] = Described.read(folder)
     return runs
 
 
@@ -130,7 +130,7 @@ def _key(run: Described, test: Test, *, own: bool) -> tuple[str, Any]:
 
 
 def _check_tasks(runs: Mapping[str, Described]) -> None:
-    tasks = {name: task_of(run) for name, run in runs.items()}
+    tasks = {name: task_of(run) or "an unknown task" for name, run in runs.items()}
     first, task = next(iter(tasks.items()))
     for name, other in tasks.items():
         if other != task:

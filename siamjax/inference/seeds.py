@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siamjax.inference.judging import Judgement, Measures
-from siamjax.metrics.intervals import Interval, percentile
+from siamjax.metrics.intervals import Interval, paired_difference, percentile
 
 # What a config holds and runs of one method may not share.
 _BESIDE = ("seed", "data_fingerprint", "format", "run", "workers", "home", "strict")
@@ -106,11 +106,16 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 class Judged:
-    """Runs that were judged on tests, each test on all its runs together."""
+    """Runs that were judged on tests, each test on all its runs together.
+
+    Intervals are as wide as the test of the fewest people asks for.
+    """
 
     def __init__(self, tests: Sequence[Judgement]) -> None:
         self._tests = tests
         self._of = {run: number for number, one in enumerate(tests) for run in one.results}
+        people = [one.people for one in tests if one.people is not None]
+        self._people = min(people) if len(people) == len(tests) else None
         # Draw number d of one test has nothing to do with draw number d of another.
         self._order = [np.random.default_rng(n).permutation(_draws(t)) for n, t in enumerate(tests)]
 
@@ -158,14 +163,13 @@ class Judged:
                     alone = percentile(drawn, people=self.people(row.runs))
                 if alone is not None:
                     bounds[row.name][measure] = alone
-        people = [one.people for one in self._tests if one.people is not None]
         over = list(dict.fromkeys(one.over for one in self._tests))
         each = f" in each of {len(self._tests)} tests" if len(self._tests) > 1 else ""
         return Judgement(
             results=results,
             bounds=bounds,
             draws=draws,
-            people=min(people) if len(people) == len(self._tests) else None,
+            people=self._people,
             over=f"{over[0]}{each}" if len(over) == 1 else f"{'; '.join(over)}",
             unknown={name: why for one in self._tests for name, why in one.unknown.items()},
         )
@@ -180,14 +184,14 @@ class Judged:
         if not pairs:
             return None
         mine, theirs = [a for a, _ in pairs], [b for _, b in pairs]
-        values = self.values(mine, measure), self.values(theirs, measure)
-        drawn = self.drawn(mine, measure), self.drawn(theirs, measure)
-        if None in values or drawn[0] is None or drawn[1] is None:
+        values, others = self.values(mine, measure), self.values(theirs, measure)
+        drawn, against = self.drawn(mine, measure), self.drawn(theirs, measure)
+        if values is None or others is None or drawn is None or against is None:
             return None
-        each = np.subtract(*values).tolist()
+        each = np.subtract(values, others).tolist()
         return Change(
             value=float(np.mean(each)),
-            interval=percentile(drawn[0] - drawn[1], people=self.people(mine)),
+            interval=paired_difference(drawn, against, people=self._people),
             error=standard_error(each),
             seeds=len(each),
         )

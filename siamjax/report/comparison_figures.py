@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from siamjax.errors import shown
 from siamjax.inference.comparison import Comparison
 from siamjax.inference.seeds import Change
+from siamjax.inference.tested import VerificationTest
 from siamjax.metrics.calibration import det_points
 from siamjax.metrics.verification import roc
 from siamjax.report.drawing import Figure
@@ -56,10 +57,11 @@ def det_and_roc(found: Comparison) -> Figure:
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     det, other = figure.subplots(1, 2)
     lines, lowest = [], np.zeros(2)
+    kinds = [(one.scores, one.test) for one in found.tests]
+    tested = [(each, test.pairs.same) for each, test in kinds if isinstance(test, VerificationTest)]
     for row, color, name in _named(found):
         for run in row:
-            (tested,) = (one for one in found.tests if run in one.scores)
-            curve = roc(tested.scores[run], tested.test.pairs.same)
+            curve = roc(*next((scores[run], same) for scores, same in tested if run in scores))
             points = det_points(curve)
             det.step(*points, where="post", color=color, lw=1.6)
             lowest = np.minimum(lowest, [values.min() for values in points])
