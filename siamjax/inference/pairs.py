@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -40,10 +40,6 @@ class PairScorer:
         """What the network's value is: ``distance`` or ``logit``."""
         return comparing.measure(self.network)
 
-    @cached_property
-    def _compare(self) -> Any:
-        return jax.jit(partial(comparing.compare, self.network))
-
     def embeddings(
         self, variables: Any, images: ImageSet, indices: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n ..."]:
@@ -64,7 +60,9 @@ class PairScorer:
         def compare(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
             # The last block is padded to the others' shape, so that it compiles once.
             padded = [np.resize(index, block) for index in (rows, others)]
-            compared = self._compare(variables, embeddings[padded[0]], embeddings[padded[1]])
+            compared = _compare(self.network)(
+                variables, embeddings[padded[0]], embeddings[padded[1]]
+            )
             return np.asarray(compared)[: len(rows)]
 
         return in_blocks(compare, first, second, block=block)
@@ -78,6 +76,12 @@ class PairScorer:
     def rising(self, values: np.ndarray) -> np.ndarray:
         """Values, or a threshold, negated if need be so that they rise with similarity."""
         return values if comparing.rises(self.network) else -values
+
+
+@lru_cache(maxsize=8)
+def _compare(network: nn.Module) -> Callable[..., jax.Array]:
+    """``comparing.compare`` of a network, compiled once for a shape."""
+    return jax.jit(partial(comparing.compare, network))
 
 
 def shown_once(pairs: PairList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
