@@ -103,7 +103,7 @@ def evaluate(
     from siamjax.training.finished import Finished
 
     finished = Finished.open(run, trust=trust)
-    done = evaluate_run(finished, data, task=task, limit=limit, strict=strict)
+    done = evaluate_run(finished, data=data, task=task, limit=limit, strict=strict)
     judged, test = done.judged, done.test
     values = {
         "run": run,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from siamjax.inference.comparison import Comparison, compare_runs
     from siamjax.inference.cross_input import score_pairs
     from siamjax.inference.embedder import Embedder
+    from siamjax.inference.evaluation import evaluate_run
     from siamjax.inference.export import export_run
     from siamjax.inference.frozen import frozen_maps
     from siamjax.inference.hard_negatives import Miner
@@ -44,6 +45,7 @@ __all__ = [
     "compare_runs",
     "embed_split",
     "evaluate_retrieval",
+    "evaluate_run",
     "export_run",
     "frozen_maps",
     "hsv_stripe_features",

@@ -128,8 +128,8 @@ def open_test(
 
 def evaluate_run(
     run: Finished,
-    data: str | None = None,
     *,
+    data: str | None = None,
     task: Task | None = None,
     limit: int = 100_000,
     strict: bool = False,
