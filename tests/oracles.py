@@ -105,3 +105,18 @@ def few_people_interval(draws, people):
     """
     tail = special.ndtr(special.stdtrit(people - 1, 0.025) * np.sqrt(people / (people - 1)))
     return np.quantile(draws, [tail, 1 - tail])
+
+
+def without_each_person(wrong, first, second):
+    """Error rates after leaving out one person and all comparisons that show him."""
+    people = sorted({*first.tolist(), *second.tolist()})
+    return np.array([wrong[(first != who) & (second != who)].mean() for who in people])
+
+
+def vertex_sample(score, same, first, second, weight):
+    """The pairs of one sample of people, each as often as its people were drawn together."""
+    score, same, first, second = (np.asarray(x).tolist() for x in (score, same, first, second))
+    drawn = []
+    for s, t, a, b in zip(score, same, first, second, strict=True):
+        drawn += [(s, t)] * (weight[a] if t else weight[a] * weight[b])
+    return np.array([s for s, _ in drawn]), np.array([t for _, t in drawn], bool)

@@ -142,7 +142,7 @@ class PairBootstrap:
                 wrong, *(self._names or (None, None)), confidence=confidence
             ).interval
             found["accuracy"] = Interval(1 - high, 1 - low)
-        return {name: found[name] for name in drawn}
+        return {name: found[name] for name in drawn if name in found}
 
 
 def _interval(

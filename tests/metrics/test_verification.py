@@ -65,6 +65,24 @@ def test_tar_at_far():
     assert v.tar_at_far(curve, 0.01) is None  # 10 different pairs cannot show 1 in 100
 
 
+def test_tar_is_not_claimed_between_tied_pairs():
+    """Points (0, .4) and (.5, .9): at FAR .25 no threshold has more than .4; a line says .65."""
+    score = np.repeat([3.0, 2.0, 1.0, 2.0, 1.0], [4, 5, 1, 5, 5])
+    curve = v.roc(score, np.arange(20) < 10)
+    assert v.tar_at_far(curve, 0.25) == 0.4
+    assert np.interp(0.25, curve.false_accept, curve.true_accept) == pytest.approx(0.65)
+
+
+def test_auc_of_two_scores_of_the_same_pairs():
+    """8 and 7 of 3 x 3 couples in order."""
+    same = np.arange(6) < 3
+    for score, couples in (
+        ([0.9, 0.8, 0.4, 0.7, 0.3, 0.2], 8),
+        ([0.6, 0.9, 0.5, 0.65, 0.4, 0.1], 7),
+    ):
+        assert v.auc(v.roc(np.array(score), same)) == pytest.approx(couples / 9)
+
+
 def test_best_threshold_lies_between_scores_and_is_found_again(rng):
     threshold, accuracy = v.best_threshold(SCORE, SAME)
     assert accuracy == 0.8
