@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siamjax.inference.judging import Judgement, Measures
-from siamjax.metrics.intervals import Interval, paired_difference, percentile
+from siamjax.metrics.intervals import Interval, paired_difference
 
 # What a config holds and runs of one method may not share.
 _BESIDE = ("seed", "data_fingerprint", "format", "run", "workers", "home", "strict")
@@ -108,7 +108,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 class Judged:
     """Runs that were judged on tests, each test on all its runs together.
 
-    Intervals are as wide as the test of the fewest people asks for.
+    Differences are as sure as the test of the fewest people is.
     """
 
     def __init__(self, tests: Sequence[Judgement]) -> None:
@@ -145,24 +145,28 @@ class Judged:
         return min((one for one in found if one is not None), default=None)
 
     def mean(self, rows: Sequence[Row]) -> Judgement:
-        """The rows as methods: means over their seeds, with intervals over people."""
+        """The rows as methods: means over their seeds.
+
+        Their intervals over people are those of one run, on average.
+        """
         results: dict[str, Measures] = {}
         bounds: dict[str, dict[str, Interval]] = {}
         draws: dict[str, dict[str, np.ndarray]] = {}
         for row in rows:
-            first = self._tests[self._of[row.runs[0]]]
             results[row.name], bounds[row.name], draws[row.name] = {}, {}, {}
-            for measure in first.results[row.runs[0]]:
+            judged = [self._tests[self._of[run]] for run in row.runs]
+            for measure in judged[0].results[row.runs[0]]:
                 values, drawn = self.values(row.runs, measure), self.drawn(row.runs, measure)
                 results[row.name][measure] = None if values is None else _mean(values)
                 if values is None or drawn is None:
                     continue
                 draws[row.name][measure] = drawn
-                alone = first.interval(row.runs[0], measure)
-                if len(values) > 1 and (alone is None or np.ptp(drawn) > 0):
-                    alone = percentile(drawn, people=self.people(row.runs))
-                if alone is not None:
-                    bounds[row.name][measure] = alone
+                each = [
+                    test.interval(run, measure) for test, run in zip(judged, row.runs, strict=True)
+                ]
+                ends = [one for one in each if one is not None]
+                if len(ends) == len(each):
+                    bounds[row.name][measure] = Interval(*np.mean(ends, axis=0).tolist())
         over = list(dict.fromkeys(one.over for one in self._tests))
         each = f" in each of {len(self._tests)} tests" if len(self._tests) > 1 else ""
         return Judgement(

@@ -98,6 +98,8 @@ def test_seeds_with_people_of_their_own():
     a, b = "a0 (2 seeds)", "b0 (2 seeds)"
     assert whole.results[a] == {"rank1": (4 / 8 + 5 / 8) / 2, "queries": 8, "gallery": 9}
     assert whole.results[b]["rank1"] == (6 / 8 + 7 / 8) / 2
+    ends = [one.interval(f"a{n}", "rank1") for n, one in enumerate(tests)]
+    assert whole.interval(a, "rank1") == pytest.approx(np.mean(ends, axis=0))
     change = both.change("rank1", rows[1], rows[0])
     assert change.value == 2 / 8
     assert change.error == 0.0
@@ -156,7 +158,7 @@ def test_a_measure_that_one_seed_lacks_has_no_mean():
 
 
 def test_perfect_seeds_are_not_certain():
-    """No draw has an error, but people who were not drawn may be worse: the interval of one."""
+    """No draw has an error, but people who were not drawn may be worse."""
     tests = [judged({f"a{seed}": [1] * 8}, PEOPLE) for seed in (0, 1)]
     (row,) = rows_of({"a0": config(0), "a1": config(1)})
     interval = Judged(tests).mean([row]).interval(row.name, "rank1")
