@@ -11,7 +11,7 @@ from siamjax.data import verification
 from siamjax.data.images import ImageSet
 from siamjax.data.open_catalogue import open_catalogue
 from siamjax.data.pairs import PairList, indices_of
-from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
+from siamjax.data.reid import ReidTesting, load_reid_test
 from siamjax.data.retrieval import RetrievalSplits
 from siamjax.data.tasks import tasks_of
 from siamjax.data.verification import VerificationSplits
@@ -59,7 +59,7 @@ def open_people(data: str, *, strict: bool = False) -> People:
 
     made_for = tasks_of(data)[0]
     if made_for == "reid":
-        return people_of(load_reid(ReidOptions(data=data, strict=strict)))
+        return people_of(load_reid_test(data, strict=strict))
     if made_for == "retrieval":
         return _known(open_catalogue(data, strict=strict).images)
     if data not in verification.NAMES and os.path.isfile(data):
@@ -68,7 +68,7 @@ def open_people(data: str, *, strict: bool = False) -> People:
     return _known(verification.load_images(data, strict=strict))
 
 
-def people_of(splits: VerificationSplits | ReidSplits | RetrievalSplits) -> People:
+def people_of(splits: VerificationSplits | ReidTesting | RetrievalSplits) -> People:
     """The people whom the test of a set's splits shows."""
     if isinstance(splits, VerificationSplits):
         shown = indices_of(splits.test)
@@ -78,7 +78,7 @@ def people_of(splits: VerificationSplits | ReidSplits | RetrievalSplits) -> Peop
         first, second = (np.searchsorted(shown, x) for x in (splits.test.first, splits.test.second))
         return People(images=images, pairs=replace(splits.test, first=first, second=second))
     gallery, cameras = splits.test.gallery, None
-    if isinstance(splits, ReidSplits):
+    if isinstance(splits, ReidTesting):
         gallery, cameras = gallery[~splits.test.distractor], splits.cameras
     shown = np.union1d(splits.test.query, gallery)
     return People(images=splits.images, cameras=cameras).take(shown)

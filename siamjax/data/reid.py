@@ -61,15 +61,13 @@ class Ranking:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ReidSplits:
-    """Images, those to train on, and the rankings that choose the checkpoint and test it.
+class ReidTesting:
+    """Images, and the ranking to test on.
 
     Attributes:
         images: all images; all indices refer to it. Some may be in no split.
         cameras: (n,) the camera of each image, as the set numbers them; of the embedded
             pedestrians, the tracklet.
-        training: indices of the images to train on.
-        validation: chooses the checkpoint; shows no one of the test.
         test: what results are reported on.
         protocol: a line to print with every number: boxes, protocol, split, counts, and what the
             splits do not share.
@@ -78,14 +76,25 @@ class ReidSplits:
 
     images: ImageSet
     cameras: Int[np.ndarray, " n"]
-    training: Int[np.ndarray, " train"]
-    validation: Ranking
     test: Ranking
     protocol: str
     request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_whole(f"cameras of {self.images.name}", self.cameras, count=len(self.images))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReidSplits(ReidTesting):
+    """The images to train on, and the rankings that choose the checkpoint and test it.
+
+    Attributes:
+        training: indices of the images to train on.
+        validation: chooses the checkpoint; shows no one of the test.
+    """
+
+    training: Int[np.ndarray, " train"]
+    validation: Ranking
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -298,3 +307,15 @@ def load_reid(options: ReidOptions) -> ReidSplits:
     divide: Callable[[ReidOptions], ReidSplits]
     divide = importlib.import_module(f"siamjax.data.datasets.{file}").divide
     return dataclasses.replace(divide(options), request=request_of(options, sets=NAMES))
+
+
+def load_reid_test(data: str, *, strict: bool = False) -> ReidTesting:
+    """The test of a set, as :func:`load_reid` makes it by default.
+
+    A folder in Market-1501's naming needs no images to train on.
+    """
+    if data not in NAMES:
+        from siamjax.data.datasets.market1501 import folder_test
+
+        return folder_test(Path(data), strict=strict)
+    return load_reid(ReidOptions(data=data, strict=strict))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siamjax.data import retrieval, verification
-from siamjax.data.reid import ReidOptions, ReidSplits, load_reid
+from siamjax.data.reid import ReidOptions, ReidSplits, ReidTesting, load_reid, load_reid_test
 from siamjax.data.retrieval import RetrievalOptions, RetrievalSplits, load_retrieval
 from siamjax.data.tasks import Task, tasks_of
 from siamjax.data.verification import (
@@ -71,7 +71,7 @@ def own_splits(
         raise UsageError(f"the test that {where} names: {error}; or give --data") from None
 
 
-def _reid_test(splits: ReidSplits, *, trials: int = 10, symmetric: bool = False) -> ReidTest:
+def _reid_test(splits: ReidTesting, *, trials: int = 10, symmetric: bool = False) -> ReidTest:
     return ReidTest(
         images=splits.images,
         asked=ReidEvaluation.of(splits, splits.test),
@@ -121,7 +121,7 @@ def open_test(
         images, pairs = verification.evaluation_pairs(data, limit=limit, strict=strict)
         return VerificationTest(images=images, pairs=pairs)
     if task == "reid":
-        return _reid_test(load_reid(ReidOptions(data=data, strict=strict)))
+        return _reid_test(load_reid_test(data, strict=strict))
     images, asked = retrieval.evaluation_search(data, strict=strict)
     return RetrievalTest(images=images, asked=asked)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from siamjax.data.folders import image_files
 from siamjax.data.images import ImageSet, of_files
-from siamjax.data.reid import Ranking, ReidSplits
+from siamjax.data.reid import Ranking, ReidTesting
 from siamjax.errors import UsageError
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.judging import Judgement, judge_queries
@@ -35,7 +35,7 @@ class ReidEvaluation:
 
     @classmethod
     def of(
-        cls, splits: ReidSplits, ranking: Ranking, *, most_queries: int | None = None
+        cls, splits: ReidTesting, ranking: Ranking, *, most_queries: int | None = None
     ) -> "ReidEvaluation":
         """Make the masks by the ranking's rule; use ``most_queries`` evenly spaced queries.
 

@@ -6,7 +6,7 @@ import oracles
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.metrics.retrieval import Found, map_at_r, recall_at_k, search_quality
+from siamjax.metrics.retrieval import Found, map_at_r, recall_at_k, scores_quality, search_quality
 
 MODULE = importlib.import_module("siamjax.metrics.retrieval")
 
@@ -43,6 +43,11 @@ def test_against_loops(rng, leave_one_out):
         query.astype(np.float32), gallery.astype(np.float32), asked, shown, own=own, block=7
     )
     np.testing.assert_allclose(got.recall, expected[:, :5], atol=1e-6)
+    score = -np.square(query[:, None] - gallery).sum(-1)  # as of a network without embeddings
+    by_score = scores_quality(score, asked, shown, own=own)
+    np.testing.assert_allclose(by_score.recall, expected[:, :5])
+    np.testing.assert_allclose(by_score.map_at_r, expected[:, 5])
+    assert by_score.gallery == got.gallery
     np.testing.assert_allclose(got.map_at_r, expected[:, 5], atol=1e-6)
     summary = got.summary()
     assert summary["recall_at_3"] == pytest.approx(np.nanmean(expected[:, 1]))

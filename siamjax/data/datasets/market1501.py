@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -16,8 +16,10 @@ from siamjax.data.images import Files, ImageSet, images_of
 from siamjax.data.left_out import LeftOut, tell
 from siamjax.data.prepared import ImageBuilder, RawImage, prepared_people
 from siamjax.data.reid import (
+    Ranking,
     ReidOptions,
     ReidSplits,
+    ReidTesting,
     assert_apart,
     draw_people,
     rank,
@@ -68,11 +70,13 @@ class Market1501(ImageBuilder, skip_registration=True):
             yield file, identity, content_of(content), {"camera": camera}
 
 
-def folder_people(folder: Path, *, strict: bool = False) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
+def folder_people(
+    folder: Path, *, strict: bool = False, parts: Sequence[str] = tuple(COUNTS)
+) -> tuple[ImageSet, Int[np.ndarray, " n"]]:
     """(images, cameras) of a folder in Market-1501's naming; images are read when needed.
 
-    Only its three folders are looked into. Prints how many images of how many people there are,
-    and what is left out (:mod:`siamjax.data.folders`); with ``strict`` that is an error.
+    Only ``parts`` of its three folders are looked into. Prints how many images of how many people
+    there are, and what is left out (:mod:`siamjax.data.folders`); with ``strict`` that is an error.
     """
     beside = walk(folder, depth=1)
     names = [*beside.files[""], *(one.name for one in beside.left_out)]
@@ -80,14 +84,14 @@ def folder_people(folder: Path, *, strict: bool = False) -> tuple[ImageSet, Int[
         LeftOut(name, "in none of the three folders") for name in names if name not in COUNTS
     ]
     files: list[str] = []
-    for part in COUNTS:
+    for part in parts:
         there = os.path.isdir(folder / part)
         found, others = read_folder(folder / part, form="FOLDER/IMAGE") if there else ([], [])
         if not found:
             raise UsageError(
                 f"{folder}: no image in {part}/; expected FOLDER/{part}/"
                 "0002_c1s1_000451_03.jpg ... (identity_camera_...), and the same in "
-                f"{', '.join(other for other in COUNTS if other != part)}"
+                f"{', '.join(other for other in parts if other != part)}"
             )
         files += [f"{part}/{name}" for name in found]
         left_out += [one._replace(name=f"{part}/{one.name}") for one in others]
@@ -120,24 +124,10 @@ def divide(options: ReidOptions) -> ReidSplits:
         images, cameras = folder_people(Path(options.data), strict=options.strict)
         difference = _difference(images.keys)
         official = f"NOT Market-1501: {difference}" if difference else "Market-1501's counts"
-    part = np.array([key.split("/")[0] for key in images.keys])
-    number = images.identities.astype(np.int64)
-    for where, name in ((part == TRAIN, "trained on"), (part == QUERY, "searched for")):
-        if (bad := np.flatnonzero(where & (number <= DISTRACTOR))).size:
-            raise UsageError(
-                f"{images.keys[bad[0]]} of {images.name}: junk (-1) and distractors (0) cannot be "
-                f"{name}; move it to {TEST}"
-            )
+    part, number = _parts(images)
     whole = np.flatnonzero(part == TRAIN)
-    gallery = np.flatnonzero((part == TEST) & (number != JUNK))
-    test, remark = rank(
-        images,
-        cameras,
-        name="test people",
-        query=np.flatnonzero(part == QUERY),
-        gallery=gallery,
-        rule="market",
-    )
+    test, remark = _test(images, cameras)
+    gallery = test.gallery
     people = sorted(set(images.identities[whole].tolist()))
     trained, validated = draw_people(people, options.validation_people, seed=[seed])
     training = np.intersect1d(whole, images_of(images, trained))
@@ -163,6 +153,46 @@ def divide(options: ReidOptions) -> ReidSplits:
             f"{int((number[gallery] == DISTRACTOR).sum()):,} distractors, {junk:,} junk boxes left "
             f"out; no person is in two of these{remark}{other}"
         ),
+    )
+
+
+def folder_test(folder: Path, *, strict: bool = False) -> ReidTesting:
+    """The test of a folder of one's own, whose images to train on are not needed."""
+    images, cameras = folder_people(folder, strict=strict, parts=(QUERY, TEST))
+    test, remark = _test(images, cameras)
+    request = {"data": str(folder.absolute()), "seed": 0}
+    return ReidTesting(
+        images=images,
+        cameras=cameras,
+        test=test,
+        protocol=f"{images.name}, Market rule, single query{remark}",
+        request=request,
+    )
+
+
+def _parts(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """The folder of each image, and the number of its person; ``UsageError`` for misplaced ones."""
+    part = np.array([key.split("/")[0] for key in images.keys])
+    number = images.identities.astype(np.int64)
+    for where, name in ((part == TRAIN, "trained on"), (part == QUERY, "searched for")):
+        if (bad := np.flatnonzero(where & (number <= DISTRACTOR))).size:
+            raise UsageError(
+                f"{images.keys[bad[0]]} of {images.name}: junk (-1) and distractors (0) cannot be "
+                f"{name}; move it to {TEST}"
+            )
+    return part, number
+
+
+def _test(images: ImageSet, cameras: Int[np.ndarray, " n"]) -> tuple[Ranking, str]:
+    """The ranking of the test people without the junk, and a remark on queries left out."""
+    part, number = _parts(images)
+    return rank(
+        images,
+        cameras,
+        name="test people",
+        query=np.flatnonzero(part == QUERY),
+        gallery=np.flatnonzero((part == TEST) & (number != JUNK)),
+        rule="market",
     )
 
 
