@@ -170,7 +170,7 @@ def _det(axes: Any, pairs: Pairs, found: Calibration) -> None:
     (low, at, high), (below, up, above) = crosses
     axes.plot([low, high], [up, up], color=DIFFERENT, lw=2.2)
     axes.plot([at, at], [below, above], color=DIFFERENT, lw=2.2)
-    label = f"threshold {found.threshold:.4g}, 95 % intervals over people"
+    label = f"threshold {found.threshold:.4g}, 95 % intervals {_over(found)}"
     axes.plot(at, up, "o", color=DIFFERENT, label=label)
     wanted = f"wanted false match rate {found.wanted:g}"
     axes.axvline(ndtri(found.wanted), color="black", lw=1, ls="--", label=wanted)
@@ -221,7 +221,7 @@ def _reliability(axes: Any, pairs: Pairs, found: Calibration) -> None:
         color=NETWORK,
         lw=1.4,
         capsize=3,
-        label="bins of equal count, 95 % intervals over people",
+        label=f"bins of equal count, 95 % intervals {_over(found)}",
     )
     axes.set(
         title=f"Reliability: Cllr {found.cllr:.3f} bits, at best {found.cllr_min:.3f}",
