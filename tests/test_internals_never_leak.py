@@ -33,11 +33,12 @@ SIZE = (16, 24)
 def world(tmp_path_factory):
     """A finished run of the smallest network that every command can use, people, and an index."""
     folder = tmp_path_factory.mktemp("world")
-    for person in range(6):
-        (folder / "people" / f"person{person}").mkdir(parents=True)
+    for person in range(24):  # six of them are of the run, the others calibrate it
+        own = folder / ("people" if person < 6 else "crowd") / f"person{person}"
+        own.mkdir(parents=True)
         for number in range(2):
             pixels = np.random.default_rng(10 * person + number).integers(0, 256, (16, 24, 3))
-            path = folder / "people" / f"person{person}" / f"{number}.png"
+            path = own / f"{number}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     run = training(folder, folder / "run")
     run.begin()
@@ -92,6 +93,7 @@ def uses(world, run, scratch):
         "evaluate": lambda: call("evaluate", run=run),
         "folds": lambda: call("folds", [run, run]),
         "compare": lambda: call("compare", [run, world / "run"]),
+        "calibrate": lambda: call("calibrate", run=run, data=str(world / "crowd")),
         "rank": lambda: call("rank", [image], gallery=people / "person1", run=run),
         "embed": lambda: call("embed", str(people), run=run, out=scratch / "index"),
         "search": lambda: call("search", [image], index=world / "index", run=run),
