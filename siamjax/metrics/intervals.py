@@ -69,8 +69,9 @@ def people_rate(
         raise UsageError(f"wrong of shape {wrong.shape}: give one value for each comparison")
     count, rate = wrong.size, float(wrong.mean())
     one, other, people = people_of(first, second, count)
-    units, certainty = count if people is None else person_pairs(one, other), (1 + confidence) / 2
+    certainty = (1 + confidence) / 2
     if rate in (0.0, 1.0):
+        units = count if people is None else person_pairs(one, other)
         bound = smallest_rate(units, certainty=certainty)
         interval = Interval(0.0, bound) if rate == 0 else Interval(1 - bound, 1.0)
         return Rate(rate, interval, count, people, float(units))
