@@ -189,6 +189,36 @@ def test_cell(say, indexed, line, experiment):
         assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said.out + said.err), word
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("--data walkers/ --task verification", "walkers/ cannot be for verification, only for re"),
+        ("--task reid", "task reid applies to other data; give --data too"),
+        ("--data a.jpg --task retrieval", "a.jpg cannot be for retrieval, only for verification"),
+        ("--data nowhere", "nowhere: no such set, folder or file; give a path or one of orl_faces"),
+        ("--data gallery/ --task retrieval", "no item has two images"),
+        ("--data people/ --limit 0", "limit 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(say, words, why):
+    status, said = say(f"evaluate --run RUN {words}", "lfw_contrastive")
+    assert (status, said.out) == (1, "")
+    assert f"error: {why}" in said.err or why in said.err.splitlines()[-1]
+
+
+def test_people_of_the_training_are_known_by_their_images_too(say, place):
+    """Under other names: anna is s03 or whoever was trained on, bert is a stranger."""
+    trained = json.loads((place / "lfw_contrastive/manifest.json").read_text())["trained_on"]
+    for name, source in (("anna", f"people/{trained[0]}"), ("bert", "crowd/s28")):
+        if not (place / "renamed" / name).exists():
+            shutil.copytree(place / source, place / "renamed" / name)
+    status, said = say("evaluate --run RUN --data renamed/ --json", "lfw_contrastive")
+    told = json.loads(said.out)
+    assert (status, told["contaminated"]) == (0, True)
+    assert "CONTAMINATED: 0 of 6 pairs show someone whose name" in told["leaks"]
+    assert "of 4 images 2 were trained on, and 0 chose the checkpoint" in told["leaks"]
+
+
 LINES = {  # a line for each command that prints results
     **{line.split()[0]: line for line, _ in reversed(CELLS)},
     "runs": "runs .",

@@ -15,7 +15,7 @@ from PIL import Image
 from experiments import reid_normxcorr
 from siamjax.data import ReidOptions, load_reid, of_arrays
 from siamjax.errors import Interrupted, UsageError
-from siamjax.inference import ReidEvaluation, score_pairs
+from siamjax.inference import ReidEvaluation, evaluate_run, score_pairs
 from siamjax.inference.reid import rank_gallery
 from siamjax.inference.verification import Verifier
 from siamjax.report import reid_report
@@ -98,8 +98,11 @@ def test_run_folder_and_report(finished):
 
 def test_run_can_be_used_again(finished):
     """Its scores are those of the finished run; two images are compared, but not decided on."""
-    folder, config, _ = finished
+    folder, config, results = finished
     opened = Finished.open(folder)
+    judged = evaluate_run(opened).judged
+    assert judged.results["network"] == pytest.approx(results["network"])
+    assert judged.results["raw pixels 64x24"] == pytest.approx(results["raw pixels 64x24"])
     assert opened.size == SIZE
     splits = load_reid(config)
     again = score_pairs(

@@ -17,7 +17,14 @@ from experiments import visual_search_triplet as experiment
 from siamjax import __main__ as program
 from siamjax.data import MinedTriplets, RetrievalOptions, load_retrieval, triplet_batches
 from siamjax.errors import Interrupted, UsageError
-from siamjax.inference import Embedder, Miner, evaluate_retrieval, frozen_maps, hard_negatives
+from siamjax.inference import (
+    Embedder,
+    Miner,
+    evaluate_retrieval,
+    evaluate_run,
+    frozen_maps,
+    hard_negatives,
+)
 from siamjax.inference.verification import Verifier
 from siamjax.models import Vgg16Features
 from siamjax.parallel import data_parallel
@@ -94,6 +101,13 @@ def test_run_folder_and_report(finished):
                 assert 0 <= low <= found[method][measure] <= high <= 1
     assert "over 30 items, 30 queries" in page[: page.index("<h2>")]
     assert all(f"<th>{name.replace('&', '&amp;')}</th>" in page for name in counted)
+
+
+def test_evaluate_is_the_run_s_own_result(finished):
+    folder, _, results = finished
+    done = evaluate_run(Finished.open(folder))
+    assert {name: pytest.approx(one) for name, one in done.judged.results.items()} == results
+    assert done.leaks.startswith("0 of 30 queries show someone")
 
 
 def test_a_run_that_searches_compares_two_images_and_decides_nothing(finished):
