@@ -149,7 +149,7 @@ def _who(found: Calibration) -> str:
 
 def det_and_reliability(pairs: Pairs, found: Calibration, *, data: str) -> Figure:
     """The errors of every threshold, and whether the likelihood ratios are true."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
     figure.suptitle(f"Calibration on {data}")
     left, right = figure.subplots(1, 2)
     _det(left, pairs, found)
@@ -186,7 +186,7 @@ def _det(axes: Any, pairs: Pairs, found: Calibration) -> None:
         ylim=(min(y.min(), below) - 0.1, max(middle, above) + 0.1),
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="best")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 
 def _reliability(axes: Any, pairs: Pairs, found: Calibration) -> None:
@@ -233,4 +233,4 @@ def _reliability(axes: Any, pairs: Pairs, found: Calibration) -> None:
         ylim=limits,
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="lower right")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
