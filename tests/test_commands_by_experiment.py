@@ -15,6 +15,7 @@ from PIL import Image
 from splits import reid_splits, retrieval_splits, verification_splits
 
 from siamjax.__main__ import COMMANDS, WEIGHTS, main
+from siamjax.pretrained import Weights, published
 from siamjax.training import Finished, Run, create_state, initialize
 
 PAGE = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
@@ -239,8 +240,44 @@ def test_json_is_one_object_with_the_keys_of_the_page(say, indexed, command):
     assert "next: " not in said.err
 
 
-def test_every_command_is_on_the_page():
-    """Those without a line here are tested where the files that they need are made."""
-    named = {*COMMANDS, *(f"weights {name}" for name in WEIGHTS)}
-    assert set(KEYS) == named
-    assert named - set(LINES) == {"folds", "weights get", "weights convert"}
+def test_json_of_commands_without_a_run(say, place, monkeypatch):
+    """Accuracies 0.9 and 0.8: mean 0.85, deviation sqrt(2 * 0.05^2 / 1), error that / sqrt(2)."""
+    for fold, accuracy in ((1, 0.9), (2, 0.8)):
+        manifest = {
+            "data": "lfw/funneled",
+            "network": {},
+            "size": 8,
+            "step": 1,
+            "splits": {"lfw_fold": fold},
+            "config": {"margin": 1.0},
+            "threshold": 0.5,
+            "results": {"network": {"accuracy": accuracy}},
+        }
+        (place / f"fold{fold}").mkdir()
+        (place / f"fold{fold}" / "manifest.json").write_text(json.dumps(manifest))
+    some = Weights(
+        source="here",
+        architecture="vgg16",
+        tensors={"params/block1_conv1/bias": np.zeros(64, np.float32)},
+        preprocessing="caffe",
+    )
+    monkeypatch.setattr(published, "fetch", lambda name: Path(f"{name}.npz"))
+    monkeypatch.setattr(published, "open_weights", lambda file, *, preprocessing: some)
+    lines = {
+        "folds": "folds fold1 fold2",
+        "weights get": "weights get vgg16",
+        "weights convert": "weights convert vgg16.h5",
+    }
+    told = {}
+    for name, line in lines.items():
+        status, said = say(line, "", "--json")
+        assert status == 0, said.err
+        told[name] = json.loads(said.out)
+        assert set(told[name]) == KEYS[name]
+    assert told["folds"]["accuracy"] == pytest.approx(0.85)
+    assert told["folds"]["standard_deviation"] == pytest.approx(0.0707107, rel=1e-5)
+    assert told["folds"]["standard_error"] == pytest.approx(0.05)
+    assert told["folds"]["missing"] == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert told["weights get"] == {"name": "vgg16", "path": "vgg16.npz"}
+    assert (told["weights convert"]["path"], told["weights convert"]["values"]) == ("vgg16.npz", 64)
+    assert {*LINES, *lines} == {*COMMANDS, *(f"weights {name}" for name in WEIGHTS)} == set(KEYS)
