@@ -59,7 +59,9 @@ def own_splits(
     """A run's own splits, made again from its manifest; errors as of :func:`own_test`."""
     task, where = task_of(run), shown(run.folder / "manifest.json")
     if task is None:
-        raise UsageError(f"{where} does not say the run's task, so that its test is not known")
+        raise UsageError(
+            f"{where} does not say the run's task, so that its test is not known; give --data"
+        )
     request = run.about.splits | ({"strict": True} if strict else {})
     try:
         if task == "verification":
@@ -91,10 +93,11 @@ def task_of(run: Described) -> Task | None:
         "rank1": "reid",
         "recall_at_1": "retrieval",
     }
-    named = {task: task for task in known.values()}.get(run.about.task)
-    if named is not None or not isinstance(network, dict):
-        return named
-    return next((task for measure, task in known.items() if measure in network), None)
+    for measure, task in known.items():
+        found = not run.about.task and isinstance(network, dict) and measure in network
+        if run.about.task == task or found:
+            return task
+    return None
 
 
 def open_test(

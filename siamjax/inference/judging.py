@@ -91,9 +91,9 @@ def judge_pairs(
     pairs: PairList,
     scores: Mapping[str, Float[np.ndarray, " pairs"]],
     *,
-    thresholds: Mapping[str, float],
+    thresholds: Mapping[str, float | None],
 ) -> Judgement:
-    """Judge the scores of methods, which rise with similarity, at a threshold for each.
+    """Judge the scores of methods, which rise with similarity, at a threshold for each, if any.
 
     True accept rates at a FAR that the people are too few to know have no number, but a reason
     (:func:`~siamjax.metrics.intervals.why_unknown`).
