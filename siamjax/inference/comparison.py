@@ -175,15 +175,20 @@ def _score(
     scores: dict[Any, dict[str, Any]] = {}
     limits: dict[str, float | None] = {}
     for name, run in runs.items():
-        opened = Finished.open(run.folder, trust=trust)
-        scores.setdefault(keys[name], {})[name] = tests[name].scores(opened)
-        limits[name] = tests[name].thresholds(opened, {}).get(NETWORK)
+        found, limits[name] = _answers(run.folder, tests[name], trust=trust)
+        scores.setdefault(keys[name], {})[name] = found
     tested = []
     for answers in scores.values():
         test = tests[next(iter(answers))]
         judged = test.judge(answers, thresholds={name: limits[name] for name in answers})
         tested.append(Tested(test=test, scores=answers, judged=judged))
     return tested
+
+
+def _answers(folder: Path, test: Test, *, trust: Collection[str]) -> tuple[Any, float | None]:
+    """A run's scores and its threshold, if it has one."""
+    opened = Finished.open(folder, trust=trust)
+    return test.scores(opened), test.thresholds(opened, {}).get(NETWORK)
 
 
 def _leaks(runs: Mapping[str, Described], tests: Mapping[str, Test], *, content: bool) -> list[str]:
