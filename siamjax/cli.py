@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 from siamjax import messages
 from siamjax.errors import Interrupted, UsageError, shown
 from siamjax.options import add_flag, only
-from siamjax.platform import keep_compilations, no_device, use_fast_cpu_kernels
+from siamjax.platform import import_as_usual, keep_compilations, no_device, use_fast_cpu_kernels
 from siamjax.surroundings import close_stream, has_no_reader, open_streams
 
 Config = TypeVar("Config")
@@ -77,6 +77,7 @@ def call(
     @functools.wraps(function)
     def called(*arguments: Any, quiet: bool, **options: Any) -> object:
         with messages.quiet() if quiet else contextlib.nullcontext():
+            import_as_usual()
             use_fast_cpu_kernels()
             keep_compilations()
             return function(*arguments, **options)

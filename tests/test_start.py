@@ -1,5 +1,6 @@
 """What a command imports before it answers, what it keeps for the next call, and what it tells."""
 
+import gc
 import json
 import os
 import subprocess
@@ -108,6 +109,7 @@ def no_choice(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "jax")
+    monkeypatch.setattr(platform.metadata, "version", lambda name: "0.10.2")
     return tmp_path / "cache" / "siamjax" / "compiled"
 
 
@@ -124,6 +126,12 @@ def test_the_user_s_own_choice_of_a_cache_is_kept(no_choice, monkeypatch, chosen
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
     platform.keep_compilations()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == chosen
+    assert not no_choice.exists()
+
+
+def test_nothing_is_kept_where_jaxlib_would_write_errors_at_reading(no_choice, monkeypatch):
+    monkeypatch.setattr(platform.metadata, "version", lambda name: "0.10.0")
+    platform.keep_compilations()
     assert not no_choice.exists()
 
 
@@ -202,6 +210,18 @@ def test_quiet_is_an_option_of_every_experiment_and_command(monkeypatch, capsys,
     told = "warning: no locks\n" if quiet else "5 steps\nwarning: no locks\n"
     assert capsys.readouterr() == ("AUC 0.9\n" * 2, told * 2)
     assert messages.telling()
+
+
+def test_garbage_is_looked_for_as_usual_once_a_command_begins():
+    usual, seen = gc.get_threshold(), []
+    platform.import_quickly()
+    assert gc.get_threshold()[0] > usual[0]
+
+    def command():
+        seen.append(gc.get_threshold())
+
+    cli.call(command, program="siamjax command", words=[])
+    assert seen == [gc.get_threshold()] == [usual]
 
 
 @pytest.mark.parametrize(
