@@ -220,6 +220,20 @@ def test_people_of_the_training_are_known_by_their_images_too(say, place):
     assert "of 4 images 2 were trained on, and 0 chose the checkpoint" in told["leaks"]
 
 
+def test_what_is_calibrated_is_evaluated_at_that_threshold(say, place):
+    """A search's run has none before; on its own test data nothing is verified."""
+    run = "visual_search_triplet-calibrated"
+    if not (place / run / "calibration.json").exists():
+        say("calibrate --run RUN --data crowd/", "visual_search_triplet")
+    known = json.loads((place / run / "calibration.json").read_text())["threshold"]
+    line = "evaluate --run RUN --data people/ --task verification --json"
+    before, after = (json.loads(say(line, name)[1].out) for name in (run.partition("-")[0], run))
+    assert (before["threshold"], before["results"]["network"]["accuracy"]) == (None, None)
+    assert before["unknown"]["accuracy"].startswith("there is no threshold")
+    assert after["threshold"] == pytest.approx(known)
+    assert 0 <= after["results"]["network"]["accuracy"] <= 1
+
+
 LINES = {  # a line for each command that prints results
     **{line.split()[0]: line for line, _ in reversed(CELLS)},
     "runs": "runs .",

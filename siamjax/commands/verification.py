@@ -113,12 +113,15 @@ def evaluate(
         "protocol": test.protocol or None,
         "results": judged.results,
         "intervals": judged.intervals,
+        "threshold": done.threshold,
         "unknown": judged.unknown,
         "people": judged.people,
         "leaks": done.leaks,
         "contaminated": done.contaminated,
     }
     text = [f"{test.name}; {done.leaks}", text_of(judged, chosen=test.chosen)]
+    if done.threshold is not None:
+        text.append(f"The network's threshold is {done.threshold:.4f}.")
     return Answer(values=values, text=text, then=calibrate(run))
 
 

@@ -17,6 +17,7 @@ from siamjax.errors import UsageError, shown
 from siamjax.inference.judging import Judgement
 from siamjax.inference.reid import ReidEvaluation
 from siamjax.inference.tested import NETWORK, ReidTest, RetrievalTest, Test, VerificationTest
+from siamjax.models import comparing
 from siamjax.options import asked_before
 from siamjax.training.finished import Described, Finished
 from siamjax.training.seen import Seen
@@ -29,12 +30,14 @@ class Evaluation:
     Attributes:
         test: what was asked.
         judged: results and intervals of the network and of the baselines.
-        leaks: a sentence on what training has seen of it.
-        contaminated: whether training has seen some of it.
+        threshold: of the network's accuracy, a distance or a logit; None: nothing is decided.
+        leaks: a sentence on what training, or the choice of the checkpoint, has seen of it.
+        contaminated: whether that is anything.
     """
 
     test: Test
     judged: Judgement
+    threshold: float | None
     leaks: str
     contaminated: bool
 
@@ -151,9 +154,16 @@ def evaluate_run(
         test = open_test(data, task=task, prefer=task_of(run), limit=limit, strict=strict)
     baselines = test.baselines()
     scores = {NETWORK: test.scores(run), **baselines}
-    judged = test.judge(scores, thresholds=test.thresholds(run, baselines))
+    thresholds = test.thresholds(run, baselines)
+    judged, at = test.judge(scores, thresholds=thresholds), thresholds.get(NETWORK)
     said, contaminated = leaks(run, test, content=data is not None)
-    return Evaluation(test=test, judged=judged, leaks=said, contaminated=contaminated)
+    return Evaluation(
+        test=test,
+        judged=judged,
+        threshold=at if at is None or comparing.rises(run.network) else -at,
+        leaks=said,
+        contaminated=contaminated,
+    )
 
 
 def leaks(run: Described, test: Test, *, content: bool) -> tuple[str, bool]:

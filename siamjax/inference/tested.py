@@ -14,6 +14,7 @@ from siamjax.data.retrieval import Retrieval
 from siamjax.data.tasks import Task
 from siamjax.exact_distances import RankedDistances
 from siamjax.inference.baselines import pixel_features, pixel_scores
+from siamjax.inference.calibration import Calibration
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.embedder import Embedder
 from siamjax.inference.judging import Judgement, judge_pairs
@@ -127,11 +128,14 @@ class VerificationTest(Test):
         return {"raw pixels 32x32 (best threshold)": pixel_scores(self.images, self.pairs)}
 
     def thresholds(self, run: Finished, baselines: Mapping[str, Any]) -> dict[str, float | None]:
-        """The run's own; of a baseline the best *on these pairs*, so that it is an upper bound.
+        """As ``verify`` decides; of a baseline the best *on these pairs*, so that it is too good.
 
-        Without one of the run's own, none of the baselines either.
+        On the run's own test people it is the run's own, as in its report: they may be the ones
+        that it was calibrated on. Without one of the run none of the baselines either.
         """
-        own = run.about.threshold
+        own, known = run.about.threshold, Calibration.read(run)
+        if known is not None and (own is None or not self.protocol):
+            own = known.threshold
         if own is None:
             return dict.fromkeys((NETWORK, *baselines))
         best = {name: best_threshold(one, self.pairs.same)[0] for name, one in baselines.items()}
