@@ -113,6 +113,19 @@ def test_pmap_and_its_axis_are_named_in_one_file():
     assert naming("axis_name") == ["parallel.py", "manifest.py"]
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".") == 1])
+def test_contents_name_what_they_hold(name):
+    """A module within the package, once imported, would stand in the place of another thing."""
+    package = importlib.import_module(name)
+    if "__getattr__" in vars(package):
+        assert sorted(package.__all__) == dir(package)
+        within = {one.name for one in pkgutil.iter_modules(package.__path__)}
+        found = {public: getattr(package, public) for public in package.__all__}
+        assert [public for public in within & {*found} if not inspect.ismodule(found[public])] == []
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = package.nothing
+
+
 def test_five_experiments():
     assert {path.stem for path in EXPERIMENTS} == {
         "faces_inception",
