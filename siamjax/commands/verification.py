@@ -119,7 +119,8 @@ def evaluate(
         "leaks": done.leaks,
         "contaminated": done.contaminated,
     }
-    text = [f"{test.name}; {done.leaks}", text_of(judged, chosen=test.chosen)]
+    text = [test.protocol] if test.protocol else []
+    text += [f"{test.name}; {done.leaks}", text_of(judged, chosen=test.chosen)]
     if done.threshold is not None:
         text.append(f"The network's threshold is {done.threshold:.4f}.")
     return Answer(values=values, text=text, then=calibrate(run))

@@ -157,7 +157,7 @@ class ImageSet:
         except UsageError:
             return ""
         digest = hashlib.sha256(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(np.ascontiguousarray(pixels).data)
         return digest.hexdigest()[:_CONTENT]
 
     def checksum(self) -> str:

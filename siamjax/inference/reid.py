@@ -1,20 +1,25 @@
 """Re-identification: evaluate a ranking, or rank a folder of images by a finished run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from siamjax.data.folders import image_files
 from siamjax.data.images import ImageSet, of_files
 from siamjax.data.reid import Ranking, ReidTesting
 from siamjax.errors import UsageError
+from siamjax.exact_distances import RankedDistances
 from siamjax.inference.cross_input import score_pairs
 from siamjax.inference.judging import Judgement, judge_queries
 from siamjax.metrics import reid
 from siamjax.models import comparing
 from siamjax.training.finished import Finished
+
+Features = Callable[[ImageSet, np.ndarray], np.ndarray]
+"""Features of images by index, (n, features), whose products are similarities."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +62,11 @@ class ReidEvaluation:
             valid=valid,
             images=splits.images,
         )
+
+    def cosines(self, features: Features) -> Float[np.ndarray, "queries gallery"]:
+        """Scores of features that are not learned: the baselines."""
+        ranked = RankedDistances(features(self.images, self.ranking.gallery), metric="cosine")
+        return 1.0 - ranked(features(self.images, self.ranking.query))
 
     def summary(self, score: np.ndarray) -> dict[str, float | None]:
         """mAP, rank-k and mINP of (queries, gallery) scores that rise with similarity."""

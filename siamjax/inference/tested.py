@@ -12,7 +12,6 @@ from siamjax.data.images import ImageSet, fingerprint
 from siamjax.data.pairs import PairList, indices_of
 from siamjax.data.retrieval import Retrieval
 from siamjax.data.tasks import Task
-from siamjax.exact_distances import RankedDistances
 from siamjax.inference.baselines import pixel_features, pixel_scores
 from siamjax.inference.calibration import Calibration
 from siamjax.inference.cross_input import score_pairs
@@ -211,9 +210,7 @@ class ReidTest(Test):
 
     def baselines(self) -> dict[str, Any]:
         """Cosines of the pixels."""
-        features = partial(pixel_features, self.images, size=(64, 24))
-        ranked = RankedDistances(features(self.asked.ranking.gallery), metric="cosine")
-        return {"raw pixels 64x24": 1.0 - ranked(features(self.asked.ranking.query))}
+        return {"raw pixels 64x24": self.asked.cosines(partial(pixel_features, size=(64, 24)))}
 
     def judge(
         self, scores: Mapping[str, Any], *, thresholds: Mapping[str, float | None] | None = None

@@ -1,27 +1,22 @@
 """The report of a re-identification run: who of the gallery is it, over cameras?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import numpy as np
 
-from siamjax.data.images import ImageSet
 from siamjax.data.reid import ReidSplits
 from siamjax.data.transforms import Size, resize
-from siamjax.exact_distances import RankedDistances
 from siamjax.inference.cross_input import score_pairs
-from siamjax.inference.reid import ReidEvaluation
+from siamjax.inference.reid import Features, ReidEvaluation
 from siamjax.models.applying import evaluate
 from siamjax.report.page import write_report
 from siamjax.training.run import Results, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Features = Callable[[ImageSet, np.ndarray], np.ndarray]
-"""Features of images by index, (n, features), whose products are similarities."""
 
 
 def reid_report(
@@ -59,9 +54,7 @@ def reid_report(
             symmetric=symmetric,
         )
     }
-    for name, features in baselines.items():
-        ranked = RankedDistances(features(images, gallery), metric="cosine")
-        scores[name] = 1.0 - ranked(features(images, query))
+    scores |= {name: test.cosines(features) for name, features in baselines.items()}
     judged, curves = test.judge(scores, trials=trials, seed=run.config.seed)
     rule = {
         "market": "images of the same person by the same camera are left out",
