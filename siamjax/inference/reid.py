@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -137,17 +138,17 @@ class RankedGallery:
     @property
     def probability(self) -> np.ndarray | None:
         """(queries, top) P(same) as the network was trained to give it; None for a distance."""
-        if self.measure != "logit":
-            return None
-        return np.exp(-np.logaddexp(0, -self.value.astype(np.float64)))  # the logistic function
+        return _logistic(self.value.astype(np.float64)) if self.measure == "logit" else None
 
     def said(self, value: float) -> str:
         """A value as it is printed: a distance, or P(same) of a logit."""
         if self.measure == "logit":
-            from scipy.special import expit
-
-            return f"P(same) {expit(value):.4f}"
+            return f"P(same) {_logistic(np.float64(value)):.4f}"
         return f"{self.measure} {value:.4f}"
+
+
+def _logistic(logit: Any) -> Any:
+    return np.exp(-np.logaddexp(0, -logit))  # scipy.special takes long to import
 
 
 def rank_gallery(
