@@ -1,6 +1,6 @@
 """What a trained network gives: embeddings, scores of pairs, ranked galleries; and baselines.
 
-``verification``, ``reid`` and ``retrieval`` do what a finished run of their task can do;
+``verification``, ``reid`` and ``retrieval`` do what a task asks for, ``evaluation`` tests any run;
 ``export`` writes a run so that JAX alone can call it.
 """
 
