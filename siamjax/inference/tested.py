@@ -132,9 +132,10 @@ class VerificationTest(Test):
         On the run's own test people it is the run's own, as in its report: they may be the ones
         that it was calibrated on. Without one of the run none of the baselines either.
         """
-        own, known = run.about.threshold, Calibration.read(run)
-        if known is not None and (own is None or not self.protocol):
-            own = known.threshold
+        own = run.about.threshold
+        if own is None or not self.protocol:
+            known = Calibration.read(run)
+            own = own if known is None else known.threshold
         if own is None:
             return dict.fromkeys((NETWORK, *baselines))
         best = {name: best_threshold(one, self.pairs.same)[0] for name, one in baselines.items()}

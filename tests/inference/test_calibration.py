@@ -14,6 +14,7 @@ from siamjax.errors import UsageError
 from siamjax.inference import compare_people
 from siamjax.inference.calibrating import calibrate
 from siamjax.inference.calibration import CALIBRATION, Calibration, Estimate, OpenSet
+from siamjax.inference.tested import VerificationTest
 
 
 def colours_of(people):
@@ -219,6 +220,18 @@ def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
             UsageError, match=r"calibration.json.*calibrate --run .* makes it again"
         ):
             Calibration.read(run)
+
+
+def test_only_what_is_judged_by_a_calibration_needs_it(tmp_path):
+    (tmp_path / CALIBRATION).write_text("damaged")
+    images = coloured(2, each=1).images
+    pairs = PairList(name="pairs", first=[0, 0], second=[0, 1], same=np.array([True, False]))
+    own = VerificationTest(images=images, pairs=pairs, protocol="the run's own people")
+    run = colour_run(tmp_path, threshold=0.5)
+    assert own.thresholds(run, {}) == {"network": -0.5}
+    for one, asked in ((colour_run(tmp_path), own), (run, dataclasses.replace(own, protocol=""))):
+        with pytest.raises(UsageError, match=r"calibration.json"):
+            asked.thresholds(one, {})
 
 
 def searched(images, index="", threshold=0.5):

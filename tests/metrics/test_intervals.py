@@ -115,6 +115,21 @@ def test_without_errors_pairs_of_people_are_the_units():
     assert all_wrong.interval == pytest.approx((0.025 ** (1 / 10), 1))
 
 
+def test_some_errors_show_no_lower_rate_than_none_would():
+    """6, or 1, of 25 comparisons of one of the 190 pairs of 20 people are wrong."""
+    one, other = (np.repeat(x, 25) for x in np.triu_indices(20, 1))
+    wrong = np.arange(4750) < 6
+    errors, compared = np.bincount([0, 1], [6, 6], 20), np.full(20, 19.0 * 25)
+    away = intervals.deviations(6, errors, compared, 4750)
+    alone = intervals.people_bounds(6 / 4750, away, 4750, certainty=0.975)[1]
+    none = people_rate(np.zeros(4750, bool), one, other).interval.high
+    assert alone > none == pytest.approx(1 - 0.025 ** (1 / 190))
+    assert people_rate(wrong, one, other).interval.high == alone
+    assert people_rate(np.arange(4750) < 1, one, other).interval.high == none
+    low, high = people_rate(np.arange(4750) >= 1, one, other).interval
+    assert (low, high) == (1 - none, pytest.approx(1, abs=1e-4))
+
+
 def test_nothing_is_known_where_one_person_is_in_all_comparisons():
     star = people_rate(np.arange(6) < 2, np.zeros(6, int), np.arange(1, 7))
     assert star.interval == (0, 1)
