@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,12 +78,12 @@ class World:
 
     def at(self, fmr: float) -> float:
         """The threshold of a true false match rate."""
-        return brentq(lambda threshold: self.fmr(threshold) - fmr, -30, 30)
+        return _root(lambda threshold: self.fmr(threshold) - fmr)
 
     def truths(self) -> dict[str, float]:
         """True values of what is resampled."""
         spread = np.sqrt(self._impostor + self._genuine)
-        equal = brentq(lambda t: self.fmr(t) - self.fnmr(t), -30, 30)
+        equal = _root(lambda threshold: self.fmr(threshold) - self.fnmr(threshold))
         return {
             "auc": float(
                 sum(
@@ -129,6 +130,11 @@ class World:
     @property
     def _genuine(self) -> float:
         return self.genuine_person**2 + self.noise**2 + 2 * self.image**2
+
+
+def _root(function: Callable[[float], float]) -> float:
+    """Where a falling function of a score is 0."""
+    return float(brentq(function, -30, 30))  # pyright: ignore[reportArgumentType]
 
 
 WORLDS = {
