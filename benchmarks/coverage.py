@@ -41,7 +41,7 @@ from siamjax.metrics.intervals import (
     wilson,
 )
 
-PEOPLE = {10: 2, 20: 2, 40: 2, 100: 1}  # and the images of each that are compared with other people's
+PEOPLE = {10: 2, 20: 2, 40: 2, 100: 1}  # and how many images of each meet other people's
 IMAGES = 4  # of each person, all compared with one another
 RATES = (0.1, 0.01, 0.001)
 

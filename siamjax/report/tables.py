@@ -36,7 +36,7 @@ _BESIDE = {  # counts, which sentences tell, and what stands in another measure'
     *("fold_standard_error", "fold_standard_deviation"),
 }
 _ACROSS = 100  # characters of a line
-_FEW = 20  # people; benchmarks/coverage.py tries no fewer
+_FEW = 20  # people; one of them who is unlike the others decides
 _FEWEST = 6  # if all of n agree, the sign test's p is 2 / 2^n: 0.03 of six people, 0.06 of five
 
 
