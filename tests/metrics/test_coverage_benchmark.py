@@ -10,7 +10,7 @@ from benchmarks import coverage
 @pytest.mark.parametrize("name", list(coverage.WORLDS))
 def test_true_rates_are_those_of_many_people(name):
     world = coverage.WORLDS[name]
-    drawn = [world.draw(np.random.default_rng(seed), 100) for seed in range(60)]
+    drawn = [world.draw(np.random.default_rng(seed), 100) for seed in range(40)]
     score, same, first, second = (np.concatenate(part) for part in zip(*drawn, strict=True))
     assert (same == (first == second)).all()
     limit = world.at(0.1)
@@ -20,9 +20,9 @@ def test_true_rates_are_those_of_many_people(name):
     assert np.mean(rates) == pytest.approx(0.1, abs=4 * error)
     assert (score[same] < limit).mean() == pytest.approx(world.fnmr(limit), abs=0.01)
     truths = world.truths()
-    some = np.random.default_rng(1).permutation(score.size)[:2000]
-    some = np.concatenate([some, np.flatnonzero(same)[::60]])
-    assert oracles.auc(score[some], same[some]) == pytest.approx(truths["auc"], abs=0.02)
+    some = np.random.default_rng(1).permutation(score.size)[:800]
+    some = np.concatenate([some, np.flatnonzero(same)[::150]])
+    assert oracles.auc(score[some], same[some]) == pytest.approx(truths["auc"], abs=0.03)
     equal = np.quantile(score[~same], 1 - truths["eer"])
     assert (score[same] < equal).mean() == pytest.approx(truths["eer"], abs=0.015)
     assert truths["tar_at_far_0.1"] == 1 - world.fnmr(limit)
