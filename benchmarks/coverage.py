@@ -10,7 +10,7 @@ takes longer: ``resampled`` sets of ``draws`` draws. A row is marked where an in
 truth in less than 93 % or a threshold exceeds its rate in more than 5 %. Without a mark stand
 simpler intervals (``plain``: Wilson with the jackknife's variance and t, percentiles of the
 draws), a world whose few are so rare that many sets show none of them, and ORL's faces, whose true
-rates nobody knows. Six minutes of one core.
+rates nobody knows. About six minutes of one core.
 """
 
 import json
