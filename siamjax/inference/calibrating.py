@@ -109,7 +109,9 @@ def _wanted(
     compared: Compared, setting: Pairs, judging: Pairs, fmr: float | None
 ) -> tuple[float, float, list[str]]:
     """The false match rate to set the threshold for, the smallest supported, and remarks."""
-    name, sizes = compared.people.images.name, compared.sizes
+    name, sizes, count = compared.people.images.name, compared.sizes, len(compared.people.images)
+    if compared.total > count:
+        name = f"{count:,} of {compared.total:,} images of {name} (--limit)"
     if sizes is None:
         units = min(int((~half.same).sum()) for half in (setting, judging))
         smallest, needed = smallest_rate(units), comparisons_needed

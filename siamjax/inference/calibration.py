@@ -174,7 +174,7 @@ class Calibration(msgspec.Struct, kw_only=True):
         path = run.folder / CALIBRATION
         if not os.path.lexists(path):
             return None
-        remedy = f"python -m siamjax calibrate --run {shown(run.folder)} makes it again"
+        remedy = f"python -m siamjax calibrate --run {shown(run.folder)} --data my_people/ makes it again"
         try:
             found = read_json(path, cls)
         except UsageError as error:
@@ -191,18 +191,23 @@ class Calibration(msgspec.Struct, kw_only=True):
         write_json(run.folder / CALIBRATION, msgspec.to_builtins(self))
 
     def keep_searches(self, run: Finished) -> None:
-        """Take over the thresholds of searches of other galleries from the run's last one."""
+        """Take over the thresholds of searches of other galleries from the run's last one.
+
+        Not those of people whom the run was trained on, unless they are the same people.
+        """
         try:
             before = Calibration.read(run)
         except UsageError:  # damaged, or of another network
             return
+        if before is None:
+            return
         own = {one.index or one.images for one in self.open_set}
-        kept = (
-            [one for one in before.open_set if (one.index or one.images) not in own]
-            if before
-            else []
-        )
-        self.open_set = [*self.open_set, *kept]
+        clean = not any("CONTAMINATED" in note for note in before.notes)
+        self.open_set += [
+            one
+            for one in before.open_set
+            if (one.index or one.images) not in own and (clean or one.data == self.data)
+        ]
 
     def accepts(self, value: float) -> bool:
         """Whether a value means "same"."""

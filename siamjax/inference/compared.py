@@ -111,10 +111,11 @@ def compare_people(
             f"{int((~np.isfinite(score)).sum()):,} of {score.size:,} values are not finite: the "
             "network has diverged; use an earlier checkpoint"
         )
-    if score.min() == score.max():
+    if score.size > 1 and score.min() == score.max():
         raise UsageError(
             f"all values of {people.images.name} are {abs(score.flat[0]):g}: the network has "
-            "collapsed and tells nobody apart; train it again"
+            "collapsed and tells nobody apart, or all images are alike; train it again, or give "
+            "other images"
         )
     return Compared(
         run=run,

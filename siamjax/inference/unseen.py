@@ -1,6 +1,7 @@
 """Has a network seen these people before? By their names, and by the pixels of their images."""
 
 import contextlib
+from collections import Counter
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from siamjax.training.seen import Seen
 
 
 def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) -> list[str]:
-    """Sentences on what could be checked, and on people who chose the checkpoint.
+    """Sentences on what could be checked, on people who chose the checkpoint, and on copies.
 
     Raises ``UsageError`` naming people, or images where people are not known, whom the run was
     trained on, unless ``allow_overlap``: then a sentence names them. A run of an earlier version
@@ -41,6 +42,28 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
         told.append(f"CONTAMINATED: {sentence}: the numbers are too good")
     if both := _both(people, content, seen.chose, set(seen.people)):
         told.append(f"{both}, chose the checkpoint: the numbers may be a little too good")
+    return told + _copies(people, content)
+
+
+def _copies(people: People, content: np.ndarray) -> list[str]:
+    """Sentences on images that are there more than once; a list may use each in many pairs."""
+    if people.pairs is not None:
+        return []
+    names = people.images.identities
+    own = {(digest, name) for digest, name in zip(content, names, strict=True) if digest}
+    owners = Counter(digest for digest, _ in own)
+    shared = sorted({name for digest, name in own if owners[digest] > 1})
+    told = []
+    if shared:
+        told.append(
+            f"{_some(shared)} have images in common, which count as false matches; give a person "
+            "one name, and each image to one person"
+        )
+    if copies := np.count_nonzero(content) - len(own):
+        told.append(
+            f"{copies:,} images are copies of others of the same person: the false non-match rate "
+            "may be too good"
+        )
     return told
 
 

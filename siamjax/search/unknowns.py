@@ -4,6 +4,7 @@ The largest score of a whole gallery decides whether a stranger is taken for som
 with the gallery: a threshold holds for the size that it was made for.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,12 @@ class Searches:
         wanted = fpir or min(
             [r for r in RATES if people >= comparisons_needed(r)], default=RATES[0]
         )
+        if people + 1 < (needed := math.ceil(1 / wanted - 1e-9)):
+            raise UsageError(
+                f"{data}: an FPIR of {wanted:g} needs {needed - 1:,} people who are not in the "
+                "gallery in the half that sets the threshold, and there are "
+                f"{people:,}; give more people, or a larger --fpir"
+            )
         few = people < comparisons_needed(wanted)
         at_fpir = conformal_threshold if few else threshold_at_fpir
         limit = float(at_fpir(best, person, fpir=wanted))
@@ -168,6 +175,8 @@ def search_catalogue(compared: Compared, index: Index) -> Iterator[Searches]:
     people or images of the calibration.
     """
     index.check(fingerprint(compared.run))
+    if not len(index):
+        raise UsageError(f"{shown(index.folder)} has no items; embed a catalogue into it")
     person, place = compared.person, _places(compared.person)
     _check_apart(compared, index)
     asked = np.flatnonzero(place > 0)

@@ -263,3 +263,25 @@ def test_thresholds_of_other_galleries_stay_when_a_run_is_calibrated_again(found
     other = msgspec.structs.replace(found, open_set=[])
     other.keep_searches(colour_run(tmp_path, Colour(scale=2.0)))  # another network's do not
     assert other.open_set == []
+
+
+def test_thresholds_of_people_of_the_training_do_not_stay_for_others(found, tmp_path):
+    run = colour_run(tmp_path)
+    told = {"open_set": [searched(50)], "notes": ["CONTAMINATED: 3 of 40 people, by name ..."]}
+    msgspec.structs.replace(found, **told).write(run)
+    others = msgspec.structs.replace(found, open_set=[], data="strangers")
+    others.keep_searches(run)
+    assert others.open_set == []
+    same = msgspec.structs.replace(found, open_set=[])
+    same.keep_searches(run)
+    assert same.open_set == [searched(50)]
+
+
+def test_what_a_limit_leaves_out_is_said(tmp_path):
+    for limit, told in (
+        (1, "1 of 160 images of colours (--limit): .* there are 0: at least 18 more"),
+        (20, "20 of 160 images of colours (--limit): .* there are 5: at least 8 more"),
+    ):
+        few = compare_people(colour_run(tmp_path), coloured(40), limit=limit, progress=False)
+        with pytest.raises(UsageError, match=told.replace("(", r"\(").replace(")", r"\)")):
+            calibrate(few)

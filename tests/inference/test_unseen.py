@@ -58,7 +58,8 @@ def test_people_of_the_training_are_refused_by_name_and_by_their_pixels(run, spl
 
 def test_numbers_mean_nobody_in_another_set(run):
     run.manifest["trained_on"] = ["1", "2"]
-    numbered = People(images=of_arrays(np.zeros((2, 2, 2), np.uint8), ["1", "3"], name="others"))
+    pixels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    numbered = People(images=of_arrays(pixels, ["1", "3"], name="others"))
     assert check_unseen(run, numbered) == []
 
 
@@ -81,3 +82,11 @@ def test_an_earlier_run_s_data_is_read_again_or_a_sentence_tells(run, splits, mo
     monkeypatch.setattr(unseen, "own_splits", lambda run: splits)
     with pytest.raises(UsageError, match="pixels of their images anna"):
         check_unseen(run, some)
+
+
+def test_copies_of_images_are_named(run):
+    pixels = [np.full((2, 2), shade, np.uint8) for shade in (10, 20, 20, 30, 40, 10)]
+    people = of_arrays(pixels, ["x", "x", "x", "y", "z", "z"], name="others")
+    shared, copies = check_unseen(run, People(images=people))
+    assert shared.startswith("x, z have images in common, which count as false matches;")
+    assert copies.startswith("1 images are copies of others of the same person:")

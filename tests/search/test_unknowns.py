@@ -85,12 +85,19 @@ def test_few_people_have_the_rate_on_average(tmp_path):
     found = open_set_of(some, gallery=10)[0]
     assert (found.rule, found.wanted) == ("conformal", 0.1)
     few = compare_people(colour_run(tmp_path), coloured(18, each=3), progress=False)
-    with pytest.raises(UsageError, match=r"FPIR 0.1 on average needs .* at least 9 people"):
+    with pytest.raises(UsageError, match=r"colours: an FPIR of 0.1 needs 9 people .* there are 8;"):
         open_set_of(few, gallery=6)
-    with pytest.raises(UsageError, match=r"FPIR 0.01 on average needs .* at least 99 people"):
+    with pytest.raises(UsageError, match=r"an FPIR of 0.01 needs 99 people"):
         open_set_of(some, gallery=10, fpir=0.01)
     with pytest.raises(UsageError, match=r"--gallery 99: a third of the 40 people .* 26 images"):
         open_set_of(some, gallery=99)
+
+
+def test_an_index_without_items_is_refused(compared, tmp_path):
+    index = index_of(tmp_path, coloured(2, each=1, seed=5), compared.run)
+    empty = index.remove([f"p00{person}/{person}.png" for person in range(2)])
+    with pytest.raises(UsageError, match="index has no items; embed a catalogue into it"):
+        open_set_of(compared, index=empty)
 
 
 def test_a_logit_has_a_threshold_from_below(tmp_path):
