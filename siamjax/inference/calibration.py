@@ -174,7 +174,8 @@ class Calibration(msgspec.Struct, kw_only=True):
         path = run.folder / CALIBRATION
         if not os.path.lexists(path):
             return None
-        remedy = f"python -m siamjax calibrate --run {shown(run.folder)} --data my_people/ makes it again"
+        command = f"python -m siamjax calibrate --run {shown(run.folder)}"
+        remedy = f"{command} --data my_people/ makes it again"
         try:
             found = read_json(path, cls)
         except UsageError as error:
