@@ -458,3 +458,38 @@ def test_clipped_averaged_extended_and_stopped_early(tmp_path):
 def test_no_placeholder_is_left():
     for page in PAGES:
         assert not re.findall(r"@[A-Z]+@", page.read_text()), page
+
+
+def masked(line):
+    """A line without its numbers and without where the page was run."""
+    return re.sub(r"\(/\S+\)", "(/)", re.sub(r"\d[\d.,]*(e-?\d+)?", "0", line)).strip()
+
+
+@pytest.mark.slow
+def test_the_page_from_a_run_to_a_decision_is_true(tmp_path):
+    """Its commands in their order, and what they print but for numbers and neighbours."""
+    text = (DOCS / "decision.md").read_text()
+    code, consoles = blocks_of("decision.md"), re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS="")
+
+    def output(words):
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    output([sys.executable, "-c", *code])
+    checked = 0
+    for command in "".join(consoles).split("$ python ")[1:]:
+        words, *expected = command.splitlines()
+        if "compare" in words or words.endswith("runs"):
+            continue  # shown without output, and with a run that the page does not make
+        printed = [masked(line) for line in output([sys.executable, *words.split()]).splitlines()]
+        for line in expected:
+            # Which neighbours come first, and how many match, depends on the last digits.
+            if line and line != "..." and not re.match(r"\s+(\d|no match from)", line):
+                assert masked(line) in printed, (words, line, printed)
+                checked += 1
+    assert checked > 20
+    assert "no match" in output(
+        [sys.executable, "-m", "siamjax", "search", "door/s40/01.png", "--index", "index"]
+    )
