@@ -46,6 +46,7 @@ def calibrate(
     import msgspec
 
     from siamjax.data.people import open_people, people_of
+    from siamjax.files import locked
     from siamjax.inference.calibrating import calibrate as calibrate_pairs
     from siamjax.inference.compared import compare_people
     from siamjax.inference.evaluation import own_splits
@@ -62,14 +63,17 @@ def calibrate(
     finished = Finished.open(run, trust=trust)
     opened = None if index is None else Index.open(index)
     people = people_of(own_splits(finished)) if data is None else open_people(data, strict=strict)
-    notes = check_unseen(finished, people, allow_overlap=allow_overlap)
-    compared = compare_people(finished, people, seed=seed, limit=limit)
-    found = calibrate_pairs(compared, fmr=fmr, notes=notes)
-    if gallery is not None or opened is not None:
-        found.open_set = open_set_of(compared, gallery=gallery, index=opened, fpir=fpir)
-    found.keep_searches(finished)
-    found.write(finished)
-    write_calibration(run / PAGE, found, compared, heading=f"{run.name} calibrated on {found.data}")
+    # Opened first, so that a folder that cannot be written is refused before anything is compared.
+    with locked(run / "calibration.lock"):
+        notes = check_unseen(finished, people, allow_overlap=allow_overlap)
+        compared = compare_people(finished, people, seed=seed, limit=limit)
+        found = calibrate_pairs(compared, fmr=fmr, notes=notes)
+        if gallery is not None or opened is not None:
+            found.open_set = open_set_of(compared, gallery=gallery, index=opened, fpir=fpir)
+        found.keep_searches(finished)
+        found.write(finished)
+        heading = f"{run.name} calibrated on {found.data}"
+        write_calibration(run / PAGE, found, compared, heading=heading)
     values = msgspec.to_builtins(found)
     then = ("verify", "a.jpg", "b.jpg", "--run", run)
     if index is not None:
