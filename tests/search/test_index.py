@@ -22,6 +22,7 @@ from siamjax.search.index import Index, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_segment import Item, Segment
 from siamjax.search.nearest import nearest
+from siamjax.training import Finished
 
 SIZE = (6, 5)
 
@@ -43,6 +44,12 @@ def embedder(*, gain=1.0, seed=0, size=SIZE):
     image = np.zeros((1, *size, 3), np.uint8)
     variables = jax.jit(network.init)(jax.random.key(seed), image)
     return Embedder(network=network, variables=variables, size=size, batch_size=8)
+
+
+def run_of(model, folder):
+    """A finished run of a model, as commands open it."""
+    sizes = {"network": model.network, "variables": model.variables, "size": model.size}
+    return Finished(folder=folder, manifest={}, **sizes)
 
 
 def files(folder, count, *, first=0):

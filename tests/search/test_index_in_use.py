@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stand_in import png
-from test_index import SIZE, embedder, without_checksums
+from test_index import SIZE, embedder, run_of, without_checksums
 
 from siamjax.commands import retrieval as commands
 from siamjax.errors import UsageError
@@ -32,7 +32,7 @@ def place(tmp_path, monkeypatch):
     def opened(folder, *, trust=()):
         if not folder.exists():
             raise UsageError(f"{folder}: no such run")
-        return embedder()
+        return run_of(embedder(), folder)
 
     monkeypatch.setattr(Finished, "open", opened)
     return tmp_path

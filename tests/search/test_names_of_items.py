@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 from stand_in import png
-from test_index import SIZE, embed, embedder, files, plain
+from test_index import SIZE, embed, embedder, files, plain, run_of
 
 from siamjax.commands import retrieval as commands
 from siamjax.data.catalogue import Catalogue
@@ -44,8 +44,8 @@ def things(tmp_path, monkeypatch):
     for name, image in zip(NAMES, pixels, strict=True):
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:
             file.write(png(image))
-    model = embedder()
-    monkeypatch.setattr(Finished, "open", lambda *a, **o: model)
+    run = run_of(embedder(), tmp_path / "run")
+    monkeypatch.setattr(Finished, "open", lambda *a, **o: run)
     return folder, {os.fsdecode(n): image for n, image in zip(NAMES, pixels, strict=True)}
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from stand_in import png
-from test_index import embedder, files, plain
+from test_index import embedder, files, plain, run_of
 
 from siamjax.commands import retrieval as commands
 from siamjax.data import open_catalogue as readers
@@ -23,14 +23,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "open_catalogue", lambda source, **_: opened.catalogue)
 
     def run(folder, *, trust=()):
-        model = embedder(seed=int(folder.name))
-        return SimpleNamespace(
-            folder=folder,
-            network=model.network,
-            variables=model.variables,
-            size=model.size,
-            manifest={},
-        )
+        return run_of(embedder(seed=int(folder.name)), folder)
 
     monkeypatch.setattr(Finished, "open", run)
     return opened
