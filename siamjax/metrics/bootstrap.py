@@ -89,7 +89,7 @@ class PairBootstrap:
 
         AUC, EER and TAR at the FARS with their thresholds refitted in each draw, and with a
         ``threshold`` the accuracy at it, where both kinds keep their shares of the list. Memory is
-        bounded; 2,000 draws of 10,000 pairs take 0.2 s on one core, of 10^6 pairs 25 s.
+        bounded; 2,000 draws of 10,000 pairs take 0.2 s of one core, of 10^6 pairs 14 s.
         """
         score = require_finite("score", score, axes=1, remedy="use an earlier checkpoint")
         if score.shape != self._same.shape:
@@ -123,7 +123,8 @@ class PairBootstrap:
     ) -> dict[str, Interval]:
         """An interval for each of :meth:`measures`, which may be given as ``drawn``, by its name.
 
-        That of the accuracy, whose threshold is fixed, is :func:`people_rate`'s.
+        That of the accuracy, whose threshold is fixed, is :func:`people_rate`'s. With the draws
+        given, 10,000 pairs take 0.1 s of one core.
         """
         score = np.asarray(score)
         drawn = self.measures(score, threshold=threshold) if drawn is None else drawn
