@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from siamjax.data import verification
 from siamjax.data.images import ImageSet
@@ -37,6 +37,14 @@ class People:
     def names(self) -> list[str]:
         """The people, sorted; none of a list."""
         return [] if self.pairs is not None else sorted(set(self.images.identities.tolist()))
+
+    def apart(
+        self, first: Int[np.ndarray, "*n"], second: Int[np.ndarray, "*n"]
+    ) -> Bool[np.ndarray, "*n"]:
+        """Whether two images of one person make a pair: all do that are of different cameras."""
+        if self.cameras is None:
+            return np.broadcast_to(True, np.broadcast_shapes(first.shape, second.shape))
+        return self.cameras[first] != self.cameras[second]
 
     def take(self, indices: Int[np.ndarray, " n"]) -> "People":
         """These images, in this order; not of a list."""

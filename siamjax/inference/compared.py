@@ -69,10 +69,8 @@ class Compared:
         shown = np.flatnonzero(self.rates[self.person] == rates)
         first, second = (shown[side] for side in np.triu_indices(len(shown), 1))
         one, other = self.person[first], self.person[second]
-        if self.people.cameras is not None:
-            cameras = self.people.cameras
-            kept = (one != other) | (cameras[first] != cameras[second])
-            first, second, one, other = first[kept], second[kept], one[kept], other[kept]
+        kept = (one != other) | self.people.apart(first, second)
+        first, second, one, other = first[kept], second[kept], one[kept], other[kept]
         return Pairs(score=self.score[first, second], same=one == other, first=one, second=other)
 
     @cached_property

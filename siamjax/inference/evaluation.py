@@ -171,7 +171,7 @@ def leaks(run: Described, test: Test, *, content: bool) -> tuple[str, bool]:
 
     People are compared by name; ``content`` compares the images too, which reads all of them.
     """
-    names = run.about.trained_on_in(test.images.name)
+    names = run.about.known_in(test.images.name, run.about.trained_on)
     seen = Seen.read(run.folder) if content else None
     identities, said, found = test.images.identities[test.shown], [], False
     if names:

@@ -30,7 +30,13 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
         seen = Seen(trained=[], chose=[], people=[])
     elif people.pairs is not None or not run.about.trained_on:
         told.append("names are not known, so only the images' content was compared with training")
-    trained_on = run.about.trained_on_in(images.name)
+    start = run.about.config.get("start_from")
+    if isinstance(start, dict) and start.get("known", 0) is None:
+        where = shown(start.get("run"))
+        told.append(f"the run started from {where}, which does not tell what it has seen")
+    trained_on, chose = (
+        run.about.known_in(images.name, names) for names in (run.about.trained_on, seen.people)
+    )
     content = np.array(images.content(np.arange(len(images))))
     if both := _both(people, content, seen.trained, trained_on):
         sentence = f"{both}, are among those of the training"
@@ -40,7 +46,7 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
                 "people whom it has not seen, or --allow-overlap for numbers that are too good"
             )
         told.append(f"CONTAMINATED: {sentence}: the numbers are too good")
-    if both := _both(people, content, seen.chose, set(seen.people)):
+    if both := _both(people, content, seen.chose, chose):
         told.append(f"{both}, chose the checkpoint: the numbers may be a little too good")
     return told + _copies(people, content)
 

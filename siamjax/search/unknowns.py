@@ -140,18 +140,20 @@ def search_gallery(compared: Compared, images: int) -> Iterator[Searches]:
     gallery = free[np.argsort(place[free], kind="stable")[:images]]
     asked = np.setdiff1d(np.arange(len(person)), gallery)
     mated = np.isin(person[asked], person[gallery])
+    mate = person[asked[mated]]
+    own = mate[:, None] == person[gallery]
+    found = own & compared.people.apart(asked[mated][:, None], gallery)
+    kept = found.any(axis=1)
     for searched, sign, score in _scores(compared, asked, gallery):
-        mate = person[asked[mated]]
-        own = mate[:, None] == person[gallery]
         yield Searches(
             searched=searched,
             sign=sign,
             best=score[~mated].max(axis=1),
             person=person[asked[~mated]],
             rates=compared.rates[person[asked[~mated]]],
-            own=np.where(own, score[mated], -np.inf).max(axis=1),
-            other=np.where(own, -np.inf, score[mated]).max(axis=1),
-            mate=mate,
+            own=np.where(found, score[mated], -np.inf).max(axis=1)[kept],
+            other=np.where(own, -np.inf, score[mated]).max(axis=1)[kept],
+            mate=mate[kept],
         )
 
 
@@ -181,6 +183,8 @@ def search_catalogue(compared: Compared, index: Index) -> Iterator[Searches]:
     _check_apart(compared, index)
     asked = np.flatnonzero(place > 0)
     enrolled = np.flatnonzero(place == 0)[person[asked]]
+    kept = compared.people.apart(asked, enrolled)
+    asked, enrolled = asked[kept], enrolled[kept]
     for metric in METRICS:
         best = -nearest(compared.features, index, top=1, metric=metric).distances[:, 0]
         own = [
@@ -209,7 +213,8 @@ def _check_apart(compared: Compared, index: Index) -> None:
         names.add(item.item)
         if item.image and row in nearby:
             alike[row] = Path(item.image)
-    both = sorted(names & set(compared.people.names))
+    numbers = all(map(str.isdecimal, compared.people.names))  # of another set, they mean nobody
+    both = [] if numbers else sorted(names & set(compared.people.names))
     if not both:  # of an image that is in the index, the nearest is itself
         files = of_files(list(alike.values()), name="index")
         digests = dict(zip(alike, files.content(np.arange(len(files))), strict=True))

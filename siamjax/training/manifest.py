@@ -1,6 +1,7 @@
 """``manifest.json``: all that is needed to use a finished run."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,13 +47,13 @@ class Manifest(msgspec.Struct, kw_only=True):
         height, width = [self.size] * 2 if isinstance(self.size, int) else self.size
         return height, width
 
-    def trained_on_in(self, data: str) -> set[str]:
-        """Names of the identities trained on, as far as they can mean someone of another set.
+    def known_in(self, data: str, names: Collection[str]) -> set[str]:
+        """Those of the run's people by these names who can be meant in another set, too.
 
         Names that are numbers mean nobody there.
         """
-        numbers = all(map(str.isdecimal, self.trained_on))
-        return set() if numbers and data != self.data else set(self.trained_on)
+        numbers = all(map(str.isdecimal, names))
+        return set() if numbers and data != self.data else set(names)
 
 
 class _Format(msgspec.Struct):

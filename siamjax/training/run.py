@@ -264,8 +264,12 @@ class Run:
         if self.best_step is None:
             raise RuntimeError("call best_variables() first: it chooses the checkpoint")
         start, protocol = self.agreed.get("start_from", {}), self.splits.protocol
-        if known := start.get("known", 0):
-            protocol += f"; CONTAMINATED: {start['run']} was trained on {known} images held out"
+        if start and (known := start.get("known")) != 0:
+            protocol += (
+                f"; {start['run']}, where it started, does not tell what it was trained on"
+                if known is None
+                else f"; CONTAMINATED: {start['run']} was trained on {known} images held out"
+            )
         if seen := Seen.of(self.splits):  # before the manifest, which says that all is there
             if start and (earlier := Seen.read(self.folder)):
                 seen |= earlier

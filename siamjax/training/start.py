@@ -60,9 +60,11 @@ class Start:
     def about(self, splits: Splits) -> dict[str, Any]:
         """What a run that starts here keeps of it.
 
-        ``known`` is the number of images that the run holds out and that this one was trained on.
+        ``known`` is the number of images that the run holds out and that this one was trained on;
+        None: this one does not tell what it has seen.
         """
-        training, known = getattr(splits, "training_images", None), 0
+        training = getattr(splits, "training_images", None)
+        known = None if self.seen is None else 0
         if self.seen is not None and training is not None:
             held_out = np.setdiff1d(np.arange(len(splits.images)), training)
             known = len({*splits.images.content(held_out)} & {*self.seen.trained})

@@ -31,12 +31,16 @@ def people_like(splits, names, *, called=str):
     return People(images=of_arrays(pixels, identities, name="others"))
 
 
-def test_strangers_are_no_overlap(run):
+def strangers():
     others = coloured(12, seed=9)
     renamed = of_arrays(
         [others.images.image(i) for i in range(48)], np.repeat([f"q{i}" for i in range(12)], 4)
     )
-    assert check_unseen(run, People(images=renamed)) == []
+    return People(images=renamed)
+
+
+def test_strangers_are_no_overlap(run):
+    assert check_unseen(run, strangers()) == []
 
 
 def test_people_of_the_training_are_refused_by_name_and_by_their_pixels(run, splits):
@@ -59,6 +63,7 @@ def test_people_of_the_training_are_refused_by_name_and_by_their_pixels(run, spl
 def test_numbers_mean_nobody_in_another_set(run):
     run.manifest["trained_on"] = ["1", "2"]
     pixels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    Seen(trained=[], chose=[], people=["3", "4"]).write(run.folder)
     numbered = People(images=of_arrays(pixels, ["1", "3"], name="others"))
     assert check_unseen(run, numbered) == []
 
@@ -82,6 +87,12 @@ def test_an_earlier_run_s_data_is_read_again_or_a_sentence_tells(run, splits, mo
     monkeypatch.setattr(unseen, "own_splits", lambda run: splits)
     with pytest.raises(UsageError, match="pixels of their images anna"):
         check_unseen(run, some)
+
+
+def test_what_a_run_started_from_may_have_seen_more(run):
+    run.manifest["config"] = {"start_from": {"run": "/runs/old", "known": None}}
+    (told,) = check_unseen(run, strangers())
+    assert told == "the run started from /runs/old, which does not tell what it has seen"
 
 
 def test_copies_of_images_are_named(run):

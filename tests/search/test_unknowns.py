@@ -5,7 +5,9 @@ import pytest
 from colours import ColourLogit, colour_run, coloured
 from PIL import Image
 
+from siamjax.data import of_arrays
 from siamjax.data.open_catalogue import open_catalogue
+from siamjax.data.people import People
 from siamjax.errors import UsageError
 from siamjax.inference import compare_people
 from siamjax.inference.embedder import Embedder
@@ -151,3 +153,34 @@ def test_an_index_with_people_of_the_calibration_is_refused(compared, tmp_path):
     renamed = index_of(tmp_path / "b", some, compared.run, called=lambda name: f"member {name}")
     with pytest.raises(UsageError, match=r"index has people of colours \(0, 1, 2, "):
         open_set_of(compared, index=renamed)
+
+
+def test_numbers_are_other_people_in_an_index(compared, tmp_path):
+    members = coloured(12, each=1, seed=5)
+    index = index_of(tmp_path, members, compared.run, called=lambda name: name[-2:])
+    numbered = of_arrays(
+        [compared.people.images.image(i) for i in range(360)],
+        [name[-2:] for name in compared.people.images.identities],
+        name="numbers",
+    )
+    people = People(images=numbered)
+    some = compare_people(compared.run, people, progress=False)
+    assert open_set_of(some, index=index)
+
+
+def test_one_camera_s_images_do_not_count_as_found(tmp_path):
+    """Of three images of each person the first two are by one camera."""
+    people = coloured(120, each=3, spread=4.0)
+    cameras = np.tile([1, 1, 2], 120)
+    some = compare_people(
+        colour_run(tmp_path), People(images=people.images, cameras=cameras), progress=False
+    )
+    every = compare_people(colour_run(tmp_path), people, progress=False)
+    one, whole = (next(search_gallery(each, 40)) for each in (some, every))
+    # 40 people are enrolled with their first image: of two searches for each one is left.
+    assert (len(whole.mate), len(one.mate)) == (80, 40)
+    np.testing.assert_array_equal(one.own, whole.own[1::2])
+    np.testing.assert_array_equal(one.best, whole.best)
+    index = index_of(tmp_path / "i", coloured(3, seed=5), some.run, called=lambda name: f"m{name}")
+    found, full = (open_set_of(each, index=index)[0].fnir for each in (some, every))
+    assert (full.comparisons, found.comparisons) == (120, 60)

@@ -205,6 +205,10 @@ def test_images_that_the_first_run_saw_are_seen(tmp_path):
         protocol = judge(run)["protocol"]
         assert contaminated in protocol
         assert ("CONTAMINATED" in protocol) == bool(contaminated)
+    shutil.copytree(first, tmp_path / "earlier")
+    (tmp_path / "earlier" / "seen.json").unlink()
+    run = open_run(tmp_path / "run", splits=splits[1], steps=1, start_from=tmp_path / "earlier")
+    assert run.agreed["start_from"]["known"] is None
     seen, own = Seen.read(tmp_path / "run1"), Seen.of(splits[1])
     assert set(seen.trained) == {*own.trained, *Seen.read(first).trained} > set(own.trained)
 
