@@ -110,7 +110,16 @@ def data_parallel_map(
     function: Callable[..., Any], *, devices: Sequence[Any] | None = None
 ) -> Callable[..., Any]:
     """Pmapped ``(variables, batch) -> values`` of every device, stacked: to embed and to score."""
-    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+
+    # Nested axes, because of (None, 0) pmap takes the first for the batch's first array where the
+    # variables are empty and the batch has two arrays.
+    mapped = jax.pmap(
+        lambda held, batch: function(*held, batch),
+        axis_name=AXIS,
+        in_axes=((None,), 0),
+        devices=devices,
+    )
+    return lambda variables, batch: mapped((variables,), batch)
 
 
 def replicate(tree: Any, *, devices: Sequence[Any] | None = None) -> Any:

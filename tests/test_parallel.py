@@ -170,3 +170,19 @@ def test_shard_names_the_numbers():
         shard({"x": np.zeros((8, 2)), "weight": np.zeros(6)}, **on(4))
     got = shard({"x": np.arange(24).reshape(8, 3)}, **on(4))
     np.testing.assert_array_equal(got["x"], np.arange(24).reshape(4, 2, 3))
+
+
+@pytest.mark.parametrize("variables", [{}, {"params": {}}, {"a": np.ones(3)}])
+@pytest.mark.parametrize("arrays", [1, 2, 3])
+def test_a_batch_is_split_whatever_the_variables(variables, arrays):
+    """A network may have no variables, and a batch any number of arrays."""
+    batch = {str(name): np.arange(8.0) for name in range(arrays)}
+    shapes = []
+
+    def note(variables, batch):
+        shapes.append(batch["0"].shape)
+        return batch["0"] * 2
+
+    got = data_parallel_map(note, **on(4))(variables, shard(batch, **on(4)))
+    assert shapes == [(2,)]
+    np.testing.assert_array_equal(np.ravel(got), 2 * batch["0"])
