@@ -1,10 +1,12 @@
 """Finished runs on the same test: what each reaches, and which differences are clear."""
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import dump_json
 from siamjax.inference.evaluation import leaks, open_test, own_test, task_of
@@ -141,13 +143,21 @@ def _check_tasks(runs: Mapping[str, Described]) -> None:
 
 
 def _own_tests(runs: Mapping[str, Described], *, strict: bool) -> dict[str, Test]:
-    """The test of each run; those that were asked for by the same words are made once."""
+    """The test of each run; those that were asked for by the same words are made once.
+
+    What is left out of their data is told once, whatever number of seeds divide it.
+    """
     made: dict[str, Test] = {}
-    tests = {}
+    tests, told = {}, set()
     for name, run in runs.items():
         about = run.about
         words = dump_json([about.splits, about.trials, about.config.get("symmetric")])
-        made[words] = tests[name] = made.get(words) or own_test(run, strict=strict)
+        if words not in made:
+            data = str(about.splits.get("data"))
+            with messages.quiet() if data in told else contextlib.nullcontext():
+                made[words] = own_test(run, strict=strict)
+            told.add(data)
+        tests[name] = made[words]
     return tests
 
 

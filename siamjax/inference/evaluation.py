@@ -169,9 +169,11 @@ def evaluate_run(
 def leaks(run: Described, test: Test, *, content: bool) -> tuple[str, bool]:
     """A sentence on what training has seen of a test, and whether that is anything.
 
-    People are compared by name; ``content`` compares the images too, which reads all of them.
+    People are compared by name; ``content`` compares the images too, which reads all of them. Those
+    of a run that started from another are compared in any case: that one may have seen the test.
     """
     names = run.about.known_in(test.images.name, run.about.trained_on)
+    content = content or "start_from" in run.about.config
     seen = Seen.read(run.folder) if content else None
     identities, said, found = test.images.identities[test.shown], [], False
     if names:

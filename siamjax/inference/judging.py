@@ -21,6 +21,10 @@ from siamjax.metrics.intervals import FARS, Interval, paired_difference, why_unk
 Measures = dict[str, float | None]
 """Measures by name; None: cannot be known."""
 
+FEWEST = 6
+"""People below whom no difference is clear: if all of n agree, the sign test's p is 2 / 2^n, 0.03
+of six people and 0.06 of five."""
+
 Draws = Mapping[str, Float[np.ndarray, " draws"]]
 """Measures by name, each in all draws of people."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from siamjax.inference.judging import Judgement, Measures
+from siamjax.inference.judging import FEWEST, Judgement, Measures
 from siamjax.metrics.intervals import Interval, paired_difference
 
 # What a config holds and runs of one method may not share.
@@ -73,12 +73,14 @@ class Change(NamedTuple):
         interval: of 95 %, over the people tested.
         error: standard error over the seeds; None for a single pair of runs.
         seeds: how many pairs of runs there are.
+        people: how many people were tested; None: they are not known.
     """
 
     value: float
     interval: Interval
     error: float | None
     seeds: int
+    people: int | None = None
 
     @property
     def over_seeds(self) -> Interval | None:
@@ -86,8 +88,18 @@ class Change(NamedTuple):
         return None if self.error is None else student(self.value, self.error, self.seeds)
 
     @property
+    def few(self) -> bool:
+        """Whether so few people were tested that nothing is clear."""
+        return self.people is not None and self.people < FEWEST
+
+    @property
     def clear(self) -> bool:
-        """Whether 0 lies outside the interval over people and, if there is one, that over seeds."""
+        """Whether 0 lies outside the interval over people and, if there is one, that over seeds.
+
+        Never of fewer people than :data:`~siamjax.inference.judging.FEWEST`.
+        """
+        if self.few:
+            return False
         both = [one for one in (self.interval, self.over_seeds) if one is not None]
         return all(low > 0 for low, _ in both) or all(high < 0 for _, high in both)
 
@@ -198,6 +210,7 @@ class Judged:
             interval=paired_difference(drawn, against, people=self._people),
             error=standard_error(each),
             seeds=len(each),
+            people=self._people,
         )
 
     def pairs(self, one: Row, other: Row) -> list[tuple[str, str]]:

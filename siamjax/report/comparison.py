@@ -51,6 +51,8 @@ def _against(found: Comparison, row: Row) -> str:
         behind += f", and {_both(_turned(change, change.over_seeds))} over {change.seeds} seeds"
     elif len(row.runs) + len(first.runs) > 2:
         behind += ", on the one seed that both have"
+    if change.few:
+        behind += ", who are too few to tell"
     if not change.clear:
         return (
             f"No clear difference: {row.name} minus {first.name} is {change.value:+.4f} {name} "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from siamjax.aligned import measured, text_table
 from siamjax.errors import shown
-from siamjax.inference.judging import Difference, Judgement
+from siamjax.inference.judging import FEWEST, Difference, Judgement
 
 Table = tuple[list[str], list[tuple[str, list[str]]]]
 """Columns, and for each row its name and its cells, as text."""
@@ -37,7 +37,6 @@ _BESIDE = {  # counts, which sentences tell, and what stands in another measure'
 }
 _ACROSS = 100  # characters of a line
 _FEW = 20  # people; one of them who is unlike the others decides
-_FEWEST = 6  # if all of n agree, the sign test's p is 2 / 2^n: 0.03 of six people, 0.06 of five
 
 
 def title(measure: str) -> str:
@@ -102,7 +101,7 @@ def verdict(judged: Judgement, difference: Difference) -> str:
     words = "better" if low > 0 else "worse"
     side = f"the whole interval lies {'above' if low > 0 else 'below'} 0"
     few = _few(judged)
-    if few and judged.people is not None and judged.people < _FEWEST:
+    if few and judged.people is not None and judged.people < FEWEST:
         return f"{words} here, but {few} are too few to tell"
     if few:
         return f"{words}, as far as {few} can tell: {side}"

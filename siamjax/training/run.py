@@ -159,6 +159,10 @@ class Run:
         before = before if isinstance(before, dict) else {}
         saved = any((self.folder / "checkpoints").glob("[0-9]*"))
         if not saved or before.get("run") != str(given.absolute()):
+            if given.resolve() == self.folder.resolve():
+                raise UsageError(
+                    f"--start-from {given} is the run itself; give --run another folder"
+                )
             start = Start.read(given)
             self._start = None if saved else start
             if before.get("weights") != start.weights:

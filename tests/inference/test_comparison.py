@@ -313,7 +313,7 @@ def test_the_command_answers_in_text_as_json_and_on_a_page(world, tmp_path, caps
     assert [line for line in lines if line.startswith("AUC  ")][-1].split()[1].startswith("-0.")
     assert lines[-1] == f"page: {page}"
     assert lines[-2].startswith(("two-0 is worse than three-0 by 0.", "No clear difference: two-0"))
-    assert lines[-2].endswith("over 5 people.")
+    assert lines[-2].endswith("over 5 people, who are too few to tell.")
     assert "next: python -m siamjax calibrate --run" in err
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
@@ -331,7 +331,9 @@ def test_the_command_answers_in_text_as_json_and_on_a_page(world, tmp_path, caps
     assert list(first) == list(second)
     assert (first["difference"], found["page"], found["measure"]) == (None, None, "auc")
     change = second["difference"]["auc"]
-    assert list(change) == ["value", "interval", "error", "seeds", "over_seeds", "clear"]
+    assert list(change) == [
+        *("value", "interval", "error", "seeds", "people", "over_seeds", "clear"),
+    ]
     assert change["value"] == pytest.approx(second["results"]["auc"] - first["results"]["auc"])
     assert found["tests"][0]["runs"] == ["three-0", "two-0"]
     assert (second["runs"], second["seeds"]) == (["two-0"], [0])

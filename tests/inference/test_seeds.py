@@ -190,6 +190,12 @@ def test_a_clear_change_is_clear_over_people_and_over_seeds(low, high, error, cl
     assert Change(value, Interval(low, high), error, 3 if error else 1).clear is clear
 
 
+def test_nothing_is_clear_of_few_people():
+    change = Change(0.05, Interval(0.04, 0.06), None, 1)
+    assert change._replace(people=6).clear
+    assert not change._replace(people=5).clear
+
+
 def test_judgements_without_draws():
     test = Judgement(results={"a": {"auc": 0.5}, "b": {"auc": 0.75}})
     rows = rows_of({"a": config(0), "b": config(0, width=2)})

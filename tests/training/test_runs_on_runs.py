@@ -27,9 +27,12 @@ from tiny_run import (
 
 from siamjax.data import divide_people, of_arrays
 from siamjax.errors import Interrupted, UsageError
+from siamjax.inference.evaluation import leaks
+from siamjax.inference.tested import VerificationTest
 from siamjax.parallel import replicate, shard
 from siamjax.training import averaged, create_state, fit
 from siamjax.training.checkpoints import load_variables
+from siamjax.training.finished import Described
 from siamjax.training.seen import Seen
 from siamjax.training.start import Start
 from siamjax.training.writers import read_metrics
@@ -148,6 +151,7 @@ def test_a_refused_start_leaves_no_folder(finished, tmp_path):
     for start, message in [
         (tmp_path / "letter", "not a finished run: manifest.json is missing"),
         (tmp_path / "nowhere", "not a finished run: manifest.json is missing"),
+        (tmp_path / "letter" / ".." / "run", "is the run itself; give --run another folder"),
     ]:
         with pytest.raises(UsageError, match=message):
             open_run(tmp_path / "run", start_from=start)
@@ -205,6 +209,9 @@ def test_images_that_the_first_run_saw_are_seen(tmp_path):
         protocol = judge(run)["protocol"]
         assert contaminated in protocol
         assert ("CONTAMINATED" in protocol) == bool(contaminated)
+        test = VerificationTest(images=images, pairs=splits[seed].test)
+        said, leaks_found = leaks(Described.read(tmp_path / f"run{seed}"), test, content=False)
+        assert leaks_found == bool(contaminated), said
     shutil.copytree(first, tmp_path / "earlier")
     (tmp_path / "earlier" / "seen.json").unlink()
     run = open_run(tmp_path / "run", splits=splits[1], steps=1, start_from=tmp_path / "earlier")
