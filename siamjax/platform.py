@@ -70,6 +70,7 @@ def keep_compilations() -> None:
     for each kind of CPU, as a home folder may be shared by machines that differ. Does nothing
     where the folder cannot be made. What cannot be read or written there is compiled anew.
     """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax = sys.modules.get("jax")
     if _FOLDER in os.environ or (jax is not None and jax.config.jax_compilation_cache_dir):
         return
@@ -81,7 +82,6 @@ def keep_compilations() -> None:
         _remove_oldest(folder)
     except (OSError, UsageError):  # a home that is read only, or not known
         return
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     for name, value in ((_FOLDER, str(folder)), (_SHORTEST, _SECONDS)):
         if jax is None:
             os.environ.setdefault(name, str(value))

@@ -212,7 +212,10 @@ def load_variables(folder: Path, step: int) -> Any:
 
     path = folder.absolute() / str(step)
     place = str(path)
+    jax.devices()  # JAX without its device is no damage of the checkpoint
     try:
+        if not path.is_dir():
+            raise UsageError("there is no such folder")
         most = allowance(_size_of(path))
         saved = ocp.checkpointables_metadata(place).metadata["variables"]
         wanted = {"variables": _abstract(saved)}

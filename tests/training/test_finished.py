@@ -230,10 +230,20 @@ def test_the_manifest_s_checkpoint_and_no_other(make):
     """Where it is gone, the other one would not fit the manifest's results."""
     folder = make({**FORMAT_1, "step": 3})
     with pytest.raises(
-        UsageError, match=r"checkpoint of step 3 is gone or damaged .*run the exper"
+        UsageError, match=r"checkpoint of step 3 is gone or damaged .*no such folder.*run the exper"
     ):
         Finished.open(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(UsageError, match=r"is not a finished run: manifest.json is missing"):
         Finished.open(folder)
     gc.collect()  # Orbax leaves its other errors to the garbage collector
+
+
+def test_jax_without_its_device_is_no_damage(make, monkeypatch):
+    def no_device():
+        raise AssertionError
+
+    folder = make(FORMAT_1)
+    monkeypatch.setattr(jax, "devices", no_device)
+    with pytest.raises(AssertionError):  # which siamjax.cli knows to explain
+        Finished.open(folder)
