@@ -74,6 +74,13 @@ def test_pure_functions_know_no_machinery():
     assert forbidden([*files("models", "metrics", "correlation"), *pure], *machinery) == []
 
 
+def test_what_is_computed_on_the_host_knows_no_jax():
+    """Measures but those of training, and what lists runs: they are quick to import."""
+    host = [path for path in files("metrics") if path.stem not in ("mean", "monitors")]
+    plain = [ROOT / f"{name}.py" for name in ("runs", "aligned", "messages", "lazy", "options")]
+    assert forbidden([*host, *plain], "jax", "flax", "optax", "orbax") == []
+
+
 def test_parallel_stands_on_jax_alone():
     own = {name for name in imports(ROOT / "parallel.py") if name.startswith("siamjax")}
     assert own == {"siamjax.errors", "siamjax.errors.UsageError"}

@@ -210,10 +210,6 @@ class Calibration(msgspec.Struct, kw_only=True):
             if (one.index or one.images) not in own and (clean or one.data == self.data)
         ]
 
-    def accepts(self, value: float) -> bool:
-        """Whether a value means "same"."""
-        return value >= self.threshold if self.rises else value <= self.threshold
-
     def at(self, value: float) -> Point:
         """The false match rate if this value were the threshold; never less than was measured.
 

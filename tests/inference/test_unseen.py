@@ -62,7 +62,6 @@ def test_people_of_the_training_are_refused_by_name_and_by_their_pixels(run, spl
 
 def test_numbers_mean_nobody_in_another_set(run):
     run.manifest["trained_on"] = ["1", "2"]
-    Seen(trained=[], chose=[], people=["3"]).write(run.folder)
     pixels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
     Seen(trained=[], chose=[], people=["3", "4"]).write(run.folder)
     numbered = People(images=of_arrays(pixels, ["1", "3"], name="others"))
