@@ -220,6 +220,12 @@ def test_people_of_the_training_are_known_by_their_images_too(say, place):
     assert "of 4 images 2 were trained on, and 0 chose the checkpoint" in told["leaks"]
 
 
+def test_a_probability_needs_a_calibration(say):
+    status, said = say("verify a.jpg b.jpg --run RUN --prior 0.5", "lfw_contrastive")
+    assert (status, said.out) == (1, "")
+    assert "calibrate it first: python -m siamjax calibrate --run lfw_contrastive --d" in said.err
+
+
 def test_what_is_calibrated_is_evaluated_at_that_threshold(say, place):
     """A search's run has none before; on its own test data nothing is verified."""
     run = "visual_search_triplet-calibrated"

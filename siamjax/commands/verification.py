@@ -31,13 +31,17 @@ def verify(
             (calibrated runs only); there is none without it.
     """
     import math
+    import shlex
 
     from siamjax.inference.verification import Verifier
 
     verifier = Verifier.open(run, trust=trust)
     known = verifier.calibration
     if prior is not None and known is None:
-        raise UsageError(f"{run} is not calibrated, so that --prior makes no probability of it")
+        raise UsageError(
+            f"{run} is not calibrated, so that --prior makes no probability; calibrate it first: "
+            f"python -m siamjax {shlex.join(map(str, calibrate(run)))}"
+        )
     value, same = verifier.compare(first, second)
     point = None if known is None else known.at(value)
     ratio = None if known is None else math.exp(known.ratio(value))
