@@ -29,12 +29,14 @@ from siamjax.metrics.intervals import (
     person_pairs,
     smallest_rate,
     unseen,
+    wilson,
 )
 from siamjax.metrics.ties import codes
 from siamjax.metrics.weighted_roc import Ordered, sums
 
 _CELLS = 2**23  # pairs x draws that are held at a time: 32 MiB an array
 _WIDTH = 256  # draws at a time, so that few pairs stay in the cache
+_FAR = 4.0  # in log-odds: from 0.98 down to 0.5
 
 
 class PairBootstrap:
@@ -156,7 +158,9 @@ def _interval(
 ) -> Interval:
     """Interval of a measure in [0, 1] from its draws, and from it without each of the people.
 
-    0 and 1 have no log-odds: bounds of 0 of so many units there, unless draws reach further.
+    0 and 1 have no log-odds: bounds of 0 of so many units there, unless draws reach further. So
+    near them that log-odds would reach from one to the other, Wilson's interval of as many trials
+    as have this variance.
     """
     from scipy import special  # takes 0.3 s to import
 
@@ -166,14 +170,20 @@ def _interval(
         if value == 0:
             return Interval(0.0, max(bound, reached.high))
         return Interval(min(1 - bound, reached.low), 1.0)
-    factor, quantile = 1.0, special.ndtri(certainty)
+    factor, freedom, quantile = 1.0, None, special.ndtri(certainty)
     if people is not None:
         if len(without) < max(people, 2):  # without someone, there is no measure
             return Interval(0.0, 1.0)
         factor, freedom = unseen(without - without.mean())
         quantile = special.stdtrit(freedom, certainty)
-    half = quantile * draws.std() * np.sqrt(factor) / (value * (1 - value))
-    low, high = special.expit(special.logit(value) + np.array([-half, half]))
+    variance = draws.var() * factor
+    half = quantile * np.sqrt(variance) / (value * (1 - value))
+    if half > _FAR:
+        low, high = wilson(
+            value, value * (1 - value) / variance, certainty=certainty, freedom=freedom
+        )
+    else:
+        low, high = special.expit(special.logit(value) + np.array([-half, half]))
     return Interval(float(low), float(high))
 
 

@@ -140,6 +140,35 @@ def test_intervals_are_of_log_odds_with_the_unseen(pairs):
     assert found["accuracy"] == pytest.approx((1 - high, 1 - low))
 
 
+def test_near_1_the_log_odds_do_not_reach_from_one_end_to_the_other():
+    """15 of 190 pairs of two people stand above all of one person's own: some draws lose these.
+
+    Wilson's bounds x are where (p - x)^2 = t^2 x (1 - x) / n, with n = p (1 - p) / variance.
+    """
+    one, other = np.triu_indices(20, 1)
+    who = np.repeat(np.arange(20), 20)
+    first, second = np.append(who, one), np.append(who, other)
+    same = first == second
+    score = np.where(same, np.where(first == 19, 5.0, 9.0), 0.0)
+    score[np.flatnonzero(~same)[:15]], score[0] = 6.0, -1.0
+    sampled = PairBootstrap(same, first, second)
+    p, drawn = 399 / 400, sampled.measures(score)
+    assert by_hand(score, same, 0.0)[0]["tar_at_far_0.1"] == p
+    without = []
+    for person in range(20):
+        stay = (first != person) & (second != person)
+        without.append(by_hand(score[stay], same[stay], 0.0)[0]["tar_at_far_0.1"])
+    squares = np.square(without - np.mean(without))
+    variance = drawn["tar_at_far_0.1"].var() * (1 + squares.max() / squares.sum())
+    freedom = np.clip(40 / (20 * (squares**2).sum() / squares.sum() ** 2 - 1), 1, 19)
+    t = special.stdtrit(freedom, 0.975)
+    assert t * variance**0.5 > 4 * p * (1 - p)
+    low, high = sampled.intervals(score, drawn=drawn)["tar_at_far_0.1"]
+    assert 0.01 < low < np.quantile(drawn["tar_at_far_0.1"], 0.025) < p < high < 1
+    for end in (low, high):
+        assert (p - end) ** 2 == pytest.approx(t**2 * end * (1 - end) * variance / (p * (1 - p)))
+
+
 def test_people_that_are_not_known(pairs):
     """Pairs are drawn one by one: the standard deviation is that of independent pairs."""
     score, same, _, _ = pairs
