@@ -44,6 +44,7 @@ class Matches:
             return cls(known=known, outgrown=outgrown, rises=rises, again=())
         calibration = Calibration.read(run)
         if calibration is not None:
+            calibration.warn()
             where = "" if index is None else str(index.resolve())
             known, outgrown = calibration.search(searched, images=images, index=where)
             rises = searched == "compare" and calibration.rises

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, write_json
 from siamjax.inference.digests import differing
@@ -203,12 +204,25 @@ class Calibration(msgspec.Struct, kw_only=True):
         if before is None:
             return
         own = {one.index or one.images for one in self.open_set}
-        clean = not any("CONTAMINATED" in note for note in before.notes)
+        clean = not before.contaminated
         self.open_set += [
             one
             for one in before.open_set
             if (one.index or one.images) not in own and (clean or one.data == self.data)
         ]
+
+    @property
+    def contaminated(self) -> bool:
+        """Whether the run was trained on people of the calibration."""
+        return any("CONTAMINATED" in note for note in self.notes)
+
+    def warn(self) -> None:
+        """Warn of numbers that are too good."""
+        if self.contaminated:
+            messages.warn(
+                "the run was calibrated on people of its training: errors are more frequent than "
+                "it says; calibrate it on others"
+            )
 
     def at(self, value: float) -> Point:
         """The false match rate if this value were the threshold; never less than was measured.

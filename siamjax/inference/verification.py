@@ -44,6 +44,8 @@ class Verifier:
         """Load a finished run; errors of :meth:`Finished.open` and :meth:`Calibration.read`."""
         run = Finished.open(folder, trust=trust)
         calibration = Calibration.read(run)
+        if calibration is not None:
+            calibration.warn()
         return cls(
             run=run,
             scorer=PairScorer(run.network, size=run.size),

@@ -261,11 +261,15 @@ def test_thresholds_of_other_galleries_stay_when_a_run_is_calibrated_again(found
     assert other.open_set == []
 
 
-def test_thresholds_of_people_of_the_training_do_not_stay_for_others(found, tmp_path):
+def test_thresholds_of_people_of_the_training_do_not_stay_for_others(found, tmp_path, capsys):
     run = colour_run(tmp_path)
     told = {"open_set": [searched(50)], "notes": ["CONTAMINATED: 3 of 40 people, by name ..."]}
     msgspec.structs.replace(found, **told).write(run)
+    Calibration.read(run).warn()
+    assert "warning: the run was calibrated on people of its training" in capsys.readouterr().err
     others = msgspec.structs.replace(found, open_set=[], data="strangers")
+    others.warn()
+    assert capsys.readouterr().err == ""
     others.keep_searches(run)
     assert others.open_set == []
     same = msgspec.structs.replace(found, open_set=[])
