@@ -48,8 +48,8 @@ def calibrate(
     from siamjax.data.people import open_people, people_of
     from siamjax.files import locked
     from siamjax.inference.calibrating import calibrate as calibrate_pairs
-    from siamjax.inference.compared import compare_people
     from siamjax.inference.evaluation import own_splits
+    from siamjax.inference.halves import compare_people
     from siamjax.inference.unseen import check_unseen
     from siamjax.report.calibration import PAGE, text_of, write_calibration
     from siamjax.search.index import Index

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from siamjax.inference.baselines import hsv_stripe_features, pixel_features, pixel_scores
     from siamjax.inference.calibrating import calibrate
     from siamjax.inference.calibration import Calibration
-    from siamjax.inference.compared import compare_people
     from siamjax.inference.comparison import Comparison, compare_runs
     from siamjax.inference.cross_input import score_pairs
     from siamjax.inference.embedder import Embedder
     from siamjax.inference.evaluation import evaluate_run
     from siamjax.inference.export import export_run
     from siamjax.inference.frozen import frozen_maps
+    from siamjax.inference.halves import compare_people
     from siamjax.inference.hard_negatives import Miner
     from siamjax.inference.judging import Judgement, judge_pairs, judge_queries
     from siamjax.inference.pairs import PairScorer

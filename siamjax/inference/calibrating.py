@@ -14,7 +14,7 @@ from siamjax.inference.calibration import (
     Point,
     fingerprint,
 )
-from siamjax.inference.compared import Compared, Pairs
+from siamjax.inference.halves import Compared, Pairs
 from siamjax.metrics import calibration as metric
 from siamjax.metrics import verification
 from siamjax.metrics.bootstrap import PairBootstrap

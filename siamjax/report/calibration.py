@@ -10,7 +10,7 @@ from scipy.special import expit, logit, ndtri
 from siamjax.aligned import measured
 from siamjax.errors import shown
 from siamjax.inference.calibration import Calibration
-from siamjax.inference.compared import Compared, Pairs
+from siamjax.inference.halves import Compared, Pairs
 from siamjax.metrics import calibration as metric
 from siamjax.metrics import verification
 from siamjax.report import figures

@@ -16,7 +16,7 @@ from siamjax.data.images import of_files
 from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import Metric, RankedDistances, distances_to
 from siamjax.inference.calibration import Estimate, OpenSet, Searched, fingerprint
-from siamjax.inference.compared import Compared
+from siamjax.inference.halves import Compared
 from siamjax.metrics import open_set
 from siamjax.metrics.intervals import comparisons_needed
 from siamjax.metrics.open_set import conformal_threshold, fnir, threshold_at_fpir

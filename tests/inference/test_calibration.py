@@ -218,6 +218,22 @@ def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
             Calibration.read(run)
 
 
+def test_an_accuracy_on_people_who_set_the_threshold_is_warned_of(found, tmp_path, capsys):
+    run = colour_run(tmp_path)
+    found.write(run)
+    pairs = PairList(name="pairs", first=[0, 0], second=[0, 1], same=np.array([True, False]))
+    for name, warned in (
+        ("colours", "set on people of colours: the accuracy is too good"),
+        ("", ""),
+    ):
+        images = dataclasses.replace(coloured(2, each=1).images, name=name)
+        test = VerificationTest(images=images, pairs=pairs)
+        assert test.thresholds(run, {}) == {"network": -found.threshold}
+        said = capsys.readouterr().err
+        assert warned in said
+        assert bool(said) == bool(warned)
+
+
 def test_only_what_is_judged_by_a_calibration_needs_it(tmp_path):
     (tmp_path / CALIBRATION).write_text("damaged")
     images = coloured(2, each=1).images
