@@ -63,6 +63,9 @@ def test_from_two_folders_to_a_search_that_says_no_match(place, monkeypatch, cap
     assert ("same person" in own) == (value <= found["threshold"])
     assert re.search(r"false match rate at this distance \S+ \[\S+, \S+\]; likelihood ratio", own)
     assert "where 0.5 of all compared pairs are the same" in own
+    on_others = said("evaluate --run run --data others --limit 500").out
+    assert f"threshold is {threshold:.4f}, calibrated on folder others." in on_others
+    assert "calibrated on" not in said("evaluate --run run").out  # it has the run's own
     answer = json.loads(said("verify s35.png s39.png --run run --json").out)
     assert answer["calibrated"] is True
     assert answer["fmr_interval"][0] <= answer["fmr"] <= answer["fmr_interval"][1]

@@ -7,7 +7,7 @@ import tyro
 
 from siamjax.commands.arguments import Strict, Trust
 from siamjax.commands.output import Answer, answers, calibrate
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Rate, Source
 
 
@@ -102,6 +102,7 @@ def evaluate(
             (verification), who is it over cameras (reid), which item is it (retrieval).
         limit: Most pairs to take of a set without a list of pairs; drawn with seed 0.
     """
+    from siamjax.inference.calibration import Calibration
     from siamjax.inference.evaluation import evaluate_run
     from siamjax.report.tables import text_of
     from siamjax.training.finished import Finished
@@ -126,7 +127,10 @@ def evaluate(
     text = [test.protocol] if test.protocol else []
     text += [f"{test.name}; {done.leaks}", text_of(judged, chosen=test.chosen)]
     if done.threshold is not None:
-        text.append(f"The network's threshold is {done.threshold:.4f}.")
+        known = Calibration.read(finished)
+        calibrated = known is not None and known.threshold == done.threshold
+        origin = f", calibrated on {known.data}" if known is not None and calibrated else ""
+        text.append(shown(f"The network's threshold is {done.threshold:.4f}{origin}."))
     return Answer(values=values, text=text, then=calibrate(run))
 
 

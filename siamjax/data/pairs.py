@@ -79,11 +79,12 @@ def all_pairs(
     require_names(f"identities of {images.name}", images.identities[indices])
     same = images.identities[first] == images.identities[second]
     if not same.any() or same.all():
+        people = len(set(images.identities[indices]))
+        remedy = "give at least two people, and two images of one of them"
         raise UsageError(
-            f"{name} of {images.name}: {count} images of "
-            f"{len(set(images.identities[indices]))} people make no pair of "
-            f"{'one person' if not same.any() else 'two people'}; give at least two people, and "
-            "two images of one of them"
+            f"{name} of {images.name}: {count} images of {people} people make no pair of "
+            f"{'one person' if not same.any() else 'two people'}; "
+            + ("draw more pairs" if 1 < people < count else remedy)
         )
     return PairList(name=name, first=first, second=second, same=same)
 

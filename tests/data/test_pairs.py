@@ -110,6 +110,12 @@ def test_no_pair_of_one_kind(counts, message):
         all_pairs(images, np.arange(len(images)), name="all")
 
 
+def test_too_few_pairs_of_enough_people():
+    images = of_arrays(np.zeros((30, 2, 2), np.uint8), np.repeat(["a", "b", "c"], 10), name="x")
+    with pytest.raises(UsageError, match=r"1 of 435 .* make no pair of .*; draw more pairs"):
+        all_pairs(images, np.arange(30), name="all", limit=1)
+
+
 def test_images_of():
     images = image_set([2, 1, 2])
     np.testing.assert_array_equal(images_of(images, ["p0", "p2"]), [0, 1, 3, 4])
