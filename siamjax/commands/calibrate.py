@@ -48,6 +48,7 @@ def calibrate(
     from siamjax.data.people import open_people, people_of
     from siamjax.files import locked
     from siamjax.inference.calibrating import calibrate as calibrate_pairs
+    from siamjax.inference.calibration import fingerprint
     from siamjax.inference.evaluation import own_splits
     from siamjax.inference.halves import compare_people
     from siamjax.inference.unseen import check_unseen
@@ -62,6 +63,8 @@ def calibrate(
         raise UsageError("--fpir is a rate of searches; give --gallery or --index too")
     finished = Finished.open(run, trust=trust)
     opened = None if index is None else Index.open(index)
+    if opened is not None:
+        opened.check(fingerprint(finished))  # now, and not after all is compared
     people = people_of(own_splits(finished)) if data is None else open_people(data, strict=strict)
     # Opened first, so that a folder that cannot be written is refused before anything is compared.
     with locked(run / "calibration.lock"):
@@ -72,7 +75,7 @@ def calibrate(
             found.open_set = open_set_of(compared, gallery=gallery, index=opened, fpir=fpir)
         found.keep_searches(finished)
         found.write(finished)
-        heading = f"{run.name} calibrated on {found.data}"
+        heading = f"{run.absolute().name} calibrated on {found.data}"
         write_calibration(run / PAGE, found, compared, heading=heading)
     values = msgspec.to_builtins(found)
     then = ("verify", "a.jpg", "b.jpg", "--run", run)

@@ -161,7 +161,7 @@ class Calibration(msgspec.Struct, kw_only=True):
     ratio: Logistic
     cllr: Finite
     cllr_min: Finite
-    points: list[Point]
+    points: Annotated[list[Point], msgspec.Meta(min_length=1)]
     open_set: list[OpenSet] = []
     notes: list[str] = []
     made: dict[str, str] = {}
@@ -227,13 +227,12 @@ class Calibration(msgspec.Struct, kw_only=True):
     def at(self, value: float) -> Point:
         """The false match rate if this value were the threshold; never less than was measured.
 
-        Between two values that were measured it is that of the less similar one.
+        Between two values that were measured it is that of the less similar one; beyond the least
+        similar it is that one's, at which every pair matches.
         """
         sign = 1 if self.rises else -1
         place = bisect_right([sign * point.value for point in self.points], sign * value)
-        if not place:
-            return Point(value=value, fmr=1.0, low=1.0, high=1.0)
-        return self.points[place - 1]
+        return self.points[max(0, place - 1)]
 
     def posterior(self, value: float, *, prior: float) -> float:
         """P(same), in (0, 1), where a share ``prior`` of all pairs that are compared is same."""
