@@ -105,6 +105,9 @@ def divide_people(
         images, validation=validation_people, test=test_people, seed=seed
     )
     assert_disjoint(train, validation, test)
+    if request is None:  # as load_verification takes it, if the images are a set's
+        counts = {"validation_people": validation_people, "test_people": test_people}
+        request = {"data": images.name, "seed": seed, **counts}
     return VerificationSplits(
         images=images,
         training=SampledPairs(images, train, seed=seed, positive_share=positive_share),
@@ -115,7 +118,7 @@ def divide_people(
             f"{images.name}: people divided at random (seed {seed}) into {len(train)} for "
             f"training, {len(validation)} for validation, {len(test)} for test; all pairs"
         ),
-        request={"data": images.name, "seed": seed} if request is None else request,
+        request=request,
     )
 
 

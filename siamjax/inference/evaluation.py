@@ -65,6 +65,8 @@ def own_splits(
         raise UsageError(
             f"{where} does not say the run's task, so that its test is not known; give --data"
         )
+    if "data" not in run.about.splits:  # what is missing has a default, which may be another set
+        raise UsageError(f"{where} does not say what the run was tested on; give --data")
     request = run.about.splits | ({"strict": True} if strict else {})
     try:
         if task == "verification":

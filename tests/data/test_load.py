@@ -13,6 +13,7 @@ from siamjax.data import (
     ReidOptions,
     RetrievalOptions,
     VerificationOptions,
+    divide_people,
     load_reid,
     load_retrieval,
 )
@@ -82,6 +83,13 @@ def test_options_out_of_a_config_that_has_more(options):
         name: str(value.absolute() if isinstance(value, Path) else value)
         for name, value in changed.items()
     }
+
+
+def test_a_set_that_was_divided_by_hand_is_divided_so_again(faces):
+    by_hand = divide_people(faces, seed=3, validation_people=4, test_people=5)
+    again = verification_splits(**by_hand.request)
+    assert again.fingerprint() == by_hand.fingerprint()
+    assert set(by_hand.request) <= {field.name for field in dataclasses.fields(VerificationOptions)}
 
 
 def test_defaults_are_the_embedded_sets():

@@ -33,6 +33,8 @@ def test_task(manifest, task):
 def test_a_test_that_cannot_be_made_again_asks_for_data(tmp_path):
     with pytest.raises(UsageError, match=r"r/manifest.json does not say .*; give --data"):
         own_test(described())
+    with pytest.raises(UsageError, match=r"does not say what the run was tested on; give --data"):
+        own_test(described(task="verification", splits={"seed": 0}))
     gone = {"data": str(tmp_path / "gone"), "seed": 0}
     with pytest.raises(UsageError, match=r"manifest.json names: .*gone: no such folder.*--data"):
         own_test(described(task="verification", splits=gone))
