@@ -158,15 +158,15 @@ def _interval(
 ) -> Interval:
     """Interval of a measure in [0, 1] from its draws, and from it without each of the people.
 
-    0 and 1 have no log-odds: bounds of 0 of so many units there, unless draws reach further. So
-    near them that log-odds would reach from one to the other, Wilson's interval of as many trials
-    as have this variance.
+    0 and 1 have no log-odds: bounds of 0 of so many units there. Where log-odds would reach from
+    one to the other, Wilson's interval of as many trials as have this variance. In both cases what
+    draws reach is within.
     """
     from scipy import special  # takes 0.3 s to import
 
-    certainty = (1 + confidence) / 2
+    certainty, reached = (1 + confidence) / 2, percentile(draws, confidence=confidence)
     if value in (0.0, 1.0):
-        bound, reached = smallest_rate(units, certainty=certainty), percentile(draws)
+        bound = smallest_rate(units, certainty=certainty)
         if value == 0:
             return Interval(0.0, max(bound, reached.high))
         return Interval(min(1 - bound, reached.low), 1.0)
@@ -179,9 +179,9 @@ def _interval(
     variance = draws.var() * factor
     half = quantile * np.sqrt(variance) / (value * (1 - value))
     if half > _FAR:
-        low, high = wilson(
-            value, value * (1 - value) / variance, certainty=certainty, freedom=freedom
-        )
+        trials = value * (1 - value) / variance
+        low, high = wilson(value, trials, certainty=certainty, freedom=freedom)
+        low, high = min(low, reached.low), max(high, reached.high)
     else:
         low, high = special.expit(special.logit(value) + np.array([-half, half]))
     return Interval(float(low), float(high))
