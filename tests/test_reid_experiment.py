@@ -130,17 +130,17 @@ def test_a_gallery_of_arrays_is_ranked_as_its_files_are(finished, market):
     ranked = rank_gallery(opened, [query], folder, top=3)
     assert [ranked.images.keys[index] for index in ranked.query] == [str(query)]
     assert {ranked.images.keys[index] for index in ranked.found[0]} <= set(map(str, gallery))
-    assert ranked.found.shape == ranked.probability.shape == (1, 3)
-    assert (np.diff(ranked.probability) <= 0).all()
+    assert ranked.found.shape == ranked.value.shape == (1, 3)
+    assert (np.diff(ranked.value) <= 0).all()
     pixels = [np.asarray(Image.open(path)) for path in (query, *gallery)]
     arrays = rank_gallery(
         opened, of_arrays(pixels[:1], name="asked"), of_arrays(pixels[1:], name="shown"), top=3
     )
     assert arrays.images.name == "shown"
     np.testing.assert_array_equal(arrays.found, ranked.found)
-    np.testing.assert_allclose(arrays.probability, ranked.probability, rtol=1e-6)
+    np.testing.assert_allclose(arrays.value, ranked.value, rtol=1e-6, atol=1e-6)
     both = rank_gallery(opened, of_arrays(pixels[:1]), folder, top=3, symmetric=True)
-    assert (both.probability != ranked.probability).any()
+    assert (both.value != ranked.value).any()
     for queries, top in (([], 3), ([query], 0)):
         with pytest.raises(UsageError, match="at least 1 of each"):
             rank_gallery(opened, queries, folder, top=top)

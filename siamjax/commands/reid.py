@@ -43,7 +43,7 @@ def rank(
     finished = Finished.open(run, trust=trust)
     ranked = rank_gallery(finished, queries, gallery, top=top, symmetric=symmetric, strict=strict)
     images, text, lists, listed = ranked.images, [], [], []
-    chance, count = ranked.probability, len(images) - len(queries)
+    count = len(images) - len(queries)
     # The mean of both orders is another value than the one that was calibrated.
     matches = Matches.of(finished, None if symmetric else "compare", images=count)
     for row, query in enumerate(ranked.query):
@@ -52,10 +52,9 @@ def rank(
         found, lines = [], []
         for place, index in enumerate(ranked.found[row]):
             name, value = images.keys[index], float(ranked.value[row, place])
-            same = None if chance is None else float(chance[row, place])
             match = matches.match(value)
             lines.append(f"{place + 1:4d}  {ranked.said(value)}  {name}")
-            found.append({"image": name, "value": value, "p_same": same, "match": match})
+            found.append({"image": name, "value": value, "match": match})
             if out is not None:
                 pictured.append(Shown(images.image(index), name, ranked.said(value), match))
         text += matches.lines([one["value"] for one in found], lines, said=ranked.said)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -135,20 +134,11 @@ class RankedGallery:
     measure: str
     value: np.ndarray
 
-    @property
-    def probability(self) -> np.ndarray | None:
-        """(queries, top) P(same) as the network was trained to give it; None for a distance."""
-        return _logistic(self.value.astype(np.float64)) if self.measure == "logit" else None
-
     def said(self, value: float) -> str:
-        """A value as it is printed: a distance, or P(same) of a logit."""
-        if self.measure == "logit":
-            return f"P(same) {_logistic(np.float64(value)):.4f}"
+        """A value as it is printed: a distance, or P(same) as training gave its pairs' share."""
+        if self.measure == "logit":  # scipy.special takes long to import
+            return f"P(same) {np.exp(-np.logaddexp(0, -np.float64(value))):.4f}"
         return f"{self.measure} {value:.4f}"
-
-
-def _logistic(logit: Any) -> Any:
-    return np.exp(-np.logaddexp(0, -logit))  # scipy.special takes long to import
 
 
 def rank_gallery(
