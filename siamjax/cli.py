@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import functools
+import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, TextIO, TypeVar
@@ -83,6 +85,8 @@ def call(
             return function(*arguments, **options)
 
     said = "Show no progress and no notes: only results, warnings and errors."
+    # Tyro keeps the line breaks of an argument's description, and wraps each line by itself.
+    called.__doc__ = re.sub(r"\n {8}", " ", inspect.cleandoc(function.__doc__ or ""))
     kind = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=said)]
     add_flag(called, function, "quiet", kind)
     guard(lambda: tyro.cli(called, prog=program, description=description, args=words))

@@ -27,8 +27,8 @@ def verify(
         first: An image.
         second: Another image.
         run: Folder of a finished run.
-        prior: Share of same pairs among all that will be compared, for the probability of "same"
-            (calibrated runs only); there is none without it.
+        prior: Share of same pairs among all that will be compared, for the probability of "same";
+            None: no probability. Only a calibrated run has one.
     """
     import math
     import shlex

@@ -106,7 +106,7 @@ def split_people(
         raise UsageError(
             f"{images.name}: {len(eligible)} of {len(people)} people have two images or more; "
             f"{validation} for validation and {test} for test do not fit: each needs 2 or more, "
-            "and training 1; add people or ask for fewer"
+            "and training 1; add people, or hold out fewer (--validation-people, --test-people)"
         )
     held_out = eligible[: validation + test]
     training = sorted(set(map(str, people)) - set(held_out))
@@ -269,7 +269,7 @@ def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
     if len(groups) < 2:
         raise UsageError(
             f"{images.name}: {len(groups)} person to train on, so that there is no pair of two "
-            "people; add people"
+            "people; add people, or hold out fewer (--validation-people, --test-people)"
         )
     return groups
 

@@ -256,8 +256,8 @@ class ReidOptions(Options):
     seed: Seed = 0
     """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
     data: Source = "pedestrians"
-    """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or a folder in
-    Market-1501's naming."""
+    """pedestrians, cuhk03/labeled, cuhk03/detected, cuhk01, grid, market1501, or
+    a folder in Market-1501's naming."""
     home: Path | None = None
     """Folder, archive or .mat file of the set; None: in $SIAMJAX_REID, else in TFDS's folder."""
     protocol: Protocol = "classic"

@@ -97,7 +97,10 @@ def _check_text(path: Path) -> None:
         while block := file.read(2**20):
             if b"\0" in block:
                 line += block.count(b"\n", 0, block.index(b"\0"))
-                raise UsageError(f"{path}, line {line}: not text (a NUL); save the table as UTF-8")
+                raise UsageError(
+                    f"{path}, line {line}: not text (a NUL); save the table as UTF-8, or give a "
+                    "folder if these are images"
+                )
             line += block.count(b"\n")
 
 

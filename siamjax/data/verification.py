@@ -171,8 +171,8 @@ class VerificationOptions(Options):
     seed: Seed = 0
     """Seed of the splits; in a run also of examples, augmentation and initial parameters."""
     data: Source = "orl_faces"
-    """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with a sub-folder for
-    each person, or a list file of lines 'path1 path2 label'."""
+    """orl_faces, lfw, lfw/original, lfw/funneled, lfw/deepfunneled, a folder with
+    a sub-folder for each person, or a list file of lines 'path1 path2 label'."""
     lfw_fold: Annotated[int, Bounds(at_least=1, at_most=10)] | None = None
     """LFW only: test on this fold of View 2 (1 to 10), train on the others; None: View 1."""
     validation_list: Path | None = None

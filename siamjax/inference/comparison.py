@@ -112,7 +112,7 @@ def compare_runs(
 def _described(folders: Sequence[Path]) -> dict[str, Described]:
     """Runs by the names that tell them apart: their folders' own, or else their whole paths."""
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
-        raise UsageError(f"{len(folders)} runs: give two or more, each of them once")
+        raise UsageError("give two runs or more, each of them once")
     own = [folder.absolute().name for folder in folders]
     runs = {}
     for name, folder in zip(own, folders, strict=True):

@@ -86,10 +86,15 @@ def _cell(judged: Judgement, method: str, measure: str) -> str:
 
 
 def signed(difference: Difference | None) -> str:
-    """A difference with its sign and its interval; empty if there is none."""
+    """A difference with its sign and its interval; empty if there is none.
+
+    Draws that are all the same, as of two people, tell no interval.
+    """
     if difference is None:
         return ""
     value, (low, high) = difference
+    if low == high:
+        return f"{value:+.4f}"
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 

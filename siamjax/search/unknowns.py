@@ -65,10 +65,11 @@ class Searches:
             [r for r in RATES if people >= comparisons_needed(r)], default=RATES[0]
         )
         if people + 1 < (needed := math.ceil(1 / wanted - 1e-9)):
+            larger = math.ceil(100 / max(2, people + 1)) / 100
             raise UsageError(
                 f"{data}: an FPIR of {wanted:g} needs {needed - 1:,} people who are not in the "
                 "gallery in the half that sets the threshold, and there are "
-                f"{people:,}; give more people, or a larger --fpir"
+                f"{people:,}; give more people, or --fpir {larger:g}"
             )
         few = people < comparisons_needed(wanted)
         at_fpir = conformal_threshold if few else threshold_at_fpir

@@ -14,11 +14,11 @@ class RunConfig(Options):
     """The options of every experiment, whose own ``Config`` adds to them."""
 
     run: Path = Path("runs/{experiment}-{data}{seed}")
-    """Run folder, with the names of {experiment} and {data}; {seed} is -seedN, and nothing for seed
-    0. An existing run is resumed."""
+    """Run folder; {experiment} and {data} are their names, {seed} is -seedN, or
+    nothing for 0. An existing run is resumed."""
     start_from: Path | None = None
-    """A finished run whose weights a new run starts from. Layers that it lacks are new, or as
-    published."""
+    """A finished run whose weights a new run starts from. Layers that it lacks
+    are new, or as published."""
     seed: Seed = 0
     """Seed of splits, examples, augmentation and initial parameters."""
     batch_size: Count = 32
