@@ -135,7 +135,7 @@ class RankedGallery:
     value: np.ndarray
 
     def said(self, value: float) -> str:
-        """A value as it is printed: a distance, or P(same) as training gave its pairs' share."""
+        """A value as it is printed: a distance, or P(same) at training's share of same pairs."""
         if self.measure == "logit":  # scipy.special takes long to import
             return f"P(same) {np.exp(-np.logaddexp(0, -np.float64(value))):.4f}"
         return f"{self.measure} {value:.4f}"
