@@ -40,16 +40,21 @@ def text_of(found: Calibration) -> list[str]:
     lines = [
         f"{found.data}: {found.images:,} images{_divided(found)}",
         f"{found.measure} threshold {found.threshold:.4f} (same: at or {side}), made for a false "
-        f"match rate of {found.wanted:g}; so many people support {found.smallest:.2g} and above",
+        f"match rate of {found.wanted:g}; the smallest for so many people is {found.smallest:.2g}",
         f"on the others: false match rate {found.fmr}, false non-match rate {found.fnmr}",
         ", ".join(f"{name} {value}" for name, value in measures_table(found)),
         f"likelihood ratio: Cllr {found.cllr:.3f} bits (1: it says nothing), at best "
         f"{found.cllr_min:.3f}, of {pairs}",
     ]
     for way, gallery, wanted, threshold, fpir, fnir in searches_table(found):
+        lines += [
+            f"{way}, {gallery}: threshold {threshold}, made for an FPIR of {wanted}",
+            f"  on the others: FPIR {fpir}, FNIR {fnir}",
+        ]
+    if found.open_set:
         lines.append(
-            f"{way}, {gallery}: threshold {threshold}, made for FPIR {wanted}; on the others: "
-            f"FPIR {fpir}, FNIR {fnir}"
+            "FPIR: share of searches by strangers that find someone; FNIR: by people of the "
+            "gallery that do not find them"
         )
     lines += [f"note: {one}" for one in found.notes]
     return [*lines, f"in brackets: 95 % intervals {_over(found)}"]

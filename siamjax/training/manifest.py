@@ -67,7 +67,10 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     """
     path = folder / "manifest.json"
     if not os.path.exists(path):  # also one that cannot be looked at
-        raise UsageError(f"{shown(folder)} is not a finished run: manifest.json is missing")
+        raise UsageError(
+            f"{shown(folder)} is not a finished run: manifest.json is missing; python -m siamjax "
+            "runs lists runs and their states"
+        )
     whole, where = read_json(path, dict[str, Any]), shown(path)
     number = typed(whole, _Format, where=where).format
     if number > FORMAT:
