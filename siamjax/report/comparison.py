@@ -23,7 +23,17 @@ def sentences(found: Comparison) -> list[str]:
     """What the comparison says: of each row but the first whether it is better or worse."""
     if len(found.rows) == 1:
         return [_alone(found)]
-    return [_against(found, row) for row in found.rows[1:]]
+    return [_against(found, row) + _seen(found, row) for row in found.rows[1:]]
+
+
+def _seen(found: Comparison, row: Row) -> str:
+    """Which of the two were trained on some of the test, and so look better than they are."""
+    names = [
+        run
+        for run in (*found.rows[0].runs, *row.runs)
+        if any(line.startswith(f"{run}: CONTAMINATED") for line in found.warnings)
+    ]
+    return f" Too good, as trained on some of this test: {', '.join(names)}." if names else ""
 
 
 def _alone(found: Comparison) -> str:

@@ -242,7 +242,7 @@ def test_runs_tested_on_other_people_are_refused(world, tmp_path):
 
 def test_wrong_numbers_of_runs_are_refused(world):
     for runs in ([], [world / "three-0"], [world / "three-0", world / "copies" / ".." / "three-0"]):
-        with pytest.raises(UsageError, match="give two or more, each of them once"):
+        with pytest.raises(UsageError, match="give two runs or more, each of them once"):
             compare_runs(runs)
     with pytest.raises(UsageError, match=r"nowhere is not a finished run"):
         compare_runs([world / "three-0", world / "nowhere"])
@@ -290,6 +290,8 @@ def test_runs_of_other_tasks_are_compared_on_one_set_alone(others):
     assert "auc" in found.changes["retrieval-2"]
     assert [line.split(":")[0] for line in found.warnings] == ["three-0", "retrieval-2"]
     assert all("CONTAMINATED" in line for line in found.warnings)
+    (said,) = told.sentences(found)
+    assert said.endswith(" Too good, as trained on some of this test: three-0, retrieval-2.")
 
 
 def test_a_run_that_does_not_reach_its_manifest_again_is_named(world, tmp_path):
