@@ -191,7 +191,7 @@ def test_refused_options_leave_no_folder(tmp_path):
         ({"workers": -1}, "workers -1"),
         ({"data": "nowhere"}, "nowhere"),
         ({"lfw_fold": 1}, "use --data lfw"),
-        ({"validation_people": 30, "test_people": 20}, "add people or ask for fewer"),
+        ({"validation_people": 30, "test_people": 20}, "add people, or hold out fewer"),
     ]
     for change, message in refused:
         with pytest.raises(UsageError, match=message):
