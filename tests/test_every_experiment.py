@@ -190,13 +190,13 @@ def test_where_lfw_lies_the_embedded_faces_are_trained_on_and_a_line_tells(
     Image.fromarray(faces.image(0)).save(person / "Aaron_Eckhart_0001.jpg")
     monkeypatch.setattr(lfw, "search_path", lambda: [tmp_path / "nothing"])
     without = load_verification(VerificationOptions())
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     monkeypatch.undo()
     monkeypatch.setenv("SIAMJAX_LFW", str(tmp_path))
     found = load_verification(VerificationOptions())
     assert found.images.name == "orl_faces"
     assert found.fingerprint() == without.fingerprint()
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert str(tmp_path) in said[0]
     assert "--data lfw" in said[0]
