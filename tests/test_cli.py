@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from siamjax import cli
+
 ROOT = Path(__file__).parent.parent
 PLAIN = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 PLAIN.pop("PYTHONUNBUFFERED", None)
@@ -183,3 +185,20 @@ def test_all_modules_without_docstrings_and_without_torch():
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
         )
+
+
+def test_an_argument_s_help_is_one_paragraph(capsys, monkeypatch):
+    """It is wrapped for the terminal alone, and not where the docstring's lines end."""
+
+    def act(*, probes: int = 3) -> None:
+        """Act.
+
+        Args:
+            probes: Number of lists to look into; more of them find more of the items, and they take
+                longer.
+        """
+
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        cli.call(act, program="act", words=["--help"])
+    assert "find more of the items, and they take longer." in capsys.readouterr().out

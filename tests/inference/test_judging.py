@@ -7,10 +7,18 @@ import pytest
 
 from siamjax.data import of_arrays
 from siamjax.data.pairs import PairList, all_pairs
-from siamjax.inference.judging import Judgement, judge_pairs, judge_queries
+from siamjax.inference.judging import Difference, Judgement, judge_pairs, judge_queries
 from siamjax.metrics import verification
 from siamjax.metrics.intervals import Interval
-from siamjax.report.tables import certainty, chosen_measure, reasons, table_of, text_of, verdict
+from siamjax.report.tables import (
+    certainty,
+    chosen_measure,
+    reasons,
+    signed,
+    table_of,
+    text_of,
+    verdict,
+)
 
 GREY = np.zeros((1, 1), np.uint8)
 
@@ -160,3 +168,8 @@ def test_folds_keep_their_standard_error():
     columns, rows = table_of(Judgement(results={"network": values}))
     assert columns == ["network"]
     assert rows == [("k-fold accuracy", ["0.8000 ± 0.0050 (deviation 0.0158)"])]
+
+
+def test_a_difference_whose_draws_are_all_the_same_has_no_interval():
+    assert signed(Difference(0.05, Interval(-0.01, 0.11))) == "+0.0500 [-0.0100, +0.1100]"
+    assert signed(Difference(0.05, Interval(0.05, 0.05))) == "+0.0500"
