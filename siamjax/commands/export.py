@@ -36,5 +36,6 @@ def export(
     text = [
         f"{out}: for {', '.join(platforms)}; any number of images of size {finished.size}",
         f"difference from the run, when read back: embed {embed:.1e}, score {score:.1e}",
+        f"how to load it with JAX alone: {out / 'README.md'}",
     ]
     return Answer(values=values, text=text)

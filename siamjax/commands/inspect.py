@@ -71,7 +71,8 @@ def inspect(
             count = len(one.dead)
             said = f"{one.layer}: {count} of {one.channels} ({count / one.channels:.1%})"
             text.append(f"{said}: {ranges(one.dead.tolist())}" if count else said)
-    return Answer(values=values, text=text)
+    then = ("export", "--run", run, "--out", "model/")
+    return Answer(values=values, text=text, then=then)
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -105,7 +105,8 @@ class Matches:
             "outgrown": None if one is None else self.outgrown,
         }
 
-    @property
-    def then(self) -> tuple[object, ...]:
-        """The next command; () once it is calibrated."""
-        return self.again if self.known is None or self.outgrown else ()
+    def then(self, *command: object, out: Path | None) -> tuple[object, ...]:
+        """The next command: to calibrate, and then the same ``command`` with a page."""
+        if self.known is None or self.outgrown:
+            return self.again
+        return (*command, "--out", "found.html") if out is None else ()

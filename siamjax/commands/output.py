@@ -67,8 +67,8 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
     return call
 
 
-def calibrate(run: Path) -> tuple[object, ...]:
-    """The next command for a run that is not calibrated; () for one that is."""
+def calibrate(run: Path, *, then: Sequence[object] = ()) -> Sequence[object]:
+    """The next command for a run that is not calibrated; ``then`` for one that is."""
     if os.path.lexists(run / "calibration.json"):
-        return ()
+        return then
     return ("calibrate", "--run", run, "--data", "my_people/")

@@ -75,4 +75,5 @@ def rank(
         "queries": listed,
         "page": out,
     }
-    return Answer(values=values, text=text, then=matches.then)
+    then = matches.then("rank", *queries, "--gallery", gallery, "--run", run, out=out)
+    return Answer(values=values, text=text, then=then)

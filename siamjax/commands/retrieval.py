@@ -244,7 +244,8 @@ def search(
         "queries": listed,
         "page": out,
     }
-    return Answer(values=values, text=text, then=matches.then)
+    then = matches.then("search", *queries, "--index", index, out=out)
+    return Answer(values=values, text=text, then=then)
 
 
 def _note_missing_checksums(index: "Index") -> None:

@@ -77,7 +77,8 @@ def verify(
         )
     if chance is not None:
         text.append(f"P(same) {chance:.4g} where {prior:g} of all compared pairs are the same")
-    return Answer(values=values, text=text, then=calibrate(run))
+    then = calibrate(run, then=("rank", first, "--gallery", "my_images/", "--run", run))
+    return Answer(values=values, text=text, then=then)
 
 
 @answers
@@ -131,7 +132,8 @@ def evaluate(
         calibrated = known is not None and known.threshold == done.threshold
         origin = f", calibrated on {known.data}" if known is not None and calibrated else ""
         text.append(shown(f"The network's threshold is {done.threshold:.4f}{origin}."))
-    return Answer(values=values, text=text, then=calibrate(run))
+    then = calibrate(run, then=("verify", "a.jpg", "b.jpg", "--run", run))
+    return Answer(values=values, text=text, then=then)
 
 
 @answers

@@ -65,6 +65,11 @@ def read_manifest(folder: Path) -> Manifest:
     that is missing or has another type or range.
     """
     path = folder / MANIFEST
+    if not is_missing(folder / "checkpoints"):
+        raise UsageError(
+            f"{shown(folder)} is a run and not an index; make one by: python -m siamjax embed "
+            f"CATALOGUE --run {shown(folder)} --out INDEX"
+        )
     if is_missing(path):
         raise UsageError(
             f"{shown(folder)} is not an index (it has no {MANIFEST}); make one by: python -m "

@@ -232,6 +232,13 @@ def test_refuses_a_damaged_table(index):
         Index.open(without_checksums(index.folder)).where([("color", "red")])
 
 
+def test_a_run_is_no_index(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "manifest.json").write_text('{"format": 2}')
+    with pytest.raises(UsageError, match=r"is a run and not an index; make one by: .* embed"):
+        Index.open(tmp_path)
+
+
 def test_refuses_a_broken_manifest_and_other_versions(index, tmp_path):
     path = index.folder / "manifest.json"
     content = path.read_text()
