@@ -39,7 +39,7 @@ def calibrate(
         fpir: Wanted share of searches that find someone although nobody is there; None: 0.01 or
             0.1, as so many people support.
         seed: Of the division of the people.
-        limit: Most images to compare; None: 2,000, or 300 for a network that compares maps.
+        limit: Most images to compare; None: 2,000, or 200 for a network that compares maps.
         allow_overlap: Calibrate on people whom the run was trained on, for numbers that are too
             good.
     """

@@ -15,7 +15,7 @@ from siamjax.inference.tiles import TileScorer
 from siamjax.progress import Progress
 from siamjax.training.finished import Finished
 
-_IMAGES, _IMAGES_OF_MAPS = 2000, 300  # compared by default: of vectors, and of maps
+_IMAGES, _IMAGES_OF_MAPS = 2000, 200  # compared by default: of vectors, and of maps
 _ROWS, _COLUMNS = 16, 256  # of a tile of scores
 
 
@@ -86,7 +86,7 @@ def compare_people(
 ) -> Compared:
     """Divide people in two at random from ``seed``, and compare all of their images.
 
-    Of more than ``limit`` images (None: 2,000, of a network of maps 300) as many people as
+    Of more than ``limit`` images (None: 2,000, of a network of maps 200) as many people as
     possible stay, each with images of an equal number. Raises ``UsageError`` for people of one
     image each, for values that are all equal, and as of ``Embedder``.
     """
