@@ -166,6 +166,7 @@ def test_interrupted_where_nothing_is_saved():
     assert (done.returncode, done.stderr.decode().count("\n")) == (130, 1)
 
 
+@pytest.mark.slow
 def test_all_modules_without_docstrings_and_without_torch():
     """``python -OO`` takes docstrings and asserts away; torch takes seconds to import."""
     code = (

@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
     that is missing or has another type or range.
     """
     path = folder / MANIFEST
-    if not is_missing(folder / "checkpoints"):
+    if os.path.isdir(folder / "checkpoints"):
         raise UsageError(
             f"{shown(folder)} is a run and not an index; make one by: python -m siamjax embed "
             f"CATALOGUE --run {shown(folder)} --out INDEX"

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +48,9 @@ def test_start_of_embedding_scale(rng):
     """None starts random embeddings about 1 apart."""
     net = LfwNet(width=0.25, embedding_scale=None)
     x = jnp.asarray(rng.random((16, 16, 16, 3)), jnp.float32)
-    variables = net.init(jax.random.key(0), x)
-    f, _ = net.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    apply = partial(net.apply, train=True, mutable=["batch_stats"])
+    f, _ = jax.jit(apply)(variables, x)
     distance = euclidean(f[:8], f[8:]).mean()
     assert 0.7 < distance < 1.3
 
