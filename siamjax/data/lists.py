@@ -16,8 +16,10 @@ from siamjax.data.names import on_disk
 from siamjax.data.pairs import ListedPairs, PairList
 from siamjax.data.verification import VerificationSplits
 from siamjax.errors import UsageError, shown
+from siamjax.files import open_regular
 
 _TREE = "FOLDER/anna/1.jpg, FOLDER/anna/2.jpg, FOLDER/bert/1.jpg, ..."
+_BEGINNING = 2**16  # bytes in which the first pair of a list stands
 _BLANKS = " \t"  # what separates words; other blanks, such as U+2028, may stand in a name
 
 
@@ -86,8 +88,7 @@ def _pairs(path: Path, index: dict[str, int]) -> list[tuple[int, int, int, int]]
     for number, line in enumerate(read_lines(path, remedy="give the path of a list file"), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        words = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        words = [word.strip(_BLANKS) for word in words]
+        words = _words(line)
         where = f"{shown(path)}, line {number}"
         if len(words) != 3:
             raise UsageError(
@@ -105,6 +106,23 @@ def _pairs(path: Path, index: dict[str, int]) -> list[tuple[int, int, int, int]]
                 places[word] = index.setdefault(os.path.realpath(image), len(index))
         pairs.append((places[words[0]], places[words[1]], int(words[2]), number))
     return pairs
+
+
+def _words(line: str) -> list[str]:
+    words = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+    return [word.strip(_BLANKS) for word in words]
+
+
+def lists_pairs(path: Path) -> bool:
+    """Whether a file with the name of a table begins as a list: two paths, and 0 or 1."""
+    try:
+        with open_regular(path) as file:
+            text = file.read(_BEGINNING).decode("utf-8-sig", errors="replace")
+    except (OSError, UsageError):  # who opens it says so
+        return False
+    lines = re.split("[\r\n]+", text)  # U+2028 may stand in a name
+    words = _words(next((one for one in lines if one.strip() and not one.startswith("#")), ""))
+    return len(words) == 3 and words[2] in ("0", "1") and "," not in words[0]
 
 
 def _distinct(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from siamjax.data import open_catalogue, reid, verification
+from siamjax.data.lists import lists_pairs
 from siamjax.errors import UsageError, shown
 
 Task = Literal["verification", "reid", "retrieval"]
@@ -18,7 +19,8 @@ def tasks_of(data: str, *, prefer: Task | None = None) -> tuple[Task, ...]:
     * A named set is for the task of its name. One of verification or retrieval can be for the other
       too, as both need no more than the identity of each image.
     * A folder in Market-1501's naming: re-identification.
-    * A table (.csv, .tsv) or a folder with one: retrieval, or verification.
+    * A table (.csv, .tsv; not one that begins as a list of pairs) or a folder with one: retrieval,
+      or verification.
     * Any other folder: verification, or retrieval; first the one that you ``prefer``.
     * Any other file, a list of pairs: verification.
 
@@ -29,7 +31,8 @@ def tasks_of(data: str, *, prefer: Task | None = None) -> tuple[Task, ...]:
         return ("reid",)
     if data in verification.NAMES:
         return "verification", "retrieval"
-    if data in open_catalogue.NAMES or path.suffix.lower() in open_catalogue.TABLES:
+    table = path.suffix.lower() in open_catalogue.TABLES and not lists_pairs(path)
+    if data in open_catalogue.NAMES or table:
         return "retrieval", "verification"
     if os.path.isdir(path):
         listed = open_catalogue.is_unpacked(path) or open_catalogue.table_in(path) is not None

@@ -25,6 +25,7 @@ def place(tmp_path, monkeypatch):
     save(tmp_path / "things/a.png")
     (tmp_path / "things/list.csv").write_text("image,item\na.png,x\n")
     (tmp_path / "pairs.txt").write_text("a b 1\n")
+    (tmp_path / "pairs.tsv").write_text("# from a page\n\np\u2028q.png\ta.png\t1\n", "utf-8")
     (tmp_path / "items.TSV").write_text("image\titem\n")
     for name in ("0001_c1", "0001_c2", "0002_c1", "0002_c2", "-1_c3"):
         save(tmp_path / f"walkers/bounding_box_test/{name}s1_1.png")
@@ -46,6 +47,7 @@ def place(tmp_path, monkeypatch):
         ("things", "retrieval verification"),
         ("items.TSV", "retrieval verification"),
         ("pairs.txt", "verification"),
+        ("pairs.tsv", "verification"),
         ("walkers", "reid"),
     ],
 )
