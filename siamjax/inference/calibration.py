@@ -14,8 +14,9 @@ import msgspec
 from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, write_json
+from siamjax.inference import embedder
 from siamjax.inference.digests import differing
-from siamjax.inference.embedder import Embedder
+from siamjax.metrics.calibration import posterior
 from siamjax.metrics.intervals import Rate
 from siamjax.training.finished import Finished
 
@@ -236,8 +237,7 @@ class Calibration(msgspec.Struct, kw_only=True):
 
     def posterior(self, value: float, *, prior: float) -> float:
         """P(same), in (0, 1), where a share ``prior`` of all pairs that are compared is same."""
-        odds = self.ratio(value) + math.log(prior) - math.log1p(-prior)
-        return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+        return float(posterior(self.ratio(value), prior=prior))
 
     def search(
         self, searched: Searched, *, images: int, index: str = ""
@@ -256,4 +256,4 @@ class Calibration(msgspec.Struct, kw_only=True):
 
 def fingerprint(run: Finished) -> dict[str, str]:
     """Network, weights and preprocessing of a run."""
-    return Embedder(network=run.network, variables=run.variables, size=run.size).fingerprint
+    return embedder.fingerprint(run.network, run.weights, run.size)

@@ -48,6 +48,15 @@ def check_finite(rows: np.ndarray, images: ImageSet, indices: Int[np.ndarray, " 
         )
 
 
+def fingerprint(network: nn.Module, weights: str, size: Size) -> dict[str, str]:
+    """``Embedder.fingerprint`` of a network whose weights have this digest."""
+    return {
+        "network": describe(network),
+        "weights": weights,
+        "preprocessing": f"upright RGB on white, bilinear to {sides(size)}",
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
     """A network with everything that its embeddings of images depend on.
@@ -70,11 +79,7 @@ class Embedder:
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What the embeddings depend on; those of equal fingerprints can be compared."""
-        return {
-            "network": describe(self.network),
-            "weights": weights_digest(self.variables),
-            "preprocessing": f"upright RGB on white, bilinear to {sides(self.size)}",
-        }
+        return fingerprint(self.network, weights_digest(self.variables), self.size)
 
     @cached_property
     def feature(self) -> jax.ShapeDtypeStruct:

@@ -228,12 +228,11 @@ def _newton(x: np.ndarray, target: np.ndarray, weight: np.ndarray, start: np.nda
     return line
 
 
-def posterior(llr: Scores, *, prior: float) -> Scores:
+def posterior(llr: Scores | float, *, prior: float) -> Any:
     """P(same) in (0, 1) where a share ``prior`` of all compared pairs is same; none without it."""
-    from scipy import special
-
     require_number("prior", prior, above=0, below=1)
-    return special.expit(np.asarray(llr, np.float64) + special.logit(prior))
+    odds = np.asarray(llr, np.float64) + np.log(prior) - np.log1p(-prior)
+    return np.exp(-np.logaddexp(0, -odds))  # scipy.special takes long to import
 
 
 def cllr(llr: Scores, same: Labels) -> float:

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from siamjax.data.images import ImageSet, of_files
 from siamjax.errors import UsageError
 from siamjax.exact_distances import Metric
+from siamjax.inference.calibration import fingerprint
 from siamjax.inference.embedder import Embedder
 from siamjax.search.approximate import approximate as find_approximately
 from siamjax.search.approximate import recall
@@ -88,7 +89,7 @@ def search_index(
         size=finished.size,
         batch_size=min(64, len(images)),
     )
-    index.check(embedder.fingerprint)
+    index.check(fingerprint(finished))
     embeddings = embedder.embeddings(images, np.arange(len(images)))
     if not approximate:
         found = nearest(embeddings, index, top=top, metric=metric, where=shown)

@@ -18,6 +18,7 @@ from siamjax.models.comparing import compare
 from siamjax.models.protocols import Compares, Embeds
 from siamjax.training.checkpoints import load_variables
 from siamjax.training.description import build_module
+from siamjax.training.fingerprint import weights_digest
 from siamjax.training.manifest import Manifest, read_manifest
 
 _LARGEST = 2**28
@@ -60,6 +61,11 @@ class Finished(Described):
     network: nn.Module
     variables: Any
     size: tuple[int, int]
+
+    @cached_property
+    def weights(self) -> str:
+        """What tells these weights from others; reads all of them, once."""
+        return weights_digest(self.variables)
 
     @classmethod
     def open(cls, folder: Path | str, *, trust: Collection[str] = ()) -> "Finished":

@@ -126,7 +126,7 @@ def divide(options: ReidOptions) -> ReidSplits:
         official = f"NOT Market-1501: {difference}" if difference else "Market-1501's counts"
     part, number = _parts(images)
     whole = np.flatnonzero(part == TRAIN)
-    test, remark = _test(images, cameras)
+    test, remark = _test(images, cameras, part, number)
     gallery = test.gallery
     people = sorted(set(images.identities[whole].tolist()))
     trained, validated = draw_people(people, options.validation_people, seed=[seed])
@@ -159,7 +159,7 @@ def divide(options: ReidOptions) -> ReidSplits:
 def folder_test(folder: Path, *, strict: bool = False) -> ReidTesting:
     """The test of a folder of one's own, whose images to train on are not needed."""
     images, cameras = folder_people(folder, strict=strict, parts=(QUERY, TEST))
-    test, remark = _test(images, cameras)
+    test, remark = _test(images, cameras, *_parts(images))
     request = {"data": str(folder.absolute()), "seed": 0}
     return ReidTesting(
         images=images,
@@ -183,9 +183,10 @@ def _parts(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     return part, number
 
 
-def _test(images: ImageSet, cameras: Int[np.ndarray, " n"]) -> tuple[Ranking, str]:
+def _test(
+    images: ImageSet, cameras: Int[np.ndarray, " n"], part: np.ndarray, number: np.ndarray
+) -> tuple[Ranking, str]:
     """The ranking of the test people without the junk, and a remark on queries left out."""
-    part, number = _parts(images)
     return rank(
         images,
         cameras,
