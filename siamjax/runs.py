@@ -40,6 +40,11 @@ class _Format(msgspec.Struct):
     format: Natural = 1
 
 
+def format_of(content: Mapping[str, Any], *, where: str) -> int:
+    """The format of a ``config.json`` or ``manifest.json``; ``UsageError`` if it is no number."""
+    return typed(content, _Format, where=where).format
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListedRun:
     """A folder among the runs.
@@ -136,7 +141,7 @@ def _facts(folder: Path) -> tuple[State, dict[str, Any]]:
     whole = read_json(path, dict[str, Any])
     if "network" not in whole and not os.path.lexists(folder / "config.json"):
         return "not a run", {}  # such as an index
-    if typed(whole, _Format, where=path.name).format > FORMAT:
+    if format_of(whole, where=path.name) > FORMAT:
         return "of a later version", {}
     manifest = typed(whole, _Manifest, where=path.name)
     if not os.path.isdir(folder / "checkpoints" / str(manifest.step)):
@@ -160,7 +165,7 @@ def _facts(folder: Path) -> tuple[State, dict[str, Any]]:
 
 def _unfinished(folder: Path) -> tuple[State, dict[str, Any]]:
     config = read_json(folder / "config.json", dict[str, Any])
-    if typed(config, _Format, where="config.json").format > FORMAT:
+    if format_of(config, where="config.json") > FORMAT:
         return "of a later version", {}
     names = [path.name for path in _sub_folders(folder / "checkpoints")]
     step = max((int(name) for name in names if name.isdecimal()), default=0)

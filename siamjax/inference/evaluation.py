@@ -22,6 +22,9 @@ from siamjax.options import asked_before
 from siamjax.training.finished import Described, Finished
 from siamjax.training.seen import Seen
 
+_MEASURED: dict[str, Task] = {"auc": "verification", "rank1": "reid", "recall_at_1": "retrieval"}
+"""The task that each of these measures is of."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
@@ -91,18 +94,12 @@ def _reid_test(splits: ReidTesting, *, trials: int = 10, symmetric: bool = False
 
 def task_of(run: Described) -> Task | None:
     """The task of a run; of an earlier version's by the measures of its results; None: unknown."""
-    measured = run.manifest.get("results")
-    network = measured.get(NETWORK) if isinstance(measured, dict) else None
-    known: dict[str, Task] = {
-        "auc": "verification",
-        "rank1": "reid",
-        "recall_at_1": "retrieval",
-    }
-    for measure, task in known.items():
-        found = not run.about.task and isinstance(network, dict) and measure in network
-        if run.about.task == task or found:
-            return task
-    return None
+    if run.about.task:
+        return next((task for task in _MEASURED.values() if task == run.about.task), None)
+    results = run.manifest.get("results")
+    network = results.get(NETWORK) if isinstance(results, dict) else None
+    measures = network if isinstance(network, dict) else {}
+    return next((task for measure, task in _MEASURED.items() if measure in measures), None)
 
 
 def open_test(

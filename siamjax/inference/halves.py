@@ -130,10 +130,9 @@ def compare_people(
 def _some(people: People, most: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     """Images of as many people as possible: of each a second one before of any a third."""
     _, person = np.unique(people.images.identities, return_inverse=True)
-    order = rng.permutation(len(person))
+    order, counts = rng.permutation(len(person)), np.bincount(person)
     order = order[np.argsort(person[order], kind="stable")]
-    counts = np.bincount(person)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = places(person[order])
     several = int((counts > 1).sum())
     if several < 2:
         raise UsageError(
@@ -144,6 +143,14 @@ def _some(people: People, most: int, rng: np.random.Generator) -> Int[np.ndarray
     chosen = chosen[np.argsort(counts[chosen] < 2, kind="stable")][: max(1, most // 2)]
     order, place = (x[np.isin(person[order], chosen)] for x in (order, place))
     return np.sort(order[np.argsort(place, kind="stable")][:most])
+
+
+def places(person: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The place of each image among those of its person, in their order."""
+    order, counts = np.argsort(person, kind="stable"), np.bincount(person)
+    place = np.empty(len(person), np.int64)
+    place[order] = np.arange(len(person)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place
 
 
 def _halves(kind: Bool[np.ndarray, " n"], rng: np.random.Generator) -> Bool[np.ndarray, " n"]:

@@ -23,6 +23,7 @@ from siamjax.inference.retrieval import evaluate_retrieval, judge_found
 from siamjax.messages import warn
 from siamjax.metrics.retrieval import Found, scores_quality
 from siamjax.metrics.verification import best_threshold
+from siamjax.models import comparing
 from siamjax.training.finished import Finished
 
 NETWORK = "network"
@@ -142,8 +143,7 @@ class VerificationTest(Test):
         if own is None:
             return dict.fromkeys((NETWORK, *baselines))
         best = {name: best_threshold(one, self.pairs.same)[0] for name, one in baselines.items()}
-        scorer = PairScorer(run.network, size=run.size)
-        return {NETWORK: float(scorer.rising(np.array([own]))[0]), **best}
+        return {NETWORK: own if comparing.rises(run.network) else -own, **best}
 
     def judge(
         self, scores: Mapping[str, Any], *, thresholds: Mapping[str, float | None] | None = None

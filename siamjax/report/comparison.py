@@ -9,10 +9,21 @@ from siamjax.aligned import measured
 from siamjax.errors import shown
 from siamjax.files import dump_json
 from siamjax.inference.comparison import Comparison
+from siamjax.inference.judging import Difference
 from siamjax.inference.seeds import Change, Row
 from siamjax.report.first_screen import bars
 from siamjax.report.page import drawn, write_page
-from siamjax.report.tables import Table, certainty, measures_of, parted, reasons, table_of, title
+from siamjax.report.tables import (
+    Table,
+    cell,
+    certainty,
+    measures_of,
+    parted,
+    reasons,
+    signed,
+    table_of,
+    title,
+)
 
 _LOWER = ("eer",)  # measures of errors
 _SAME = "No option differs; the code may."
@@ -122,8 +133,7 @@ def measures_table(found: Comparison) -> Table:
 
 def _signed(change: Change) -> str:
     error = "" if change.error is None else f" ± {change.error:.4f}"
-    low, high = change.interval
-    return f"{change.value:+.4f} [{low:+.4f}, {high:+.4f}]{error}"
+    return signed(Difference(change.value, change.interval)) + error
 
 
 def options_table(found: Comparison) -> Table:
@@ -220,7 +230,6 @@ def runs_table(found: Comparison) -> Table:
     rows = []
     for row in found.rows:
         for run, seed in zip(row.runs, row.seeds, strict=True):
-            value = judged[run].results[run].get(found.chosen)
-            interval = judged[run].interval(run, found.chosen)
-            rows.append((run, [row.name, _option(seed), measured(value, interval)]))
+            value = cell(judged[run], run, found.chosen)
+            rows.append((run, [row.name, _option(seed), value]))
     return ["method", "seed", title(found.chosen)], rows

@@ -3,14 +3,15 @@
 import shlex
 from pathlib import Path
 
+_CALIBRATE = (
+    "Set a threshold for the rate of false matches that you can bear, on people of your own (a "
+    "folder with a sub-folder for each).",
+    "calibrate --run {run} --data my_people/",
+)
 _EVALUATE = ("Measure it on other data.", "evaluate --run {run} --data my_people/")
 _STEPS = {
     "verification": (
-        (
-            "Set a threshold for the rate of false matches that you can bear, on people of your "
-            "own (a folder with a sub-folder for each).",
-            "calibrate --run {run} --data my_people/",
-        ),
+        _CALIBRATE,
         ("Compare two images.", "verify first.jpg second.jpg --run {run}"),
         _EVALUATE,
         (
@@ -22,11 +23,7 @@ _STEPS = {
     ),
     "reid": (
         ("Rank a gallery for a query.", "rank query.jpg --gallery my_gallery/ --run {run}"),
-        (
-            "Set a threshold for the rate of false matches that you can bear, on people of your "
-            "own (a folder with a sub-folder for each).",
-            "calibrate --run {run} --data my_people/",
-        ),
+        _CALIBRATE,
         _EVALUATE,
     ),
     "retrieval": (

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamjax.aligned import measured
 from siamjax.errors import shown
 from siamjax.exact_distances import RankedDistances
 from siamjax.inference.embedder import Embedder
@@ -20,7 +19,7 @@ from siamjax.inference.retrieval import (
 )
 from siamjax.metrics import reid
 from siamjax.report.page import write_report
-from siamjax.report.tables import Table, title
+from siamjax.report.tables import Table, cell, title
 from siamjax.training.run import Results, Run
 
 if TYPE_CHECKING:
@@ -36,10 +35,7 @@ def category_table(by_category: Mapping[str, Judgement], measure: str) -> Table:
     methods = list(next(iter(by_category.values())).results)
     rows = []
     for category, judged in by_category.items():
-        cells = [
-            measured(judged.results[name].get(measure), judged.interval(name, measure))
-            for name in methods
-        ]
+        cells = [cell(judged, name, measure) for name in methods]
         rows.append((shown(category), [f"{judged.results[methods[0]]['queries']:,}", *cells]))
     return ["queries", *(f"{title(measure)}, {shown(name)}" for name in methods)], rows
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from siamjax.aligned import measured, text_table
 from siamjax.errors import shown
 from siamjax.inference.judging import FEWEST, Difference, Judgement
+from siamjax.metrics.intervals import FARS
+from siamjax.metrics.reid import RANKS
+from siamjax.metrics.retrieval import RECALLS
 
 Table = tuple[list[str], list[tuple[str, list[str]]]]
 """Columns, and for each row its name and its cells, as text."""
@@ -13,20 +16,14 @@ TITLES = {
     "auc": "AUC",
     "eer": "EER",
     "accuracy": "accuracy at the threshold",
-    "tar_at_far_0.1": "TAR at FAR 0.1",
-    "tar_at_far_0.01": "TAR at FAR 0.01",
-    "tar_at_far_0.001": "TAR at FAR 0.001",
-    "tar_at_far_0.0001": "TAR at FAR 0.0001",
+    **{f"tar_at_far_{far:g}": f"TAR at FAR {far:g}" for far in FARS},
     "fold_accuracy": "k-fold accuracy",
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "rank20": "rank-20",
+    **{f"rank{k}": f"rank-{k}" for k in RANKS},
     "map": "mAP",
     "map_trapezoid": "mAP (trapezoid)",
     "minp": "mINP",
     "rank1_deviation": "rank-1, standard deviation over trials",
-    **{f"recall_at_{k}": f"recall@{k}" for k in (1, 3, 5, 10, 20)},
+    **{f"recall_at_{k}": f"recall@{k}" for k in RECALLS},
     "map_at_r": "MAP@R",
 }
 """Measures that tables show, and their names in print; a measure that is not here has its own."""
@@ -52,7 +49,7 @@ def table_of(judged: Judgement, *, against: str | None = None) -> Table:
     own, unknown = next(iter(judged.results), ""), _unknown(judged)
     rows = []
     for measure in (name for name in measures_of(judged) if name not in unknown):
-        cells = [_cell(judged, method, measure) for method in judged.results]
+        cells = [cell(judged, method, measure) for method in judged.results]
         if against is not None:
             cells.append(signed(judged.difference(measure, own, against)))
         rows.append((title(measure), cells))
@@ -77,7 +74,8 @@ def _unknown(judged: Judgement) -> dict[str, str]:
     }
 
 
-def _cell(judged: Judgement, method: str, measure: str) -> str:
+def cell(judged: Judgement, method: str, measure: str) -> str:
+    """A measure of a method with its interval, as tables show it."""
     values = judged.results[method]
     if measure == "fold_accuracy" and values.get(measure) is not None:
         error, deviation = values["fold_standard_error"], values["fold_standard_deviation"]

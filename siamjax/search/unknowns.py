@@ -16,7 +16,7 @@ from siamjax.data.images import of_files
 from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import Metric, RankedDistances, distances_to
 from siamjax.inference.calibration import Estimate, OpenSet, Searched, fingerprint
-from siamjax.inference.halves import Compared
+from siamjax.inference.halves import Compared, places
 from siamjax.metrics import open_set
 from siamjax.metrics.intervals import comparisons_needed
 from siamjax.metrics.open_set import conformal_threshold, fnir, threshold_at_fpir
@@ -129,7 +129,7 @@ def search_gallery(compared: Compared, images: int) -> Iterator[Searches]:
     rng = np.random.default_rng([compared.seed, images])
     order = rng.permutation(len(counts))
     some = order[counts[order] > 1][: min(len(counts) // 3, images)]
-    place = _places(person)
+    place = places(person)
     # The first images of each of them first, and the last of each never.
     free = np.flatnonzero(np.isin(person, some) & (place < counts[person] - 1))
     if len(free) < images:
@@ -180,7 +180,7 @@ def search_catalogue(compared: Compared, index: Index) -> Iterator[Searches]:
     index.check(fingerprint(compared.run))
     if not len(index):
         raise UsageError(f"{shown(index.folder)} has no items; embed a catalogue into it")
-    person, place = compared.person, _places(compared.person)
+    person, place = compared.person, places(compared.person)
     _check_apart(compared, index)
     asked = np.flatnonzero(place > 0)
     enrolled = np.flatnonzero(place == 0)[person[asked]]
@@ -228,11 +228,3 @@ def _check_apart(compared: Compared, index: Index) -> None:
             "who are not in an index can tell when a search of it should find nobody; calibrate "
             "with others"
         )
-
-
-def _places(person: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The place of each image among those of its person, in their order."""
-    order, counts = np.argsort(person, kind="stable"), np.bincount(person)
-    place = np.empty(len(person), np.int64)
-    place[order] = np.arange(len(person)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return place

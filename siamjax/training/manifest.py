@@ -9,7 +9,7 @@ import msgspec
 
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, typed
-from siamjax.runs import FORMAT
+from siamjax.runs import FORMAT, format_of
 
 _Side = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 
@@ -56,10 +56,6 @@ class Manifest(msgspec.Struct, kw_only=True):
         return set() if numbers and data != self.data else set(names)
 
 
-class _Format(msgspec.Struct):
-    format: Natural = 1
-
-
 def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     """What the project uses of a run's manifest, and all that stands in it.
 
@@ -72,7 +68,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
             "runs lists runs and their states"
         )
     whole, where = read_json(path, dict[str, Any]), shown(path)
-    number = typed(whole, _Format, where=where).format
+    number = format_of(whole, where=where)
     if number > FORMAT:
         raise UsageError(
             f"{shown(folder)} was made by a later version of siamjax (format {number}, this one "

@@ -10,16 +10,9 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from splits import reid_splits, retrieval_splits, verification_splits
 
 from siamjax.commands.runs import compare
-from siamjax.data import (
-    ReidOptions,
-    RetrievalOptions,
-    VerificationOptions,
-    load_reid,
-    load_retrieval,
-    load_verification,
-)
 from siamjax.errors import UsageError
 from siamjax.inference.comparison import Comparison, compare_runs
 from siamjax.inference.judging import Judgement
@@ -44,12 +37,11 @@ class Shade(nn.Module):
 
 def splits_of(folder, seed=0, *, task="verification", test_people=5):
     if task == "reid":
-        return load_reid(ReidOptions(data=str(folder / "walkers"), seed=seed, validation_people=2))
+        return reid_splits(str(folder / "walkers"), seed=seed, validation_people=2)
     data = str(folder / "people")
     if task == "retrieval":
-        return load_retrieval(RetrievalOptions(data=data, seed=seed, test_items=5))
-    options = {"validation_people": 2, "test_people": test_people, "data": data}
-    return load_verification(VerificationOptions(seed=seed, **options))
+        return retrieval_splits(data, seed=seed, test_items=5)
+    return verification_splits(data, seed=seed, validation_people=2, test_people=test_people)
 
 
 def make(place, splits, *, channels=3, task="verification", best="validation_auc", **options):
