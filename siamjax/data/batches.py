@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -150,6 +150,7 @@ class Batches:
         load: returns the function that makes the example at a position. It is called when the
             first batch is read and not before, as it may have to compute rows.
         names: names of the images.
+        part: number of this process, and how many processes share each batch.
     """
 
     unit: str
@@ -157,13 +158,23 @@ class Batches:
     indices: Callable[[int], Sequence[int]]
     load: Callable[[], Callable[[int], dict[str, np.ndarray]]]
     names: Sequence[str]
+    part: tuple[int, int] = (0, 1)
 
     def __call__(self, start: int = 0) -> Iterator[Batch]:
         """The batches from step ``start`` on."""
         return _batches(self, start)
 
+    def divided(self, index: int, count: int) -> "Batches":
+        """What process ``index`` of ``count`` reads: its batch / count rows of every batch.
+
+        Process 0 has the first rows, as on the axis of devices. Raises ``UsageError`` if a batch
+        cannot be split evenly.
+        """
+        _share(self.reading.batch_size, self.unit, count)
+        return replace(self, part=(index, count))
+
     def describe(self, step: int, *, shown: int = 4) -> str:
-        """The names of the first images of a batch, for a message."""
+        """The names of the first images of a batch over all processes, for a message."""
         size = self.reading.batch_size
         batch = [self.indices(step * size + place) for place in range(size)]
         named = ", ".join(
@@ -260,9 +271,16 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
     reading = batches.reading
     if reading.workers < 0:
         raise UsageError(f"workers {reading.workers} must be 0 (threads) or a number of processes")
-    size = reading.batch_size
-    positions = grain.MapDataset.range(start * size, reading.steps * size)
-    dataset = positions.map(batches.load()).batch(size)
+    size, (index, count) = reading.batch_size, batches.part
+    share = size // count
+
+    def of_all(place: int) -> int:
+        """From a place among this process's examples to that among all."""
+        step, row = divmod(place, share)
+        return step * size + index * share + row
+
+    places = grain.MapDataset.range(start * share, reading.steps * share)
+    dataset = places.map(of_all).map(batches.load()).batch(share)
     iterable = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=0 if reading.workers else _THREADS, prefetch_buffer_size=4)
     )
@@ -279,22 +297,41 @@ def _leave_interrupts_to_the_parent(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _share(batch_size: int, unit: str, count: int) -> int:
+    """Rows of a batch for each of ``count`` processes."""
+    if batch_size % count:
+        raise UsageError(
+            f"batch of {batch_size} {unit} cannot be split over {count} processes; use a multiple "
+            f"of {count}"
+        )
+    return batch_size // count
+
+
 def image_batches(
-    images: ImageSet, indices: np.ndarray, *, batch_size: int, size: Size
+    images: ImageSet,
+    indices: np.ndarray,
+    *,
+    batch_size: int,
+    size: Size,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Batches with ``image``, uint8 (batch, height, width, 3), and ``weight``: each image once.
 
     The last batch is filled up with images of weight 0, so that all batches have one shape and no
-    image is dropped.
+    image is dropped. With ``part``, the number of a process and how many there are, each batch has
+    this process's rows alone, batch / count of them: the parts of all processes, one after the
+    other, are the batch.
     """
+    index, count = part
+    share = _share(batch_size, "images", count)
 
-    def load(index: int) -> np.ndarray:
-        return resize(images.image(index), size)
+    def load(image: int) -> np.ndarray:
+        return resize(images.image(image), size)
 
     def submitted() -> Iterator[list[Future[np.ndarray]]]:
         for start in range(0, len(indices), batch_size):
-            block = indices[start : start + batch_size].tolist()
-            yield [pool.submit(load, index) for index in block]
+            own = indices[start : start + batch_size][index * share : (index + 1) * share]
+            yield [pool.submit(load, image) for image in own.tolist()]
 
     # Threads of its own, because grain takes long to import where there are only two images.
     pool = ThreadPoolExecutor(_THREADS)
@@ -303,10 +340,9 @@ def image_batches(
         ahead = next(blocks, None)
         while (block := ahead) is not None:
             ahead = next(blocks, None)  # read while the caller works
-            loaded = np.stack([image.result() for image in block])
-            counted = len(loaded)
-            filling = ((0, batch_size - counted), (0, 0), (0, 0), (0, 0))
-            weight = (np.arange(batch_size) < counted).astype(np.float32)
-            yield {"image": np.pad(loaded, filling), "weight": weight}
+            filled = np.zeros((share, *sides(size), 3), np.uint8)
+            for row, image in enumerate(block):
+                filled[row] = image.result()
+            yield {"image": filled, "weight": (np.arange(share) < len(block)).astype(np.float32)}
     finally:
         pool.shutdown(cancel_futures=True)

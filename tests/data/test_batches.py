@@ -77,6 +77,60 @@ def test_worker_processes_give_the_same(faces, straight):
     assert_same(batches(faces, workers=2), straight)
 
 
+def put_together(parts):
+    """The batches of all processes, each batch's rows one after the other."""
+    return [
+        {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
+        for batch in zip(*parts, strict=True)
+    ]
+
+
+class TestSeveralProcesses:
+    """Each reads its rows of every batch; together they have the batches of one process."""
+
+    def made(self, faces, **config):
+        pairs = SampledPairs(faces, sorted(set(faces.identities))[:6], seed=0)
+        return pair_batches(faces, pairs, Config(**config), size=16, augmentation=Augmentation())
+
+    @pytest.mark.parametrize("count", [2, 4])
+    @pytest.mark.parametrize("start", [0, 2])
+    def test_parts_are_the_batches_of_one(self, faces, straight, count, start):
+        made = self.made(faces)
+        parts = [read(made.divided(index, count), start) for index in range(count)]
+        assert [len(part[0]["same"]) for part in parts] == [4 // count] * count
+        assert_same(put_together(parts), straight[start:])
+        assert made.divided(1, count).describe(3) == made.describe(3)
+
+    def test_parts_of_worker_processes(self, faces, straight):
+        made = self.made(faces, workers=2)
+        parts = [read(made.divided(index, 2), 3) for index in range(2)]
+        assert_same(put_together(parts), straight[3:])
+
+    def test_triplets(self, faces, stream):
+        made = triplet_batches(faces, stream, Config(), size=16)
+        parts = [read(made.divided(index, 4), 1) for index in range(4)]
+        assert_same(put_together(parts), read(made, 1))
+
+    def test_a_batch_that_cannot_be_split(self, faces):
+        refused = "batch of 6 pairs cannot be split over 4 processes; use a multiple of 4"
+        with pytest.raises(UsageError, match=refused):
+            self.made(faces, batch_size=6).divided(0, 4)
+        with pytest.raises(UsageError, match="batch of 6 images cannot be split over 4 processes"):
+            next(image_batches(faces, np.arange(6), batch_size=6, size=16, part=(0, 4)))
+
+    @pytest.mark.parametrize("images", [0, 1, 3, 8, 9, 13])
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_parts_of_image_batches(self, faces, images, count):
+        """Also where the last batch has no image for a process, which has padding then."""
+        indices = np.arange(images)[::-1]
+        options = {"batch_size": 8, "size": (16, 12)}
+        parts = [
+            list(image_batches(faces, indices, part=(index, count), **options))
+            for index in range(count)
+        ]
+        assert_same(put_together(parts), list(image_batches(faces, indices, **options)))
+
+
 def test_beginning_anew_gives_the_same_and_the_seed_matters(faces, straight):
     made = pair_batches(
         faces,
