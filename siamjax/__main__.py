@@ -31,6 +31,8 @@ These modules import no more than their functions' signatures need, so that help
 WEIGHTS = {"list": "weights:list_weights", "get": "weights:get", "convert": "weights:convert"}
 """The commands after ``weights``."""
 
+_DIVIDED = ("embed", "evaluate")  # over several processes
+
 _GROUPS = {
     "": (COMMANDS, "Use a trained run."),
     "weights": (WEIGHTS, "Published weights: list them, download them, convert other formats."),
@@ -53,7 +55,12 @@ def main() -> None:
         program = f"{program} {group}"
     commands, description = _GROUPS[group]
     if words and words[0] in commands:
-        cli.call(command(commands[words[0]]), program=f"{program} {words[0]}", words=words[1:])
+        cli.call(
+            command(commands[words[0]]),
+            program=f"{program} {words[0]}",
+            words=words[1:],
+            divided=words[0] in _DIVIDED,
+        )
     else:
         others = {name: about for name, (_, about) in _GROUPS.items() if name and not group}
         _list(commands, others, program=program, description=description, words=words)

@@ -7,12 +7,13 @@ import inspect
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 from siamjax import messages
 from siamjax.errors import Interrupted, UsageError, shown
-from siamjax.options import add_flag, only
+from siamjax.options import add_option, only
 from siamjax.platform import import_as_usual, keep_compilations, no_device, use_fast_cpu_kernels
 from siamjax.surroundings import close_stream, has_no_reader, open_streams
 
@@ -55,7 +56,8 @@ def run(main: Callable[[Config], object], config: type[Config], *, description: 
         return main(only(config, options))
 
     train.__annotations__["options"] = Annotated[unchecked, arg(name="")]
-    call(train, program=f"python -m {spec.name}" if spec else None, description=description)
+    program = f"python -m {spec.name}" if spec else None
+    call(train, program=program, description=description, divided=True)
 
 
 def _nothing(self: object) -> None:
@@ -68,27 +70,44 @@ def call(
     program: str | None,
     description: str | None = None,
     words: Sequence[str] | None = None,
+    divided: bool = False,
 ) -> None:
     """Parse words (None: those that were typed) as the arguments of a function, and call it.
 
-    It has fast CPU kernels, and what JAX compiles is kept. ``--quiet`` is added to the arguments.
-    Ends as :func:`run` does, and with status 2 for words that are not arguments.
+    It has fast CPU kernels, and what JAX compiles is kept. ``--quiet`` is added to the arguments,
+    and ``--distributed`` where the function's work is ``divided`` over processes. Ends as
+    :func:`run` does, and with status 2 for words that are not arguments.
     """
     import tyro  # here, so that experiments can be imported without tyro
 
     @functools.wraps(function)
-    def called(*arguments: Any, quiet: bool, **options: Any) -> object:
-        with messages.quiet() if quiet else contextlib.nullcontext():
+    def called(*arguments: Any, quiet: bool, distributed: str = "", **options: Any) -> object:
+        with contextlib.ExitStack() as stack:
+            if quiet:
+                stack.enter_context(messages.quiet())
             import_as_usual()
             use_fast_cpu_kernels()
             keep_compilations()
+            if distributed:
+                from siamjax import processes
+
+                processes.start(distributed)
+                if not processes.is_first():
+                    stack.enter_context(messages.silent())
             return function(*arguments, **options)
 
     said = "Show no progress and no notes: only results, warnings and errors."
     # Tyro keeps the line breaks of an argument's description, and wraps each line by itself.
     called.__doc__ = re.sub(r"\n {8}", " ", inspect.cleandoc(function.__doc__ or ""))
     kind = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=said)]
-    add_flag(called, function, "quiet", kind)
+    add_option(called, function, "quiet", kind, default=False)
+    if divided:
+        said = (
+            "One of several processes that do this together: HOST:PORT,COUNT,INDEX, or auto on a "
+            "cluster that JAX knows. See docs/scaling.md."
+        )
+        one = Annotated[str, tyro.conf.arg(help=said, metavar="WHERE")]
+        add_option(called, called, "distributed", one, default="")
     guard(lambda: tyro.cli(called, prog=program, description=description, args=words))
 
 
@@ -115,10 +134,13 @@ def guard(command: Callable[[], object]) -> None:
         if error.filename is None and error.errno not in _REMEDIES:
             raise
         _end(f"error: {_reason(error)}", status=1)
-    except Exception:
-        if (problem := no_device()) is None:
+    except Exception as error:
+        others = _processes()
+        if problem := no_device() or (others and others.lost(error)):
+            _end(f"error: {problem}", status=1)
+        if others is None:
             raise
-        _end(f"error: {problem}", status=1)
+        _end(traceback.format_exc().rstrip(), status=1)
 
 
 def _reason(error: OSError) -> str:
@@ -146,7 +168,15 @@ def _end(message: str, *, status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if _is_full(stream):
             close_stream(stream)
+    if (others := _processes()) is not None:
+        others.leave(status)
     sys.exit(status)
+
+
+def _processes() -> Any:
+    """The module of several processes, where this is one of them; else None."""
+    found = sys.modules.get("siamjax.processes")  # not imported without need: it takes JAX
+    return found if found is not None and found.count() > 1 else None
 
 
 def _say(message: str) -> None:

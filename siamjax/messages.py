@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 _told = True
+_warned = True
 
 
 def telling() -> bool:
@@ -26,6 +27,18 @@ def quiet() -> Iterator[None]:
         _told = before
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Leave out warnings as well: of several processes that all would say the same, one does."""
+    global _warned
+    _warned = False
+    try:
+        with quiet():
+            yield
+    finally:
+        _warned = True
+
+
 def note(line: str) -> None:
     """Tell what is good to know: what was left out or resumed, where a page is."""
     if _told:
@@ -34,7 +47,8 @@ def note(line: str) -> None:
 
 def warn(line: str) -> None:
     """Tell what may make the results wrong or lost; ``--quiet`` does not leave it out."""
-    _write(f"warning: {line}")
+    if _warned:
+        _write(f"warning: {line}")
 
 
 def _write(line: str) -> None:

@@ -123,13 +123,13 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def add_flag(
-    wrapper: Callable[..., Any], function: Callable[..., Any], name: str, kind: Any
+def add_option(
+    wrapper: Callable[..., Any], function: Callable[..., Any], name: str, kind: Any, *, default: Any
 ) -> None:
-    """Let a wrapper of a function show its arguments and one more: a flag that is False."""
+    """Let a wrapper of a function show its arguments and one more, which has a name."""
     signature = inspect.signature(function)
-    flag = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-    arguments = [*signature.parameters.values(), flag]
+    one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+    arguments = [*signature.parameters.values(), one]
     shown: Any = wrapper
     shown.__signature__ = signature.replace(parameters=arguments)
     shown.__annotations__ = {**function.__annotations__, name: kind}

@@ -18,7 +18,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import dump_json
-from siamjax.options import add_flag
+from siamjax.options import add_option
 
 _Json = Annotated[
     FlagCreatePairsOff[bool], arg(help="Print one JSON object instead of text: docs/commands.md.")
@@ -63,7 +63,7 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
             raise UsageError(answer.failed)
         return answer
 
-    add_flag(call, command, "json", _Json)
+    add_option(call, command, "json", _Json, default=False)
     return call
 
 

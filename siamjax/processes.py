@@ -1,0 +1,168 @@
+"""Several processes, on one host or on many, that work on one thing together.
+
+Every process runs the same program. Process 0 alone prints and writes; whatever a process has to
+decide by itself, such as what a file holds, is decided there. JAX's distributed runtime connects
+the processes (``jax.distributed``), and notices one that has gone by its missing heartbeats.
+"""
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+
+from siamjax import messages
+from siamjax.errors import UsageError, shown
+
+Result = TypeVar("Result")
+
+_HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
+_MEETING = 120  # seconds to wait for the others at the start, and at the end
+_LAST_WORDS = 2  # seconds for which process 0, whose end ends the others, lets them say theirs
+_alone = False
+
+
+def start(words: str) -> None:
+    """Join the other processes; call this before JAX's first computation.
+
+    ``words`` are HOST:PORT,COUNT,INDEX: where process 0 listens, how many processes there are, and
+    which of them this is, from 0; or ``auto``, where JAX finds out by itself (Slurm, Open MPI,
+    Kubernetes, TPU pods). Raises ``UsageError`` for other words, and where the others cannot be
+    reached within two minutes.
+    """
+    given: dict[str, Any] = {}
+    if words != "auto":
+        found = re.fullmatch(r"(.+:[0-9]{1,5}),([0-9]{1,6}),([0-9]{1,6})", words)
+        if found is None:
+            raise UsageError(
+                f"--distributed {shown(words)}: expected HOST:PORT,COUNT,INDEX, such as "
+                "10.0.0.1:1234,2,0 for the first of two processes, or auto"
+            )
+        count, index = int(found[2]), int(found[3])
+        if index >= count:
+            raise UsageError(
+                f"--distributed {shown(words)}: {count} processes have the indices 0 to {count - 1}"
+            )
+        given = {"coordinator_address": found[1], "num_processes": count, "process_id": index}
+        messages.note(f"process {index} of {count}: meeting the others at {shown(found[1])}")
+    # Its handler of SIGTERM would keep the signal from everybody else.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=_MEETING,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_MEETING,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"--distributed {shown(words)}: the processes did not meet ({shown(error)}); start all "
+            "of them with the same HOST:PORT of process 0, which the others can reach, and COUNT"
+        ) from None
+    # Libraries of collectives print from C++, and the output has the results alone.
+    sys.stdout.flush()
+    results = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    os.dup2(2, 1)
+    sys.stdout = results if is_first() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def count() -> int:
+    """How many processes work together; 1 within :func:`on_first`."""
+    return 1 if _alone else jax.process_count()
+
+
+def index() -> int:
+    """Which of them this is, from 0."""
+    return 0 if _alone else jax.process_index()
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes."""
+    return index() == 0
+
+
+def exchange(value: Any) -> list[Any]:
+    """What every process gives here, in the order of the processes; all must call it.
+
+    ``value`` is anything that JSON holds; tuples come back as lists.
+    """
+    if count() == 1:
+        return [value]
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = int(_gathered(np.array([len(content)])).max())
+    room = 256
+    while room < longest:  # rooms of few sizes, as each is compiled for
+        room *= 4
+    rows = _gathered(np.pad(content, (0, room - len(content)), constant_values=ord(" ")))
+    return [json.loads(row.tobytes()) for row in rows]
+
+
+def _gathered(values: np.ndarray) -> np.ndarray:
+    """A row for each process."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values)).reshape(count(), -1)
+
+
+def on_first(function: Callable[[], Result]) -> Result:
+    """Call a function in process 0 alone; all processes return its result, or raise its error.
+
+    The result is anything that JSON holds; of errors, ``UsageError`` reaches all. Within the
+    function there is one process: work that would be divided is done on its devices alone.
+    """
+    if count() == 1:
+        return function()
+    done: dict[str, Any] = {}
+    if is_first():
+        try:
+            with _by_itself():
+                done["result"] = function()
+        except UsageError as error:
+            done["error"] = str(error)
+    done = exchange(done)[0]
+    if "error" in done:
+        raise UsageError(done["error"])
+    return done["result"]
+
+
+@contextlib.contextmanager
+def _by_itself() -> Iterator[None]:
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
+def lost(error: Exception) -> str | None:
+    """What to say where an error means that another process has gone; None: it does not."""
+    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    if not re.search("Gloo|NCCL|coordination|heartbeat|connection", str(error), re.IGNORECASE):
+        return None
+    return (
+        "another process has gone; look at what it said last, and run the same command again in "
+        "all processes: it resumes at what was saved"
+    )
+
+
+def leave(status: int) -> NoReturn:
+    """End after an error: at once, where Python's usual end would wait for the other processes.
+
+    These are told by their next collective, or by the missing heartbeats.
+    """
+    if jax.process_count() == 1:
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    if jax.process_index() == 0:
+        time.sleep(_LAST_WORDS)
+    os._exit(status)
