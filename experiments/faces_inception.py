@@ -102,7 +102,7 @@ def main(config: Config):
     batches = pair_batches(faces.images, faces.training, config, size=config.size, rows=rows)
 
     # The train step: a pure function, pmapped over all devices.
-    step = data_parallel(make_train_step(loss_fn, optimizer))
+    step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))
 
     # Validation: the AUC on people who are not in the training data chooses the checkpoint.
     scorer = PairScorer(network, config.size)

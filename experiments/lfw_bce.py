@@ -82,7 +82,7 @@ def main(config: Config):
 
     # The train step: a pure function, pmapped over all devices.
     network, loss_fn, optimizer = build(config)
-    step = data_parallel(make_train_step(loss_fn, optimizer))
+    step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))
 
     # Validation: the AUC on people who are not in the training data chooses the checkpoint.
     scorer = PairScorer(network, config.size)

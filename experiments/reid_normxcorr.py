@@ -89,7 +89,7 @@ def main(config: Config):
 
     # The train step: a pure function, pmapped over all devices.
     network, loss_fn, optimizer = build(config)
-    step = data_parallel(make_train_step(loss_fn, optimizer))
+    step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))
 
     # Validation: the mAP chooses the checkpoint; of few queries, because every pair is scored.
     validation = ReidEvaluation.of(people, people.validation, most_queries=24)

@@ -101,7 +101,7 @@ def main(config: Config):
     # The train step: a pure function, pmapped over all devices.
     weights = config.weights and open_weights(config.weights, architecture="vgg16")
     network, loss_fn, optimizer = build(config, weights)
-    step = data_parallel(make_train_step(loss_fn, optimizer))
+    step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))
 
     # Validation: recall@1 on items that are not in the training data chooses the checkpoint.
     def embedder(variables):

@@ -155,7 +155,10 @@ class TestExperiment:
             "build",
             "main",
         }
-        assert "step = data_parallel(make_train_step(loss_fn, optimizer))" in text
+        assert (
+            "step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))"
+            in text
+        )
         assert "optimizer = optax." in text or "optax.adam" in text
         for shown in ("def loss_fn(", "losses.", "def evaluate(", 'best="', "baselines", "fit("):
             assert shown in text, shown
@@ -168,7 +171,7 @@ class TestExperiment:
             assert not re.search(rf"\b{word}\b", text), word
         loops = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.For, ast.While))]
         assert loops == []
-        assert len(re.findall(r"(\w+)=config\.\1\b", text)) <= 5
+        assert len(re.findall(r"(\w+)=config\.\1\b", text)) <= 6
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from siamjax.data.images import ImageSet
 from siamjax.options import Bounds, Count, Options, Seed
@@ -31,6 +31,9 @@ class RunConfig(Options):
     """Steps between two rows of metrics."""
     workers: Annotated[int, Bounds(at_least=0, at_most=1024)] = 0
     """Processes that read images; 0: threads of this process."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do at a step whose loss or gradient is not finite. A skipped step
+    changes no parameter, and is counted."""
 
 
 class Splits(Protocol):

@@ -18,7 +18,7 @@ from siamjax.parallel import replicate, shard
 from siamjax.progress import Progress
 from siamjax.training.run import Run
 from siamjax.training.state import TrainState
-from siamjax.training.step import TrainStep
+from siamjax.training.step import SKIPPED, STOPPED, TrainStep
 from siamjax.training.writers import MetricWriter, read_metrics
 
 
@@ -57,8 +57,10 @@ def fit(
     the rate, and the share of time spent waiting for data. Every ``evaluate_every`` steps and at
     the end it calls ``evaluate`` and saves the state with the result; of parameters that
     :func:`siamjax.training.averaged` averages it takes the averages. Ctrl-C and SIGTERM finish
-    the step, save, and raise :class:`Interrupted`. A loss that is not finite raises ``UsageError``
-    with the step, the batch and the last good checkpoint. Each kind of collapse gives one warning.
+    the step, save, and raise :class:`Interrupted`. A loss or gradient that is not finite raises
+    ``UsageError`` with the step, the batch and the last good checkpoint, unless the step skips it
+    (``make_train_step(..., nonfinite="skip")``): the first and the number of skipped steps are
+    warned of. Each kind of collapse gives one warning.
     """
     steps = run.config.steps
     if until is not None and not 0 < until <= steps:
@@ -71,13 +73,21 @@ def fit(
         return state
     started = time.monotonic()
     writer = MetricWriter(run.folder, start=begin)
+    loop = _Loop(run, step, batches, evaluate, writer)
 
     def close() -> None:
+        if loop.skipped:
+            warn(
+                f"skipped {loop.skipped} of {run.step - begin} steps, whose loss or "
+                f"gradients were not finite ({SKIPPED} in metrics.jsonl)"
+            )
         writer.close()
-        run.note_session(start=begin, seconds=time.monotonic() - started)
+        run.note_session(
+            start=begin, seconds=time.monotonic() - started, skipped_steps=loop.skipped
+        )
 
     try:
-        state = _Loop(run, step, batches, evaluate, writer).train(replicate(state), end, patience)
+        state = loop.train(replicate(state), end, patience)
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk has been said already, and better
             close()
@@ -131,6 +141,7 @@ class _Loop:
         self._queued: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self._ahead = 0 if jax.default_backend() == "cpu" else 1
         self._said: set[str] = set()
+        self.skipped = 0  # steps
 
     def train(self, state: TrainState, end: int, patience: int | None) -> TrainState:
         """From the state's step to ``end``, or until the run's patience is at an end."""
@@ -176,6 +187,7 @@ class _Loop:
         self._bar.note(
             f"loss {values.get('loss', math.nan):.4f}, "
             f"data wait {values['data_wait_percent']:.1f} %"
+            + (f", {self.skipped} steps skipped" if self.skipped else "")
         )
         if (problem := collapse_message(values)) and problem not in self._said:
             self._said.add(problem)
@@ -209,17 +221,34 @@ class _Loop:
         )
 
     def _checked(self, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        loss = metrics["loss"]
-        if not np.isfinite(loss.total):
+        """The metrics of a step, unless it was not finite and was not skipped either."""
+        stopped, skipped = metrics.pop(STOPPED, None), metrics.get(SKIPPED)
+        if self._run.config.nonfinite == "skip" and skipped is None:
+            raise UsageError(
+                "--nonfinite skip: this experiment's step skips nothing; make it with "
+                "make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite)"
+            )
+        describe = getattr(self._batches, "describe", None)
+        shown = "" if describe is None else f" on the batch {describe(number)}"
+        if skipped is not None and skipped.total:
+            if not self.skipped:
+                warn(
+                    f"the loss or a gradient of step {number + 1} is not finite{shown}; the step "
+                    f"was skipped, and so will others be: {SKIPPED} in metrics.jsonl counts them"
+                )
+            self.skipped += 1
+        loss = metrics["loss"].total
+        if not np.isfinite(loss) or (stopped is not None and stopped.total):
             last = max(self._run.checkpoints.steps(), default=None)
             saved = f"the last good checkpoint is that of step {last}"
             if last is None:
                 saved = "no checkpoint was saved yet"
-            describe = getattr(self._batches, "describe", None)
-            shown = "" if describe is None else f" on the batch {describe(number)}"
+            value = f"a gradient of step {number + 1} is not finite"
+            if not np.isfinite(loss):
+                value = f"the loss of step {number + 1} is {float(loss)}"
             raise UsageError(
-                f"the loss of step {number + 1} is {float(loss.total)}{shown}; {saved}; lower the "
-                "learning rate, or look at these images"
+                f"{value}{shown}; {saved}; lower the learning rate, look at these images, or "
+                "skip such steps with --nonfinite skip"
             )
         return metrics
 
@@ -255,9 +284,12 @@ class _Meter:
 
     def take(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._idle, 1e-9)
+        skipped = self._means.pop(SKIPPED, None)
         values = {name: float(mean.compute()) for name, mean in self._means.items()}
         # A mean over nothing (such as no different pair in these steps) has no value to write.
         values = {name: value for name, value in values.items() if not np.isnan(value)}
+        if skipped is not None:
+            values[SKIPPED] = float(skipped.total)
         values[f"{self._unit}_per_second"] = self.steps * self._batch_size / elapsed
         values["data_wait_percent"] = 100.0 * self._waited / elapsed
         self._restart()

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
 # many processes read images, where the raw data is, and whether what is left out of it is refused.
+# Steps that are not finite stop a run, which may then go on and skip them: sessions.jsonl tells.
 # What training starts from is agreed on by its weights, wherever they are.
-_OPERATIONAL = ("run", "start_from", "workers", "home", "strict")
+_OPERATIONAL = ("run", "start_from", "workers", "nonfinite", "home", "strict")
 
 _SESSIONS = "sessions.jsonl"
 
@@ -252,10 +253,12 @@ class Run:
             warn(message)
         return variables
 
-    def note_session(self, *, start: int, seconds: float) -> None:
+    def note_session(self, *, start: int, seconds: float, skipped_steps: int = 0) -> None:
         """Append what one call of ``fit`` did; a run that was resumed has several sessions."""
-        row = {"start": start, "end": self.step, "seconds": round(seconds, 1), **self.environment}
-        append_row(self.folder / _SESSIONS, row)
+        row = {"start": start, "end": self.step, "seconds": round(seconds, 1)}
+        if skipped_steps:
+            row["skipped_steps"] = skipped_steps
+        append_row(self.folder / _SESSIONS, {**row, **self.environment})
 
     def write_manifest(
         self, *, size: Size, results: Results, facts: dict[str, Any] | None = None

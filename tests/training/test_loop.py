@@ -132,14 +132,19 @@ def test_killed_between_two_rows(straight, tmp_path):
     assert [row["step"] for row in rows(folder) if "loss" in row] == list(expected)
 
 
+def read_sessions(folder):
+    lines = (folder / "sessions.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def test_sessions_are_noted(two_stages, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
         trained(folder, [(WHOLE, None)], killed_at(3))
     trained(folder, [(WHOLE, None)])
-    lines = (folder / "sessions.jsonl").read_text().splitlines()
-    sessions = [json.loads(line) for line in lines]
+    sessions = read_sessions(folder)
     assert [(one["start"], one["end"]) for one in sessions] == [(0, 3), (3, 6)]
+    assert not any("skipped_steps" in one for one in sessions)
 
 
 @pytest.mark.parametrize("until", [0, -1, 7])
@@ -220,6 +225,75 @@ def test_batches_may_name_their_examples(tmp_path, capsys, named):
     logged = [row for row in read_metrics(tmp_path / "run") if "loss" in row]
     assert [row["step"] for row in logged] == [1, 2, 3]
     assert all(f"{unit}_per_second" in row for row in logged)
+
+
+def only_gradient_nan(number):
+    """Batches of which that one (from 0) has a finite loss with a gradient that is not."""
+
+    def made(start):
+        for step, batch in enumerate(batches(start), start=start):
+            yield {**batch, "bad": np.full(8, step == number)}
+
+    return Named(made)
+
+
+def step_that(nonfinite):
+    def loss_fn(params, model_state, batch, key):
+        value = batch["x"] @ params["first"]["kernel"][:, 0]
+        # The square root has the slope infinity at 0, which the factor 0 makes NaN.
+        value = jnp.where(
+            batch["bad"],
+            jnp.sqrt(jnp.where(batch["bad"], 0 * value, 1)),
+            jnp.square(value - batch["y"]),
+        )
+        return Mean.of(value), (model_state, {})
+
+    return data_parallel(make_train_step(loss_fn, OPTIMIZER, nonfinite=nonfinite))
+
+
+def test_a_gradient_that_is_not_finite_stops(tmp_path):
+    with pytest.raises(UsageError) as error:
+        trained(tmp_path / "run", [(step_that("stop"), None)], only_gradient_nan(3))
+    assert str(error.value).startswith(
+        "a gradient of step 4 is not finite on the batch pairs 3; the last good checkpoint is that "
+        "of step 2; lower the learning rate, look at these images, or skip such steps with "
+        "--nonfinite skip"
+    )
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
+def test_a_stopped_run_goes_on_and_skips_that_step(tmp_path, capsys):
+    """What is after it is as if that batch had not been; it is counted wherever one looks."""
+    folder, stages = tmp_path / "run", [(step_that("skip"), None)]
+    with pytest.raises(UsageError, match="a gradient of step 4 is not finite"):
+        trained(folder, [(step_that("stop"), None)], only_gradient_nan(3), log_every=2)
+    capsys.readouterr()
+    options = {"nonfinite": "skip", "log_every": 2}
+    state = trained(folder, stages, only_gradient_nan(3), **options)
+    err = capsys.readouterr().err
+    assert err.count("warning: ") == 2
+    assert "the loss or a gradient of step 4 is not finite on the batch pairs 3; the step" in err
+    assert "warning: skipped 1 of 4 steps, whose loss or gradients were not finite" in err
+    found = {row["step"]: row for row in rows(folder) if "loss" in row}
+    assert [found[step].get("skipped_steps") for step in (2, 4, 6)] == [None, 1, 0]
+    assert read_sessions(folder)[-1]["skipped_steps"] == 1
+    assert int(state.step) == 6
+    assert int(state.opt_state[0].count) == 5  # updates of Adam
+
+    # The same without that batch: five batches, and the row of steps 3 and 4 is that of step 3.
+    def left_out(start):
+        for number, batch in enumerate(only_gradient_nan(None)(0)):
+            if number != 3 and number - (number > 3) >= start:
+                yield batch
+
+    other = trained(tmp_path / "other", stages, left_out, steps=5, evaluate_every=5, **options)
+    assert_equal(state.params, other.params)
+    assert_equal(state.opt_state, other.opt_state)
+
+
+def test_a_step_that_cannot_skip_is_said(tmp_path):
+    with pytest.raises(UsageError, match="--nonfinite skip: this experiment's step skips nothing"):
+        trained(tmp_path / "run", [(WHOLE, None)], nonfinite="skip")
 
 
 @pytest.mark.parametrize("names", [(), ("mine", "another")], ids=["none", "own"])

@@ -216,6 +216,83 @@ def test_flax_batch_norm_keeps_the_mean_of_the_devices_statistics(rng, devices):
             np.testing.assert_array_equal(copy, copies[0])
 
 
+class Scaled(nn.Module):
+    """One layer and a state that counts its calls."""
+
+    @nn.compact
+    def __call__(self, x):
+        calls = self.variable("calls", "count", lambda: jnp.zeros(()))
+        calls.value = calls.value + 1
+        return nn.Dense(1, name="dense")(x)[:, 0]
+
+
+def finite_loss():
+    """A loss whose value is finite and whose gradient is not, where ``bad`` is true."""
+
+    def loss_fn(params, model_state, batch, key):
+        value, changed = Scaled().apply(
+            {"params": params, **model_state}, batch["x"], mutable=["calls"]
+        )
+        # The square root has the slope infinity at 0, which the factor 0 makes NaN.
+        value = jnp.where(
+            batch["bad"], jnp.sqrt(jnp.where(batch["bad"], 0 * value, 1)), jnp.square(value - 1)
+        )
+        return Mean.of(value), (dict(changed), {"twice": Mean.of(2 * value)})
+
+    return loss_fn
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+class TestNotFinite:
+    """A gradient of one example, so of one device, is NaN; the loss itself is finite."""
+
+    def steps(self, rng, devices, nonfinite, bad):
+        """States and metrics of plain jit and of pmap, before and after a step."""
+        optimizer, used = optax.adam(0.1), jax.devices()[:devices]
+        x = rng.normal(size=(4, 3)).astype(np.float32)
+        batch = {"x": x, "bad": np.arange(4) == (2 if bad else -1)}
+        start = create_state(Scaled().init(jax.random.key(0), x), optimizer, key=jax.random.key(1))
+        step = make_train_step(finite_loss(), optimizer, nonfinite=nonfinite)
+        pmapped = data_parallel(step, devices=used, donate_state=False)
+        got = pmapped(replicate(start, devices=used), shard(batch, devices=used))
+        return start, jax.jit(step)(start, batch), jax.block_until_ready(got)
+
+    def test_it_is_skipped(self, rng, devices):
+        before, *results = self.steps(rng, devices, "skip", bad=True)
+        for after, metrics in results:
+            for name in ("params", "model_state", "opt_state"):
+                assert_close(getattr(after, name), getattr(before, name), share=0)
+            assert int(after.step) == 1
+            assert {name: float(mean.count) for name, mean in metrics.items()} == {
+                "loss": 0,
+                "twice": 0,
+                "skipped_steps": 1,
+            }
+            assert {name: float(mean.total) for name, mean in metrics.items()} == {
+                "loss": 0,
+                "twice": 0,
+                "skipped_steps": 1,
+            }
+
+    def test_others_are_as_ever(self, rng, devices):
+        seed = rng.bit_generator.state
+        _, *results = self.steps(rng, devices, "skip", bad=False)
+        rng.bit_generator.state = seed
+        _, (plain, _), _ = self.steps(rng, devices, "stop", bad=False)
+        for after, metrics in results:
+            assert_close(after.params, plain.params)
+            assert float(metrics["skipped_steps"].compute()) == 0
+            assert float(metrics["loss"].count) == 4
+
+    def test_it_is_told(self, rng, devices):
+        """The state is then of no use, and ``fit`` stops before it is saved."""
+        _, *results = self.steps(rng, devices, "stop", bad=True)
+        for after, metrics in results:
+            assert np.isfinite(metrics["loss"].total)
+            assert float(metrics["nonfinite_steps"].compute()) == 1
+            assert np.isnan(after.params["dense"]["kernel"]).any()
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("metrics", [{}, {"mine": 2.0, "another": 5.0}], ids=["none", "own"])
 def test_a_loss_function_has_any_metrics_or_none(devices, metrics):
@@ -237,7 +314,7 @@ def test_a_loss_function_has_any_metrics_or_none(devices, metrics):
     for after, found in (plain, got):
         values = {name: float(mean.compute()) for name, mean in found.items()}
         expected = {name: 2.5 * factor for name, factor in metrics.items()}
-        assert values == {"loss": 1.25 * 2.5 - 1, **expected}
+        assert values == {"loss": 1.25 * 2.5 - 1, **expected, "nonfinite_steps": 0}
         assert float(after.params["w"]) == 1.25 - 2.5
         assert int(after.step) == 1
 
