@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from siamjax import processes
 from siamjax.errors import UsageError
 
 AXIS = "devices"
@@ -109,17 +110,40 @@ def data_parallel(
 def data_parallel_map(
     function: Callable[..., Any], *, devices: Sequence[Any] | None = None
 ) -> Callable[..., Any]:
-    """Pmapped ``(variables, batch) -> values`` of every device, stacked: to embed and to score."""
+    """Pmapped ``(variables, batch) -> values`` of every device, stacked: to embed and to score.
+
+    Of several processes each gives its own part of the batch (:func:`own_rows`), and all have the
+    values of all devices.
+    """
+    together = devices is None and processes.count() > 1
+    if not together:
+        devices = devices or jax.local_devices()
+
+    def of_device(held: tuple[Any], batch: Any) -> Any:
+        values = function(*held, batch)
+        return jax.lax.all_gather(values, AXIS) if together else values
 
     # Nested axes, because of (None, 0) pmap takes the first for the batch's first array where the
     # variables are empty and the batch has two arrays.
     mapped = jax.pmap(
-        lambda held, batch: function(*held, batch),
+        of_device,
         axis_name=AXIS,
         in_axes=((None,), 0),
+        out_axes=None if together else 0,
         devices=devices,
     )
     return lambda variables, batch: mapped((variables,), batch)
+
+
+def device_count() -> int:
+    """How many devices work together: those of all processes."""
+    return jax.device_count() if processes.count() > 1 else jax.local_device_count()
+
+
+def own_rows(rows: Any) -> Any:
+    """This process's part of the rows of a batch, whose number the processes divide evenly."""
+    share = len(rows) // processes.count()
+    return rows[processes.index() * share :][:share]
 
 
 def replicate(tree: Any, *, devices: Sequence[Any] | None = None) -> Any:

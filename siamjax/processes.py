@@ -6,13 +6,14 @@ the processes (``jax.distributed``), and notices one that has gone by its missin
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from siamjax import messages
 from siamjax.errors import UsageError, shown
 
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
@@ -129,6 +131,16 @@ def on_first(function: Callable[[], Result]) -> Result:
     if "error" in done:
         raise UsageError(done["error"])
     return done["result"]
+
+
+def by_first(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function that :func:`on_first` calls."""
+
+    @functools.wraps(function)
+    def call(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        return on_first(lambda: function(*arguments, **options))
+
+    return call
 
 
 @contextlib.contextmanager

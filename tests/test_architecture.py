@@ -81,9 +81,10 @@ def test_what_is_computed_on_the_host_knows_no_jax():
     assert forbidden([*host, *plain], "jax", "flax", "optax", "orbax") == []
 
 
-def test_parallel_stands_on_jax_alone():
-    own = {name for name in imports(ROOT / "parallel.py") if name.startswith("siamjax")}
-    assert own == {"siamjax.errors", "siamjax.errors.UsageError"}
+def test_what_knows_of_devices_and_processes_stands_on_jax_alone():
+    files = ROOT / "parallel.py", ROOT / "processes.py"
+    own = {name.split(".")[1] for f in files for name in imports(f) if name.startswith("siamjax.")}
+    assert own == {"errors", "messages", "processes"}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -12,6 +12,8 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import Float, Int
 
+from siamjax import processes
+from siamjax.array_files import read_npy
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
@@ -45,7 +47,7 @@ def score_pairs(
     A score rises with similarity: the logit of P(same), or the negated distance
     (:mod:`siamjax.models.comparing`). Each image goes through ``network.embed`` once, however
     often it is listed. Then ``compare(query, gallery image)`` runs tile by tile; the gallery images
-    of a tile are split over the local devices. Equal to the network on each pair, to rounding.
+    of a tile are split over all devices. Equal to the network on each pair, to rounding.
 
     With ``output``, memory is that of a tile, whatever the gallery: features lie in a file beside
     the scores until all is done (44 kB an image for ``NormXCorrNet``), and each tile's scores are
@@ -101,7 +103,7 @@ def score_pairs(
         "scores": (len(queries), others.shape[1]),
         "features": (len(shown), *feature.shape),
     }
-    if output is None:
+    if output is None or not processes.is_first():  # of several, the first one writes
         record = Record(**shapes)
     else:
         about = {
@@ -115,25 +117,32 @@ def score_pairs(
             "tile": [int(side) for side in tile],
         }
         record = DiskRecord(output, about=about, total=len(tiles), **shapes)
+    record.tiles = processes.exchange(record.tiles)[0]
     if record.tiles < len(tiles):
         _embed(record, embedder, images, shown, progress=progress)
         scorer = TileScorer(network, variables, dtype=feature.dtype, symmetric=symmetric)
         places = place[: len(queries)], place[len(queries) :].reshape(others.shape)
         names = [images.keys[index] for index in shown]
         _fill(record, scorer, tiles, *places, names=names, progress=progress)
-    return record.finish()
+    scores = record.finish()
+    if output is not None and processes.count() > 1:
+        processes.exchange(None)  # until the first one has finished the file
+        scores = read_npy(output, kinds="f")
+    return scores
 
 
 def _embed(
     record: Record, embedder: Embedder, images: ImageSet, shown: np.ndarray, *, progress: bool
 ) -> None:
-    """Embed the images that the record lacks, batch by batch."""
-    left = shown[record.embedded :]
-    done = record.embedded
+    """Embed the images that the record of any process lacks, batch by batch."""
+    done = min(processes.exchange(record.embedded))
+    left = shown[done:]
     with Progress("maps", unit="images", total=len(shown), done=done, shown=progress) as bar:
         for rows in embedder.batches(images, left) if len(left) else ():
-            check_finite(rows, images, shown[record.embedded :])
-            record.put_features(rows)
+            check_finite(rows, images, shown[done:])
+            if len(new := rows[max(0, record.embedded - done) :]):
+                record.put_features(new)
+            done += len(rows)
             bar.update(len(rows))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from siamjax import processes
 from siamjax.data.batches import image_batches
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
@@ -18,7 +19,7 @@ from siamjax.errors import UsageError
 from siamjax.inference.digests import describe
 from siamjax.models.applying import evaluate
 from siamjax.models.protocols import Embeds
-from siamjax.parallel import data_parallel_map, replicate, shard
+from siamjax.parallel import data_parallel_map, device_count, replicate, shard
 from siamjax.training.fingerprint import weights_digest
 
 
@@ -28,7 +29,7 @@ def features_of(network: nn.Module, variables: Any, images: Any, *, method: str 
 
 
 @lru_cache(maxsize=8)
-def _embed_function(network: nn.Module, method: str) -> Callable[..., Array]:
+def _embed_function(network: nn.Module, method: str, processes: int) -> Callable[..., Array]:
     """Pmapped ``(variables, batch) -> features`` float32; compiled once for a network and shape."""
 
     def embed(variables: Any, batch: dict[str, Array]) -> Array:
@@ -115,14 +116,16 @@ class Embedder:
     ) -> Iterator[Float[np.ndarray, "batch ..."]]:
         """The network's float32 output for these images, in their order, batch by batch.
 
-        Raises ``UsageError`` naming an image that cannot be read.
+        Of several processes each reads its part of every batch, and all have all rows. Raises
+        ``UsageError`` naming an image that cannot be read.
         """
-        devices, embed = jax.local_device_count(), _embed_function(self.network, self.method)
+        devices, part = device_count(), (processes.index(), processes.count())
+        embed = _embed_function(self.network, self.method, processes.count())
         whole = -(-self.batch_size // devices) * devices
-        for batch in image_batches(images, indices, batch_size=whole, size=self.size):
-            counted = int(batch["weight"].sum())
+        batches = image_batches(images, indices, batch_size=whole, size=self.size, part=part)
+        for start, batch in zip(range(0, len(indices), whole), batches, strict=True):
             rows = np.asarray(embed(self._replicated, shard(batch)))
-            yield rows.reshape(whole, *rows.shape[2:])[:counted]
+            yield rows.reshape(whole, *rows.shape[2:])[: len(indices) - start]
 
     def embeddings(
         self, images: ImageSet, indices: Int[np.ndarray, " n"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from siamjax import processes
 from siamjax.array_files import read_npy
 from siamjax.data.images import ImageSet
 from siamjax.data.triplets import MinedTriplets
@@ -65,9 +66,10 @@ class Miner:
     def mine(self, step: int, embedder: Embedder) -> None:
         """Embed the training images and store the nearest images of other items for each."""
         table = self._triplets.nearest_others(embedder.embeddings(self._images, self._training))
-        self._folder.mkdir(exist_ok=True)
-        temporary = self._folder / f"{step}.tmp"
-        with temporary.open("wb") as file:
-            np.save(file, table)
-        temporary.replace(self._folder / f"{step}.npy")
+        if processes.is_first():
+            self._folder.mkdir(exist_ok=True)
+            temporary = self._folder / f"{step}.tmp"
+            with temporary.open("wb") as file:
+                np.save(file, table)
+            temporary.replace(self._folder / f"{step}.npy")
         self._triplets.use(table, start=step + LAG)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -10,12 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from siamjax import processes
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
 from siamjax.models import comparing
+from siamjax.parallel import data_parallel_map, device_count, own_rows, replicate, shard
 
 _BLOCK = 4096  # pairs compared at a time at most
 _VALUES = 2**24  # numbers in the features of one side of a block, at most: 64 MB
@@ -56,14 +58,14 @@ class PairScorer:
         shown, first, second = shown_once(pairs)
         embeddings = self.embeddings(variables, images, shown)
         block = max(1, min(_BLOCK, len(first), _VALUES // max(1, embeddings[0].size)))
+        block = -(-block // device_count()) * device_count()
+        held, compare_rows = replicate(variables), _compare(self.network, processes.count())
 
         def compare(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
             # The last block is padded to the others' shape, so that it compiles once.
-            padded = [np.resize(index, block) for index in (rows, others)]
-            compared = _compare(self.network)(
-                variables, embeddings[padded[0]], embeddings[padded[1]]
-            )
-            return np.asarray(compared)[: len(rows)]
+            padded = [own_rows(np.resize(index, block)) for index in (rows, others)]
+            batch = shard({"x1": embeddings[padded[0]], "x2": embeddings[padded[1]]})
+            return np.asarray(compare_rows(held, batch)).ravel()[: len(rows)]
 
         return in_blocks(compare, first, second, block=block)
 
@@ -79,9 +81,13 @@ class PairScorer:
 
 
 @lru_cache(maxsize=8)
-def _compare(network: nn.Module) -> Callable[..., jax.Array]:
-    """``comparing.compare`` of a network, compiled once for a shape."""
-    return jax.jit(partial(comparing.compare, network))
+def _compare(network: nn.Module, processes: int) -> Callable[..., jax.Array]:
+    """Pmapped ``(variables, features) -> values`` by ``comparing.compare``; compiled once."""
+
+    def compare(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        return comparing.compare(network, variables, batch["x1"], batch["x2"])
+
+    return data_parallel_map(compare)
 
 
 def shown_once(pairs: PairList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,14 +8,14 @@ from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from siamjax import processes
 from siamjax.models import comparing
-from siamjax.parallel import data_parallel_map, replicate, shard
+from siamjax.parallel import data_parallel_map, device_count, own_rows, replicate, shard
 
 
 def symmetric_logit(
@@ -40,13 +40,13 @@ def symmetric_logit(
 
 
 class TileScorer:
-    """Scores tiles of query x gallery features; the gallery is split over the local devices."""
+    """Scores tiles of query x gallery features; the gallery is split over all devices."""
 
     def __init__(
         self, network: nn.Module, variables: Any, *, dtype: np.dtype, symmetric: bool
     ) -> None:
         self._variables = replicate(variables)
-        self._score = _tile_function(network, np.dtype(dtype).name, symmetric)
+        self._score = _tile_function(network, np.dtype(dtype).name, symmetric, processes.count())
         self._symmetric = symmetric
 
     def __call__(
@@ -58,13 +58,14 @@ class TileScorer:
 
         The second axis of ``gallery`` has a list for each query, or one list for all queries.
         """
-        columns, devices = len(gallery), jax.local_device_count()
+        columns, devices = len(gallery), device_count()
         each = -(-columns // devices)
         # normxcorr works on a few pairs at a time, a divisor of their number: with a prime number
         # it would take one pair at a time, which is 15 % slower on a CPU.
         each = -(-each // 4) * 4 if each > 4 else each
         # Padded with features of real images, which cannot cause a warning or a NaN.
         whole = np.arange(each * devices) % columns
+        whole = own_rows(whole)
         split = shard({"gallery": gallery if len(whole) == columns else gallery[whole]})
         state = self._variables, replicate(queries)
         found = np.asarray(self._score(state, split))  # devices, rows, directions, columns
@@ -74,7 +75,9 @@ class TileScorer:
 
 
 @lru_cache(maxsize=16)
-def _tile_function(network: nn.Module, dtype: str, symmetric: bool) -> Callable[..., Array]:
+def _tile_function(
+    network: nn.Module, dtype: str, symmetric: bool, processes: int
+) -> Callable[..., Array]:
     """Pmapped ``((variables, queries), {gallery}) -> (rows, directions, columns)``."""
 
     def score(state: Any, batch: dict[str, Array]) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siamjax import messages
+from siamjax import messages, processes
 from siamjax.aligned import text_table
 from siamjax.data.transforms import Size
 from siamjax.errors import shown
@@ -30,6 +30,7 @@ _NOT_LISTED = (
 )
 
 
+@processes.by_first
 def write_report(
     run: Run,
     results: Mapping[str, Mapping[str, float | None]] | Judgement,
@@ -52,8 +53,8 @@ def write_report(
     curves to draw; the other ``figures`` have headings, and may be functions that draw them. If
     one cannot be drawn, the page says so: manifest and table are written and printed before.
     ``facts`` are added to the manifest: what only this experiment has, such as a threshold.
-    ``size`` is the image size of the network. Raises ``UsageError`` for a folder that cannot be
-    written.
+    ``size`` is the image size of the network. Of several processes the first writes and prints.
+    Raises ``UsageError`` for a folder that cannot be written.
     """
     from siamjax.report.figures import training_curves
 
