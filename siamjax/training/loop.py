@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from siamjax import processes
 from siamjax.errors import Interrupted, UsageError
 from siamjax.messages import note, warn
 from siamjax.metrics.monitors import collapse_message
@@ -20,6 +21,12 @@ from siamjax.training.run import Run
 from siamjax.training.state import TrainState
 from siamjax.training.step import SKIPPED, STOPPED, TrainStep
 from siamjax.training.writers import MetricWriter, read_metrics
+
+_ASKED_EVERY = 0.5
+"""Seconds after which several processes ask one another whether one has received a signal."""
+
+_ASKED_WITHIN = 50
+"""Steps within which they do it, as steps may become slower."""
 
 
 def fit(
@@ -45,7 +52,8 @@ def fit(
         step: a pmapped train step, ``data_parallel(make_train_step(loss_fn, optimizer))``.
         batches: ``start -> iterator`` over the batches from that step on, such as
             :func:`siamjax.data.batches.pair_batches` returns. Its ``unit`` and ``describe``, if
-            it has them, name the examples of a batch.
+            it has them, name the examples of a batch. Of several processes each reads its rows of
+            every batch, those of ``batches.divided(index, count)``.
         evaluate: validation, ``variables -> {name: value}``, with ``run.best`` among the names;
             None is a value that cannot be measured.
         until: the step to end at.
@@ -61,21 +69,28 @@ def fit(
     ``UsageError`` with the step, the batch and the last good checkpoint, unless the step skips it
     (``make_train_step(..., nonfinite="skip")``): the first and the number of skipped steps are
     warned of. Each kind of collapse gives one warning.
+
+    Several processes (:mod:`siamjax.processes`) take each step together. Process 0 alone writes,
+    and its validation counts for all. A signal that reaches one of them stops all after the same
+    step.
     """
     steps = run.config.steps
     if until is not None and not 0 < until <= steps:
         raise UsageError(f"until {until}: must be after step 0 and at most the {steps} of the run")
     if patience is not None and (patience < 1 or until is not None):
         raise UsageError(f"patience {patience}: must be at least 1, and given without until")
+    batches = _own_part(batches)
     state = _resumed(run, state)
     begin, end = int(state.step), steps if until is None else until
-    if begin >= end or _tired(run, patience):
+    if begin >= end or processes.on_first(lambda: _tired(run, patience)):
         return state
     started = time.monotonic()
-    writer = MetricWriter(run.folder, start=begin)
+    writer = MetricWriter(run.folder, start=begin) if processes.is_first() else None
     loop = _Loop(run, step, batches, evaluate, writer)
 
     def close() -> None:
+        if writer is None:
+            return
         if loop.skipped:
             warn(
                 f"skipped {loop.skipped} of {run.step - begin} steps, whose loss or "
@@ -94,6 +109,19 @@ def fit(
         raise
     close()
     return state
+
+
+def _own_part(batches: Any) -> Any:
+    """What this process reads of the batches."""
+    if processes.count() == 1:
+        return batches
+    if not hasattr(batches, "divided"):
+        raise UsageError(
+            "several processes share each batch, and these batches cannot be divided; give them a "
+            "method divided(index, count) that returns the batches of that process's rows, as "
+            "siamjax.data.pair_batches does, or train in one process"
+        )
+    return batches.divided(processes.index(), processes.count())
 
 
 def _resumed(run: Run, state: TrainState) -> TrainState:
@@ -130,7 +158,7 @@ class _Loop:
     """One call of :func:`fit`."""
 
     def __init__(
-        self, run: Run, step: TrainStep, batches: Any, evaluate: Any, writer: MetricWriter
+        self, run: Run, step: TrainStep, batches: Any, evaluate: Any, writer: MetricWriter | None
     ) -> None:
         self._run, self._step, self._batches = run, step, batches
         self._evaluate, self._writer = evaluate, writer
@@ -145,7 +173,7 @@ class _Loop:
 
     def train(self, state: TrainState, end: int, patience: int | None) -> TrainState:
         """From the state's step to ``end``, or until the run's patience is at an end."""
-        config, begin = self._run.config, int(state.step)
+        run, config, begin = self._run, self._run.config, int(state.step)
         batches = self._batches(begin)
         self._bar = Progress(
             "training",
@@ -153,24 +181,26 @@ class _Loop:
             total=config.steps * config.batch_size,
             done=begin * config.batch_size,
         )
-        with _signals() as received, contextlib.ExitStack() as stack, self._bar:
+        with _collected() as received, contextlib.ExitStack() as stack, self._bar:
             if hasattr(batches, "close"):  # grain: stop its threads and processes
                 stack.callback(batches.close)
+            signals = _Signals(received, begin)
             for number in range(begin, end):
                 batch = self._meter.wait_for(batches)
                 state, metrics = self._step(state, shard(batch))
                 self._queued.append((number, metrics))
                 self._settle(self._ahead)
                 self._bar.update(config.batch_size)
-                done = self._run.step = number + 1
+                done = run.step = number + 1
                 if done % config.log_every == 0 or done == end:
                     self._log(done)
                 if done % config.evaluate_every == 0 or done == config.steps:
                     self._validate(state, done)
-                if received:
-                    self._stop(state, done, received[0])
-                if done < end and done % config.evaluate_every == 0 and _tired(self._run, patience):
-                    note(f"stopped {self._run.stopped}")
+                validated = done % config.evaluate_every == 0
+                if signum := signals.agreed(done, now=validated or done == end):
+                    self._stop(state, done, signum)
+                if validated and done < end and processes.on_first(lambda: _tired(run, patience)):
+                    note(f"stopped {run.stopped}")
                     break
         return state
 
@@ -183,7 +213,7 @@ class _Loop:
     def _log(self, done: int) -> None:
         self._settle(0)
         values = self._meter.take()
-        self._writer.write(done, values)
+        self._write(done, values)
         self._bar.note(
             f"loss {values.get('loss', math.nan):.4f}, "
             f"data wait {values['data_wait_percent']:.1f} %"
@@ -198,7 +228,8 @@ class _Loop:
         with self._meter.paused():
             found = self._evaluate(state.averaged.variables)
             result = {name: float(value) for name, value in found.items() if value is not None}
-            self._writer.write(done, result)
+            result = processes.exchange(result)[0]
+            self._write(done, result)
             if math.isnan(result.get(self._run.best, math.nan)):
                 self._run.checkpoints.save(state)  # nothing that was trained is lost
                 raise UsageError(
@@ -209,10 +240,14 @@ class _Loop:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
         note(f"step {done}: {shown}")
 
+    def _write(self, done: int, values: dict[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write(done, values)
+
     def _stop(self, state: TrainState, done: int, signum: int) -> None:
         self._settle(0)
         if self._meter.steps:
-            self._writer.write(done, self._meter.take())
+            self._write(done, self._meter.take())
         self._run.checkpoints.save(state)
         raise Interrupted(
             signum,
@@ -296,8 +331,35 @@ class _Meter:
         return values
 
 
+class _Signals:
+    """The signals that this process has received, or another of several.
+
+    All must stop after the same step, so they ask one another. That takes some milliseconds, so
+    they do it about every half second: after a number of steps that all compute from the time a
+    step takes in the slowest of them.
+    """
+
+    def __init__(self, received: list[int], begin: int) -> None:
+        self._received, self._asked, self._next = received, begin, begin + 1
+        self._since = time.monotonic()
+
+    def agreed(self, done: int, *, now: bool) -> int:
+        """A signal that stops all after this step, or 0; ``now`` asks in any case."""
+        own = self._received[0] if self._received else 0
+        if processes.count() == 1:
+            return own
+        if not now and done < self._next:
+            return 0
+        seconds = (time.monotonic() - self._since) / (done - self._asked)
+        told = processes.exchange((own, seconds))
+        steps = _ASKED_EVERY / max(seconds for _, seconds in told)
+        self._asked, self._next = done, done + min(max(round(steps), 1), _ASKED_WITHIN)
+        self._since = time.monotonic()
+        return max(signum for signum, _ in told)
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def _collected() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of ending; a second one ends the process at once."""
     received: list[int] = []
 

@@ -3,6 +3,9 @@
 import json
 import math
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +24,12 @@ from tiny_run import (
     trained,
 )
 
+from siamjax import processes
 from siamjax.errors import Interrupted, UsageError
 from siamjax.metrics import Mean
 from siamjax.parallel import data_parallel
 from siamjax.training import fit, make_train_step
+from siamjax.training.loop import _Signals
 from siamjax.training.writers import read_metrics
 
 WHOLE, FROZEN = train_step(frozen=False), train_step(frozen=True)
@@ -145,6 +150,51 @@ def test_sessions_are_noted(two_stages, tmp_path):
     sessions = read_sessions(folder)
     assert [(one["start"], one["end"]) for one in sessions] == [(0, 3), (3, 6)]
     assert not any("skipped_steps" in one for one in sessions)
+
+
+@pytest.mark.parametrize("seconds", [(0.0, 0.0), (0.2, 0.1), (0.0, 0.03)], ids=str)
+def test_a_signal_to_one_of_two_processes_stops_both_after_one_step(monkeypatch, seconds):
+    """Two threads in place of processes, whose steps take so long; the second gets the signal."""
+    barrier, given = threading.Barrier(2), threading.local()
+    told = [None, None]
+
+    def exchange(value):
+        told[given.index] = value
+        barrier.wait(10)
+        found = list(told)
+        barrier.wait(10)
+        return found
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "exchange", exchange)
+
+    def train(index):
+        given.index, received = index, []
+        signals = _Signals(received, 3)
+        for done in range(4, 204):
+            time.sleep(seconds[index])
+            if index and done == 6:
+                received.append(signal.SIGTERM)
+            if signum := signals.agreed(done, now=done == 203):
+                return done, signum
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        (first, _), second = stops = list(pool.map(train, (0, 1)))
+    assert stops == [(first, signal.SIGTERM), second] == [second, second]
+    # At once where steps are slow, within half a second or so where they are not, and 50 steps.
+    assert 6 <= first <= {0.0: 54, 0.2: 8, 0.03: 24}[max(seconds)]
+
+
+def test_batches_that_cannot_be_divided(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "on_first", lambda function: function())
+    run = open_run(tmp_path / "run")
+    with pytest.raises(
+        UsageError, match=r"give them a method divided\(index, count\) that returns"
+    ):
+        fit(run, start_of(), WHOLE, batches, evaluate=evaluate)
+    run.close()
 
 
 @pytest.mark.parametrize("until", [0, -1, 7])
