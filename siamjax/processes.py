@@ -47,6 +47,8 @@ def start(words: str) -> None:
                 "10.0.0.1:1234,2,0 for the first of two processes, or auto"
             )
         count, index = int(found[2]), int(found[3])
+        if not count:
+            raise UsageError(f"--distributed {shown(words)}: give 1 process or more")
         if index >= count:
             raise UsageError(
                 f"--distributed {shown(words)}: {count} processes have the indices 0 to {count - 1}"
@@ -63,6 +65,11 @@ def start(words: str) -> None:
             shutdown_timeout_seconds=_MEETING,
         )
     except (RuntimeError, ValueError) as error:
+        if not given:
+            raise UsageError(
+                f"--distributed auto: JAX does not know this cluster ({shown(error)}); give "
+                "HOST:PORT,COUNT,INDEX"
+            ) from None
         raise UsageError(
             f"--distributed {shown(words)}: the processes did not meet ({shown(error)}); start all "
             "of them with the same HOST:PORT of process 0, which the others can reach, and COUNT"
