@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +19,14 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import jax
 import numpy as np
 
-from siamjax import messages
+from siamjax import last_words, messages
 from siamjax.errors import UsageError, shown
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
-_MEETING = 120  # seconds to wait for the others at the start, and at the end
+_MEETING = 50  # seconds to wait for the others at the start, and at the end; it takes 8 more
 _LAST_WORDS = 2  # seconds for which process 0, whose end ends the others, lets them say theirs
 _alone = False
 
@@ -36,7 +37,7 @@ def start(words: str) -> None:
     ``words`` are HOST:PORT,COUNT,INDEX: where process 0 listens, how many processes there are, and
     which of them this is, from 0; or ``auto``, where JAX finds out by itself (Slurm, Open MPI,
     Kubernetes, TPU pods). Raises ``UsageError`` for other words, and where the others cannot be
-    reached within two minutes.
+    reached within a minute.
     """
     given: dict[str, Any] = {}
     if words != "auto":
@@ -55,6 +56,12 @@ def start(words: str) -> None:
             )
         given = {"coordinator_address": found[1], "num_processes": count, "process_id": index}
         messages.note(f"process {index} of {count}: meeting the others at {shown(found[1])}")
+    unmet = (
+        f"--distributed {shown(words)}: the processes did not meet within a minute; start all of "
+        "them with the same HOST:PORT of process 0, which the others can reach, with the same "
+        "COUNT, and each with an INDEX of its own"
+    )
+    _let_outlive(unmet)
     # Its handler of SIGTERM would keep the signal from everybody else.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -70,15 +77,28 @@ def start(words: str) -> None:
                 f"--distributed auto: JAX does not know this cluster ({shown(error)}); give "
                 "HOST:PORT,COUNT,INDEX"
             ) from None
-        raise UsageError(
-            f"--distributed {shown(words)}: the processes did not meet ({shown(error)}); start all "
-            "of them with the same HOST:PORT of process 0, which the others can reach, and COUNT"
-        ) from None
+        raise UsageError(f"{unmet} ({shown(error)})") from None
     # Libraries of collectives print from C++, and the output has the results alone.
     sys.stdout.flush()
     results = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     os.dup2(2, 1)
     sys.stdout = results if is_first() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    # Process 0's count is that of JAX. They connect for collectives now, as all are at one place:
+    # gloo gives up where one is half a minute behind.
+    if len(counts := {*exchange(given.get("num_processes"))}) > 1:
+        raise UsageError(f"--distributed: the processes were given different COUNTs: {counts}")
+
+
+def _let_outlive(unmet: str) -> None:
+    """Let standard error go through :mod:`siamjax.last_words`, which says why jaxlib aborts."""
+    # Isolated: else the folder of that file, where ours is called platform, would be looked into.
+    command = [sys.executable, "-I", last_words.__file__, unmet]
+    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # no process more can be started: then jaxlib says it itself
+        reader = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert reader.stdin is not None
+        os.dup2(reader.stdin.fileno(), 2)
+        reader.stdin.close()
 
 
 def count() -> int:
@@ -166,10 +186,7 @@ def lost(error: Exception) -> str | None:
         return None
     if not re.search("Gloo|NCCL|coordination|heartbeat|connection", str(error), re.IGNORECASE):
         return None
-    return (
-        "another process has gone; look at what it said last, and run the same command again in "
-        "all processes: it resumes at what was saved"
-    )
+    return last_words.GONE
 
 
 def leave(status: int) -> NoReturn:
