@@ -1,23 +1,28 @@
 """Checkpoints of the whole training state: the latest and the best are kept."""
 
+import contextlib
 import math
 import os
 import re
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 
 from siamjax.array_files import allowance
 from siamjax.errors import UsageError, shown
 from siamjax.files import read_json
 from siamjax.parallel import replicated_sharding
+from siamjax.processes import by_first, on_first
+from siamjax.training.fingerprint import weights_digest
 from siamjax.training.state import TrainState
 
+_DIFFERS = "its checksum differs"
 _ROOM = 2**17  # bytes beside the arrays: what describes them, locks, folders
 
 
@@ -28,45 +33,66 @@ class Checkpoints:
     of equals), and the steps ``keep``. Each holds ``variables`` (parameters and batch statistics:
     all that is needed to use the network) and ``training`` (step, optimizer, key). Of parameters
     that are averaged, the averages are in ``variables``. Saving returns when the files are
-    complete. A missing or truncated file is noticed when it is read; changed bytes within a file
-    are not.
+    complete. With them are saved checksums of the arrays and of the metrics, so that a file that is
+    missing, cut short or changed is noticed when it is read.
+
+    Of several processes the first one saves, and chooses what all of them load. All must call the
+    same methods in the same order.
     """
 
     def __init__(self, folder: Path, *, best: str, keep: Sequence[int] = ()) -> None:
-        from orbax.checkpoint import v1 as ocp  # takes long: the help of an experiment needs none
+        self._folder, self._best, self._keep = folder.absolute(), best, list(keep)
+        self._orbax: Any = None  # of the first process
+        self.messages = on_first(self._begin)
 
-        self._folder, self._best = folder.absolute(), best
+    def _begin(self) -> list[str]:
+        """Open the folder; returns a message for each checkpoint that it was not opened with."""
         # Orbax reads all metrics at once, so one broken file would keep it from opening any.
-        self.messages = [
-            f"metrics of the checkpoint of step {path.parent.parent.name} cannot be read ({why}); "
-            f"it was moved to {self._move_aside(path.parent.parent)}"
-            for path in sorted(self._folder.glob("*/metrics/metrics"))
-            if (why := self._broken(path))
+        messages = [
+            f"metrics of the checkpoint of step {path.name} cannot be read ({why}); it was moved "
+            f"to {self._move_aside(path)}"
+            for path in sorted(self._folder.glob("[0-9]*"))
+            if path.name.isdecimal() and (why := self._broken(path))
         ]
-        # Any: Orbax's annotations do not admit its own policies, paths and metrics.
-        policies: Any = ocp.training.preservation_policies
-        self._orbax: Any = ocp.training.Checkpointer(
-            str(self._folder),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(2),
-                    policies.CustomSteps(list(keep)),
-                    policies.BestN(
-                        get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._orbax = self._opened()
+        return messages
+
+    def _opened(self) -> Any:
+        """Orbax's manager of the folder, without what a save that was broken off has left there."""
+        import orbax.checkpoint as ocp  # takes long: the help of an experiment needs none
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+        best = policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False)
+        kept = [policies.LatestN(2), policies.CustomSteps(self._keep), best]
+        return ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                best_fn=self._rank,
+                create=False,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(**_alone()),
             ),
         )
 
-    def _broken(self, path: Path) -> str:
+    def _broken(self, folder: Path) -> str:
         """What is wrong with the metrics of a checkpoint; empty if nothing is.
 
         ``UsageError`` for metrics that are whole and another run's: those are not damaged.
         """
+        path, checksum = folder / "metrics" / "metrics", None
+        with contextlib.suppress(UsageError):  # that of its arrays is found when they are loaded
+            checksum = _about(folder).checksums.get("metrics")
+        if checksum is None and not path.exists():
+            return ""
         try:
             metrics = read_json(path, dict[str, float], limit=2**20)
         except UsageError as error:
             return str(error)
+        if checksum not in (None, weights_digest(metrics)):
+            return _DIFFERS
         if math.isnan(metrics.get("step", math.nan)):
             return "no step"
         if self._best not in metrics:
@@ -76,23 +102,27 @@ class Checkpoints:
             )
         return "its value is NaN" if math.isnan(metrics[self._best]) else ""
 
-    def _rank(self, metrics: dict[str, float]) -> tuple[float, float]:
+    def _rank(self, metrics: dict[str, float]) -> Any:
         return metrics[self._best], -metrics["step"]
 
+    @by_first
     def steps(self) -> list[int]:
         """The saved steps, ascending."""
-        return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+        return sorted(self._orbax.all_steps())
 
+    @by_first
     def best_steps(self) -> list[int]:
         """All steps, the best first; of equals the earlier, and last those without a metric."""
-        checkpoints = list(self._orbax.checkpoints)
-        rated = (c for c in checkpoints if c.metrics)
-        rated = sorted(rated, key=lambda c: self._rank(c.metrics), reverse=True)
-        unrated = sorted((c.step for c in checkpoints if not c.metrics), reverse=True)
-        return [c.step for c in rated] + unrated
+        metrics = {step: self._orbax.metrics(step) for step in reversed(self.steps())}
+        rated = (step for step in metrics if metrics[step])
+        rated = sorted(rated, key=lambda step: self._rank(metrics[step]), reverse=True)
+        return rated + [step for step in metrics if not metrics[step]]
 
+    @by_first
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Save the state, unless its step is saved already, and wait until it is on disk."""
+        import orbax.checkpoint as ocp
+
         state, step = state.averaged, int(state.step)
         if step in self.steps():
             return
@@ -103,11 +133,25 @@ class Checkpoints:
                 f"{self._folder}; lower the learning rate"
             )
         self._check_space(state, step)
+        items = {"variables": state.variables, "training": _training(state)}
+        keys = {
+            jax.tree_util.keystr(path): str(jax.random.key_impl(leaf))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(items)
+            if _is_key(leaf)
+        }
+        if metrics is not None:
+            metrics = {**metrics, "step": float(step)}
+        items = jax.device_get(items)  # but for the typed keys, which NumPy does not have
+        checked = items if metrics is None else {**items, "metrics": metrics}
+        checksums = {name: weights_digest(tree) for name, tree in checked.items()}
+        plain = jax.device_get(_without_keys(items))
+        args = {name: ocp.args.StandardSave(tree) for name, tree in plain.items()}
         try:
-            self._orbax.save_checkpointables(
+            self._orbax.save(
                 step,
-                {"variables": state.variables, "training": _training(state)},
-                metrics=None if metrics is None else {**metrics, "step": float(step)},
+                args=ocp.args.Composite(**args),
+                metrics=metrics,
+                custom_metadata={"checksums": checksums, "keys": keys},
             )
         except Exception as error:
             if (reason := _refusal(error)) is None:
@@ -137,35 +181,44 @@ class Checkpoints:
         nothing was saved yet. If there are checkpoints and none can be read, nothing is moved and
         ``UsageError`` is raised: the user decides whether to start anew.
         """
-        wanted = {"variables": _abstract(like.variables), "training": _abstract(_training(like))}
-        problems: dict[int, str] = {}
-        for step in reversed(self.steps()):
-            try:
-                _size_of(self._folder / str(step))  # refuses what would be waited for
-                loaded = self._orbax.load_checkpointables(step, wanted)
-            except Exception as error:  # Orbax has no one type for what a damaged file raises
-                problems[step] = _first_line(error)
-                continue
-            variables, training = loaded["variables"], loaded["training"]
-            state = TrainState(
-                step=training["step"],
-                params=variables.get("params", {}),
-                model_state={k: v for k, v in variables.items() if k != "params"},
-                opt_state=training["opt_state"],
-                key=training["key"],
-            )
-            return state.averaged, [
-                f"checkpoint of step {broken} cannot be read ({problem}); moved to "
-                f"{self._set_aside(broken)}, going back to step {step}"
-                for broken, problem in problems.items()
-            ]
-        if problems:
-            raise UsageError(
-                f"{self._folder}: none of the checkpoints {sorted(problems)} can be read as this "
-                f"network's ({next(iter(problems.values()))}); use the versions named in "
-                "manifest.json, or move the run's folder away to start anew"
-            )
-        return None, []
+        wanted = _abstract({"variables": like.variables, "training": _training(like)})
+        loaded: dict[str, Any] = {}
+
+        def choose() -> tuple[int | None, list[str]]:
+            problems: dict[int, str] = {}
+            for step in reversed(self.steps()):
+                try:
+                    loaded.update(_load(self._folder / str(step), wanted))
+                except Exception as error:  # Orbax has no one type for what a damaged file raises
+                    problems[step] = _in_short(error)
+                    continue
+                return step, [
+                    f"checkpoint of step {broken} cannot be read ({problem}); moved to "
+                    f"{self._set_aside(broken)}, going back to step {step}"
+                    for broken, problem in problems.items()
+                ]
+            if problems:
+                raise UsageError(
+                    f"{self._folder}: none of the checkpoints {sorted(problems)} can be read as "
+                    f"this network's ({next(iter(problems.values()))}); use the versions named in "
+                    "manifest.json, or move the run's folder away to start anew"
+                )
+            return None, []
+
+        step, messages = on_first(choose)
+        if step is None:
+            return None, []
+        if not loaded:
+            loaded = _load(self._folder / str(step), wanted)
+        variables, training = loaded["variables"], loaded["training"]
+        state = TrainState(
+            step=training["step"],
+            params=variables.get("params", {}),
+            model_state={k: v for k, v in variables.items() if k != "params"},
+            opt_state=training["opt_state"],
+            key=training["key"],
+        )
+        return state.averaged, messages
 
     def load(self, step: int) -> Any:
         """The variables of a step; as :func:`load_variables`."""
@@ -173,20 +226,30 @@ class Checkpoints:
 
     def load_best(self) -> tuple[int, Any, list[str]]:
         """The best step that can be read, its variables, and a message for each that cannot."""
-        messages = []
-        for step in self.best_steps():
-            try:
-                return step, self.load(step), messages
-            except UsageError as error:
-                messages.append(f"{error}; taking the next best")
-        raise UsageError(
-            f"{self._folder} holds no checkpoint that can be read"
-            + "".join(f"; {message}" for message in messages)
-        )
+        variables: Any = None
+
+        def choose() -> tuple[int, list[str]]:
+            nonlocal variables
+            messages = []
+            for step in self.best_steps():
+                try:
+                    variables = self.load(step)
+                except UsageError as error:
+                    messages.append(f"{error}; taking the next best")
+                else:
+                    return step, messages
+            raise UsageError(
+                f"{self._folder} holds no checkpoint that can be read"
+                + "".join(f"; {message}" for message in messages)
+            )
+
+        step, messages = on_first(choose)
+        return step, self.load(step) if variables is None else variables, messages
 
     def close(self) -> None:
         """Stop Orbax's threads."""
-        self._orbax.close()
+        if self._orbax is not None:
+            self._orbax.close()
 
     def _set_aside(self, step: int) -> Path:
         target = self._move_aside(self._folder / str(step))
@@ -208,25 +271,89 @@ def load_variables(folder: Path, step: int) -> Any:
     Raises ``UsageError`` for a step that is not there or cannot be read, for what is no regular
     file among its files, and for arrays that take more memory than these files can hold.
     """
-    from orbax.checkpoint import v1 as ocp
-
     path = folder.absolute() / str(step)
-    place = str(path)
     jax.devices()  # JAX without its device is no damage of the checkpoint
     try:
         if not path.is_dir():
             raise UsageError("there is no such folder")
         most = allowance(_size_of(path))
-        saved = ocp.checkpointables_metadata(place).metadata["variables"]
+        _about(path)  # before Orbax reads it, which warns of a damaged one and goes on
+        saved = _saved(path)["variables"]
         wanted = {"variables": _abstract(saved)}
         needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(wanted))
         if needed > most:
             raise UsageError(f"its arrays would take {needed:,} bytes")
-        variables: Any = ocp.load_checkpointables(place, wanted)["variables"]
-        return {"params": {}, **variables}
+        return {"params": {}, **_load(path, wanted)["variables"]}
     except Exception as error:  # Orbax has no one type for what a damaged file raises
-        why = str(error) if isinstance(error, UsageError) else _first_line(error)
-        raise UsageError(f"checkpoint {shown(path)} cannot be read ({why})") from None
+        raise UsageError(f"checkpoint {shown(path)} cannot be read ({_in_short(error)})") from None
+
+
+class _Checks(msgspec.Struct):
+    """What is saved beside a checkpoint's items; of one of an earlier version both are empty.
+
+    Attributes:
+        checksums: by the item's name.
+        keys: implementation of the typed keys, whose data is saved, by their paths.
+    """
+
+    checksums: dict[str, str] = {}
+    keys: dict[str, str] = {}
+
+
+class _About(msgspec.Struct):
+    custom_metadata: _Checks
+
+
+def _about(folder: Path) -> _Checks:
+    """``UsageError`` if it cannot be read."""
+    return read_json(folder / "_CHECKPOINT_METADATA", _About, limit=2**20).custom_metadata
+
+
+def _alone() -> dict[str, Any]:
+    """Options with which Orbax waits for no other process."""
+    own = jax.process_index()
+    return {
+        "primary_host": own,
+        "active_processes": {own},
+        "barrier_sync_key_prefix": str(own),
+    }
+
+
+@contextlib.contextmanager
+def _orbax_alone() -> Iterator[Any]:
+    """Orbax, to load in this process alone."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    for name, value in _alone().items():
+        setattr(context.multiprocessing, name, value)
+    with context:
+        yield ocp
+
+
+def _saved(folder: Path) -> Any:
+    """What a checkpoint says that it holds: shapes and dtypes, by item."""
+    with _orbax_alone() as ocp:
+        return ocp.checkpointables_metadata(str(folder)).metadata
+
+
+def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Items of a checkpoint, as ``wanted`` describes them; ``UsageError`` if a checksum differs."""
+    _size_of(folder)  # refuses what would be waited for
+    about = _about(folder)
+    with _orbax_alone() as ocp:
+        plain = _abstract(jax.eval_shape(_without_keys, wanted)) if about.checksums else wanted
+        loaded = ocp.load_checkpointables(str(folder), plain)
+
+    def with_key(path: Any, leaf: Any) -> Any:
+        impl = about.keys.get(jax.tree_util.keystr(path))
+        return leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+
+    loaded = jax.tree_util.tree_map_with_path(with_key, loaded)
+    for name, tree in loaded.items():
+        if about.checksums and about.checksums.get(name) != weights_digest(tree):
+            raise UsageError(_DIFFERS)
+    return loaded
 
 
 def _size_of(folder: Path) -> int:
@@ -255,6 +382,15 @@ def _training(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "key": state.key}
 
 
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree: Any) -> Any:
+    """The data of typed keys in their place."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
 def _abstract(tree: Any) -> Any:
     sharding = replicated_sharding()
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
@@ -269,6 +405,8 @@ def _refusal(error: Exception) -> str | None:
     return error.strerror or str(error) if isinstance(error, OSError) else None
 
 
-def _first_line(error: Exception) -> str:
+def _in_short(error: Exception) -> str:
+    if isinstance(error, UsageError):
+        return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {shown(lines[0])}" if lines else type(error).__name__

@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import gc
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.parallel import replicate
-from siamjax.training.checkpoints import Checkpoints
+from siamjax.training.checkpoints import Checkpoints, load_variables
 from siamjax.training.state import create_state
 
 # Orbax leaves the errors of its other reads of a damaged checkpoint to the garbage collector.
@@ -66,6 +68,40 @@ def test_everything_comes_back(checkpoints):
     assert restored.params["kernel"].sharding.device_set == set(jax.devices())
 
 
+def test_keys_come_back_wherever_they_are(checkpoints):
+    key = jax.random.key(3, impl="rbg")
+    state = state_at(1).replace(opt_state={"noise": key}, model_state={"dropout": {"key": key}})
+    checkpoints.save(state)
+    equal(checkpoints.restore(state_at(0).replace(**vars(state)))[0], state)
+    assert checkpoints.load(1)["dropout"]["key"].dtype == key.dtype
+
+
+def test_those_of_earlier_versions_are_read(tmp_path):
+    """These were written by Orbax's ``Checkpointer``, keys as they are, without checksums."""
+    from orbax.checkpoint import v1 as ocp
+
+    with ocp.training.Checkpointer(tmp_path / "checkpoints") as written:
+        for step, auc in ((1, 0.9), (2, 0.5), (3, None)):
+            state = state_at(step)
+            written.save_checkpointables(
+                step,
+                {
+                    "variables": state.variables,
+                    "training": {k: getattr(state, k) for k in ("step", "opt_state", "key")},
+                },
+                metrics=None if auc is None else {"auc": auc, "step": float(step)},
+            )
+    opened = Checkpoints(tmp_path / "checkpoints", best="auc")
+    assert opened.best_steps() == [1, 2, 3]
+    restored, messages = opened.restore(state_at(0))
+    assert messages == []
+    equal(restored, state_at(3))
+    equal(opened.load_best()[1], state_at(1).variables)
+    opened.save(state_at(4), {"auc": 0.4})
+    assert opened.steps() == [1, 3, 4]
+    opened.close()
+
+
 def test_two_latest_and_the_best_are_kept_the_earliest_of_equals(checkpoints):
     for step, auc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7), (5, 0.6)):
         checkpoints.save(state_at(step), {"auc": auc})
@@ -92,6 +128,90 @@ def test_damaged_latest_falls_back_says_so_and_can_be_saved_anew(checkpoints, tm
     assert (tmp_path / "damaged" / "2").is_dir()
     checkpoints.save(state_at(2), {"auc": 0.7})
     equal(checkpoints.restore(state_at(0))[0], state_at(2))
+
+
+def in_checkpoint(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def damages(content, rng, flips):
+    """What can become of a file; None: it is gone."""
+    yield from (None, b"", content[: len(content) // 2], content[:-1], content + b"x")
+    for place in rng.integers(len(content), size=flips):
+        yield (
+            content[:place] + bytes([content[place] ^ 1 << rng.integers(8)]) + content[place + 1 :]
+        )
+
+
+def check_damaged(folder, tmp_path, damaged, content):
+    """Both checkpoints are as they were, or the damaged one is refused and the other is taken."""
+    shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+    shutil.copytree(folder, tmp_path / "copy" / "checkpoints")
+    path = tmp_path / "copy" / "checkpoints" / "2" / damaged
+    path.unlink() if content is None else path.write_bytes(content)
+    read = []
+    with contextlib.suppress(UsageError):
+        equal(load_variables(path.parents[len(damaged.parts)], 2), state_at(2).variables)
+        read.append("variables")
+    opened = Checkpoints(tmp_path / "copy" / "checkpoints", best="auc")
+    try:
+        restored, messages = opened.restore(state_at(0))
+        messages = opened.messages + messages
+        assert len(messages) == (int(restored.step) == 1)
+        equal(restored, state_at(int(restored.step)))
+        if not messages:
+            read.append("training")
+        step, variables, more = opened.load_best()
+        equal(variables, state_at(step).variables)
+        assert step == 2 or messages or more  # never another one in silence
+    finally:
+        opened.close()
+    return read
+
+
+@pytest.fixture
+def two(checkpoints, tmp_path):
+    for step, auc in ((1, 0.5), (2, 0.9)):
+        checkpoints.save(state_at(step), {"auc": auc})
+    return tmp_path / "checkpoints"
+
+
+def test_what_only_the_checksum_tells(two, tmp_path):
+    other = (two / "1" / "metrics" / "metrics").read_bytes().replace(b'"step": 1', b'"step": 2')
+    assert check_damaged(two, tmp_path, Path("metrics/metrics"), other) == ["variables"]
+    for item, read in (("variables", []), ("training", ["variables"])):
+        whole = tmp_path / item / "checkpoints"
+        shutil.copytree(two, whole)
+        shutil.rmtree(whole / "2" / item)
+        shutil.copytree(whole / "1" / item, whole / "2" / item)
+        about = Path("_CHECKPOINT_METADATA")
+        content = (whole / "2" / about).read_bytes()
+        assert check_damaged(whole, tmp_path, about, content) == read
+        opened = Checkpoints(whole, best="auc")
+        message = opened.restore(state_at(0))[1][0]
+        assert "step 2 cannot be read (its checksum differs); moved to" in message
+        opened.close()
+
+
+def test_a_changed_file_is_refused_or_does_not_matter(two, tmp_path):
+    """A few files; the next test takes them all."""
+    files = in_checkpoint(two / "2")
+    largest = max(files, key=lambda path: (two / "2" / path).stat().st_size)
+    for path in (largest, Path("_CHECKPOINT_METADATA"), Path("metrics/metrics")):
+        content = (two / "2" / path).read_bytes()
+        flipped = content[:18] + bytes([content[18] ^ 1]) + content[19:]
+        for changed in (None, flipped):
+            check_damaged(two, tmp_path, path, changed)
+
+
+@pytest.mark.slow
+def test_every_file_removed_cut_and_changed(two, tmp_path):
+    rng, refused = np.random.default_rng(0), set()
+    for path in in_checkpoint(two / "2"):
+        for content in damages((two / "2" / path).read_bytes(), rng, 4):
+            if check_damaged(two, tmp_path, path, content) != ["variables", "training"]:
+                refused.add(path.parts[0])
+    assert refused == {"_CHECKPOINT_METADATA", "metrics", "training", "variables"}
 
 
 def test_nothing_saved_starts_and_all_damaged_stops(checkpoints, tmp_path):
@@ -180,11 +300,11 @@ def test_what_the_disk_refuses_is_one_line(checkpoints, monkeypatch, error):
     def refused(*_, **__):
         raise error
 
-    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables", refused)
+    monkeypatch.setattr(checkpoints._orbax, "save", refused)
     with pytest.raises(
         UsageError, match=r"of step 7 cannot be written \(Disk quota exceeded\); make"
     ):
         checkpoints.save(state_at(7))
-    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(checkpoints._orbax, "save", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a bug is no disk's
         checkpoints.save(state_at(7))
