@@ -49,7 +49,7 @@ def _make(folder: Path, rows: int, features: int, dtype: str) -> None:
             content = centres[chosen] + np.roll(noise[:count], start // _CHUNK, axis=1)
             ids = [str(start + number) for number in range(count)]
             making.append([Item(one, one, "", "random", {}) for one in ids], content)
-        making.commit({str(number) for number in range(rows)})
+        making.commit()
 
 
 def _queries(folder: Path, count: int) -> np.ndarray:

@@ -56,14 +56,14 @@ def embed(
         batch_size: Images to embed at a time, over all devices.
         chunk: Number of images after which progress is saved.
     """
-    from siamjax.data.open_catalogue import NAMES, open_catalogue
+    from siamjax.data.open_catalogue import NAMES, stream_catalogue
     from siamjax.inference.embedder import Embedder
     from siamjax.search.embed_catalogue import embed_catalogue
     from siamjax.search.failed import FAILED
     from siamjax.search.index import listed
     from siamjax.training.finished import Finished
 
-    opened = open_catalogue(catalogue, strict=strict)
+    opened = stream_catalogue(catalogue, strict=strict)
     finished = Finished.open(run, trust=trust)
     done = embed_catalogue(
         opened,

@@ -1,9 +1,9 @@
 """A catalogue: images of items, and what is known about each."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -32,6 +32,35 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def parts(self, size: int) -> Iterator["Catalogue"]:
+        """The catalogue, so many rows at a time."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            images = self.images.take(np.arange(len(self))[rows])
+            if isinstance(self.images.source, Files):
+                images = replace(images, source=Files(self.images.source.paths[rows]))
+            yield Catalogue(
+                images=images, attributes={k: v[rows] for k, v in self.attributes.items()}
+            )
+
+
+class Parts(Protocol):
+    """A catalogue that need not be in memory: a :class:`Catalogue`, or one that the disk holds.
+
+    Its ids are unique.
+    """
+
+    @property
+    def attributes(self) -> Iterable[str]:
+        """The names of the attributes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def parts(self, size: int) -> Iterator[Catalogue]:
+        """The catalogue, so many rows at a time, in the same order in each call."""
+        ...
 
 
 def strings(values: Sequence[str]) -> np.ndarray:

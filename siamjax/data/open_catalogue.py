@@ -1,14 +1,16 @@
 """Open a catalogue by a word or a path."""
 
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from siamjax.data.catalogue import Catalogue, files_below, strings
+from siamjax.data.catalogue import Catalogue, Parts, files_below, strings
 from siamjax.data.folders import is_image, no_images, read_folder, walk
 from siamjax.data.images import ImageSet
 from siamjax.data.left_out import tell
 from siamjax.data.retrieval import ONLINE_PRODUCTS
-from siamjax.data.tables import read_table
+from siamjax.data.tables import open_table, read_table
 from siamjax.errors import UsageError
 
 NAMES = ("emoji", ONLINE_PRODUCTS)
@@ -50,16 +52,36 @@ def open_catalogue(
         from siamjax.data.datasets import online_products
 
         return online_products.open_products(home if source == ONLINE_PRODUCTS else path)
+    table = _table_of(path)
+    if table is None:
+        return _folder(path, strict=strict, numbered=numbered, quiet=quiet).catalogue()
+    return read_table(table)
+
+
+def stream_catalogue(source: str | Path, *, strict: bool = False) -> Parts:
+    """:func:`open_catalogue` for one that may be larger than memory.
+
+    A table is read part by part, and of a folder only the names are in memory. The sets that have
+    a word are opened as there.
+    """
+    path = Path(source)
+    if source in NAMES or is_unpacked(path):
+        return open_catalogue(source)
+    table = _table_of(path)
+    if table is None:
+        return _folder(path, strict=strict, numbered=False, quiet=False)
+    return open_table(table)
+
+
+def _table_of(path: Path) -> Path | None:
+    """The table that a path means; None: it is a folder without one."""
     if os.path.isdir(path):
-        table = table_in(path)
-        if table is None:
-            return _folder(path, strict=strict, numbered=numbered, quiet=quiet)
-        return read_table(table)
+        return table_in(path)
     if not os.path.exists(path):
         raise UsageError(
             f"{path}: no such table or folder; give a path or one of {', '.join(NAMES)}"
         )
-    return read_table(path)
+    return path
 
 
 def table_in(folder: Path) -> Path | None:
@@ -81,7 +103,40 @@ def is_unpacked(folder: Path) -> bool:
     return any(os.path.isfile(folder / f"Ebay_{split}.txt") for split in ("train", "test"))
 
 
-def _folder(folder: Path, *, strict: bool, numbered: bool, quiet: bool) -> Catalogue:
+@dataclass(frozen=True)
+class _Folder:
+    """The images of a folder, by their names."""
+
+    folder: Path
+    names: Sequence[str]
+    attributes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def parts(self, size: int) -> Iterator[Catalogue]:
+        """The catalogue, so many images at a time."""
+        return (self.catalogue(slice(n, n + size)) for n in range(0, len(self), size))
+
+    def catalogue(self, rows: slice = slice(None)) -> Catalogue:
+        """The catalogue of some of the images."""
+        names = tuple(self.names[rows])
+        images = ImageSet(
+            name=f"folder {self.folder.resolve().name}",
+            credit=str(self.folder.absolute()),
+            keys=names,
+            identities=strings(list(map(_item, names))),
+            source=files_below(self.folder, names),
+        )
+        return Catalogue(images=images, attributes={})
+
+
+def _item(name: str) -> str:
+    """What an image shows: its folder, or itself outside folders."""
+    return name.rpartition("/")[0] or name
+
+
+def _folder(folder: Path, *, strict: bool, numbered: bool, quiet: bool) -> _Folder:
     found, left_out = read_folder(folder)
     if not found:
         raise no_images(folder, left_out, remedy="give a folder that holds a table or images")
@@ -90,16 +145,8 @@ def _folder(folder: Path, *, strict: bool, numbered: bool, quiet: bool) -> Catal
             f"{folder / absent[0].name}: {absent[0].why}; triplets number the rows, so mend or "
             "remove the image"
         )
-    names = sorted(found)  # this order must stay, as files of triplets number the rows by it
-    items = strings([name.rpartition("/")[0] or name for name in names])
-    read = f"{len(names):,} images of {len(set(items.tolist())):,} items"
+    found.sort()  # this order must stay, as files of triplets number the rows by it
     if strict or not quiet:
-        tell(folder, read, left_out, strict=strict)
-    images = ImageSet(
-        name=f"folder {folder.resolve().name}",
-        credit=str(folder.absolute()),
-        keys=tuple(names),
-        identities=items,
-        source=files_below(folder, tuple(names)),
-    )
-    return Catalogue(images=images, attributes={})
+        items = len(set(map(_item, found)))
+        tell(folder, f"{len(found):,} images of {items:,} items", left_out, strict=strict)
+    return _Folder(folder, found)

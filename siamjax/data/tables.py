@@ -6,8 +6,10 @@ import io
 import itertools
 import os
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,39 +57,130 @@ def read_table(path: Path) -> Catalogue:
     column, for a NUL, and for a row of another length, with an empty or repeated id, or without an
     image.
     """
+    parts: list[list[np.ndarray]] = []
+    table = open_table(path, read=parts.append)
+    return table.catalogue([np.concatenate(column) for column in zip(*parts, strict=True)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table on the disk, checked; its rows are read part by part.
+
+    Attributes:
+        path: the file.
+        names: of the columns.
+        header: whether its first line names them.
+        count: number of rows.
+        below: the folder of all images.
+        suffix: what is missing from their names.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    header: bool
+    count: int = 0
+    below: Path = Path()
+    suffix: str = ""
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def image(self) -> str | None:
+        """The column of the image; None: the id names it."""
+        return next((name for name in IMAGE if name in self.names), None)
+
+    @property
+    def id(self) -> str:
+        """The column of the id."""
+        return "id" if "id" in self.names else self.image or ""
+
+    @property
+    def item(self) -> str | None:
+        """The column of what the image shows; None: each shows an item of its own."""
+        return next((name for name in ITEM if name in self.names), None)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The other columns."""
+        known = {"id", self.image, self.item}
+        return tuple(name for name in self.names if name not in known)
+
+    def columns(self, size: int = _CHUNK) -> Iterator[list[np.ndarray]]:
+        """The cells of so many rows at a time, column by column, without spaces around them."""
+        with contextlib.closing(_rows(self.path)) as numbered:
+            rows = (cells for _, cells in itertools.islice(numbered, int(self.header), None))
+            while chunk := list(itertools.islice(rows, size)):
+                if set(map(len, chunk)) != {len(self.names)}:
+                    wrong = _line(self.path, lambda cells: len(cells) != len(self.names))
+                    raise UsageError(
+                        f"{self.path}, line {wrong}: not {len(self.names)} columns, as in the "
+                        'first line; put cells that hold the separator in quotes ("a, b"), or mend '
+                        "the line"
+                    )
+                yield [np.strings.strip(strings(column)) for column in zip(*chunk, strict=True)]
+
+    def parts(self, size: int) -> Iterator[Catalogue]:
+        """The catalogue, so many rows at a time; one part is in memory."""
+        return map(self.catalogue, self.columns(size))
+
+    def catalogue(self, columns: list[np.ndarray]) -> Catalogue:
+        """The catalogue of rows of the table."""
+        named = dict(zip(self.names, columns, strict=True))
+        ids = named[self.id]
+        files = named.get(self.image or "", ids)
+        keys = tuple(ids.tolist())
+        located = keys
+        if self.suffix or files is not ids:
+            added = np.strings.add(files, self.suffix) if self.suffix else files
+            located = tuple(added.tolist())
+        items = named[self.item] if self.item else ids
+        images = ImageSet(
+            name=f"table {self.path.name}",
+            credit=str(self.path.absolute()),
+            keys=keys,
+            identities=np.where(items == "", ids, items) if self.item else ids,
+            source=files_below(self.below, located),
+        )
+        return Catalogue(images=images, attributes={name: named[name] for name in self.attributes})
+
+
+def open_table(path: Path, *, read: Callable[[list[np.ndarray]], object] | None = None) -> Table:
+    """A table that is read once, to check it; rules and errors are those of :func:`read_table`.
+
+    ``read`` is given the columns of some rows at a time. Of each row 8 bytes are in memory
+    meanwhile, 16 in a table with a column for the item.
+    """
     _check_text(path)
     names, header = _header(path)
-    columns = dict(zip(names, _columns(path, len(names), skip=header), strict=True))
-    if not len(columns[names[0]]):
+    table = Table(path=path, names=tuple(names), header=header)
+    ids, items, alone = array("q"), array("q"), array("q")  # hashes; equal ones are read again
+    below, suffix = path.parent, ""
+    for columns in table.columns():
+        named = dict(zip(names, columns, strict=True))
+        for what in (table.id, table.image or table.id):
+            if (named[what] == "").any():
+                place = names.index(what)
+                line = _line(path, lambda cells, place=place: not cells[place].strip())
+                raise UsageError(f"{path}, line {line}: no {what}; fill it in or remove the line")
+        if not ids:
+            below, suffix = _place(path.parent, named[table.image or table.id])
+        keys = list(map(hash, named[table.id].tolist()))
+        if table.item:
+            shown_items = named[table.item].tolist()
+            items.extend(hash(item) for item in shown_items if item)
+            alone.extend(key for key, item in zip(keys, shown_items, strict=True) if not item)
+        ids.extend(keys)
+        if read is not None:
+            read(columns)
+    if not ids:
         raise UsageError(f"{path}: a table without rows; expected one for each image")
-    image = next((name for name in IMAGE if name in columns), None)
-    item = next((name for name in ITEM if name in columns), None)
-    called = "id" if "id" in columns else image
-    assert called is not None  # as _header has checked
-    ids = columns[called]
-    files = ids if image is None else columns.pop(image)
-    columns.pop("id", None)
-    for what, column in ((called, ids), (image, files)):
-        if what is not None and (column == "").any():
-            place = names.index(what)
-            line = _line(path, lambda cells, place=place: not cells[place].strip())
-            raise UsageError(f"{path}, line {line}: no {what}; fill it in or remove the line")
-    keys = tuple(ids.tolist())
-    _check_unique(path, keys, called, names.index(called), header=header)
-    items = _items(path, ids, columns.pop(item) if item else None, item)
-    below, suffix = _place(path.parent, files)
-    if suffix or files is not ids:
-        located = tuple(np.strings.add(files, suffix).tolist() if suffix else files.tolist())
-    else:
-        located = keys
-    images = ImageSet(
-        name=f"table {path.name}",
-        credit=str(path.absolute()),
-        keys=keys,
-        identities=items,
-        source=files_below(below, located),
-    )
-    return Catalogue(images=images, attributes=columns)
+    hashes = np.frombuffer(ids, np.int64)
+    hashes.sort()
+    _check_unique(table, set(hashes[1:][hashes[1:] == hashes[:-1]].tolist()))
+    if alone:
+        _check_items(table, set(np.intersect1d(alone, items).tolist()))
+    return replace(table, count=len(ids), below=below, suffix=suffix)
 
 
 def _check_text(path: Path) -> None:
@@ -127,23 +220,6 @@ def _header(path: Path) -> tuple[list[str], bool]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"{where}: two columns are called {shown(min(twice))}; rename one")
     return names, True
-
-
-def _columns(path: Path, width: int, *, skip: bool) -> list[np.ndarray]:
-    """The cells of each column, without spaces around them; ``skip``: without the first line."""
-    parts: list[list[np.ndarray]] = [[strings([])] for _ in range(width)]
-    with contextlib.closing(_rows(path)) as numbered:
-        rows = (cells for _, cells in itertools.islice(numbered, int(skip), None))
-        while chunk := list(itertools.islice(rows, _CHUNK)):
-            if set(map(len, chunk)) != {width}:
-                wrong = _line(path, lambda cells: len(cells) != width)
-                raise UsageError(
-                    f"{path}, line {wrong}: not {width} columns, as in the first line; put cells "
-                    'that hold the separator in quotes ("a, b"), or mend the line'
-                )
-            for part, values in zip(parts, zip(*chunk, strict=True), strict=True):
-                part.append(np.strings.strip(strings(values)))
-    return [np.concatenate(part) for part in parts]
 
 
 def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
@@ -195,30 +271,39 @@ def _line(path: Path, wrong: Callable[[list[str]], bool]) -> int:
     return next(line for line, cells in _rows(path) if wrong(cells))
 
 
-def _check_unique(path: Path, keys: tuple[str, ...], name: str, column: int, *, header: bool):
-    if len(set(keys)) == len(keys):
+def _check_unique(table: Table, hashes: set[int]) -> None:
+    """``UsageError`` for an id that is there twice, among those of these hashes."""
+    if not hashes:
         return
-    lines: dict[str, int] = {}
-    for line, cells in itertools.islice(_rows(path), int(header), None):
+    column, lines = table.names.index(table.id), dict[str, int]()
+    for line, cells in itertools.islice(_rows(table.path), int(table.header), None):
         key = cells[column].strip()
+        if hash(key) not in hashes:
+            continue
         if key in lines:
             raise UsageError(
-                f"{path}: {name} {key!r} is in lines {lines[key]} and {line}, but must be unique; "
-                "remove one, or give the table a column 'id'"
+                f"{table.path}: {table.id} {key!r} is in lines {lines[key]} and {line}, but must "
+                "be unique; remove one, or give the table a column 'id'"
             )
         lines[key] = line
 
 
-def _items(path: Path, ids: np.ndarray, items: np.ndarray | None, name: str | None) -> np.ndarray:
-    if items is None or (unknown := items == "").all():
-        return ids
-    if (both := np.isin(ids[unknown], items[~unknown])).any():
-        one = str(ids[unknown][both][0])
-        raise UsageError(
-            f"{path}: the row of id {one!r} has an empty {name}, which makes it an item of that "
-            "name, but other rows use the same name for theirs; fill it in"
-        )
-    return np.where(unknown, ids, items)
+def _check_items(table: Table, hashes: set[int]) -> None:
+    """``UsageError`` for an item that one row names, and another is by its id; of these hashes."""
+    if not hashes:
+        return
+    named, alone = set[str](), list[str]()
+    place = table.names.index(table.item or ""), table.names.index(table.id)
+    for _, cells in itertools.islice(_rows(table.path), int(table.header), None):
+        item, key = (cells[at].strip() for at in place)
+        named.update([item] if hash(item) in hashes else [])
+        alone += [key] if not item and hash(key) in hashes else []
+    for one in alone:
+        if one in named:
+            raise UsageError(
+                f"{table.path}: the row of id {one!r} has an empty {table.item}, which makes it an "
+                "item of that name, but other rows use the same name for theirs; fill it in"
+            )
 
 
 def _place(folder: Path, files: np.ndarray) -> tuple[Path, str]:

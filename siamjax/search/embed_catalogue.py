@@ -1,20 +1,22 @@
 """Embed a catalogue into an index, chunk by chunk; report the images that cannot be read."""
 
+import contextlib
+import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from siamjax.data.catalogue import Catalogue
+from siamjax.data.catalogue import Catalogue, Parts
 from siamjax.data.images import Files, ImageSet
-from siamjax.data.names import on_disk
+from siamjax.data.names import as_bytes, on_disk
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder, check_finite
+from siamjax.processes import count, exchange, on_first
 from siamjax.progress import Progress
 from siamjax.search.failed import write_failed
 from siamjax.search.freshness import compare
@@ -22,7 +24,9 @@ from siamjax.search.index import Index, listed, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_manifest import MANIFEST, Dtype
 from siamjax.search.index_segment import Item
-from siamjax.search.stamps import Stamp, as_stamped, stamp_of
+from siamjax.search.stamps import Stamp, stamp_of
+
+_PART = 8192  # rows of a catalogue in memory at a time, or a chunk
 
 
 class Embedded(NamedTuple):
@@ -48,7 +52,7 @@ class Embedded(NamedTuple):
 
 
 def embed_catalogue(
-    catalogue: Catalogue,
+    catalogue: Parts,
     embedder: Embedder,
     folder: Path,
     *,
@@ -68,7 +72,8 @@ def embed_catalogue(
     embedded; then items are added and removed at once.
 
     Args:
-        catalogue: images with unique ids.
+        catalogue: images with unique ids; one that :func:`stream_catalogue` opened need not fit
+            into memory.
         embedder: the model of the index.
         folder: folder of the index, made if it does not exist.
         source: what the catalogue was opened from; stored with the items.
@@ -82,83 +87,98 @@ def embed_catalogue(
         chunk: images between two writes to the disk.
         progress: show a bar.
 
+    With several processes each reads and embeds its part of every batch, and process 0 writes.
+    One part of the catalogue is in memory, and what :func:`siamjax.search.freshness.compare` says.
+
     Raises ``UsageError`` for duplicate ids, an id that another catalogue's image has in the index,
     an id in ``without`` that is nowhere, an index of another model, embeddings that are not finite
-    or do not fit float16, a full disk (what was done is safe), and several hosts.
+    or do not fit float16, a full disk (what was done is safe), and processes that do not see the
+    same catalogue.
     """
-    if jax.process_count() > 1:
-        raise UsageError(
-            "embedding on several hosts is not supported; use one host with several devices"
-        )
     if min(chunk, embedder.batch_size) < 1:
         raise UsageError(f"batch size {embedder.batch_size}, chunk {chunk}: each must be 1 or more")
-    images = catalogue.images
-    twice = [key for key, count in Counter(images.keys).items() if count > 1]
-    if twice:
-        raise UsageError(f"{source}: the id {twice[0]} is there twice; give every image its own id")
-    out = set(without)
-    with writing(folder):
-        index = _opened(folder, embedder, run, dtype, out - set(images.keys))
-        known = compare(index, catalogue, source=source, without=out)
-        stay = known.current | out | known.gone.keys()
-        places = {key: place for place, key in enumerate(images.keys)}
-        wanted = {key: place for key, place in places.items() if key not in stay}
-        rows = [*known.out, *known.changed.values(), *(known.gone.values() if remove_gone else ())]
-        index = replace(index, segments=index.thinned(rows))
-        failed, added = {}, 0
-        if wanted or known.unknown:  # these may be in an unfinished segment
+    if isinstance(catalogue, Catalogue):
+        _check_unique(catalogue.images.keys, source)
+    size, out = max(chunk, _PART), set(without)
+    _check_alike(len(catalogue), source)
+    failed: dict[str, tuple[str, str]] = {}
+    with contextlib.ExitStack() as stack:
+        first: list[Any] = []  # what process 0 alone has
+
+        def begin() -> tuple[int, int]:
+            stack.enter_context(writing(folder))
+            new = not (folder / MANIFEST).exists()
+            about = {
+                "fingerprint": embedder.fingerprint,
+                "features": embedder.features,
+                "dtype": dtype or "float32",
+                "run": str(Path(run).absolute()) if run else "",
+            }
+            index = Index(folder=folder, **about) if new else _opened(folder, embedder, dtype)
             making = Making(index, catalogue=source, attributes=tuple(catalogue.attributes))
-            held, again = _held(making, images, wanted)
-            _check_known(folder, known.unknown - held)
-            left = np.asarray([p for key, p in wanted.items() if key not in held], np.int64)
-            watched = _Watched(
-                **{one.name: getattr(images, one.name) for one in fields(ImageSet)},
-                lenient=on_error == "report",
+            known = compare(
+                index, making.written(), catalogue, source=source, size=size, without=out
             )
-            done = len(wanted) - len(left)
-            with Progress(
-                "embedding", unit="images", total=len(wanted), done=done, shown=progress
-            ) as bar:
-                for now, embedded in _chunks(watched, left, embedder, chunk):
-                    items = [_item(catalogue, p, source, watched.stamps.pop(p)) for p in now]
-                    making.append(items, embedded)
+            _check_known(folder, known.unknown)
+            if new:
+                Index.create(folder, **about)
+            first[:] = [making, known, iter(known.wanted)]
+            return sum(int(part.sum()) for part in known.wanted), known.held
+
+        left, done = on_first(begin)
+        with Progress(
+            "embedding", unit="images", total=left + done, done=done, shown=progress
+        ) as bar:
+            for part in catalogue.parts(size) if left else ():
+                _check_alike(part.images.keys, source)
+                places = on_first(lambda: np.flatnonzero(next(first[2])).tolist())
+                watched = _Watched(
+                    **{one.name: getattr(part.images, one.name) for one in fields(ImageSet)},
+                    lenient=on_error == "report",
+                )
+                for now, rows in _chunks(watched, places, embedder, chunk):
+                    items = [_item(part, p, source, watched.stamps.pop(p)) for p in now]
+                    on_first(lambda items=items, rows=rows: first[0].append(items, rows))
                     bar.update(len(now))
-            failed = {images.keys[place]: why for place, why in sorted(watched.failed.items())}
-            index, added = making.commit(wanted.keys() - failed.keys(), again=again)
-        elif rows:
-            index = index.with_segments(index.segments)
-        write_failed(
-            folder,
-            {
-                key: (_item(catalogue, places[key], source).image, why)
-                for key, why in failed.items()
-            },
-            source=source,
-        )
-    changed = [key for key in known.changed if key not in failed]
-    return Embedded(
-        index=index,
-        added=added - len(changed),
-        present=sum(key in known.current for key in images.keys),
-        removed=len(rows) - len(known.changed),
-        failed=failed,
-        changed=changed,
-        gone=[] if remove_gone else sorted(known.gone),
-    )
+                for place, why in sorted(watched.failed.items()):
+                    item = _item(part, place, source)
+                    failed[item.id] = item.image, why
+
+        def end() -> dict[str, Any]:
+            making, known, _ = first
+            gone = known.gone if remove_gone else {}
+            removed = [*known.out.values(), *known.changed.values(), *gone.values()]
+            first[:] = [making.commit(known.dropped, removed)]
+            write_failed(folder, failed, source=source)
+            changed = [key for key in known.changed if key not in failed]
+            return {
+                "added": done + left - len(failed) - len(changed),
+                "present": known.present,
+                "removed": len(removed) - len(known.changed),
+                "failed": {key: why for key, (_, why) in failed.items()},
+                "changed": changed,
+                "gone": [] if remove_gone else sorted(known.gone),
+            }
+
+        found = on_first(end)
+    return Embedded(index=first[0] if first else Index.open(folder), **found)
 
 
-def _held(making: Making, images: ImageSet, wanted: Mapping[str, int]) -> tuple[set[str], set[str]]:
-    """Ids that an unfinished segment has as they are now, and those whose images have changed."""
-    held, again = set(), set()
-    for key, stamp in making.written():
-        place = wanted.get(key)
-        if place is None or stamp is None or as_stamped(images.source, place, stamp) is not False:
-            held.add(key)
-            again.discard(key)
-        else:
-            held.discard(key)
-            again.add(key)
-    return held, again
+def _check_unique(keys: Sequence[str], source: str) -> None:
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise UsageError(f"{source}: the id {twice} is there twice; give every image its own id")
+
+
+def _check_alike(seen: int | Sequence[str], source: str) -> None:
+    """``UsageError`` unless all processes see the same number of images, or the same ids."""
+    if count() > 1:
+        told = seen if isinstance(seen, int) else zlib.crc32(as_bytes("\0".join(seen)))
+        if len(set(exchange(told))) > 1:
+            raise UsageError(
+                f"{source}: the processes see different images; give all of them the same folder, "
+                "and change nothing in it meanwhile"
+            )
 
 
 def _check_known(folder: Path, unknown: Collection[str]) -> None:
@@ -169,19 +189,7 @@ def _check_known(folder: Path, unknown: Collection[str]) -> None:
         )
 
 
-def _opened(
-    folder: Path, embedder: Embedder, run: str, dtype: Dtype | None, outside: Collection[str]
-) -> Index:
-    """The index, or a new one; ``outside`` are ids that a new one cannot have."""
-    if not (folder / MANIFEST).exists():
-        _check_known(folder, outside)
-        return Index.create(
-            folder,
-            fingerprint=embedder.fingerprint,
-            features=embedder.features,
-            dtype=dtype or "float32",
-            run=str(Path(run).absolute()) if run else "",
-        )
+def _opened(folder: Path, embedder: Embedder, dtype: Dtype | None) -> Index:
     index = Index.open(folder)
     index.check(embedder.fingerprint)
     if dtype not in (None, index.dtype):
@@ -213,17 +221,28 @@ class _Watched(ImageSet):
             self.failed[index] = str(error)
             return np.zeros((1, 1, 3), np.uint8)
 
+    def share(self, places: list[int]) -> None:
+        """Tell the other processes what these images are, and hear from them."""
+        if count() == 1:
+            return
+        notes: list[dict[int, Any]] = [self.stamps, self.failed]
+        mine = [[(place, one[place]) for place in places if place in one] for one in notes]
+        for stamps, failed in exchange(mine):
+            self.stamps.update((place, Stamp(*stamp)) for place, stamp in stamps)
+            self.failed.update(failed)
+
 
 def _chunks(
-    images: _Watched, left: np.ndarray, embedder: Embedder, chunk: int
+    images: _Watched, left: list[int], embedder: Embedder, chunk: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Places and embeddings of readable images, at least ``chunk`` at a time (fewer at the end)."""
     places: list[int] = []
     kept: list[np.ndarray] = []
     seen = 0
-    for rows in embedder.batches(images, left) if len(left) else ():
-        now = left[seen : seen + len(rows)].tolist()
+    for rows in embedder.batches(images, np.asarray(left, np.int64)) if left else ():
+        now = left[seen : seen + len(rows)]
         seen += len(rows)
+        images.share(now)
         good = [number for number, place in enumerate(now) if place not in images.failed]
         check_finite(rows[good], images, np.array(now)[good])
         places += [now[number] for number in good]

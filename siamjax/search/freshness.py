@@ -1,81 +1,161 @@
 """Compare an index with its catalogues: what has changed, gone and come since it was made."""
 
+import hashlib
+import itertools
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from siamjax.data.catalogue import Catalogue
+import numpy as np
+from jaxtyping import Bool
+
+from siamjax.data.catalogue import Parts
+from siamjax.data.names import as_bytes
 from siamjax.errors import UsageError, shown
 from siamjax.search.failed import read_failed
 from siamjax.search.index import Index, listed
 from siamjax.search.index_segment import Item
-from siamjax.search.stamps import as_stamped, file_as_stamped
+from siamjax.search.stamps import Stamp, as_stamped, file_as_stamped
 
 _COMPARED = 20_000  # items of an index that a search compares with all of its files
+_BLOCK = 8192  # rows that are Python's objects at a time
+_NONE = Stamp(-1, -1, -1)
 _NAMED, _NAME = 3, 80  # ids that a line names of each kind, and their characters
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Comparison:
-    """An index against a catalogue.
+    """An index and its unfinished segment against a catalogue.
 
     Attributes:
-        current: ids of items that stay as they are, of other catalogues too.
+        wanted: for each part of the catalogue, which of its images are to be embedded: bool (n,).
+        present: number of images of the catalogue that the index has as they are.
         changed: rows by id whose images the catalogue has as others now, or at another path.
         gone: rows by id that the catalogue or its files no longer have.
-        out: rows that are to be removed.
-        unknown: ids that are to be removed, and are in neither.
+        out: rows by id that are to be removed.
+        unknown: ids that are to be removed, and are nowhere.
+        held: number of rows of the unfinished segment that stay.
+        dropped: its other rows: another row has the id, or the catalogue has not.
     """
 
-    current: set[str] = field(default_factory=set)
+    wanted: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
+    present: int = 0
     changed: dict[str, int] = field(default_factory=dict)
     gone: dict[str, int] = field(default_factory=dict)
-    out: list[int] = field(default_factory=list)
+    out: dict[str, int] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
+    held: int = 0
+    dropped: list[int] = field(default_factory=list)
 
 
 def compare(
-    index: Index, catalogue: Catalogue, *, source: str, without: Collection[str] = ()
+    index: Index,
+    unfinished: Iterable[tuple[str, Stamp | None]],
+    catalogue: Parts,
+    *,
+    source: str,
+    size: int,
+    without: Collection[str] = (),
 ) -> Comparison:
     """Tell apart the items of an index that is to be brought up to date.
 
     A file of the same size and time counts as the same; others are read. Items that an earlier
     version of siamjax embedded count as current, as it did not note what their files were.
 
+    In memory are ``size`` rows of the catalogue, a byte for each of its rows, 58 for each row of
+    the index and the unfinished segment, and the ids of what has changed or is gone.
+
     Raises ``UsageError`` for an id that in the index is another image of another catalogue.
     """
-    images, out = catalogue.images, set(without)
-    places = {key: place for place, key in enumerate(images.keys)}
-    found, others = Comparison(unknown=out - places.keys()), []
-    for one in index.places():
-        if one.id in out:
-            found.unknown.discard(one.id)  # an id that an earlier call removed is no mistake
-            found.out.extend([one.row] if one.kept else [])
-        elif one.kept:
-            own, place = one.catalogue == source, places.get(one.id)
-            same = place is not None and (
-                one.stamp is None or as_stamped(images.source, place, one.stamp)
-            )
-            moved = bool(one.image) and not os.path.exists(one.image)
-            if place is None or same is None:  # not there, or not to be read
-                if own:
-                    found.gone[one.id] = one.row
-                else:
-                    found.current.add(one.id)
-            elif moved or (own and not same):
-                found.changed[one.id] = one.row
-            elif same:
-                found.current.add(one.id)
+    out = set(without)
+    found, others = Comparison(unknown=set(out)), []
+
+    def known() -> Iterator[tuple[str, int, bool, bool, Stamp | None]]:
+        for one in index.places():
+            if one.id in out:
+                found.unknown.discard(one.id)  # an id that an earlier call removed is no mistake
+                found.out.update({one.id: one.row} if one.kept else {})
+            elif one.kept:
+                moved = bool(one.image) and not os.path.exists(one.image)
+                yield one.id, one.row, one.catalogue == source, moved, one.stamp
+
+    def begun() -> Iterator[tuple[str, int, bool, bool, Stamp | None]]:
+        for row, (key, stamp) in enumerate(unfinished):
+            found.unknown.discard(key)
+            yield key, row, True, False, stamp
+
+    there, written = _Rows(known()), _Rows(begun())
+    met, kept = np.zeros(len(there), bool), np.zeros(len(written), bool)
+    for part in catalogue.parts(size):
+        keys, files = part.images.keys, part.images.source
+        found.unknown.difference_update(keys)
+        wanted = np.array([key not in out for key in keys])
+        for place, at, stamp in there.among(keys):
+            met[at] = True
+            key, (_, row, own, moved, _) = keys[place], there.table[at].tolist()
+            same = stamp is None or as_stamped(files, place, stamp)
+            if same is None and own:  # not to be read
+                found.gone[key] = row
+            elif same is not None and (moved or (own and not same)):
+                found.changed[key] = row
+                continue
+            elif same is None or same:
+                found.present += 1
             else:
-                others.append(one.id)
+                others.append(key)
+            wanted[place] = False
+        for place, at, stamp in written.among(keys):
+            if wanted[place] and (stamp is None or as_stamped(files, place, stamp) is not False):
+                wanted[place], kept[at] = False, True
+        found.wanted.append(wanted)
     if others:
         raise UsageError(
             f"{source}: {len(others)} of its ids are those of other images of another catalogue in "
             f"{index.folder}: {listed(others)}; give its images ids of their own (by a table with "
             "a column id), use another index, or remove the other images first"
         )
+    missing = set(there.table["row"][there.table["own"] & ~met].tolist())
+    if missing:
+        found.gone.update({one.id: one.row for one in index.places() if one.row in missing})
+    found.held, found.dropped = int(kept.sum()), np.flatnonzero(~kept).tolist()
     return found
+
+
+class _Rows:
+    """Rows by id, which is known by 16 bytes of its BLAKE2 digest: 58 bytes a row."""
+
+    _KIND: ClassVar = np.dtype(
+        [("id", "S16"), ("row", "i8"), ("own", "?"), ("moved", "?"), ("stamp", "i8", 3)]
+    )
+
+    def __init__(self, rows: Iterator[tuple[str, int, bool, bool, Stamp | None]]) -> None:
+        parts = [np.empty(0, self._KIND)]
+        while block := list(itertools.islice(rows, _BLOCK)):
+            ids, *columns, stamps = zip(*block, strict=True)
+            lines = zip(_digests(ids), *columns, (one or _NONE for one in stamps), strict=True)
+            parts.append(np.array(list(lines), self._KIND))
+        self.table = np.concatenate(parts)
+        self._order = np.argsort(self.table["id"], kind="stable")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def among(self, keys: Sequence[str]) -> Iterator[tuple[int, int, Stamp | None]]:
+        """Of each key that is here: its place among the keys, its last row's place, its stamp."""
+        if not len(self):
+            return
+        asked = np.array(_digests(keys), "S16")
+        # Of rows with one id the last one: the order is stable.
+        after = np.searchsorted(self.table["id"], asked, side="right", sorter=self._order)
+        at = self._order[np.maximum(after, 1) - 1]
+        for place in np.flatnonzero(self.table["id"][at] == asked).tolist():
+            stamp = self.table["stamp"][at[place]].tolist()
+            yield place, int(at[place]), None if stamp[0] < 0 else Stamp(*stamp)
+
+
+def _digests(ids: Iterable[str]) -> list[bytes]:
+    return [hashlib.blake2b(as_bytes(one), digest_size=16).digest() for one in ids]
 
 
 class OutOfDate(NamedTuple):

@@ -18,6 +18,7 @@ segments in order, removed ones too, so that a row keeps its number.
 """
 
 import unicodedata
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -167,18 +168,22 @@ class Index:
                     yield row, item
 
     def places(self) -> Iterator[Place]:
-        """All rows, removed ones too; ``UsageError`` for two that can be found of one id."""
-        kept, seen = self.kept, set()
+        """All rows, removed ones too; then ``UsageError`` for two that can be found of one id."""
+        kept, hashes = self.kept, array("q")
         for base, segment in self.bases():
             for row, (key, image, stamp) in enumerate(segment.places(), start=base):
-                if kept[row] and key in seen:
-                    raise UsageError(
-                        f"{segment.folder / 'items.csv'}: two items have the id {key}: the index "
-                        "is damaged; embed the catalogue into another folder"
-                    )
                 if kept[row]:
-                    seen.add(key)
+                    hashes.append(hash(key))
                 yield Place(key, image, stamp, segment.catalogue, row, bool(kept[row]))
+        ordered = np.sort(hashes)
+        twice, seen = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()), set[str]()
+        for _, item in self.items() if twice else ():
+            if hash(item.id) in twice and item.id in seen:
+                raise UsageError(
+                    f"{self.folder}: two items have the id {item.id}: the index is damaged; embed "
+                    "the catalogue into another folder"
+                )
+            seen.update([item.id] if hash(item.id) in twice else [])
 
     def lookup(self, rows: Iterable[int]) -> dict[int, Item]:
         """The items of these rows, in one pass over the tables."""

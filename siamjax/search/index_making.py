@@ -118,33 +118,28 @@ class Making:
                 "which UTF-8 cannot hold; replace it"
             ) from None
 
-    def commit(self, wanted: Collection[str], *, again: Collection[str] = ()) -> tuple[Index, int]:
-        """Make it a part of the index, and return how many items that added.
+    def commit(self, dropped: Collection[int] = (), removed: Collection[int] = ()) -> Index:
+        """Make it a part of the index, and return that.
 
-        Rows of ids that are not ``wanted`` (any more) are marked as removed, and so are all but
-        the last of each id that was written ``again``. Rows that the given index marks as removed
-        are written by the same replacement of the manifest.
+        ``dropped`` are rows of the segment that do not count, ``removed`` rows of the index that
+        go: both are written by the same replacement of the manifest.
         """
-        if not self._done.rows:
+        index = replace(self._index, segments=self._index.thinned(removed))
+        if self._done.rows == len(dropped):
+            if dropped:  # first, or a kill would leave a progress without its files
+                self._note(_Progress(self._done.catalogue, self._done.attributes, 0, 0, 0))
             for name in (*Segment.FILES, _PROGRESS + ".tmp", _PROGRESS):
                 (self._folder / name).unlink(missing_ok=True)
             if self._folder.exists():
                 self._folder.rmdir()
-            return self._index.with_segments(self._index.segments), 0
+            return index.with_segments(index.segments) if removed else self._index
         for name in self._files:
             write_at(self._folder / name, 0, self._header(name), end=self._size(name))
         write_at(self._folder / "items.csv", 0, b"", end=self._done.items_bytes)
-        made, removed, last = self._segment(), [], {}
-        for row, key in enumerate(made.ids()):
-            if key not in wanted:
-                removed.append(row)
-            elif key in again:
-                removed += [last[key]] if key in last else []
-                last[key] = row
-        segment = replace(made, removed=tuple(sorted(removed)))
-        index = self._index.with_segments([*self._index.segments, segment])
+        segment = replace(self._segment(), removed=tuple(sorted(dropped)))
+        index = index.with_segments([*index.segments, segment])
         (self._folder / _PROGRESS).unlink()
-        return index, len(segment) - len(removed)
+        return index
 
     def _segment(self) -> Segment:
         sizes = {name: self._size(name) for name in self._files}

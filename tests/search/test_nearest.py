@@ -49,7 +49,7 @@ def index_of(folder, rows, *, segments=1, dtype="float32", attributes=None):
                 for n in range(start, stop)
             ]
             making.append(items, rows[start:stop])
-            index, _ = making.commit({item.id for item in items})
+            index = making.commit()
     return index
 
 

@@ -20,7 +20,8 @@ def place(tmp_path, monkeypatch):
     """Twelve images, opened by the word ``noise``; runs are models by their seed."""
     made, pixels = files(tmp_path / "images", 12)
     opened = SimpleNamespace(catalogue=made, pixels=pixels, folder=tmp_path)
-    monkeypatch.setattr(readers, "open_catalogue", lambda source, **_: opened.catalogue)
+    for name in ("open_catalogue", "stream_catalogue"):
+        monkeypatch.setattr(readers, name, lambda source, **_: opened.catalogue)
 
     def run(folder, *, trust=()):
         return run_of(embedder(seed=int(folder.name)), folder)
