@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from siamjax import last_words, messages
 from siamjax.errors import UsageError, shown
@@ -83,8 +85,12 @@ def start(words: str) -> None:
     results = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     os.dup2(2, 1)
     sys.stdout = results if is_first() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    # Process 0's count is that of JAX. They connect for collectives now, as all are at one place:
-    # gloo gives up where one is half a minute behind.
+    # All devices connect for collectives now, as all processes are at one place: gloo gives up
+    # where one is half a minute behind, as one is that has to compile what another has kept.
+    every = NamedSharding(Mesh(np.asarray(jax.devices()), ("devices",)), PartitionSpec("devices"))
+    own = np.zeros(jax.local_device_count(), np.float32)
+    jax.block_until_ready(jnp.sum(jax.make_array_from_process_local_data(every, own)))
+    # Process 0's count is that of JAX.
     if len(counts := {*exchange(given.get("num_processes"))}) > 1:
         raise UsageError(f"--distributed: the processes were given different COUNTs: {counts}")
 
