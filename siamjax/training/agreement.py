@@ -11,6 +11,9 @@ from siamjax.files import read_json
 from siamjax.runs import FORMAT, differences
 from siamjax.surroundings import typed_command
 
+LOCK = "lock"
+"""The file in a run's folder that the process which trains it locks."""
+
 
 def config_in(folder: Path) -> dict[str, Any] | None:
     """The options of the run in a folder; None of a new or an empty folder.
@@ -27,7 +30,7 @@ def config_in(folder: Path) -> dict[str, Any] | None:
                 "another folder to train anew"
             )
         return before
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise UsageError(
             f"{folder} is not empty and not a run (no config.json); give --run another"
         )

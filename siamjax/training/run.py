@@ -1,15 +1,19 @@
 """A run: one network trained in one folder.
 
-Contract: training writes ``config.json`` (the options), ``metrics.jsonl``, TensorBoard events,
-``sessions.jsonl`` and ``checkpoints/`` into the folder, evaluation then ``manifest.json`` (all that
-is needed to use the network) and ``report.html``.
+Contract: training locks the folder (``lock``) and writes ``config.json`` (the options),
+``metrics.jsonl``, TensorBoard events, ``sessions.jsonl`` and ``checkpoints/`` into it, evaluation
+then ``manifest.json`` (all that is needed to use the network) and ``report.html``.
 """
 
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import sys
+import time
+import weakref
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax
 
+from siamjax import processes
 from siamjax.data.transforms import Size, sides
-from siamjax.errors import UsageError
-from siamjax.files import append_row, dump_json, read_rows, saying, write_json
+from siamjax.errors import UsageError, shown
+from siamjax.files import append_row, dump_json, locked, read_rows, saying, write_json
 from siamjax.messages import warn
 from siamjax.parallel import check_split
-from siamjax.runs import FORMAT
-from siamjax.training.agreement import check_same, config_in
+from siamjax.runs import FORMAT, differences
+from siamjax.training.agreement import LOCK, check_same, config_in
 from siamjax.training.checkpoints import Checkpoints
 from siamjax.training.config import RunConfig, Splits
 from siamjax.training.description import (
@@ -47,6 +52,8 @@ if TYPE_CHECKING:
 _OPERATIONAL = ("run", "start_from", "workers", "nonfinite", "home", "strict")
 
 _SESSIONS = "sessions.jsonl"
+
+_CACHED = 10  # seconds for which a network disk may say that a new file is not there
 
 Results = dict[str, dict[str, float | None]]
 """Measures by name, by what was measured: the network and the baselines."""
@@ -96,6 +103,7 @@ class Run:
         self.step, self.begun, self.started = 0, False, False
         self.stopped: str | None = None
         self._start: Start | None = None
+        self._lock: _Lock | None = None  # of the first process
         self.best_step: int | None = None
         self.parameters: int | None = None
         options = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OPERATIONAL}
@@ -132,13 +140,10 @@ class Run:
 
         Whatever is known to fail is refused here, before step 0 and before a folder is made:
         options that cannot work, a network that cannot be saved and built again, a folder that
-        holds another run or something else (``UsageError``).
+        holds another run or something else (``UsageError``). So are several processes with
+        different options.
         """
-        if jax.process_count() > 1:
-            raise UsageError(
-                "several hosts cannot write one run folder; train on one host's devices"
-            )
-        check_split(config.batch_size, "examples", jax.local_device_count())
+        check_split(config.batch_size, "examples", jax.device_count())
         run = cls(config, network, splits, best=best, weights=weights, extendable=extendable)
         # This process has the network already, so its code may run.
         trust = modules_in(run.description)
@@ -149,16 +154,21 @@ class Run:
                 f"fields: {again} and not {run.description}; keep all its options in its fields"
             )
         run._agree_on_start()
-        run._check_folder()
+        run._agree_with_others()
+        processes.on_first(run._check_folder)
         return run
 
     def _agree_on_start(self) -> None:
         """Read the run to start from, unless this one has begun with it and saved a checkpoint."""
         if (given := self.config.start_from) is None:
             return
-        before = (config_in(self.folder) or {}).get("start_from")
+
+        def begun() -> tuple[Any, bool]:
+            before = (config_in(self.folder) or {}).get("start_from")
+            return before, any((self.folder / "checkpoints").glob("[0-9]*"))
+
+        before, saved = processes.on_first(begun)
         before = before if isinstance(before, dict) else {}
-        saved = any((self.folder / "checkpoints").glob("[0-9]*"))
         if not saved or before.get("run") != str(given.absolute()):
             if given.resolve() == self.folder.resolve():
                 raise UsageError(
@@ -185,6 +195,17 @@ class Run:
             return self.checkpoints.load_best()[1]
         return self._start.put(self.description, variables)
 
+    def _agree_with_others(self) -> None:
+        """``UsageError`` unless all processes have the same options, network and data."""
+        first, *others = processes.exchange(self.agreed)
+        for number, other in enumerate(others, start=1):
+            if differing := differences([first, other]):
+                name, (one, two) = next(iter(differing.items()))
+                raise UsageError(
+                    f"{shown(name)} is {one!r} in process 0 and {two!r} in process {number}; start "
+                    "all processes with the same options, code and data"
+                )
+
     def _check_folder(self) -> dict[str, Any] | None:
         """The options of the run in the folder, if it is this one; None of a new folder."""
         before = config_in(self.folder)
@@ -201,23 +222,69 @@ class Run:
             )
         self.begun = True
         _ = self.environment  # the code as it is now, which may be edited while this trains
+        before = processes.on_first(self._make)
+        self._check_shared()
+        processes.on_first(lambda: self._note_options(before))
+        return before is not None
+
+    def _make(self) -> dict[str, Any] | None:
+        """Make and lock the folder; returns the options of the run in it."""
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
         before = self._check_folder()
         if before is not None:
             # Now, because write_manifest would refuse it only after the training.
             read_rows(self.folder / _SESSIONS, dict[str, Any])
-            if before == self.agreed and self._start is None:
-                return True
+        return before
+
+    def _note_options(self, before: dict[str, Any] | None) -> None:
+        if before == self.agreed and self._start is None:
+            return
+        with self._writing():
+            write_json(self.folder / "config.json", self.agreed)
+            if self._start is not None and self._start.seen is not None:
+                self._start.seen.write(self.folder)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         with saying(f"{self.folder} cannot be made or written", remedy="give --run another"):
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_json(self.folder / "config.json", self.agreed)
-                if self._start is not None and self._start.seen is not None:
-                    self._start.seen.write(self.folder)
+                yield
             except OSError:
-                with contextlib.suppress(OSError):  # a refused run leaves no folder
-                    self.folder.rmdir()
+                self._unmake()
                 raise
-        return before is not None
+
+    def _unmake(self) -> None:
+        """Remove the folder if nothing is in it: a refused run leaves none."""
+        self._lock = None
+        with contextlib.suppress(OSError):
+            if all(path.name == LOCK for path in self.folder.iterdir()):
+                (self.folder / LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
+
+    def _check_shared(self) -> None:
+        """``UsageError`` unless the folder is the same one for all processes."""
+        if processes.count() == 1:
+            return
+
+        def put() -> str:
+            token = self.folder / f"shared-{os.urandom(8).hex()}"
+            with self._writing():
+                token.touch()
+            return token.name
+
+        token = self.folder / processes.on_first(put)
+        found = processes.exchange(_appears(token))
+        if processes.is_first():
+            token.unlink(missing_ok=True)
+        if not all(found):
+            if processes.is_first():
+                self._unmake()
+            raise UsageError(
+                f"process {found.index(False)} does not see what process 0 writes into "
+                f"{self.folder.absolute()}: give --run a folder on a disk that all processes share"
+            )
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -309,3 +376,35 @@ class Run:
         ):
             write_json(self.folder / "manifest.json", manifest)
         return manifest
+
+
+class _Lock:
+    """Keeps other processes from writing into a folder, until it is gone or its process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(locked(folder / LOCK, wait=False))
+
+
+_LOCKS: weakref.WeakValueDictionary[Path, _Lock] = weakref.WeakValueDictionary()
+
+
+def _lock(folder: Path) -> _Lock:
+    """The lock of a folder; all runs that this process has in it share one."""
+    place = folder.resolve()
+    held = _LOCKS.get(place)
+    if held is None:
+        _LOCKS[place] = held = _Lock(folder)
+    return held
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, or comes within the time for which network disks remember."""
+    end = time.monotonic() + _CACHED
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # makes NFS look anew
+        time.sleep(0.1)
+    return True

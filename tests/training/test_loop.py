@@ -187,9 +187,9 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_one_step(monkeypatch,
 
 
 def test_batches_that_cannot_be_divided(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "run")
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "on_first", lambda function: function())
-    run = open_run(tmp_path / "run")
     with pytest.raises(
         UsageError, match=r"give them a method divided\(index, count\) that returns"
     ):

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from siamjax import processes
 from siamjax.data import of_arrays
 from siamjax.errors import UsageError
 from siamjax.models.heads import DifferenceHead
@@ -96,6 +100,81 @@ def test_begun_runs_of_two_processes_are_compared_when_training_begins(tmp_path)
     assert not one.begin()
     with pytest.raises(UsageError, match="another config"):
         other.begin()
+
+
+BEGIN = """
+import pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+from test_run import open_run
+run = open_run(pathlib.Path(sys.argv[2]))
+run.begin()
+print("begun", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_second_command_in_a_folder_is_refused_until_the_first_has_gone(tmp_path):
+    folder = tmp_path / "run"
+    first = subprocess.Popen(
+        [sys.executable, "-c", BEGIN, Path(__file__).parent, folder],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert first.stdout.readline() == "begun\n"
+        run = open_run(folder)
+        with pytest.raises(UsageError, match=rf"{folder} is being written by another process"):
+            run.begin()
+    finally:
+        first.kill()
+        first.communicate()
+    assert run.begin()
+    assert open_run(folder).begin()  # a second run of this process, such as a notebook's
+
+
+def test_a_folder_with_the_lock_alone_is_a_new_one(tmp_path):
+    """What a command leaves that is killed as it begins."""
+    (tmp_path / "lock").touch()
+    assert not open_run(tmp_path).begin()
+
+
+class Others:
+    """Stands in for the other processes: what they give in each exchange, after process 0."""
+
+    def __init__(self, monkeypatch, *given):
+        self.given = list(given)
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        monkeypatch.setattr(processes, "exchange", self.exchange)
+
+    def exchange(self, value):
+        other = self.given.pop(0) if self.given else value
+        return [value, other(value) if callable(other) else other]
+
+
+def test_processes_with_different_options_are_refused(tmp_path, monkeypatch):
+    Others(monkeypatch, lambda value: value | {"learning_rate": 0.2})
+    with pytest.raises(
+        UsageError, match=r"learning_rate is 0.1 in process 0 and 0.2 in process 1; start all"
+    ):
+        open_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_other_processes_do_not_see_is_refused(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "run")
+
+    def seen(here):
+        return Others(monkeypatch, *(lambda value: value for _ in range(2)), here)
+
+    seen(False)
+    with pytest.raises(
+        UsageError, match=r"process 1 does not see what process 0 writes into .*/run: give --run"
+    ):
+        run.begin()
+    assert not (tmp_path / "run").exists()
+    seen(True)
+    assert not run.begin()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "lock"]
 
 
 def test_folder_that_is_no_run(tmp_path):
