@@ -5,6 +5,7 @@ import errno
 import functools
 import inspect
 import logging
+import os
 import re
 import sys
 import traceback
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 from siamjax import messages
-from siamjax.errors import Interrupted, UsageError, shown
+from siamjax.errors import Hung, Interrupted, UsageError, shown
 from siamjax.options import add_option, only
 from siamjax.platform import import_as_usual, keep_compilations, no_device, use_fast_cpu_kernels
 from siamjax.surroundings import close_stream, has_no_reader, open_streams
@@ -122,7 +123,7 @@ def guard(command: Callable[[], object]) -> None:
         finally:
             sys.stdout.flush()  # here, where a full disk or a reader that has gone is noticed
     except UsageError as error:
-        _end(f"error: {error}", status=1)
+        _end(f"error: {error}", status=1, at_once=isinstance(error, Hung))
     except Interrupted as stop:
         _say(stop.message)
         raise
@@ -161,8 +162,8 @@ def _is_full(stream: TextIO) -> bool:
     return False
 
 
-def _end(message: str, *, status: int) -> NoReturn:
-    """Say the last words, and exit."""
+def _end(message: str, *, status: int, at_once: bool = False) -> NoReturn:
+    """Say the last words, and exit; ``at_once`` where Python would first wait for a thread."""
     if message:
         _say(message)
     for stream in (sys.stdout, sys.stderr):
@@ -170,6 +171,8 @@ def _end(message: str, *, status: int) -> NoReturn:
             close_stream(stream)
     if (others := _processes()) is not None:
         others.leave(status)
+    if at_once:
+        os._exit(status)
     sys.exit(status)
 
 

@@ -17,6 +17,10 @@ class UsageError(ValueError):
         super().__init__(shown(message, longest=_LONGEST_MESSAGE))
 
 
+class Hung(UsageError):
+    """A read that does not end. Its thread would keep Python from ending: ``cli`` ends at once."""
+
+
 class Interrupted(SystemExit):
     """Raised after Ctrl-C or SIGTERM when everything is saved; exits with 128 + the signal."""
 

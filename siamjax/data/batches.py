@@ -1,11 +1,16 @@
 """Batches of pairs and triplets, which are read, decoded and augmented during training steps."""
 
+import multiprocessing
 import os
+import re
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,10 +28,13 @@ from siamjax.data.transforms import (
     sides,
 )
 from siamjax.data.triplets import TripletStream
-from siamjax.errors import UsageError
+from siamjax.errors import Hung, UsageError
+from siamjax.messages import warn
 
 Batch = dict[str, np.ndarray]
 _THREADS = min(4, os.cpu_count() or 1)
+_SAID_AFTER, _GIVEN_UP_AFTER = 30.0, 300.0
+"""Seconds of waiting for one batch: then it is said, and then it is an error."""
 
 
 @dataclass(frozen=True)
@@ -287,14 +295,84 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
     if reading.workers:
         if not flags.FLAGS.is_parsed():  # grain's worker processes read absl's flags
             flags.FLAGS.mark_as_parsed()
+        # What a worker that died leaves in shared memory Python removes at the end, and would say.
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         options = grain.MultiprocessingOptions(num_workers=reading.workers)
-        iterable = iterable.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_the_parent)
-    return iter(iterable)
+        iterable = iterable.mp_prefetch(options, worker_init_fn=_belong_to_the_parent)
+    return _watched(batches, start, iter(iterable))
 
 
-def _leave_interrupts_to_the_parent(worker: int, workers: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but only the training process answers it."""
+def _belong_to_the_parent(worker: int, workers: int) -> None:
+    """A worker leaves signals to the training process, and ends with it however that ends.
+
+    Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job: the
+    training process needs its workers to finish the step.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def end_with_the_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+
+
+def _watched(batches: Batches, start: int, read: Any) -> Iterator[Batch]:
+    """What grain reads from step ``start`` on; a read that hangs and a worker that dies are named.
+
+    grain itself waits for ever for a read, and of a worker it tells no more than the exit status.
+    """
+    workers = batches.reading.workers
+
+    def named(number: int) -> str:
+        by = f" from data worker {(number - start) % workers + 1} of {workers}" if workers else ""
+        return f"the batch of step {number + 1}{by} ({batches.describe(number)})"
+
+    pool = ThreadPoolExecutor(1)
+    ahead = pool.submit(next, read, None)
+    try:
+        for number in range(start, batches.reading.steps):
+            try:
+                batch = _in_time(ahead, partial(named, number))
+            except RuntimeError as error:
+                if (how := _end_of_worker(error)) is None:
+                    raise
+                raise UsageError(
+                    f"{named(number)} does not come: the worker {how}; if the machine is short of "
+                    "memory, use fewer --workers; run the same command to resume"
+                ) from None
+            ahead = pool.submit(next, read, None)
+            yield batch
+    finally:
+        if workers and wait([ahead], 1).not_done:  # grain waits for 25 s before it kills
+            for child in multiprocessing.active_children():
+                if child.name.startswith("grain"):
+                    child.kill()
+            wait([ahead], 5)
+        pool.shutdown(wait=False)
+        read.close()
+
+
+def _in_time(read: Future[Any], named: Callable[[], str]) -> Any:
+    """What is read, with a warning where it takes long; :class:`Hung` if it does not end."""
+    if not read.done() and wait([read], _SAID_AFTER).not_done:
+        warn(f"{_SAID_AFTER:.0f} s without {named()}; waiting for it up to {_GIVEN_UP_AFTER:.0f} s")
+        if wait([read], _GIVEN_UP_AFTER - _SAID_AFTER).not_done:
+            raise Hung(
+                f"{_GIVEN_UP_AFTER:.0f} s without {named()}: the read hangs; look whether the disk "
+                "of these images answers, and run the same command to resume"
+            )
+    return read.result()
+
+
+def _end_of_worker(error: RuntimeError) -> str | None:
+    """How a worker died, from what grain says of it; None: the error is another."""
+    status = re.search(r"Worker process .* exit code (-?[0-9]+)", str(error))
+    if status is None:
+        return None
+    code = int(status[1])
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
 def _share(batch_size: int, unit: str, count: int) -> int:
@@ -328,10 +406,10 @@ def image_batches(
     def load(image: int) -> np.ndarray:
         return resize(images.image(image), size)
 
-    def submitted() -> Iterator[list[Future[np.ndarray]]]:
+    def submitted() -> Iterator[list[tuple[str, Future[np.ndarray]]]]:
         for start in range(0, len(indices), batch_size):
             own = indices[start : start + batch_size][index * share : (index + 1) * share]
-            yield [pool.submit(load, image) for image in own.tolist()]
+            yield [(images.keys[image], pool.submit(load, image)) for image in own.tolist()]
 
     # Threads of its own, because grain takes long to import where there are only two images.
     pool = ThreadPoolExecutor(_THREADS)
@@ -341,8 +419,8 @@ def image_batches(
         while (block := ahead) is not None:
             ahead = next(blocks, None)  # read while the caller works
             filled = np.zeros((share, *sides(size), 3), np.uint8)
-            for row, image in enumerate(block):
-                filled[row] = image.result()
+            for row, (key, image) in enumerate(block):
+                filled[row] = _in_time(image, lambda key=key: f"the image {key} of {images.name}")
             yield {"image": filled, "weight": (np.arange(share) < len(block)).astype(np.float32)}
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)

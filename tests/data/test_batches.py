@@ -1,8 +1,18 @@
-from dataclasses import dataclass
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from siamjax.data import batches as module
 from siamjax.data import of_arrays
 from siamjax.data.batches import image_batches, pair_batches, triplet_batches
 from siamjax.data.catalogue import Catalogue
@@ -16,7 +26,7 @@ from siamjax.data.transforms import (
     resize,
 )
 from siamjax.data.triplets import ListedTriplets, SampledTriplets
-from siamjax.errors import UsageError
+from siamjax.errors import Hung, UsageError
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class TestSeveralProcesses:
         assert_same(put_together(parts), straight[start:])
         assert made.divided(1, count).describe(3) == made.describe(3)
 
+    @pytest.mark.slow
     def test_parts_of_worker_processes(self, faces, straight):
         made = self.made(faces, workers=2)
         parts = [read(made.divided(index, 2), 3) for index in range(2)]
@@ -129,6 +140,144 @@ class TestSeveralProcesses:
             for index in range(count)
         ]
         assert_same(put_together(parts), list(image_batches(faces, indices, **options)))
+
+
+@dataclass(frozen=True)
+class Hanging:
+    """Images of which one does not come until it may."""
+
+    images: object
+    hangs: int
+    may: threading.Event
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if index == self.hangs:
+            self.may.wait(60)
+        return self.images[index]
+
+
+class TestHangsAndDeaths:
+    """A read that does not end and a worker that dies are named, and no process is left."""
+
+    def made(self, images, **config):
+        pairs = SampledPairs(images, seed=0)
+        return pair_batches(images, pairs, Config(**config), size=4)
+
+    @pytest.fixture
+    def images(self):
+        people = [0, 0, 0, 1, 1, 1]
+        return of_arrays(np.zeros((6, 8, 8, 3), np.uint8), people)
+
+    @pytest.fixture
+    def hanging(self, images, monkeypatch):
+        """Image 4 hangs during the test, after which the threads end."""
+        monkeypatch.setattr(module, "_SAID_AFTER", 0.3)
+        monkeypatch.setattr(module, "_GIVEN_UP_AFTER", 0.8)
+        may = threading.Event()
+        yield replace(images, source=Hanging(images.source, 4, may))
+        may.set()
+
+    def test_a_read_that_hangs(self, hanging, capsys):
+        made = self.made(hanging)
+        step = next(step for step in range(6) if "4" in made.describe(step))
+        with pytest.raises(Hung) as error:
+            read(made)
+        named = f"the batch of step {step + 1} ({made.describe(step)})"
+        assert str(error.value).startswith(f"1 s without {named}: the read hangs; look whether")
+        assert f"warning: 0 s without {named}; waiting for it up to 1 s" in capsys.readouterr().err
+
+    def test_an_image_that_hangs(self, hanging, capsys):
+        with pytest.raises(Hung, match="1 s without the image 4 of arrays: the read hangs"):
+            list(image_batches(hanging, np.arange(6), batch_size=2, size=4))
+        assert "warning: 0 s without the image 4 of arrays; waiting" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            pytest.param(signal.SIGKILL, id="killed"),
+            pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.slow),
+        ],
+    )
+    def test_workers(self, images, monkeypatch, how):
+        made = self.made(images, workers=2, steps=40)
+        batches = made(0)
+        for _ in range(3):
+            next(batches)
+        monkeypatch.setattr(module, "_SAID_AFTER", 2.0)
+        monkeypatch.setattr(module, "_GIVEN_UP_AFTER", 3.0)
+        workers = multiprocessing.active_children()
+        for worker in workers:  # these are left to the training process
+            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)
+        os.kill(workers[0].pid, how)
+        with pytest.raises(UsageError) as error:
+            list(batches)
+        said = {
+            signal.SIGKILL: "does not come: the worker was ended by SIGKILL; if the machine is",
+            signal.SIGSTOP: "the read hangs; look whether the disk",
+        }
+        assert said[how] in str(error.value)
+        assert re.search(r"the batch of step \d+ from data worker [12] of 2 \(", str(error.value))
+        batches.close()
+        assert not any(worker.is_alive() for worker in workers)
+
+    def test_a_program_ends(self):
+        """Though a thread hangs for ever, which Python would wait for."""
+        program = """
+            import time
+            from dataclasses import replace
+            import numpy as np
+            from siamjax import cli
+            from siamjax.data import batches, of_arrays
+
+            class Source(list):
+                def __getitem__(self, index):
+                    time.sleep(1000)
+
+            def main():
+                batches._SAID_AFTER, batches._GIVEN_UP_AFTER = 0.1, 0.2
+                images = replace(of_arrays(np.zeros((2, 4, 4), np.uint8)), source=Source([1, 2]))
+                list(batches.image_batches(images, np.arange(2), batch_size=2, size=4))
+
+            cli.guard(main)
+        """
+        words = [sys.executable, "-c", textwrap.dedent(program)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        _, error = done.stderr.splitlines()
+        assert error.startswith("error: 0 s without the image 0 of arrays: the read hangs; look")
+
+    @pytest.mark.slow
+    def test_workers_end_with_a_training_process_that_is_killed(self, tmp_path):
+        program = """
+            import multiprocessing, os, signal
+            import numpy as np
+            from types import SimpleNamespace
+            from siamjax.data import batches, of_arrays, pairs
+
+            if __name__ == "__main__":
+                images = of_arrays(np.zeros((4, 4, 4), np.uint8), [0, 0, 1, 1])
+                reading = SimpleNamespace(seed=0, batch_size=2, steps=99, workers=2)
+                drawn = pairs.SampledPairs(images, seed=0)
+                read = batches.pair_batches(images, drawn, reading, size=4)(0)
+                next(read)
+                print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+        (tmp_path / "program.py").write_text(textwrap.dedent(program))
+        words = [sys.executable, "program.py"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert done.returncode == -signal.SIGKILL
+        workers = done.stdout.split()
+        assert len(workers) == 2
+        for _ in range(100):
+            if not any(os.path.exists(f"/proc/{worker}") for worker in workers):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"still there: {workers}")
 
 
 def test_beginning_anew_gives_the_same_and_the_seed_matters(faces, straight):
