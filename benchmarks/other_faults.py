@@ -160,10 +160,12 @@ def twice(faults: "Faults", task: "Task") -> Row:
     row = Row(f"the same command twice at once, {task.name}", 1, times=1)
     first = Command(task.words(folder), faults.scratch).start()
     first.wait_for(lambda: task.reached(folder) > 0)
+    first.send(0, signal.SIGSTOP)  # else it could end before the second is there
     second = Command(task.words(folder), faults.scratch).start().ends()[0]
     row.seen = f"the second ended after {second.seconds:.1f} s: {second.line[:200]}"
     if second.status != 1 or second.crashed or not second.line.startswith("error: "):
         row.problems.append(f"the second: status {second.status}: {second.said[-1500:]}")
+    first.send(0, signal.SIGCONT)
     faults.ended_well(row, task, folder, first, 0)
     return row
 

@@ -30,7 +30,8 @@ def config_in(folder: Path) -> dict[str, Any] | None:
                 "another folder to train anew"
             )
         return before
-    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+    # A kill while a run begins leaves a file that was being written.
+    if folder.is_dir() and any(p.name != LOCK and p.suffix != ".tmp" for p in folder.iterdir()):
         raise UsageError(
             f"{folder} is not empty and not a run (no config.json); give --run another"
         )

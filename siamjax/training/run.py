@@ -269,7 +269,7 @@ class Run:
             return
 
         def put() -> str:
-            token = self.folder / f"shared-{os.urandom(8).hex()}"
+            token = self.folder / f"shared-{os.urandom(8).hex()}.tmp"
             with self._writing():
                 token.touch()
             return token.name

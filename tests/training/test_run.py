@@ -186,6 +186,13 @@ def test_folder_that_is_no_run(tmp_path):
         open_run(tmp_path / "letter.txt" / "run").begin()
 
 
+def test_what_a_kill_leaves_of_a_run_that_began_is_no_obstacle(tmp_path):
+    for name in ("lock", "config.json.tmp", "shared-0123456789abcdef.tmp"):
+        (tmp_path / name).touch()
+    assert not open_run(tmp_path).begin()
+    assert (tmp_path / "config.json").stat().st_size
+
+
 def test_folder_of_an_earlier_version(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"steps": 5}))
     with pytest.raises(UsageError, match="another version of siamjax, which cannot be resumed"):
