@@ -1,0 +1,38 @@
+"""Every experiment in small: its options, and batches of images that differ as photographs do."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+
+THIN = {"width": 0.0625}
+OPTIONS = {
+    "lfw_contrastive": THIN,
+    "lfw_bce": {**THIN, "head": "concatenation"},
+    "faces_inception": {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
+    "reid_normxcorr": {"fused": False, "column_search": 1},
+    "visual_search_triplet": {**THIN, "depth": 1, "hidden": 8, "embedding": 4},
+}
+SIDES = {"faces_inception": 75, "reid_normxcorr": 40}
+
+
+def built(name, *, steps=2, **options):
+    """Network, loss function and optimizer of an experiment."""
+    experiment = importlib.import_module(f"experiments.{name}")
+    return experiment.build(experiment.Config(steps=steps, **{**OPTIONS[name], **options}))
+
+
+def batch_of(name, examples, *, seed=0):
+    """A batch in which half of the pairs are of one identity: large patches of colour, and noise."""
+    rng, side, places = np.random.default_rng(seed), SIDES.get(name, 16), np.arange(examples)
+
+    def images():
+        patches = rng.integers(0, 192, (examples, 4, 4, 3)).repeat(-(-side // 4), 1)
+        noise = rng.integers(0, 64, (examples, side, side, 3))
+        return (patches.repeat(-(-side // 4), 2)[:, :side, :side] + noise).astype(np.uint8)
+
+    if name == "visual_search_triplet":
+        identity = places % 5
+        shown = {word: images() for word in ("anchor", "positive", "negative")}
+        return {**shown, "identity": identity, "negative_identity": (identity + 1 + places % 3) % 5}
+    return {"x1": images(), "x2": images(), "same": places % 2 == 0}
