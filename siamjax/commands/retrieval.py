@@ -47,7 +47,8 @@ def embed(
         catalogue: A folder of images, a folder with a table, a table (CSV, TSV), or the name of
             a data set, such as emoji.
         run: Folder of a finished run of an embedding network.
-        out: Folder of the index; made if it does not exist.
+        out: Folder of the index; made if it does not exist. NAME.lance is a LanceDB table instead,
+            NAME.npy an array with a table of its rows beside it, for another search engine.
         dtype: Type of the embeddings in the index; None: float32, or that of an existing index.
         remove: Ids to remove from the index, and not to embed.
         remove_gone: Remove the items that the catalogue no longer has, or whose files are gone.
@@ -58,11 +59,15 @@ def embed(
     """
     from siamjax.data.open_catalogue import NAMES, stream_catalogue
     from siamjax.inference.embedder import Embedder
+    from siamjax.processes import on_first
     from siamjax.search.embed_catalogue import embed_catalogue
     from siamjax.search.failed import FAILED
-    from siamjax.search.index import listed
+    from siamjax.search.index import Index, listed
+    from siamjax.search.vectors import unfinished, write_vectors
     from siamjax.training.finished import Finished
 
+    array = out.suffix == ".npy"
+    folder = on_first(lambda: str(unfinished(out))) if array else out
     opened = stream_catalogue(catalogue, strict=strict)
     finished = Finished.open(run, trust=trust)
     done = embed_catalogue(
@@ -73,7 +78,7 @@ def embed(
             size=finished.size,
             batch_size=batch_size,
         ),
-        out,
+        Path(folder),
         # A data set takes precedence over a folder of its name, as where catalogues are opened.
         source=catalogue if catalogue in NAMES else str(Path(catalogue).resolve()),
         run=str(run.absolute()),
@@ -83,7 +88,21 @@ def embed(
         on_error=on_error,
         chunk=chunk,
     )
-    _note_missing_checksums(done.index)
+    values = {
+        "index": out,
+        "run": run,
+        "items": len(done.index),
+        "features": done.index.features,
+        "dtype": done.index.dtype,
+        "added": done.added,
+        "present": done.present,
+        "removed": done.removed,
+        "changed": done.changed,
+        "gone": done.gone,
+        "failed": done.failed,
+    }
+    if isinstance(done.index, Index):
+        _note_missing_checksums(done.index)
     text = []
     if remove or remove_gone:
         text.append(f"{done.removed:,} items removed")
@@ -100,31 +119,22 @@ def embed(
     again = f"{len(done.changed):,} embedded again, " if done.changed else ""
     text.append(
         f"{shown(out)}: {done.added:,} items added, {again}{done.present:,} were there before; "
-        f"{len(done.index):,} in all, {done.index.features} features of {done.index.dtype}"
+        f"{values['items']:,} in all, {done.index.features} features of {done.index.dtype}"
     )
     text += map(shown, list(done.failed.values())[:_LISTED])
     if len(done.failed) > _LISTED:
         text.append(f"... and {len(done.failed) - _LISTED} more")
-    failed = ""
+    failed, listing = "", out / FAILED
+    if array:
+        on_first(lambda: write_vectors(Index.open(Path(folder)), out))
+        listing = out.with_suffix(".failed.csv")
     if done.failed:
         failed = (
             f"{len(done.failed):,} of {len(opened):,} images could not be read and are not in "
-            f"the index; replace those listed in {out / FAILED} and embed again"
+            f"the index; replace those listed in {listing} and embed again"
         )
-    values = {
-        "index": out,
-        "run": run,
-        "items": len(done.index),
-        "features": done.index.features,
-        "dtype": done.index.dtype,
-        "added": done.added,
-        "present": done.present,
-        "removed": done.removed,
-        "changed": done.changed,
-        "gone": done.gone,
-        "failed": done.failed,
-    }
-    then = () if failed else ("search", "query.jpg", "--index", out)
+    searched = not failed and out.suffix not in (".lance", ".npy")
+    then = ("search", "query.jpg", "--index", out) if searched else ()
     return Answer(values=values, text=text, then=then, failed=failed)
 
 

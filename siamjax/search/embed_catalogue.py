@@ -22,10 +22,12 @@ from siamjax.search.failed import write_failed
 from siamjax.search.freshness import compare
 from siamjax.search.index import Index, listed, writing
 from siamjax.search.index_making import Making
-from siamjax.search.index_manifest import MANIFEST, Dtype
+from siamjax.search.index_manifest import Dtype
 from siamjax.search.index_segment import Item
+from siamjax.search.lance_table import LanceMaking, LanceTable
 from siamjax.search.stamps import Stamp, stamp_of
 
+_KINDS: dict[str, tuple[Any, Any]] = {".lance": (LanceTable, LanceMaking)}  # by suffix
 _PART = 8192  # rows of a catalogue in memory at a time, or a chunk
 
 
@@ -33,7 +35,7 @@ class Embedded(NamedTuple):
     """What :func:`embed_catalogue` did.
 
     Attributes:
-        index: the new index.
+        index: the new index or table.
         added: number of items added.
         present: number of items of the catalogue that were in the index before and still are.
         removed: number of items removed from it.
@@ -42,7 +44,7 @@ class Embedded(NamedTuple):
         gone: ids of items that the index still has, and the catalogue or its files have not.
     """
 
-    index: Index
+    index: Index | LanceTable
     added: int
     present: int
     removed: int
@@ -75,7 +77,8 @@ def embed_catalogue(
         catalogue: images with unique ids; one that :func:`stream_catalogue` opened need not fit
             into memory.
         embedder: the model of the index.
-        folder: folder of the index, made if it does not exist.
+        folder: folder of the index, made if it does not exist; NAME.lance is a LanceDB table
+            (:mod:`siamjax.search.lance_table`), into which rows come chunk by chunk.
         source: what the catalogue was opened from; stored with the items.
         run: folder of the model's run; stored with a new index.
         dtype: type of the embeddings of a new index; None: float32, or that of the index.
@@ -100,28 +103,35 @@ def embed_catalogue(
     if isinstance(catalogue, Catalogue):
         _check_unique(catalogue.images.keys, source)
     size, out = max(chunk, _PART), set(without)
+    kind, maker = _KINDS.get(folder.suffix, (Index, Making))
     _check_alike(len(catalogue), source)
     failed: dict[str, tuple[str, str]] = {}
     with contextlib.ExitStack() as stack:
         first: list[Any] = []  # what process 0 alone has
 
         def begin() -> tuple[int, int]:
-            stack.enter_context(writing(folder))
-            new = not (folder / MANIFEST).exists()
+            stack.enter_context(writing(folder, mark=kind.MARK))
+            new = not (folder / kind.MARK).exists()
             about = {
                 "fingerprint": embedder.fingerprint,
                 "features": embedder.features,
                 "dtype": dtype or "float32",
                 "run": str(Path(run).absolute()) if run else "",
             }
-            index = Index(folder=folder, **about) if new else _opened(folder, embedder, dtype)
-            making = Making(index, catalogue=source, attributes=tuple(catalogue.attributes))
+            index = kind(folder=folder, **about) if new else _opened(kind, folder, embedder, dtype)
+            making = maker(index, catalogue=source, attributes=tuple(catalogue.attributes))
             known = compare(
-                index, making.written(), catalogue, source=source, size=size, without=out
+                tuple if new else index.places,
+                making.written(),
+                catalogue,
+                where=folder,
+                source=source,
+                size=size,
+                without=out,
             )
             _check_known(folder, known.unknown)
             if new:
-                Index.create(folder, **about)
+                kind.create(folder, **about)
             first[:] = [making, known, iter(known.wanted)]
             return sum(int(part.sum()) for part in known.wanted), known.held
 
@@ -138,7 +148,13 @@ def embed_catalogue(
                 )
                 for now, rows in _chunks(watched, places, embedder, chunk):
                     items = [_item(part, p, source, watched.stamps.pop(p)) for p in now]
-                    on_first(lambda items=items, rows=rows: first[0].append(items, rows))
+
+                    def append(items: list[Item] = items, rows: np.ndarray = rows) -> None:
+                        making, known, _ = first
+                        replaced = [one.id for one in items if one.id in known.changed]
+                        making.append(items, rows, replaced=replaced)
+
+                    on_first(append)
                     bar.update(len(now))
                 for place, why in sorted(watched.failed.items()):
                     item = _item(part, place, source)
@@ -146,11 +162,10 @@ def embed_catalogue(
 
         def end() -> dict[str, Any]:
             making, known, _ = first
-            gone = known.gone if remove_gone else {}
-            removed = [*known.out.values(), *known.changed.values(), *gone.values()]
-            first[:] = [making.commit(known.dropped, removed)]
-            write_failed(folder, failed, source=source)
             changed = [key for key in known.changed if key not in failed]
+            removed = known.out | known.changed | (known.gone if remove_gone else {})
+            first[:] = [making.commit(known.dropped, removed, replaced=changed)]
+            write_failed(folder, failed, source=source)
             return {
                 "added": done + left - len(failed) - len(changed),
                 "present": known.present,
@@ -161,7 +176,7 @@ def embed_catalogue(
             }
 
         found = on_first(end)
-    return Embedded(index=first[0] if first else Index.open(folder), **found)
+    return Embedded(index=first[0] if first else kind.open(folder), **found)
 
 
 def _check_unique(keys: Sequence[str], source: str) -> None:
@@ -189,8 +204,8 @@ def _check_known(folder: Path, unknown: Collection[str]) -> None:
         )
 
 
-def _opened(folder: Path, embedder: Embedder, dtype: Dtype | None) -> Index:
-    index = Index.open(folder)
+def _opened(kind: Any, folder: Path, embedder: Embedder, dtype: Dtype | None) -> Any:
+    index = kind.open(folder)
     index.check(embedder.fingerprint)
     if dtype not in (None, index.dtype):
         raise UsageError(

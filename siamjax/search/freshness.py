@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from siamjax.data.catalogue import Parts
 from siamjax.data.names import as_bytes
 from siamjax.errors import UsageError, shown
 from siamjax.search.failed import read_failed
-from siamjax.search.index import Index, listed
+from siamjax.search.index import Index, Place, listed
 from siamjax.search.index_segment import Item
 from siamjax.search.stamps import Stamp, as_stamped, file_as_stamped
 
@@ -50,10 +51,11 @@ class Comparison:
 
 
 def compare(
-    index: Index,
+    places: Callable[[], Iterable[Place]],
     unfinished: Iterable[tuple[str, Stamp | None]],
     catalogue: Parts,
     *,
+    where: Path,
     source: str,
     size: int,
     without: Collection[str] = (),
@@ -72,7 +74,7 @@ def compare(
     found, others = Comparison(unknown=set(out)), []
 
     def known() -> Iterator[tuple[str, int, bool, bool, Stamp | None]]:
-        for one in index.places():
+        for one in places():
             if one.id in out:
                 found.unknown.discard(one.id)  # an id that an earlier call removed is no mistake
                 found.out.update({one.id: one.row} if one.kept else {})
@@ -112,12 +114,12 @@ def compare(
     if others:
         raise UsageError(
             f"{source}: {len(others)} of its ids are those of other images of another catalogue in "
-            f"{index.folder}: {listed(others)}; give its images ids of their own (by a table with "
+            f"{where}: {listed(others)}; give its images ids of their own (by a table with "
             "a column id), use another index, or remove the other images first"
         )
     missing = set(there.table["row"][there.table["own"] & ~met].tolist())
     if missing:
-        found.gone.update({one.id: one.row for one in index.places() if one.row in missing})
+        found.gone.update({one.id: one.row for one in places() if one.row in missing})
     found.held, found.dropped = int(kept.sum()), np.flatnonzero(~kept).tolist()
     return found
 

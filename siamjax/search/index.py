@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -80,6 +80,8 @@ class Index:
         run: folder of the model's run, "" if there is none.
         segments: the parts of the index, in order.
     """
+
+    MARK: ClassVar = MANIFEST
 
     folder: Path
     fingerprint: dict[str, str]
@@ -152,12 +154,7 @@ class Index:
 
     def check(self, fingerprint: dict[str, str]) -> None:
         """Raise ``UsageError`` unless embeddings of this fingerprint fit the index."""
-        if different := differing(self.fingerprint, fingerprint):
-            raise UsageError(
-                f"{self.folder} was embedded by another model or preprocessing: "
-                f"{'; '.join(different)}. Use the run that made it ({self.run or 'not known'}), "
-                "or embed the catalogue into a new folder"
-            )
+        check_model(self.folder, self.fingerprint, fingerprint, run=self.run)
 
     def items(self) -> Iterator[tuple[int, Item]]:
         """Rows that are not removed and their items, read lazily."""
@@ -272,13 +269,13 @@ class Index:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Lock an index while it is changed.
+def writing(folder: Path, *, mark: str = MANIFEST) -> Iterator[None]:
+    """Lock an index while it is changed; a folder that holds ``mark`` is one.
 
     Raises ``UsageError`` if another process changes it, and for errors of the disk meanwhile.
     """
     try:
-        if not (folder / MANIFEST).exists():
+        if not (folder / mark).exists():
             _check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", wait=False):
@@ -288,6 +285,17 @@ def writing(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror or error}). The index is as it was, and "
             "what was embedded so far is safe: fix that and run the same command again"
         ) from None
+
+
+def check_model(
+    folder: Path, own: dict[str, str], fingerprint: dict[str, str], *, run: str
+) -> None:
+    """Raise ``UsageError`` unless embeddings of this fingerprint fit those in a folder."""
+    if different := differing(own, fingerprint):
+        raise UsageError(
+            f"{folder} was embedded by another model or preprocessing: {'; '.join(different)}. Use "
+            f"the run that made it ({run or 'not known'}), or embed the catalogue into a new folder"
+        )
 
 
 def listed(names: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +66,17 @@ class Making:
             return iter(())
         return ((key, stamp) for key, _, stamp in self._segment().places())
 
-    def append(self, items: Sequence[Item], rows: Float[np.ndarray, "n features"]) -> None:
-        """Add rows; they are on the disk when this returns."""
+    def append(
+        self,
+        items: Sequence[Item],
+        rows: Float[np.ndarray, "n features"],
+        *,
+        replaced: Collection[str] = (),
+    ) -> None:
+        """Add rows; they are on the disk when this returns.
+
+        The index keeps its rows of the ids ``replaced`` until :meth:`commit`.
+        """
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(rows, self._index.dtype)
         if not np.isfinite(stored).all():
@@ -118,13 +127,20 @@ class Making:
                 "which UTF-8 cannot hold; replace it"
             ) from None
 
-    def commit(self, dropped: Collection[int] = (), removed: Collection[int] = ()) -> Index:
+    def commit(
+        self,
+        dropped: Collection[int] = (),
+        removed: Mapping[str, int] | None = None,
+        *,
+        replaced: Collection[str] = (),
+    ) -> Index:
         """Make it a part of the index, and return that.
 
-        ``dropped`` are rows of the segment that do not count, ``removed`` rows of the index that
-        go: both are written by the same replacement of the manifest.
+        ``dropped`` are rows of the segment that do not count, ``removed`` those of the index that
+        go, by id, and of these the ids ``replaced`` have a new row. All is written by the same
+        replacement of the manifest.
         """
-        index = replace(self._index, segments=self._index.thinned(removed))
+        index = replace(self._index, segments=self._index.thinned((removed or {}).values()))
         if self._done.rows == len(dropped):
             if dropped:  # first, or a kill would leave a progress without its files
                 self._note(_Progress(self._done.catalogue, self._done.attributes, 0, 0, 0))

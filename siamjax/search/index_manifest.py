@@ -21,6 +21,15 @@ Crc = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Features = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 
+class ModelNote(msgspec.Struct, kw_only=True):
+    """What embeddings are of; see ``siamjax.search.index.Index``."""
+
+    fingerprint: dict[str, str]
+    features: Features
+    dtype: Dtype
+    run: str
+
+
 class SegmentNote(msgspec.Struct, kw_only=True):
     """A segment in the manifest; see ``siamjax.search.index_segment.Segment``."""
 
@@ -33,16 +42,12 @@ class SegmentNote(msgspec.Struct, kw_only=True):
     items_crc: Crc | None = None
 
 
-class Manifest(msgspec.Struct, kw_only=True):
+class Manifest(ModelNote, kw_only=True):
     """What the manifest holds beside format and version.
 
     ``crc`` is its own checksum; None: written by an earlier version of siamjax.
     """
 
-    fingerprint: dict[str, str]
-    features: Features
-    dtype: Dtype
-    run: str
     segments: tuple[SegmentNote, ...]
     crc: Crc | None = None
 
