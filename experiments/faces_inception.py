@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from siamjax import cli, losses, options
@@ -46,6 +47,8 @@ class Config(VerificationOptions, RunConfig):
     """Last block of the network, mixed0 to mixed10."""
     frozen: str = "mixed6"
     """Last block that is not trained."""
+    dtype: options.Precision = "float32"
+    """Type of the products; parameters, statistics, distances and losses are float32."""
     learning_rate: options.Positive = 3e-4
     """Peak learning rate of the dense layer, a and b; cosine decay to 0."""
     trunk_rate: options.Positive = 0.1
@@ -59,7 +62,7 @@ def build(config: Config, preprocessing: Preprocessing = "signed"):
     # No gradient flows into the frozen blocks, and their maps can be passed in place of images.
     backbone = InceptionEmbedding(
         end=config.end, frozen=config.frozen, given=config.frozen, preprocessing=preprocessing
-    )
+    ).clone(dtype=jnp.dtype(config.dtype))
     network = Siamese(backbone=backbone, head=DistanceLogitHead())
 
     # One value for each pair; the step averages over the pairs of all devices.

@@ -14,7 +14,6 @@ of the people: docs/measurements.md.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jax.numpy as jnp
 import optax
@@ -40,8 +39,8 @@ class Config(VerificationOptions, RunConfig):
     """Channels, as a share of the whole network's."""
     size: options.Count = 64
     """Side of the images in pixels, a multiple of 8; 128 for the whole network."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the products; parameters, statistics and distances are float32."""
+    dtype: options.Precision = "float32"
+    """Type of the products; parameters, statistics, distances and losses are float32."""
     learning_rate: options.Positive = 1e-3
     """Peak learning rate; cosine decay to 0."""
     steps: int = 400

@@ -22,7 +22,6 @@ of a person as positives (cameras=None), and has no random colours (recolor=Fals
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import jax.numpy as jnp
 import optax
@@ -50,8 +49,8 @@ class Config(ReidOptions, RunConfig):
     """Columns searched on either side; None: the whole width, as published."""
     symmetric: bool = False
     """Test with the score (P(A, B) + P(B, A)) / 2, which takes twice the time."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the products; parameters, statistics and logits are float32."""
+    dtype: options.Precision = "float32"
+    """Type of the products; parameters, statistics, distances and losses are float32."""
     learning_rate: options.Positive = 1e-3
     """Peak learning rate; cosine decay to 0."""
     steps: int = 200

@@ -52,8 +52,8 @@ class Config(RetrievalOptions, RunConfig):
     """Features of fc1 and fc2; published: 4096."""
     embedding: options.Count = 256
     """Features of the embedding; published: 4096."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the deep network's products; parameters and embeddings are float32."""
+    dtype: options.Precision = "float32"
+    """Type of the products; parameters, statistics, distances and losses are float32."""
     margin: options.Positive = 0.2
     """How much further away than the positive the negative should be, in squared distance."""
     augment: bool = True

@@ -28,6 +28,7 @@ __all__ = [
     "Count",
     "Options",
     "Positive",
+    "Precision",
     "Rate",
     "Seed",
     "Share",
@@ -66,6 +67,8 @@ Source = Annotated[str, Expanded]
 """Name of a data set, or a path."""
 Preprocessing = Literal["unit", "signed", "bgr_mean", "torchvision"]
 """What becomes of an image's bytes before the network: :mod:`siamjax.models.preprocessing`."""
+Precision = Literal["float32", "bfloat16"]
+"""The type of a network's products; what stays float32: docs/precision.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,14 +17,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamjax.correlation.dispatch import conv_of, map_of
-from siamjax.correlation.maps import as_maps, check_bias, with_bias
+from siamjax.correlation.maps import as_maps, check_bias
 from siamjax.correlation.neighbourhood import (
     cross_input_neighbourhood,
     cross_input_neighbourhood_conv,
 )
 from siamjax.correlation.options import Gradient, Reduction, options_of
 from siamjax.errors import UsageError
-from siamjax.precision import sum_dtype
+from siamjax.precision import sum_dtype, with_bias
 
 __all__ = [
     "cross_input_neighbourhood",

@@ -43,11 +43,6 @@ def check_bias(bias: Array | None, kernel: Array) -> None:
         raise UsageError(f"bias of shape {bias.shape}, expected ({kernel.shape[1]},)")
 
 
-def with_bias(out: Array, bias: Array | None) -> Array:
-    """``out + bias``, if there is one, in the dtype of ``out``."""
-    return out if bias is None else out + jnp.broadcast_to(bias, out.shape).astype(out.dtype)
-
-
 def _array(u: ArrayLike) -> Array:
     """As a JAX array; NumPy's float64 becomes JAX's own dtype without a warning."""
     values = np.asarray(u)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax.correlation.maps import as_maps, check_bias, with_bias
+from siamjax.correlation.maps import as_maps, check_bias
 from siamjax.errors import UsageError
 from siamjax.options import Count, plain
-from siamjax.precision import sum_dtype
+from siamjax.precision import sum_dtype, with_bias
 
 
 def cross_input_neighbourhood(

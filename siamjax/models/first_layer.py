@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.errors import UsageError
 from siamjax.models.pooling import first_of_equals, max_pool_2x2
+from siamjax.precision import with_bias
 
 
 def conv_relu_pool(
@@ -38,7 +39,7 @@ def conv_relu_pool(
 
 
 def _three_steps(x: Array, kernel: Array, bias: Array) -> Array:
-    return max_pool_2x2(jax.nn.relu(_conv(x, kernel) + bias.reshape(1, 1, 1, -1)))
+    return max_pool_2x2(jax.nn.relu(with_bias(_conv(x, kernel), bias)))
 
 
 def _conv(x: Array, kernel: Array) -> Array:

@@ -67,6 +67,7 @@ class InceptionV3(nn.Module):
         frozen, done = _place(self.frozen), _place(after)
         batch_statistics = train and not self.freeze_statistics
         conv = _Layers(self, train=batch_statistics and frozen < 0, weight=weight)
+        x = x.astype(self.dtype)
         if done < 0:
             x = self._stem(conv, x)
         for place, block in enumerate(_BLOCKS[: 1 + _place(self.end)]):
@@ -88,7 +89,7 @@ class InceptionV3(nn.Module):
             raise UsageError(
                 f"images of shape {x.shape}, expected (batch, height, width, 3) of at least 75x75"
             )
-        x = conv.chain(x.astype(self.dtype), (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
+        x = conv.chain(x, (32, 3, 3, "half"), (32, 3, 3, "valid"), (64, 3, 3))
         x = Named(name="max_pooling2d_1")(max_pool_3x3(x))
         x = conv.chain(x, (80, 1, 1), (192, 3, 3, "valid"))
         return Named(name="max_pooling2d_2")(max_pool_3x3(x))

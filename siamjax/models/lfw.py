@@ -10,6 +10,7 @@ from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.normalization import BatchNorm
 from siamjax.models.pooling import max_pool_2x2
+from siamjax.models.products import Conv, Dense
 
 
 class LfwNet(nn.Module):
@@ -61,7 +62,7 @@ class LfwNet(nn.Module):
         x = x.astype(self.dtype)
         kernel_init = nn.initializers.he_normal()  # a ReLU follows every product
         for block, (side, channels) in enumerate([(5, 64), (5, 128), (3, 256), (3, 512)], start=1):
-            x = nn.Conv(
+            x = Conv(
                 _scaled(channels, self.width),
                 (side, side),
                 dtype=self.dtype,
@@ -73,7 +74,7 @@ class LfwNet(nn.Module):
                 x = max_pool_2x2(x)
         x = x.reshape(x.shape[0], -1)
         features = _scaled(1024, self.width)
-        x = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="dense")(x)
+        x = Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="dense")(x)
         scale = self.embedding_scale
         scale = (2 * features) ** -0.5 if scale is None else scale
         return normalized(x.astype(jnp.float32), "norm5", scale)

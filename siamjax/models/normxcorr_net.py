@@ -16,7 +16,9 @@ from siamjax.correlation.options import options_of
 from siamjax.errors import UsageError
 from siamjax.models.first_layer import conv_relu_pool
 from siamjax.models.pooling import max_pool_2x2
+from siamjax.models.products import Conv
 from siamjax.options import Count, Whole, plain
+from siamjax.precision import with_bias
 
 Variant = Literal["released", "guide"]
 
@@ -131,9 +133,9 @@ class NormXCorrNet(nn.Module):
             self.neighbourhood_dense = _Dense(500, dtype=self.dtype)
         self.last = _Dense(2)
 
-    def _conv(self, channels: int, side: int, inputs: int) -> nn.Conv:
+    def _conv(self, channels: int, side: int, inputs: int) -> Conv:
         init = torch_uniform(side * side * inputs)
-        return nn.Conv(
+        return Conv(
             channels,
             (side, side),
             padding="VALID",
@@ -179,6 +181,7 @@ class NormXCorrNet(nn.Module):
         second: Float[Array, "batch rows columns 25"],
     ) -> Float[Array, " batch"]:
         """The logit of P(same) for pairs of features; the first's are searched in the second's."""
+        first, second = first.astype(self.dtype), second.astype(self.dtype)
         matched = self._summary(self.correlation(first, second), self.conv4)
         parts = [self.dense(matched)]
         if self.fused:
@@ -190,7 +193,7 @@ class NormXCorrNet(nn.Module):
         different, same = jnp.moveaxis(self.last(both.astype(jnp.float32)), -1, 0)
         return same - different
 
-    def _summary(self, matched: Array, conv: nn.Conv) -> Array:
+    def _summary(self, matched: Array, conv: Conv) -> Array:
         x = conv(nn.relu(matched))
         even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]  # Torch pools 35 rows to 17
         return max_pool_2x2(even).reshape(x.shape[0], -1)
@@ -206,7 +209,7 @@ class _ConvReluPool(nn.Module):
         init = torch_uniform(5 * 5 * 3)
         kernel = self.param("kernel", init, (5, 5, 3, 20))
         bias = self.param("bias", init, (20,))
-        return conv_relu_pool(x, kernel.astype(self.dtype), bias.astype(self.dtype))
+        return conv_relu_pool(x, kernel.astype(self.dtype), bias)
 
 
 class _NeighbourhoodConv(nn.Module):
@@ -232,5 +235,4 @@ class _Dense(nn.Module):
         init = torch_uniform(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        products = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        return products + bias.astype(self.dtype).reshape(*(1,) * (x.ndim - 1), -1)
+        return with_bias(x.astype(self.dtype) @ kernel.astype(self.dtype), bias)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.errors import UsageError
+from siamjax.precision import sum_dtype
 
 
 @jax.custom_vjp
@@ -92,7 +93,10 @@ def max_pool_3x3(
 def average_pool_3x3(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch height width channels"]:
-    """Mean over windows of 3x3, stride 1; places outside the map do not count."""
+    """Mean over windows of 3x3, stride 1; places outside the map do not count.
+
+    Sums are float32 at least, the result has the dtype of the input.
+    """
 
     def along(x: Array, axis: int) -> Array:
         border = [(0, 0)] * x.ndim
@@ -107,7 +111,7 @@ def average_pool_3x3(
         inside = inside.reshape([-1 if one == axis else 1 for one in range(x.ndim)])
         return (before + x + after) / inside
 
-    return along(along(x, 1), 2)
+    return along(along(x.astype(sum_dtype(x.dtype)), 1), 2).astype(x.dtype)
 
 
 class Named(nn.Module):

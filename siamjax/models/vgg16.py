@@ -10,6 +10,7 @@ from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.pooling import Named, max_pool_2x2
 from siamjax.models.preprocessing import preprocess
+from siamjax.models.products import Conv, Dense
 from siamjax.options import Preprocessing
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -36,7 +37,7 @@ def _number(block: str | None) -> int:
     return names.index(block)
 
 
-class ConvRelu(nn.Conv):
+class ConvRelu(Conv):
     """A convolution with its ReLU: the recorded output of the layer is then what the next gets."""
 
     def __call__(self, inputs: Array) -> Array:
@@ -126,11 +127,11 @@ class Vgg16(nn.Module):
             return x
         x = x.reshape(x.shape[0], -1)
         for name in ("fc1", "fc2"):
-            x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
+            x = nn.relu(Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.classes is None:
             return x
-        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="predictions")(x)
+        return Dense(self.classes, kernel_init=init, dtype=self.dtype, name="predictions")(x)
 
 
 class Vgg16Features(nn.Module):

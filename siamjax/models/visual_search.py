@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, UInt8
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
 from siamjax.models.preprocessing import preprocess
+from siamjax.models.products import Conv
 from siamjax.models.vgg16 import Vgg16
 from siamjax.options import Preprocessing
+from siamjax.precision import sum_dtype
 
 Variant = Literal["strided", "visnet"]
 Output = Literal["sigmoid", "ball", "sphere"]
@@ -29,12 +31,14 @@ def local_response_normalization(
     """``x / (bias + alpha / size * sum of squares over size neighbouring channels)^beta``.
 
     Krizhevsky, Sutskever, Hinton, *ImageNet Classification with Deep CNNs*, NIPS 2012, section
-    3.3, where alpha is divided by the size as in Caffe. ``size`` is odd.
+    3.3, where alpha is divided by the size as in Caffe. ``size`` is odd. Sums are float32 at least,
+    the result has the dtype of the input.
     """
     half = size // 2
-    squares = jnp.pad(jnp.square(x), [(0, 0)] * (x.ndim - 1) + [(half, half)])
+    wide = x.astype(sum_dtype(x.dtype))
+    squares = jnp.pad(jnp.square(wide), [(0, 0)] * (x.ndim - 1) + [(half, half)])
     near = sum(squares[..., k : k + x.shape[-1]] for k in range(size))
-    return x / (bias + alpha / size * near) ** beta
+    return (wide / (bias + alpha / size * near) ** beta).astype(x.dtype)
 
 
 class ShallowNet(nn.Module):
@@ -74,7 +78,7 @@ class ShallowNet(nn.Module):
                 f"the images are too small for the shallow network of stride {self.stride} "
                 f"({x.shape[1]}x{x.shape[2]} after it); use larger ones (224 as published)"
             )
-        x = nn.Conv(
+        x = Conv(
             max(1, round(96 * self.width)),
             (8, 8),
             strides=(4, 4),
