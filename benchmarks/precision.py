@@ -21,11 +21,11 @@ from benchmarks.in_turn import Step, compare, serve, write
 
 DTYPES = ("float32", "bfloat16")
 STEPS = {  # steps, and steps between two validations
-    "lfw_contrastive": (100, 50),
-    "lfw_bce": (100, 50),
-    "visual_search_triplet": (200, 100),
-    "faces_inception": (50, 25),
-    "reid_normxcorr": (40, 40),
+    "lfw_contrastive": (50, 50),
+    "lfw_bce": (50, 50),
+    "visual_search_triplet": (100, 100),
+    "faces_inception": (30, 30),
+    "reid_normxcorr": (16, 16),
 }
 TESTED = {"verification": "auc", "reid": "map", "retrieval": "recall_at_1"}
 
