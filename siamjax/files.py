@@ -185,6 +185,39 @@ def _is_json(content: bytes) -> bool:
     return True
 
 
+class Growing:
+    """A file that grows by whole pieces, also on a disk that is full for a while.
+
+    Nothing is waited for: a power cut may take the last pieces, a killed process does not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def write(self, piece: bytes = b"") -> None:
+        """Append a piece, after those that wait.
+
+        Where the disk refuses them, ``OSError`` with the path is raised, the file ends as before,
+        and they wait for the next call.
+        """
+        self._waiting += piece
+        end, left = os.fstat(self._file.fileno()).st_size, memoryview(self._waiting)
+        with naming(self._path):
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+            except OSError:
+                self._file.truncate(end)
+                raise
+        self._waiting = b""
+
+    def close(self) -> None:
+        """Write what waits, and close the file; errors as of :meth:`write`."""
+        with self._file:
+            self.write()
+
+
 def dump_json(content: Any, *, indent: int | None = None) -> str:
     """JSON as it is written; NaN and infinity become null, as JSON knows neither.
 

@@ -55,11 +55,11 @@ class Checkpoints:
             if path.name.isdecimal() and (why := self._broken(path))
         ]
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._remove_parts()
         self._orbax = self._opened()
         return messages
 
     def _opened(self) -> Any:
-        """Orbax's manager of the folder, without what a save that was broken off has left there."""
         import orbax.checkpoint as ocp  # takes long: the help of an experiment needs none
         from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
@@ -71,7 +71,6 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=self._rank,
                 create=False,
-                cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(**_alone()),
             ),
@@ -119,20 +118,28 @@ class Checkpoints:
         return rated + [step for step in metrics if not metrics[step]]
 
     @by_first
-    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Save the state, unless its step is saved already, and wait until it is on disk."""
+    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> str | None:
+        """Save the state, unless its step is saved already, and wait until it is on disk.
+
+        Returns None, or in a line why the disk refused it: then nothing of it is left, and the
+        earlier checkpoints are as they were. Raises ``UsageError`` for parameters that are not
+        finite.
+        """
         import orbax.checkpoint as ocp
 
         state, step = state.averaged, int(state.step)
         if step in self.steps():
-            return
+            return None
         if not all_finite(state.params):
             raise UsageError(
                 f"parameters after step {step} are not finite, so they were not saved; the last "
                 f"good checkpoint is that of step {max(self.steps(), default='none')} in "
                 f"{self._folder}; lower the learning rate"
             )
-        self._check_space(state, step)
+        self._remove_parts()
+        what = f"{shown(self._folder)}: the checkpoint of step {step}"
+        if lacking := self._lacking(state):
+            return f"{what} {lacking}"
         items = {"variables": state.variables, "training": _training(state)}
         keys = {
             jax.tree_util.keystr(path): str(jax.random.key_impl(leaf))
@@ -154,24 +161,28 @@ class Checkpoints:
                 custom_metadata={"checksums": checksums, "keys": keys},
             )
         except Exception as error:
+            self._remove_parts()
             if (reason := _refusal(error)) is None:
                 raise
-            raise UsageError(
-                f"{shown(self._folder)}: the checkpoint of step {step} cannot be written "
-                f"({reason}); make space, and run the same command to resume"
-            ) from None
+            return f"{what} cannot be written ({reason})"
+        return None
 
-    def _check_space(self, state: TrainState, step: int) -> None:
-        """``UsageError`` before Orbax begins; its threads go on after an error of the disk."""
+    def _lacking(self, state: TrainState) -> str:
+        """What the disk lacks, if it tells; empty if nothing.
+
+        This comes before Orbax begins, as its threads go on after an error of the disk.
+        """
         needed = _ROOM + sum(
             leaf.nbytes for leaf in jax.tree.leaves((state.variables, state.opt_state))
         )
         disk = shutil.disk_usage(self._folder)
-        if disk.free < needed and disk.total:  # some network disks do not tell
-            raise UsageError(
-                f"{shown(self._folder)}: the checkpoint of step {step} needs {needed:,} bytes, and "
-                f"{disk.free:,} are free; make space, and run the same command to resume"
-            )
+        lacking = disk.free < needed and disk.total  # some network disks do not tell
+        return f"needs {needed:,} bytes, and {disk.free:,} are free" if lacking else ""
+
+    def _remove_parts(self) -> None:
+        """Remove what is left of a save that was broken off, by a full disk or a kill."""
+        for part in self._folder.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(part, ignore_errors=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, list[str]]:
         """The latest state that can be read, replicated, and a message for each that cannot.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siamjax.files import naming
+from siamjax.files import Growing
 
 
 class EventFile:
@@ -25,14 +25,13 @@ class EventFile:
         """TensorBoard forgets what earlier files say of steps after ``start``."""
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._path = folder / name
-        self._file = self._path.open("ab")
+        self._file = Growing(folder / name)
         self._append(_text(3, b"brain.Event:2"))
         # session_log (7) with status (1) START = 1
         self._append(_number(2, start + 1) + _text(7, _number(1, 1)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one value for each name."""
+        """Append one value for each name; errors as of :meth:`siamjax.files.Growing.write`."""
         summary = b"".join(_text(1, _text(1, _name(n)) + _float(2, v)) for n, v in values.items())
         self._append(_number(2, step) + _text(5, summary))
 
@@ -44,9 +43,7 @@ class EventFile:
         """One event, with the time now; the record is its length and its bytes with their sums."""
         event = b"\x09" + struct.pack("<d", time.time()) + fields  # wall_time (1), double
         length = struct.pack("<Q", len(event))
-        with naming(self._path):
-            self._file.write(length + _masked_sum(length) + event + _masked_sum(event))
-            self._file.flush()
+        self._file.write(length + _masked_sum(length) + event + _masked_sum(event))
 
 
 def _name(text: str) -> bytes:

@@ -65,7 +65,8 @@ def fit(
     the rate, and the share of time spent waiting for data. Every ``evaluate_every`` steps and at
     the end it calls ``evaluate`` and saves the state with the result; of parameters that
     :func:`siamjax.training.averaged` averages it takes the averages. Ctrl-C and SIGTERM finish
-    the step, save, and raise :class:`Interrupted`. A loss or gradient that is not finite raises
+    the step, save, and raise :class:`Interrupted`. A state that the disk refuses is warned of, and
+    ``UsageError`` only where it is the last. A loss or gradient that is not finite raises
     ``UsageError`` with the step, the batch and the last good checkpoint, unless the step skips it
     (``make_train_step(..., nonfinite="skip")``): the first and the number of skipped steps are
     warned of. Each kind of collapse gives one warning.
@@ -231,14 +232,24 @@ class _Loop:
             result = processes.exchange(result)[0]
             self._write(done, result)
             if math.isnan(result.get(self._run.best, math.nan)):
-                self._run.checkpoints.save(state)  # nothing that was trained is lost
+                self._save(state, last=True)  # nothing that was trained is lost
                 raise UsageError(
                     f"evaluate returned {dict(found)} without a number for {self._run.best}, which "
                     f"chooses the checkpoint; the state of step {done} was saved"
                 )
-            self._run.checkpoints.save(state, result)
+            self._save(state, result, last=done == self._run.config.steps)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
         note(f"step {done}: {shown}")
+
+    def _save(
+        self, state: TrainState, metrics: dict[str, float] | None = None, *, last: bool
+    ) -> None:
+        """Save the state. A disk that refuses it ends the training only if nothing comes later."""
+        refused = self._run.checkpoints.save(state, metrics)
+        if refused is not None and last:
+            raise UsageError(f"{refused}; make space, and run the same command to resume")
+        if refused is not None:
+            warn(f"{refused}; make space: training goes on, and the next validation saves again")
 
     def _write(self, done: int, values: dict[str, float]) -> None:
         if self._writer is not None:
@@ -248,7 +259,7 @@ class _Loop:
         self._settle(0)
         if self._meter.steps:
             self._write(done, self._meter.take())
-        self._run.checkpoints.save(state)
+        self._save(state, last=True)
         raise Interrupted(
             signum,
             f"{signal.Signals(signum).name}: saved after step {done} of {self._run.config.steps}; "

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from siamjax.errors import UsageError, shown
-from siamjax.files import dump_json, naming, read_rows, write_text
+from siamjax.files import Growing, dump_json, read_rows, write_text
+from siamjax.messages import warn
 from siamjax.training.events import EventFile
 
 _FILE = "metrics.jsonl"
@@ -22,19 +23,30 @@ class MetricWriter:
         self._path = path = folder / _FILE
         kept = [row for row in read_metrics(folder) if row["step"] <= start]
         write_text(path, "".join(dump_json(row) + "\n" for row in kept))
-        self._lines = path.open("a", encoding="utf-8")
+        self._lines = Growing(path)
         self._events = EventFile(folder / "events", start=start)
+        self._told = False
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write one line, and one event with all values."""
-        with naming(self._path):
-            self._lines.write(dump_json({"step": step, **values}) + "\n")
-            self._lines.flush()
-        self._events.write(step, values)
+        """Write one line, and one event with all values; what the disk refuses waits for space."""
+        line = dump_json({"step": step, **values}) + "\n"
+        for write in (
+            lambda: self._lines.write(line.encode()),
+            lambda: self._events.write(step, values),
+        ):
+            try:
+                write()
+            except OSError as error:
+                if not self._told:
+                    self._told = True
+                    warn(
+                        f"{shown(error.filename)}: metrics cannot be written ({error.strerror}); "
+                        "make space: training goes on, and they are written later"
+                    )
 
     def close(self) -> None:
-        """Close both files."""
-        with contextlib.closing(self._events), naming(self._path):
+        """Write what waits, and close both files; ``OSError`` if the disk refuses it still."""
+        with contextlib.closing(self._events):
             self._lines.close()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -402,3 +403,24 @@ def test_rows_of_metrics_are_of_steps_that_can_be(step, tmp_path):
         read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "auc": NaN, "loss": 0.5}\n')
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_a_full_disk_ends_the_training_only_at_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    run, full = open_run(tmp_path / "run"), {2, 6}
+    usage = shutil.disk_usage(tmp_path)
+
+    def disk_usage(_):
+        return usage._replace(free=0) if run.step in full else usage
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    with pytest.raises(UsageError, match=r"step 6 needs .* make space, and run the same command"):
+        fit(run, start_of(), WHOLE, batches, evaluate=evaluate)
+    assert "warning: " in capsys.readouterr().err
+    assert run.checkpoints.steps() == [4]
+    full.clear()
+    run.close()
+    state = fit(open_run(tmp_path / "run"), start_of(), WHOLE, batches, evaluate=evaluate)
+    assert (int(state.step), [row["step"] for row in rows(tmp_path / "run") if "score" in row]) == (
+        6,
+        [2, 4, 6],
+    )
