@@ -79,7 +79,9 @@ def _in_float64():
             total, count = sum_over_devices(((weight * hidden).sum(0), weight.sum()))
             return (hidden - total / count) @ params["second"], total / count
 
-        rows, means = zip(*(embed(batch[w]) for w in ("anchor", "positive", "negative")), strict=True)
+        rows, means = zip(
+            *(embed(batch[w]) for w in ("anchor", "positive", "negative")), strict=True
+        )
         distance = distances.squared_euclidean
         far = mining.negatives_of_batch(mining.soft_negative, distance, rows, batch)
         loss = batch["weight"] * jax.nn.softplus(distance(*rows[:2]) - far)
