@@ -4,6 +4,7 @@ import sys
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,7 +46,8 @@ def run_of(network, size, tmp_path, **facts):
 
 
 def verifier(tmp_path):
-    network = Siamese(backbone=LfwNet(width=0.0625), head=DistanceLogitHead())
+    backbone = LfwNet(width=0.0625, dtype=jnp.bfloat16)
+    network = Siamese(backbone=backbone, head=DistanceLogitHead())
     return run_of(network, (16, 24), tmp_path, threshold=-0.5, measure="logit")
 
 
