@@ -250,9 +250,10 @@ class Faults:
             "others_said": sorted({re.sub(r"\d+", "N", one.line)[:300] for one in others}),
             "others_crashed": sum(one.crashed for one in others),
         }
-        row.seen = f"{runs} runs ended as undisturbed" if not row.problems else "see problems"
+        row.seen = f"{runs} whole runs"
         if task.name != "embedding":
-            row.seen += f", {hits} signals fell within a save"
+            resumed = row.numbers.get("resumed", 0)
+            row.seen += f", {resumed} times resumed; {hits} fell within a save"
         if number == signal.SIGTERM:
             row.seen += f"; ended after {_spread(victims)}"
         if others:
