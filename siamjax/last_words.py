@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 _FATAL = re.compile(r"F\d{4} .*Terminating process because the JAX distributed service")
 _DYING = re.compile(r"[EFW]\d{4} .*(coordination_service|JAX distributed service)")
 _MORE = re.compile(  # lines of such a message after its first
-    r"\d+$|The tasks have crashed|RPC: /xla\.|Additional GRPC error|:UNKNOWN:Error received"
-    r"|\*\*\* Check failure|    @  |$"
+    r"\d+$|The tasks have crashed|RPC: /xla\.|Additional GRPC error|:[A-Z_]+:"
+    r"|\*\*\* Check failure|    @  |=== Source Location Trace|external/xla|$"
 )
 _GLOO = re.compile(r"\[Gloo\] Rank \d+ is connected")
 _RESUME = "run the same command again in all processes: it resumes at what was saved"

@@ -1,4 +1,4 @@
-"""What jaxlib prints when it aborts, as recorded from jaxlib 0.10.2, becomes one line."""
+"""What jaxlib prints when it aborts, as recorded from jaxlib 0.10.2 and 0.12.0, becomes one line."""
 
 import subprocess
 import sys
@@ -23,6 +23,9 @@ E1127 11:45:35.592096    3878 coordination_service_agent.cc:289] Polled an error
 The tasks have crashed. Check the task logs for an earlier error, or scheduler events to debug.
 
 RPC: /xla.coordination.CoordinationService/PollForError [type.googleapis.com/tensorflow]
+:UNAVAILABLE:Stream removed (Socket closed)
+=== Source Location Trace: ===
+external/xla+/xla/pjrt/distributed/coordination/coordination_service_error_util.cc:64
 """
 UNMET = f"""{FATAL}DEADLINE_EXCEEDED: Deadline Exceeded
 
