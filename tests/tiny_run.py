@@ -18,7 +18,8 @@ from siamjax.parallel import data_parallel
 from siamjax.training import Run, RunConfig, create_state, fit, forward, make_train_step
 from siamjax.training.writers import read_metrics
 
-TIMED = ("examples_per_second", "pairs_per_second", "data_wait_percent")
+SHARES = ("data_wait_percent", "device_percent", "host_percent")
+TIMED = ("examples_per_second", "pairs_per_second", *SHARES)
 
 
 @dataclass(frozen=True, kw_only=True)

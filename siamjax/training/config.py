@@ -34,6 +34,8 @@ class RunConfig(Options):
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do at a step whose loss or gradient is not finite. A skipped step
     changes no parameter, and is counted."""
+    profile: Annotated[int, Bounds(at_least=0)] = 0
+    """Steps to trace, after the first few, into profile/ in the run's folder."""
 
 
 class Splits(Protocol):

@@ -20,6 +20,7 @@ from siamjax.progress import Progress
 from siamjax.training.run import Run
 from siamjax.training.state import TrainState
 from siamjax.training.step import SKIPPED, STOPPED, TrainStep
+from siamjax.training.trace import Trace
 from siamjax.training.writers import MetricWriter, read_metrics
 
 _ASKED_EVERY = 0.5
@@ -62,14 +63,14 @@ def fit(
             belongs to its last call of ``fit``.
 
     Every ``log_every`` steps it writes the metrics (exact means over the steps since the last row),
-    the rate, and the share of time spent waiting for data. Every ``evaluate_every`` steps and at
-    the end it calls ``evaluate`` and saves the state with the result; of parameters that
-    :func:`siamjax.training.averaged` averages it takes the averages. Ctrl-C and SIGTERM finish
-    the step, save, and raise :class:`Interrupted`. A state that the disk refuses is warned of, and
-    ``UsageError`` only where it is the last. A loss or gradient that is not finite raises
-    ``UsageError`` with the step, the batch and the last good checkpoint, unless the step skips it
-    (``make_train_step(..., nonfinite="skip")``): the first and the number of skipped steps are
-    warned of. Each kind of collapse gives one warning.
+    the rate, and where the time went: waiting for data, waiting for the device, or in the host.
+    Every ``evaluate_every`` steps and at the end it calls ``evaluate`` and saves the state with the
+    result; of parameters that :func:`siamjax.training.averaged` averages it takes the averages.
+    Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`. A state that the disk
+    refuses is warned of, and ``UsageError`` only where it is the last. A loss or gradient that is
+    not finite raises ``UsageError`` with the step, the batch and the last good checkpoint, unless
+    the step skips it (``make_train_step(..., nonfinite="skip")``): the first and the number of
+    skipped steps are warned of. Each kind of collapse gives one warning.
 
     Several processes (:mod:`siamjax.processes`) take each step together. Process 0 alone writes,
     and its validation counts for all. A signal that reaches one of them stops all after the same
@@ -185,12 +186,19 @@ class _Loop:
         with _collected() as received, contextlib.ExitStack() as stack, self._bar:
             if hasattr(batches, "close"):  # grain: stop its threads and processes
                 stack.callback(batches.close)
+            traced = config.profile if processes.is_first() else 0
+            trace = Trace(run.folder / "profile", begin=begin, end=end, steps=traced)
+            stack.callback(trace.close)
             signals = _Signals(received, begin)
             for number in range(begin, end):
-                batch = self._meter.wait_for(batches)
-                state, metrics = self._step(state, shard(batch))
-                self._queued.append((number, metrics))
-                self._settle(self._ahead)
+                if trace.turns(number):
+                    self._settle(0)
+                    trace.turn()
+                with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                    batch = self._meter.wait_for(batches)
+                    state, metrics = self._step(state, shard(batch))
+                    self._queued.append((number, metrics))
+                    self._settle(self._ahead)
                 self._bar.update(config.batch_size)
                 done = run.step = number + 1
                 if done % config.log_every == 0 or done == end:
@@ -209,7 +217,7 @@ class _Loop:
         """Add up the metrics of queued steps until only ``left`` are queued."""
         while len(self._queued) > left:
             number, metrics = self._queued.popleft()
-            self._meter.add(self._checked(number, jax.device_get(metrics)))
+            self._meter.add(self._checked(number, self._meter.result_of(metrics)))
 
     def _log(self, done: int) -> None:
         self._settle(0)
@@ -217,7 +225,8 @@ class _Loop:
         self._write(done, values)
         self._bar.note(
             f"loss {values.get('loss', math.nan):.4f}, "
-            f"data wait {values['data_wait_percent']:.1f} %"
+            f"data wait {values['data_wait_percent']:.1f} %, "
+            f"device {values['device_percent']:.1f} %, host {values['host_percent']:.1f} %"
             + (f", {self.skipped} steps skipped" if self.skipped else "")
         )
         if (problem := collapse_message(values)) and problem not in self._said:
@@ -300,7 +309,12 @@ class _Loop:
 
 
 class _Meter:
-    """Means, rate and waiting time since the last row of metrics."""
+    """Means, rate, and where the time went since the last row of metrics.
+
+    ``data_wait_percent`` is spent waiting for a batch, ``device_percent`` waiting for the result of
+    a step, and ``host_percent`` is the rest: dispatch, means, logging. Where little is waited for
+    the device, it waits for data or host. Validation and saving do not count.
+    """
 
     def __init__(self, batch_size: int, unit: str) -> None:
         self._batch_size, self._unit = batch_size, unit
@@ -308,7 +322,7 @@ class _Meter:
 
     def _restart(self) -> None:
         self._means: dict[str, Any] = {}
-        self.steps, self._waited, self._idle = 0, 0.0, 0.0
+        self.steps, self._waited, self._device, self._idle = 0, 0.0, 0.0, 0.0
         self._since = time.perf_counter()
 
     def wait_for(self, batches: Any) -> dict[str, np.ndarray]:
@@ -316,6 +330,12 @@ class _Meter:
         batch = next(batches)
         self._waited += time.perf_counter() - before
         return batch
+
+    def result_of(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        before = time.perf_counter()
+        found = jax.device_get(metrics)
+        self._device += time.perf_counter() - before
+        return found
 
     def add(self, metrics: dict[str, Any]) -> None:
         self.steps += 1
@@ -338,6 +358,8 @@ class _Meter:
             values[SKIPPED] = float(skipped.total)
         values[f"{self._unit}_per_second"] = self.steps * self._batch_size / elapsed
         values["data_wait_percent"] = 100.0 * self._waited / elapsed
+        values["device_percent"] = 100.0 * self._device / elapsed
+        values["host_percent"] = 100.0 - values["data_wait_percent"] - values["device_percent"]
         self._restart()
         return values
 

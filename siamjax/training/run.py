@@ -46,10 +46,11 @@ if TYPE_CHECKING:
     from siamjax.pretrained.weights import Weights
 
 # Options that change no result, and so may differ when a run is resumed: where the run is, how
-# many processes read images, where the raw data is, and whether what is left out of it is refused.
+# many processes read images, how many steps are traced, where the raw data is, and whether what is
+# left out of it is refused.
 # Steps that are not finite stop a run, which may then go on and skip them: sessions.jsonl tells.
 # What training starts from is agreed on by its weights, wherever they are.
-_OPERATIONAL = ("run", "start_from", "workers", "nonfinite", "home", "strict")
+_OPERATIONAL = ("run", "start_from", "workers", "nonfinite", "profile", "home", "strict")
 
 _SESSIONS = "sessions.jsonl"
 

@@ -1,5 +1,6 @@
 """``fit`` on a network of two layers: stages, stops, and what evaluate and batches may be."""
 
+import gzip
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from tiny_run import (
     OPTIMIZER,
+    SHARES,
     assert_equal,
     batches,
     evaluate,
@@ -31,6 +33,7 @@ from siamjax.metrics import Mean
 from siamjax.parallel import data_parallel
 from siamjax.training import fit, make_train_step
 from siamjax.training.loop import _Signals
+from siamjax.training.trace import Trace
 from siamjax.training.writers import read_metrics
 
 WHOLE, FROZEN = train_step(frozen=False), train_step(frozen=True)
@@ -196,6 +199,70 @@ def test_batches_that_cannot_be_divided(tmp_path, monkeypatch):
     ):
         fit(run, start_of(), WHOLE, batches, evaluate=evaluate)
     run.close()
+
+
+def test_where_the_time_goes(tmp_path):
+    """Batches that take 50 ms, and a step that waits 25 ms in the device."""
+
+    def slow(start):
+        for batch in batches(start):
+            time.sleep(0.05)
+            yield batch
+
+    def wait(x):
+        time.sleep(0.025)
+        return x
+
+    def loss_fn(params, model_state, batch, key):
+        x = jax.pure_callback(wait, jax.ShapeDtypeStruct((), np.float32), jnp.float32(1))
+        return Mean.of(x * batch["x"][:, 0] * params["second"]["bias"]), (model_state, {})
+
+    step = data_parallel(make_train_step(loss_fn, OPTIMIZER))
+    trained(tmp_path / "run", [(step, None)], slow, log_every=3, evaluate_every=3)
+    row = [row for row in read_metrics(tmp_path / "run") if "loss" in row][-1]  # not the first step
+    waited, device, host = (row[name] for name in SHARES)
+    assert waited + device + host == pytest.approx(100)
+    assert waited > 40
+    assert device > 15
+    assert host >= 0
+
+
+def test_steps_are_traced(straight, tmp_path, capsys):
+    """Perfetto opens the file: it has the steps that were asked for, with what they consist of."""
+    folder = tmp_path / "run"
+    assert_equal(trained(folder, [(WHOLE, None)], profile=2), straight[1])
+    assert f"steps from 4 on are traced in {folder / 'profile'}: " in capsys.readouterr().err
+    (path,) = folder.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    steps = [int(one["args"]["step_num"]) for one in events if one.get("name") == "train"]
+    assert sorted(steps) == [3, 4]
+    assert any("wait_for" in one.get("name", "") for one in events)
+    (for_tensorboard,) = path.parent.glob("*.xplane.pb")
+    assert for_tensorboard.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(0, []), (2, [13, 14]), (17, range(13, 30)), (18, range(12, 30)), (99, range(10, 30))],
+)
+def test_which_steps_are_traced(monkeypatch, tmp_path, steps, expected):
+    """Not the first three of those that this start makes, 10 to 29, unless there are no others."""
+    running = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: running.append(True))
+    monkeypatch.setattr(jax.profiler, "stop_trace", running.pop)
+    trace, traced = Trace(tmp_path, begin=10, end=30, steps=steps), []
+    for number in range(10, 30):
+        if trace.turns(number):
+            trace.turn()
+        if running:
+            traced.append(number)
+    trace.close()
+    assert not running
+    assert traced == list(expected)
+
+
+def test_no_trace_unless_asked_for(straight):
+    assert not (straight[0] / "profile").exists()
 
 
 @pytest.mark.parametrize("until", [0, -1, 7])
