@@ -38,11 +38,48 @@ TINY = {
 }
 
 
+HAPPENED = []  # in the straight run: steps, saved checkpoints and compilations
+
+
+def noted(function, what):
+    """The function, which notes that it was called."""
+
+    def call(*args, **options):
+        result = function(*args, **options)
+        HAPPENED.append(what)
+        return result
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A straight run of lfw_contrastive and its results."""
+
+    def note(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            HAPPENED.append(f"compiled {details.get('fun_name')}")
+
     folder = tmp_path_factory.mktemp("runs") / "straight"
-    return folder, lfw_contrastive.main(lfw_contrastive.Config(**TINY, run=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        pmapped = lfw_contrastive.data_parallel
+        patch.setattr(lfw_contrastive, "data_parallel", lambda step: noted(pmapped(step), "step"))
+        patch.setattr(Checkpoints, "save", noted(Checkpoints.save, "saved"))
+        jax.monitoring.register_event_duration_secs_listener(note)
+        try:
+            return folder, lfw_contrastive.main(lfw_contrastive.Config(**TINY, run=folder))
+        finally:
+            jax.monitoring.clear_event_listeners()
+
+
+def test_nothing_is_compiled_after_the_first_step(finished):
+    """But for the first validation and checkpoint, after step 2."""
+    begun = HAPPENED[HAPPENED.index("step") :]
+    until = len(begun) - begun[::-1].index("saved")
+    first = begun.index("saved")
+    assert begun[:2] == ["step", "step"]
+    assert any(one.startswith("compiled") for one in begun[2:first])  # it would be seen
+    assert begun[first:until] == ["saved", "step", "step", "saved"]
 
 
 def parameters(folder, step=4):

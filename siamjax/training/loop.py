@@ -351,9 +351,10 @@ class _Meter:
     def take(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._idle, 1e-9)
         skipped = self._means.pop(SKIPPED, None)
-        values = {name: float(mean.compute()) for name, mean in self._means.items()}
-        # A mean over nothing (such as no different pair in these steps) has no value to write.
-        values = {name: value for name, value in values.items() if not np.isnan(value)}
+        # Not mean.compute(), for which JAX would compile. A mean over nothing (such as no different
+        # pair in these steps) has no value to write.
+        means = {n: float(m.total) / float(m.count) for n, m in self._means.items() if m.count > 0}
+        values = {name: value for name, value in means.items() if not math.isnan(value)}
         if skipped is not None:
             values[SKIPPED] = float(skipped.total)
         values[f"{self._unit}_per_second"] = self.steps * self._batch_size / elapsed
