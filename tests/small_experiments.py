@@ -23,7 +23,7 @@ def built(name, *, steps=2, **options):
 
 
 def batch_of(name, examples, *, seed=0):
-    """A batch in which half of the pairs are of one identity: large patches of colour, and noise."""
+    """A batch in which half of the pairs show one identity: large patches of colour, and noise."""
     rng, side, places = np.random.default_rng(seed), SIDES.get(name, 16), np.arange(examples)
 
     def images():

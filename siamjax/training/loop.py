@@ -283,15 +283,14 @@ class _Loop:
                 "--nonfinite skip: this experiment's step skips nothing; make it with "
                 "make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite)"
             )
-        describe = getattr(self._batches, "describe", None)
-        shown = "" if describe is None else f" on the batch {describe(number)}"
         if skipped is not None and skipped.total:
-            if not self.skipped:
-                warn(
-                    f"the loss or a gradient of step {number + 1} is not finite{shown}; the step "
-                    f"was skipped, and so will others be: {SKIPPED} in metrics.jsonl counts them"
-                )
             self.skipped += 1
+            if self.skipped == 1:
+                warn(
+                    f"the loss or a gradient of step {number + 1} is not finite"
+                    f"{self._on_batch(number)}; the step was skipped, and so will others be: "
+                    f"{SKIPPED} in metrics.jsonl counts them"
+                )
         loss = metrics["loss"].total
         if not np.isfinite(loss) or (stopped is not None and stopped.total):
             last = max(self._run.checkpoints.steps(), default=None)
@@ -302,10 +301,14 @@ class _Loop:
             if not np.isfinite(loss):
                 value = f"the loss of step {number + 1} is {float(loss)}"
             raise UsageError(
-                f"{value}{shown}; {saved}; lower the learning rate, look at these images, or "
-                "skip such steps with --nonfinite skip"
+                f"{value}{self._on_batch(number)}; {saved}; lower the learning rate, look at these "
+                "images, or skip such steps with --nonfinite skip"
             )
         return metrics
+
+    def _on_batch(self, number: int) -> str:
+        describe = getattr(self._batches, "describe", None)
+        return "" if describe is None else f" on the batch {describe(number)}"
 
 
 class _Meter:
