@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.fault_processes import (
     LIMIT,
+    LONGEST,
     Command,
     Ended,
     Row,
@@ -47,8 +48,9 @@ def other_rows(faults: "Faults", count: int) -> Iterator[tuple[str, Callable[[],
             yield "damaged checkpoint", lambda how=how: damaged(faults, how)
         for name in ("training", "embedding"):
             yield "second command", lambda name=name: twice(faults, faults.tasks[name])
-        for number in (signal.SIGKILL, signal.SIGSTOP):
-            yield "data worker", lambda number=number: worker(faults, number)
+        yield "worker killed", lambda: worker(faults, signal.SIGKILL)
+        yield "worker hanging", lambda: worker(faults, signal.SIGSTOP)
+        yield "orphaned workers", lambda: orphaned(faults)
         yield "full disk", lambda: full_disk(faults)
     else:
         for place in (MEETING, STARTING, COMPILING, TRAINING, VALIDATION, SAVING, CHOSEN, REPORT):
@@ -171,30 +173,52 @@ def twice(faults: "Faults", task: "Task") -> Row:
 
 
 def worker(faults: "Faults", number: int) -> Row:
-    """A process that reads images dies or hangs."""
+    """A process that reads images dies or hangs; of one that hangs a warning comes first."""
     task, folder = faults.tasks["training"], faults.new_folder()
     what = "killed" if number == signal.SIGKILL else "hanging"
     row = Row(f"a process that reads images: {what}", 1, times=1)
-    words = [*task.words(folder), "--workers", "2"]
-    command = Command(words, faults.scratch).start()
-    workers: list[int] = []
-
-    def started() -> bool:
-        workers[:] = _children(command.processes[0].pid)
-        return bool(workers) and task.reached(folder) > 0
-
-    command.wait_for(started)
+    command, workers = _with_workers(faults, folder)
     for pid in workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-    ended = command.ends(LIMIT, since=time.monotonic())[0]
-    row.seen = f"ended after {ended.seconds:.1f} s with {_status(ended)}: {ended.line[:200]}"
+        os.kill(pid, number)
+    since = time.monotonic()
+    if number == signal.SIGSTOP and command.wait_for(lambda: "worker" in command.said(0), LIMIT):
+        row.seen = f"a warning named it after {time.monotonic() - since:.0f} s; "
+    ended = command.ends(LONGEST + 30, since=since)[0]
+    row.seen += f"ended after {ended.seconds:.1f} s with {_status(ended)}: {ended.line[:200]}"
     if ended.status != 1 or ended.crashed or "worker" not in ended.line:
         row.problems.append(f"status {ended.status}: {ended.said[-1500:]}")
     if left := command.orphans():
         row.problems.append(f"processes {left} were left behind")
     faults.finish(row, task, folder, 1)
     return row
+
+
+def orphaned(faults: "Faults") -> Row:
+    """A run that is killed while other processes read its images: they end as well."""
+    task, folder = faults.tasks["training"], faults.new_folder()
+    row = Row("SIGKILL while two processes read images", 1, times=1)
+    command, workers = _with_workers(faults, folder)
+    command.send(0, signal.SIGKILL)
+    command.ends(LIMIT)
+    left = command.orphans()
+    row.seen = f"{len(workers) - len({*left} & {*workers})} of {len(workers)} ended with it"
+    if left:
+        row.problems.append(f"processes {left} were left behind")
+    faults.finish(row, task, folder, 1)
+    return row
+
+
+def _with_workers(faults: "Faults", folder: Path) -> tuple[Command, list[int]]:
+    """A run that has begun and saved, and the processes that read its images."""
+    task, workers = faults.tasks["training"], []
+    command = Command([*task.words(folder), "--workers", "2"], faults.scratch).start()
+
+    def begun() -> bool:
+        workers[:] = _children(command.processes[0].pid)
+        return len(workers) == 2 and task.reached(folder) > 0
+
+    command.wait_for(begun)
+    return command, workers
 
 
 def _children(pid: int) -> list[int]:

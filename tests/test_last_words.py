@@ -1,4 +1,4 @@
-"""What jaxlib prints when it aborts, as recorded from jaxlib 0.10.2 and 0.12.0, becomes one line."""
+"""What jaxlib 0.10 and 0.12 print when they abort becomes one line."""
 
 import subprocess
 import sys
