@@ -147,7 +147,7 @@ class Checkpoints:
             if _is_key(leaf)
         }
         if metrics is not None:
-            metrics = {**metrics, "step": float(step)}
+            metrics = {name: float(value) for name, value in {**metrics, "step": step}.items()}
         items = jax.device_get(items)  # but for the typed keys, which NumPy does not have
         checked = items if metrics is None else {**items, "metrics": metrics}
         checksums = {name: weights_digest(tree) for name, tree in checked.items()}
@@ -220,7 +220,8 @@ class Checkpoints:
         if step is None:
             return None, []
         if not loaded:
-            loaded = _load(self._folder / str(step), wanted)
+            with _reading(self._folder / str(step)):
+                loaded = _load(self._folder / str(step), wanted)
         variables, training = loaded["variables"], loaded["training"]
         state = TrainState(
             step=training["step"],
@@ -284,7 +285,7 @@ def load_variables(folder: Path, step: int) -> Any:
     """
     path = folder.absolute() / str(step)
     jax.devices()  # JAX without its device is no damage of the checkpoint
-    try:
+    with _reading(path):
         if not path.is_dir():
             raise UsageError("there is no such folder")
         most = allowance(_size_of(path))
@@ -295,6 +296,13 @@ def load_variables(folder: Path, step: int) -> Any:
         if needed > most:
             raise UsageError(f"its arrays would take {needed:,} bytes")
         return {"params": {}, **_load(path, wanted)["variables"]}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """``UsageError`` naming a checkpoint for whatever goes wrong as it is read."""
+    try:
+        yield
     except Exception as error:  # Orbax has no one type for what a damaged file raises
         raise UsageError(f"checkpoint {shown(path)} cannot be read ({_in_short(error)})") from None
 

@@ -230,14 +230,17 @@ class Run:
 
     def _make(self) -> dict[str, Any] | None:
         """Make and lock the folder; returns the options of the run in it."""
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
+        self._hold()
         before = self._check_folder()
         if before is not None:
             # Now, because write_manifest would refuse it only after the training.
             read_rows(self.folder / _SESSIONS, dict[str, Any])
         return before
+
+    def _hold(self) -> None:
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
 
     def _note_options(self, before: dict[str, Any] | None) -> None:
         if before == self.agreed and self._start is None:
@@ -297,6 +300,7 @@ class Run:
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, opened at the first use."""
         if self._checkpoints is None:
+            processes.on_first(self._hold)  # what is damaged or half saved is moved and removed
             kept = []  # with the manifest that names it, the run can be used while it is extended
             with contextlib.suppress(UsageError):
                 kept = [read_manifest(self.folder)[0].step]
