@@ -213,12 +213,12 @@ def run_end(folder: Path) -> dict[str, Any]:
     arrays["training"]["key"] = jax.random.key_data(arrays["training"]["key"])
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(arrays))
     manifest = read_json(folder / "manifest.json", dict[str, Any])
-    timed = ("pairs_per_second", "data_wait_percent")
     return {
         "checkpoints": steps,
         "arrays": {jax.tree_util.keystr(k): (str(v.dtype), v.tobytes()) for k, v in leaves},
         "metrics": [
-            {k: v for k, v in row.items() if k not in timed} for row in read_metrics(folder)
+            {k: v for k, v in row.items() if not k.endswith(("_per_second", "_percent"))}
+            for row in read_metrics(folder)
         ],
         "manifest": {k: v for k, v in manifest.items() if k not in ("sessions", "judged")},
         "damaged": (folder / "damaged").exists(),

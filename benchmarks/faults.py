@@ -341,10 +341,9 @@ def main(config: Config) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         for row in Faults(config, Path(scratch).resolve()).rows():
             print(row.text(), flush=True)
+            for problem in row.problems:
+                print(f"\n{row.fault}, {row.processes}: {problem}\n", file=sys.stderr, flush=True)
             rows.append(row)
-    for row in rows:
-        for problem in row.problems:
-            print(f"\n{row.fault}, {row.processes} processes: {problem}")
     write(config.output, {"kills": config.kills}, {"rows": [asdict(row) for row in rows]})
     return rows
 
