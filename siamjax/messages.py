@@ -45,9 +45,12 @@ def note(line: str) -> None:
         _write(line)
 
 
-def warn(line: str) -> None:
-    """Tell what may make the results wrong or lost; ``--quiet`` does not leave it out."""
-    if _warned:
+def warn(line: str, *, alone: bool = False) -> None:
+    """Tell what may make the results wrong or lost; ``--quiet`` does not leave it out.
+
+    ``alone`` is for what one of several processes has met and the others have not.
+    """
+    if _warned or alone:
         _write(f"warning: {line}")
 
 

@@ -357,7 +357,8 @@ def _watched(batches: Batches, start: int, read: Any) -> Iterator[Batch]:
 def _in_time(read: Future[Any], named: Callable[[], str]) -> Any:
     """What is read, with a warning where it takes long; :class:`Hung` if it does not end."""
     if not read.done() and wait([read], _SAID_AFTER).not_done:
-        warn(f"{_SAID_AFTER:.0f} s without {named()}; waiting for it up to {_GIVEN_UP_AFTER:.0f} s")
+        line = f"{_SAID_AFTER:.0f} s without {named()}; waiting up to {_GIVEN_UP_AFTER:.0f} s"
+        warn(line, alone=True)
         if wait([read], _GIVEN_UP_AFTER - _SAID_AFTER).not_done:
             raise Hung(
                 f"{_GIVEN_UP_AFTER:.0f} s without {named()}: the read hangs; look whether the disk "
