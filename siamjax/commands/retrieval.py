@@ -59,7 +59,7 @@ def embed(
     """
     from siamjax.data.open_catalogue import NAMES, stream_catalogue
     from siamjax.inference.embedder import Embedder
-    from siamjax.processes import on_first
+    from siamjax.processes import exchange, on_first
     from siamjax.search.embed_catalogue import embed_catalogue
     from siamjax.search.failed import FAILED
     from siamjax.search.index import Index, listed
@@ -126,6 +126,7 @@ def embed(
         text.append(f"... and {len(done.failed) - _LISTED} more")
     failed, listing = "", out / FAILED
     if array:
+        exchange(None)  # all have read the index, which is removed
         on_first(lambda: write_vectors(Index.open(Path(folder)), out))
         listing = out.with_suffix(".failed.csv")
     if done.failed:

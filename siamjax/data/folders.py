@@ -51,7 +51,9 @@ class Walked:
     def paths(self) -> list[str]:
         """The paths of all files, sorted part by part."""
         paths = [_joined(below, name) for below, names in self.files.items() for name in names]
-        return sorted(paths, key=lambda path: path.split("/"))
+        # A NUL comes before all that names may have, so that parts are compared, without lists.
+        paths.sort(key=lambda path: path.replace("/", "\0"))
+        return paths
 
 
 def walk(folder: Path, *, depth: int | None = None, most: int | None = None) -> Walked:

@@ -106,7 +106,7 @@ class Table:
         known = {"id", self.image, self.item}
         return tuple(name for name in self.names if name not in known)
 
-    def columns(self, size: int = _CHUNK) -> Iterator[list[np.ndarray]]:
+    def columns(self, size: int) -> Iterator[list[np.ndarray]]:
         """The cells of so many rows at a time, column by column, without spaces around them."""
         with contextlib.closing(_rows(self.path)) as numbered:
             rows = (cells for _, cells in itertools.islice(numbered, int(self.header), None))
@@ -156,7 +156,7 @@ def open_table(path: Path, *, read: Callable[[list[np.ndarray]], object] | None 
     table = Table(path=path, names=tuple(names), header=header)
     ids, items, alone = array("q"), array("q"), array("q")  # hashes; equal ones are read again
     below, suffix = path.parent, ""
-    for columns in table.columns():
+    for columns in table.columns(_CHUNK):
         named = dict(zip(names, columns, strict=True))
         for what in (table.id, table.image or table.id):
             if (named[what] == "").any():

@@ -1,7 +1,6 @@
 """Embed a catalogue into an index, chunk by chunk; report the images that cannot be read."""
 
 import contextlib
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,13 +12,13 @@ from jaxtyping import UInt8
 
 from siamjax.data.catalogue import Catalogue, Parts
 from siamjax.data.images import Files, ImageSet
-from siamjax.data.names import as_bytes, on_disk
+from siamjax.data.names import on_disk
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder, check_finite
 from siamjax.processes import count, exchange, on_first
 from siamjax.progress import Progress
 from siamjax.search.failed import write_failed
-from siamjax.search.freshness import compare
+from siamjax.search.freshness import compare, sum_of
 from siamjax.search.index import Index, listed, writing
 from siamjax.search.index_making import Making
 from siamjax.search.index_manifest import Dtype
@@ -95,8 +94,8 @@ def embed_catalogue(
 
     Raises ``UsageError`` for duplicate ids, an id that another catalogue's image has in the index,
     an id in ``without`` that is nowhere, an index of another model, embeddings that are not finite
-    or do not fit float16, a full disk (what was done is safe), and processes that do not see the
-    same catalogue.
+    or do not fit float16, a full disk (what was done is safe), and a catalogue that changes
+    meanwhile or is another one for another process.
     """
     if min(chunk, embedder.batch_size) < 1:
         raise UsageError(f"batch size {embedder.batch_size}, chunk {chunk}: each must be 1 or more")
@@ -104,7 +103,8 @@ def embed_catalogue(
         _check_unique(catalogue.images.keys, source)
     size, out = max(chunk, _PART), set(without)
     kind, maker = _KINDS.get(folder.suffix, (Index, Making))
-    _check_alike(len(catalogue), source)
+    for others in exchange(len(catalogue)):
+        _check_same(others, len(catalogue), source)
     failed: dict[str, tuple[str, str]] = {}
     with contextlib.ExitStack() as stack:
         first: list[Any] = []  # what process 0 alone has
@@ -132,16 +132,17 @@ def embed_catalogue(
             _check_known(folder, known.unknown)
             if new:
                 kind.create(folder, **about)
-            first[:] = [making, known, iter(known.wanted)]
-            return sum(int(part.sum()) for part in known.wanted), known.held
+            parts = ((crc, np.flatnonzero(wanted).tolist()) for crc, wanted in known.wanted)
+            first[:] = [making, known, parts]
+            return sum(int(wanted.sum()) for _, wanted in known.wanted), known.held
 
         left, done = on_first(begin)
         with Progress(
             "embedding", unit="images", total=left + done, done=done, shown=progress
         ) as bar:
             for part in catalogue.parts(size) if left else ():
-                _check_alike(part.images.keys, source)
-                places = on_first(lambda: np.flatnonzero(next(first[2])).tolist())
+                seen, places = on_first(lambda: next(first[2], (-1, [])))
+                _check_same(seen, sum_of(part.images.keys), source)
                 watched = _Watched(
                     **{one.name: getattr(part.images, one.name) for one in fields(ImageSet)},
                     lenient=on_error == "report",
@@ -161,7 +162,9 @@ def embed_catalogue(
                     failed[item.id] = item.image, why
 
         def end() -> dict[str, Any]:
-            making, known, _ = first
+            making, known, parts = first
+            if left:
+                _check_same(next(parts, None), None, source)
             changed = [key for key in known.changed if key not in failed]
             removed = known.out | known.changed | (known.gone if remove_gone else {})
             first[:] = [making.commit(known.dropped, removed, replaced=changed)]
@@ -185,15 +188,12 @@ def _check_unique(keys: Sequence[str], source: str) -> None:
         raise UsageError(f"{source}: the id {twice} is there twice; give every image its own id")
 
 
-def _check_alike(seen: int | Sequence[str], source: str) -> None:
-    """``UsageError`` unless all processes see the same number of images, or the same ids."""
-    if count() > 1:
-        told = seen if isinstance(seen, int) else zlib.crc32(as_bytes("\0".join(seen)))
-        if len(set(exchange(told))) > 1:
-            raise UsageError(
-                f"{source}: the processes see different images; give all of them the same folder, "
-                "and change nothing in it meanwhile"
-            )
+def _check_same(seen: object, now: object, source: str) -> None:
+    if seen != now:
+        raise UsageError(
+            f"{source}: its images are not those that were there at the start, or that process 0 "
+            "sees; change nothing in it meanwhile, and run the same command again"
+        )
 
 
 def _check_known(folder: Path, unknown: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ class Comparison:
     """An index and its unfinished segment against a catalogue.
 
     Attributes:
-        wanted: for each part of the catalogue, which of its images are to be embedded: bool (n,).
+        wanted: for each part of the catalogue, :func:`sum_of` its ids, and which of its images
+            are to be embedded: bool (n,).
         present: number of images of the catalogue that the index has as they are.
         changed: rows by id whose images the catalogue has as others now, or at another path.
         gone: rows by id that the catalogue or its files no longer have.
@@ -40,7 +42,7 @@ class Comparison:
         dropped: its other rows: another row has the id, or the catalogue has not.
     """
 
-    wanted: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
+    wanted: list[tuple[int, Bool[np.ndarray, " n"]]] = field(default_factory=list)
     present: int = 0
     changed: dict[str, int] = field(default_factory=dict)
     gone: dict[str, int] = field(default_factory=dict)
@@ -110,7 +112,7 @@ def compare(
         for place, at, stamp in written.among(keys):
             if wanted[place] and (stamp is None or as_stamped(files, place, stamp) is not False):
                 wanted[place], kept[at] = False, True
-        found.wanted.append(wanted)
+        found.wanted.append((sum_of(keys), wanted))
     if others:
         raise UsageError(
             f"{source}: {len(others)} of its ids are those of other images of another catalogue in "
@@ -122,6 +124,11 @@ def compare(
         found.gone.update({one.id: one.row for one in places() if one.row in missing})
     found.held, found.dropped = int(kept.sum()), np.flatnonzero(~kept).tolist()
     return found
+
+
+def sum_of(keys: Sequence[str]) -> int:
+    """CRC-32 of ids, to see whether others or other processes find the same ones."""
+    return zlib.crc32(as_bytes("\0".join(keys)))
 
 
 class _Rows:

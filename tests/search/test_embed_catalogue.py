@@ -1,11 +1,13 @@
 import csv
 import errno
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +15,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from stand_in import Stopped, png, stop_after
-from test_index import contents, embed, embedder, files, plain, same_as
+from test_index import SIZE, contents, embed, embedder, files, plain, same_as
 
+from siamjax.data import tables
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
+from siamjax.data.tables import open_table
 from siamjax.errors import UsageError
 from siamjax.inference.embedder import Embedder
 from siamjax.search import index_making
 from siamjax.search.index import Index
 from siamjax.search.nearest import nearest
+
+embedding = importlib.import_module("siamjax.search.embed_catalogue")  # not the function
 
 
 @pytest.mark.parametrize("writes", [0, 1, 3, 4, 5, 6, 14, 15, 16, 17, 19, 20])
@@ -66,8 +72,8 @@ from pathlib import Path
 from siamjax.search import index_making
 from test_index import embed, files
 write = index_making.Making.append
-def slow(*args):
-    write(*args)
+def slow(*args, **options):
+    write(*args, **options)
     time.sleep(0.2)
 index_making.Making.append = slow
 embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
@@ -308,3 +314,71 @@ def test_refuses_batches_and_chunks_of_nothing(tmp_path):
     with pytest.raises(UsageError, match="batch size 8, chunk 0: each must be 1 or more"):
         embed(catalogue, tmp_path / "index", chunk=0)
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("change", ["one more", "one less", "another"])
+def test_refuses_a_table_that_changes_meanwhile(tmp_path, monkeypatch, change):
+    """It is read part by part, and more than once."""
+    files(tmp_path, 20)
+    table = tmp_path / "items.csv"
+    names = [f"p{number:03d}.png" for number in range(20)]
+    table.write_text("\n".join(["image", *names[:16]]))
+    opened = open_table(table)
+    monkeypatch.setattr(embedding, "_PART", 8)
+    compared = embedding.compare
+
+    def then_changes(*args, **options):
+        found = compared(*args, **options)
+        rows = {"one more": names[:17], "one less": names[:8], "another": [*names[:15], names[19]]}
+        table.write_text("\n".join(["image", *rows[change]]))
+        return found
+
+    monkeypatch.setattr(embedding, "compare", then_changes)
+    with pytest.raises(UsageError, match="noise: its images are not those that were there at"):
+        embed(opened, tmp_path / "index")
+    assert len(Index.open(tmp_path / "index")) == 0
+    monkeypatch.setattr(embedding, "compare", compared)
+    done = embed(open_table(table), tmp_path / "index")
+    assert len(done.index) == {"one more": 17, "one less": 8, "another": 16}[change]
+
+
+def test_parts_of_a_table_make_one_index(tmp_path, monkeypatch):
+    """In parts of 8 rows as in one; changed, gone, kept and new ones are in different parts."""
+    catalogue, pixels = files(tmp_path, 40)
+    table = tmp_path / "items.csv"
+
+    def listed(numbers):
+        table.write_text("\n".join(["image", *(f"p{number:03d}.png" for number in numbers)]))
+        return open_table(table)
+
+    monkeypatch.setattr(embedding, "_PART", 8)
+    embed(listed(range(30)), tmp_path / "index")
+    pixels[[3, 20]] = 255 - pixels[[3, 20]]
+    for number in (3, 20):
+        catalogue.images.source.paths[number].write_bytes(png(pixels[number]))
+    right = [*range(2, 18), *range(19, 40)]
+    done = embed(listed(right), tmp_path / "index", remove_gone=True)
+    assert (done.added, done.present, done.removed) == (10, 25, 3)
+    assert done.changed == ["p003.png", "p020.png"]
+    found = contents(Index.open(tmp_path / "index"))
+    assert set(found) == {f"p{number:03d}.png" for number in right}
+    for number in right:
+        np.testing.assert_allclose(found[f"p{number:03d}.png"], plain(pixels)[number], atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_catalogue(tmp_path, monkeypatch):
+    """But for a few bytes a row, where objects of Python would be some hundred."""
+    path = tmp_path / "one.png"
+    path.write_bytes(png(np.zeros((*SIZE, 3), np.uint8)))
+    monkeypatch.setattr(embedding, "_PART", 500)
+    monkeypatch.setattr(tables, "_CHUNK", 500)
+    peaks = []
+    for rows in (1000, 1000, 5000):  # the first compiles
+        table = tmp_path / f"{rows}.csv"
+        lines = (f"product-{number},one.png,a title of product {number}" for number in range(rows))
+        table.write_text("\n".join(["id,image,title", *lines]))
+        tracemalloc.start()
+        embed(open_table(table), tmp_path / f"index{len(peaks)}", chunk=500)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[2] - peaks[1]) / 4000 < 40
