@@ -214,7 +214,7 @@ def run_end(folder: Path) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(arrays))
     manifest = read_json(folder / "manifest.json", dict[str, Any])
     return {
-        "checkpoints": steps,
+        "step": steps[-1],  # of the others one that was to be removed may be left
         "arrays": {jax.tree_util.keystr(k): (str(v.dtype), v.tobytes()) for k, v in leaves},
         "metrics": [
             {k: v for k, v in row.items() if not k.endswith(("_per_second", "_percent"))}

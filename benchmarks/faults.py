@@ -173,14 +173,15 @@ class Faults:
 
     def ended_well(self, row: Row, task: Task, folder: Path, command: Command, before: int) -> None:
         """Check a command that nothing happened to: how it ended, where it began, what it left."""
-        for index, ended in enumerate(command.ends()):
-            if ended.status != 0 or ended.crashed:
-                row.problems.append(f"process {index}: status {ended.status}: {ended.said[-1500:]}")
+        ended = command.ends()
+        for index, one in enumerate(ended):
+            if one.status != 0 or one.crashed:
+                row.problems.append(f"process {index}: status {one.status}: {one.said[-1500:]}")
         self.resumed_well(row, task, command, before, ended=True)
-        if row.problems:
+        if any(one.status != 0 for one in ended):
             return
         if wrong := differences(task.end(folder), self.undisturbed(task, command.count)[0]):
-            row.problems.append(f"not as undisturbed: {', '.join(wrong)}")
+            row.problems.append(f"{folder}: not as undisturbed: {', '.join(wrong)}")
         shutil.rmtree(folder)
 
     def resumed_well(
@@ -263,7 +264,8 @@ class Faults:
     def victim_ended(self, row: Row, ended: Ended, number: int) -> None:
         """Check how the process ended that got the signal."""
         # Where nothing is to be saved, SIGTERM ends a process as it ends any: a shell says 143.
-        good = (-number,) if number == signal.SIGKILL else (-number, 128 + number, 0)
+        # 0: it had just ended by itself.
+        good = (-number, 0) if number == signal.SIGKILL else (-number, 128 + number, 0)
         if ended.status not in good or ended.crashed:
             row.problems.append(f"the process hit: status {ended.status}: {ended.said[-1500:]}")
         if number == signal.SIGTERM and ended.seconds > LIMIT / 2:
