@@ -427,5 +427,7 @@ def _refusal(error: Exception) -> str | None:
 def _in_short(error: Exception) -> str:
     if isinstance(error, UsageError):
         return str(error)
+    if type(error).__name__ == "NoEntryError":  # Orbax finds none of its formats in the files
+        return "its files are not whole"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {shown(lines[0])}" if lines else type(error).__name__
