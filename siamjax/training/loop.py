@@ -66,11 +66,12 @@ def fit(
     the rate, and where the time went: waiting for data, waiting for the device, or in the host.
     Every ``evaluate_every`` steps and at the end it calls ``evaluate`` and saves the state with the
     result; of parameters that :func:`siamjax.training.averaged` averages it takes the averages.
-    Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`. A state that the disk
-    refuses is warned of, and ``UsageError`` only where it is the last. A loss or gradient that is
-    not finite raises ``UsageError`` with the step, the batch and the last good checkpoint, unless
-    the step skips it (``make_train_step(..., nonfinite="skip")``): the first and the number of
-    skipped steps are warned of. Each kind of collapse gives one warning.
+    Ctrl-C and SIGTERM finish the step, save, and raise :class:`Interrupted`; where the next batch
+    cannot be read, a single process saves before it raises the error. A state that the disk refuses
+    is warned of, and ``UsageError`` only where it is the last. A loss or gradient that is not
+    finite raises ``UsageError`` with the step, the batch and the last good checkpoint, unless the
+    step skips it (``make_train_step(..., nonfinite="skip")``): the first and the number of skipped
+    steps are warned of. Each kind of collapse gives one warning.
 
     Several processes (:mod:`siamjax.processes`) take each step together. Process 0 alone writes,
     and its validation counts for all. A signal that reaches one of them stops all after the same
@@ -195,7 +196,13 @@ class _Loop:
                     self._settle(0)
                     trace.turn()
                 with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                    batch = self._meter.wait_for(batches)
+                    try:
+                        batch = self._meter.wait_for(batches)
+                    except UsageError:  # of an image that cannot be read, say
+                        if number > begin and processes.count() == 1:  # others know nothing of it
+                            self._keep(state, number)
+                            note(f"saved after step {number}")
+                        raise
                     state, metrics = self._step(state, shard(batch))
                     self._queued.append((number, metrics))
                     self._settle(self._ahead)
@@ -264,11 +271,15 @@ class _Loop:
         if self._writer is not None:
             self._writer.write(done, values)
 
-    def _stop(self, state: TrainState, done: int, signum: int) -> None:
+    def _keep(self, state: TrainState, done: int) -> None:
+        """Save what was trained before an end that was not planned."""
         self._settle(0)
         if self._meter.steps:
             self._write(done, self._meter.take())
         self._save(state, last=True)
+
+    def _stop(self, state: TrainState, done: int, signum: int) -> None:
+        self._keep(state, done)
         raise Interrupted(
             signum,
             f"{signal.Signals(signum).name}: saved after step {done} of {self._run.config.steps}; "

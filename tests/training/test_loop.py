@@ -1,6 +1,8 @@
 """``fit`` on a network of two layers: stages, stops, and what evaluate and batches may be."""
 
+import contextlib
 import gzip
+import itertools
 import json
 import math
 import shutil
@@ -345,6 +347,24 @@ def test_batches_may_name_their_examples(tmp_path, capsys, named):
     logged = [row for row in read_metrics(tmp_path / "run") if "loss" in row]
     assert [row["step"] for row in logged] == [1, 2, 3]
     assert all(f"{unit}_per_second" in row for row in logged)
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+def test_what_was_trained_is_saved_where_a_batch_cannot_be_read(straight, tmp_path, number):
+    """Also right after a validation, which has saved it, and at the first batch."""
+
+    def broken(start):
+        yield from itertools.islice(batches(start), number)
+        raise UsageError("image 7 cannot be read")
+
+    folder = tmp_path / "run"
+    with pytest.raises(UsageError, match=r"^image 7 cannot be read$"):
+        trained(folder, [(WHOLE, None)], broken, log_every=2)
+    with contextlib.closing(open_run(folder, log_every=2)) as run:
+        assert max(run.checkpoints.steps(), default=0) == number
+    logged = [row["step"] for row in rows(folder) if "loss" in row]
+    assert logged == {0: [], 3: [2, 3], 4: [2, 4]}[number]
+    assert_equal(trained(folder, [(WHOLE, None)], log_every=2), straight[1])
 
 
 def only_gradient_nan(number):
