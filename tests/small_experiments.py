@@ -1,9 +1,12 @@
-"""Every experiment in small: its options, and batches of images that differ as photographs do."""
+"""Every experiment in small: options, batches, and variables that are drawn without compiling."""
 
 import importlib
 from pathlib import Path
 
+import jax
 import numpy as np
+
+from siamjax.training import initialize
 
 THIN = {"width": 0.0625}
 OPTIONS = {
@@ -36,3 +39,22 @@ def batch_of(name, examples, *, seed=0):
         shown = {word: images() for word in ("anchor", "positive", "negative")}
         return {**shown, "identity": identity, "negative_identity": (identity + 1 + places % 3) % 5}
     return {"x1": images(), "x2": images(), "same": places % 2 == 0}
+
+
+def variables_of(name, network, *, seed=0):
+    """Normal kernels of the size that initializers give them, and small biases."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(path, leaf):
+        layer, word = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[-2:]
+        if not np.issubdtype(leaf.dtype, np.floating):
+            return np.zeros(leaf.shape, leaf.dtype)
+        if (layer, word) == ("norm5", "scale"):  # LfwNet's embeddings are 1 apart
+            return np.full(leaf.shape, (2 * leaf.size) ** -0.5, leaf.dtype)
+        if word in ("var", "scale"):
+            return np.ones(leaf.shape, leaf.dtype)
+        share = 1 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
+        return (rng.normal(size=leaf.shape) * (share if word == "kernel" else 0.01)).astype("f4")
+
+    like = jax.eval_shape(lambda: initialize(network, size=SIDES.get(name, 16), seed=0)[0])
+    return jax.tree_util.tree_map_with_path(drawn, like)

@@ -54,58 +54,15 @@ for name in ("training", "inference", "report", "data", "models"):
     importlib.import_module(f"siamjax.{name}")
 
 from siamjax import cli
-from siamjax.training import create_state, initialize, make_train_step
+from siamjax.training import create_state, make_train_step
+from small_experiments import OPTIONS, batch_of, built, variables_of
 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-rng = np.random.default_rng(0)
-
-
-def images(*size):
-    return rng.integers(0, 256, (2, *size, 3), np.uint8)
-
-
-def pairs(*size):
-    return {"x1": images(*size), "x2": images(*size), "same": np.array([True, False])}
-
-
-def triplets(*size):
-    shown = {name: images(*size) for name in ("anchor", "positive", "negative")}
-    return {**shown, "identity": np.array([0, 1]), "negative_identity": np.array([2, 0])}
-
-
-def drawn(path, leaf):  # quicker than to compile every initializer
-    name = jax.tree_util.keystr(path[-1:], simple=True)
-    if not np.issubdtype(leaf.dtype, np.floating):
-        return np.zeros(leaf.shape, leaf.dtype)
-    if name in ("var", "scale"):
-        return np.ones(leaf.shape, leaf.dtype)
-    share = 1 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
-    return (rng.normal(size=leaf.shape) * (share if name == "kernel" else 0.01)).astype("f4")
-
-
-THIN = {"width": 0.0625}
-CASES = {
-    "lfw_contrastive": (THIN, pairs(16, 16)),
-    "lfw_bce": ({**THIN, "head": "concatenation"}, pairs(16, 16)),
-    "faces_inception": (
-        {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
-        pairs(75, 75),
-    ),
-    "reid_normxcorr": ({"fused": False, "column_search": 1}, pairs(40, 40)),
-    "visual_search_triplet": (
-        {**THIN, "depth": 1, "hidden": 8, "embedding": 4},
-        triplets(16, 16),
-    ),
-}
 for name in sys.argv[1].split():
-    experiment = importlib.import_module(f"experiments.{name}")
-    options, batch = CASES[name]
-    network, loss_fn, optimizer = experiment.build(experiment.Config(steps=2, **options))
-    size = next(iter(batch.values())).shape[1:3]
-    like = jax.eval_shape(lambda: initialize(network, size=size, seed=0)[0])
-    variables = jax.tree_util.tree_map_with_path(drawn, like)
+    network, loss_fn, optimizer = built(name)
+    variables = variables_of(name, network)
     state = create_state(variables, optimizer, key=jax.random.key(0))
-    after, metrics = jax.jit(make_train_step(loss_fn, optimizer))(state, batch)
+    after, metrics = jax.jit(make_train_step(loss_fn, optimizer))(state, batch_of(name, 2))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), variables["params"], after.params)
     assert any(jax.tree.leaves(moved)), name
     assert metrics["loss"].count == 2, name
@@ -115,8 +72,8 @@ for name in sys.argv[1].split():
 # The blocks are real: main meets each of them where it needs what is blocked.
 contrastive = importlib.import_module("experiments.lfw_contrastive")
 config = contrastive.Config(
-    **THIN, run=Path(sys.argv[2]), size=16, batch_size=2, steps=1, validation_people=2,
-    test_people=2,
+    **OPTIONS["lfw_contrastive"], run=Path(sys.argv[2]), size=16, batch_size=2, steps=1,
+    validation_people=2, test_people=2,
 )
 
 
@@ -144,7 +101,7 @@ def test_each_steps_under_jit_without_what_only_main_needs(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout.splitlines()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from small_experiments import SIDES, batch_of, built
+from small_experiments import SIDES, batch_of, built, variables_of
 
 from siamjax import distances, mining
 from siamjax.metrics import Mean
@@ -59,7 +59,9 @@ def _keep_gradients():
 
 def _experiment(name, steps):
     network, loss_fn, optimizer = built(name, steps=max(steps, 2))
-    variables, _ = initialize(network, SIDES.get(name, 16), 0)
+    variables = variables_of(name, network)
+    if steps > 1:  # many are trained as the experiment trains them
+        variables, _ = initialize(network, SIDES.get(name, 16), 0)
 
     def batch(number):
         return {**batch_of(name, len(WEIGHT), seed=number), "weight": WEIGHT}
