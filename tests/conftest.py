@@ -51,6 +51,31 @@ def face_folder(faces, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def market(tmp_path_factory) -> Path:
+    """Four people to train on and validate, two to test; two images in each of two tracklets."""
+    from siamjax.data import ReidOptions, load_reid
+
+    folder = tmp_path_factory.mktemp("small_market")
+    splits = load_reid(ReidOptions())
+    images, cameras = splits.images, splits.cameras
+
+    def tracklets(person: str) -> list[int]:
+        return sorted(set(cameras[images.identities == person].tolist()))
+
+    people = [p for p in sorted(set(images.identities)) if len(tracklets(p)) > 1]
+    for number, person in enumerate(people[:6], start=1):
+        for camera, tracklet in enumerate(tracklets(person)[:2], start=1):
+            shown = np.flatnonzero((images.identities == person) & (cameras == tracklet))
+            for frame in range(3):
+                part = "bounding_box_train" if number <= 4 else "bounding_box_test"
+                part = "query" if number > 4 and frame == 0 else part
+                path = folder / part / f"{number:04d}_c{camera}s1_{frame:06d}_00.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(images.image(int(shown[2 * frame]))).save(path)
+    return folder
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

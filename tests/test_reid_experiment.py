@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import reid_normxcorr
-from siamjax.data import ReidOptions, load_reid, of_arrays
+from siamjax.data import load_reid, of_arrays
 from siamjax.errors import Interrupted, UsageError
 from siamjax.inference import ReidEvaluation, evaluate_run, score_pairs
 from siamjax.inference.reid import rank_gallery
@@ -32,29 +32,6 @@ def small_images():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reid_normxcorr, "SIZE", SIZE)
         yield
-
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory):
-    """Four people to train on and validate, two to test; two images in each of two tracklets."""
-    folder = tmp_path_factory.mktemp("small_market")
-    splits = load_reid(ReidOptions())
-    images, cameras = splits.images, splits.cameras
-    people = [p for p in sorted(set(images.identities)) if len(tracklets(images, cameras, p)) > 1]
-    for number, person in enumerate(people[:6], start=1):
-        for camera, tracklet in enumerate(tracklets(images, cameras, person)[:2], start=1):
-            shown = np.flatnonzero((images.identities == person) & (cameras == tracklet))
-            for frame in range(3):
-                part = "bounding_box_train" if number <= 4 else "bounding_box_test"
-                part = "query" if number > 4 and frame == 0 else part
-                path = folder / part / f"{number:04d}_c{camera}s1_{frame:06d}_00.png"
-                path.parent.mkdir(exist_ok=True)
-                Image.fromarray(images.image(int(shown[2 * frame]))).save(path)
-    return folder
-
-
-def tracklets(images, cameras, person):
-    return sorted(set(cameras[images.identities == person].tolist()))
 
 
 @pytest.fixture(scope="module")
