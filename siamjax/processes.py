@@ -28,7 +28,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
-_MEETING = 45  # seconds to wait for the others at the start, and at the end; it takes 8 more
+_MEETING = 40  # seconds to wait for the others at the start, and at the end; it takes 8 more
 _LAST_WORDS = 2  # seconds for which process 0, whose end ends the others, lets them say theirs
 _alone = False
 

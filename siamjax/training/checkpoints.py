@@ -23,6 +23,7 @@ from siamjax.training.fingerprint import weights_digest
 from siamjax.training.state import TrainState
 
 _DIFFERS = "its checksum differs"
+_REMOVED = "removed"  # folder into which a checkpoint goes, at once and whole, to be removed there
 _ROOM = 2**17  # bytes beside the arrays: what describes them, locks, folders
 
 
@@ -71,6 +72,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=self._rank,
                 create=False,
+                todelete_subdir=_REMOVED,
                 enable_async_checkpointing=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(**_alone()),
             ),
@@ -160,6 +162,7 @@ class Checkpoints:
                 metrics=metrics,
                 custom_metadata={"checksums": checksums, "keys": keys},
             )
+            self._remove_parts()
         except Exception as error:
             self._remove_parts()
             if (reason := _refusal(error)) is None:
@@ -180,8 +183,8 @@ class Checkpoints:
         return f"needs {needed:,} bytes, and {disk.free:,} are free" if lacking else ""
 
     def _remove_parts(self) -> None:
-        """Remove what is left of a save that was broken off, by a full disk or a kill."""
-        for part in self._folder.glob("*.orbax-checkpoint-tmp"):
+        """Remove what is left of a save or of a removal that a full disk or a kill broke off."""
+        for part in (*self._folder.glob("*.orbax-checkpoint-tmp"), self._folder / _REMOVED):
             shutil.rmtree(part, ignore_errors=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, list[str]]:

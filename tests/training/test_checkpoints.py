@@ -104,6 +104,19 @@ def test_those_of_earlier_versions_are_read(tmp_path):
     opened.close()
 
 
+def test_a_kill_within_a_removal_leaves_no_part_of_a_checkpoint(checkpoints, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:  # killed before the first file was removed
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        for step, auc in ((1, 0.9), (2, 0.5), (3, 0.5), (4, 0.5)):
+            checkpoints.save(state_at(step), {"auc": auc})
+    left = tmp_path / "checkpoints" / "removed" / "2"
+    (left / "metrics" / "metrics").unlink()
+    again = Checkpoints(tmp_path / "checkpoints", best="auc")
+    assert (again.messages, again.steps()) == ([], [1, 3, 4])
+    assert not left.parent.exists()
+    again.close()
+
+
 def test_two_latest_and_the_best_are_kept_the_earliest_of_equals(checkpoints):
     for step, auc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7), (5, 0.6)):
         checkpoints.save(state_at(step), {"auc": auc})
