@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class Faults:
         self.config, self.scratch = config, scratch
         self.tasks = tasks_in(scratch)
         self._ends: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
-        self._folders = 0
+        self._folders, self.stopping = 0, False
         draw(scratch)
         self.undisturbed_run(self.tasks["training"], scratch / "trained", 1)
 
@@ -218,11 +219,12 @@ class Faults:
         others: list[Ended] = []
         victims: list[Ended] = []
         hits = runs = 0
-        while row.times < times:
+        while row.times < times and not self.stopping:
             folder, before, runs = self.new_folder(), 0, runs + 1
             while True:
                 command = Command(task.words(folder), self.scratch, count).start()
-                if row.times == times or not moment(command, folder, rng, whole):
+                enough = row.times == times or self.stopping
+                if enough or not moment(command, folder, rng, whole):
                     self.ended_well(row, task, folder, command, before)
                     break
                 row.times += 1
@@ -290,23 +292,28 @@ class Faults:
             flush=True,
         )
 
+    def stop(self, number: int, frame: object) -> None:
+        """End with the table of what was done so far: the answer to Ctrl-C and SIGTERM."""
+        self.stopping = True
+
     def rows(self) -> Iterator[Row]:
         """Every row that was asked for."""
+        for name, make in self.all_rows():
+            if self.stopping:
+                return
+            if not self.config.only or any(one in name for one in self.config.only):
+                yield make()
+
+    def all_rows(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        """Name and function of every row."""
         kills, terms = self.config.kills, -(-self.config.kills // 5)
         for count in self.config.processes:
             for name, task in self.tasks.items():
                 moment = while_saving if name == "saving" else at_any_time
-                if self.asked(f"kills {name}"):
-                    yield self.struck(task, count, signal.SIGKILL, times=kills, moment=moment)
-                if self.asked(f"terminations {name}"):
-                    yield self.struck(task, count, signal.SIGTERM, times=terms, moment=moment)
-            for name, make in other_rows(self, count):
-                if self.asked(name):
-                    yield make()
-
-    def asked(self, name: str) -> bool:
-        """Whether a row was asked for."""
-        return not self.config.only or any(one in name for one in self.config.only)
+                hit = partial(self.struck, task, count, moment=moment)
+                yield f"kills {name}", partial(hit, signal.SIGKILL, times=kills)
+                yield f"terminations {name}", partial(hit, signal.SIGTERM, times=terms)
+            yield from other_rows(self, count)
 
 
 def at_any_time(command: Command, folder: Path, rng: np.random.Generator, whole: float) -> bool:
@@ -341,7 +348,10 @@ def main(config: Config) -> list[Row]:
     print("| fault | processes | times | seen | as expected |\n|---|---|---|---|---|", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for row in Faults(config, Path(scratch).resolve()).rows():
+        faults = Faults(config, Path(scratch).resolve())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, faults.stop)
+        for row in faults.rows():
             print(row.text(), flush=True)
             for problem in row.problems:
                 print(f"\n{row.fault}, {row.processes}: {problem}\n", file=sys.stderr, flush=True)
