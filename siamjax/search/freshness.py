@@ -97,7 +97,7 @@ def compare(
         wanted = np.array([key not in out for key in keys])
         for place, at, stamp in there.among(keys):
             met[at] = True
-            key, (_, row, own, moved, _) = keys[place], there.table[at].tolist()
+            key, (row, own, moved, _) = keys[place], there.table[at].tolist()
             same = stamp is None or as_stamped(files, place, stamp)
             if same is None and own:  # not to be read
                 found.gone[key] = row
@@ -132,20 +132,25 @@ def sum_of(keys: Sequence[str]) -> int:
 
 
 class _Rows:
-    """Rows by id, which is known by 16 bytes of its BLAKE2 digest: 58 bytes a row."""
+    """Rows by id, which is known by 16 bytes of its BLAKE2 digest: 58 bytes a row.
 
-    _KIND: ClassVar = np.dtype(
-        [("id", "S16"), ("row", "i8"), ("own", "?"), ("moved", "?"), ("stamp", "i8", 3)]
-    )
+    Attributes:
+        table: what is known of each row, in the order in which they came.
+    """
+
+    _KIND: ClassVar = np.dtype([("row", "i8"), ("own", "?"), ("moved", "?"), ("stamp", "i8", 3)])
 
     def __init__(self, rows: Iterator[tuple[str, int, bool, bool, Stamp | None]]) -> None:
-        parts = [np.empty(0, self._KIND)]
+        self.table, ids = np.empty(0, self._KIND), np.empty(0, "S16")
         while block := list(itertools.islice(rows, _BLOCK)):
-            ids, *columns, stamps = zip(*block, strict=True)
-            lines = zip(_digests(ids), *columns, (one or _NONE for one in stamps), strict=True)
-            parts.append(np.array(list(lines), self._KIND))
-        self.table = np.concatenate(parts)
-        self._order = np.argsort(self.table["id"], kind="stable")
+            keys, *columns, stamps = zip(*block, strict=True)
+            lines = zip(*columns, (one or _NONE for one in stamps), strict=True)
+            for array, more in ((ids, _digests(keys)), (self.table, list(lines))):
+                before = len(array)
+                array.resize(before + len(more), refcheck=False)  # in place: nothing is twice there
+                array[before:] = more
+        self._order = np.argsort(ids, kind="stable")
+        self._ids = ids[self._order]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -156,11 +161,12 @@ class _Rows:
             return
         asked = np.array(_digests(keys), "S16")
         # Of rows with one id the last one: the order is stable.
-        after = np.searchsorted(self.table["id"], asked, side="right", sorter=self._order)
-        at = self._order[np.maximum(after, 1) - 1]
-        for place in np.flatnonzero(self.table["id"][at] == asked).tolist():
-            stamp = self.table["stamp"][at[place]].tolist()
-            yield place, int(at[place]), None if stamp[0] < 0 else Stamp(*stamp)
+        after = np.searchsorted(self._ids, asked, side="right")
+        sorted_places = np.maximum(after, 1) - 1
+        for place in np.flatnonzero(self._ids[sorted_places] == asked).tolist():
+            at = int(self._order[sorted_places[place]])
+            stamp = self.table["stamp"][at].tolist()
+            yield place, at, None if stamp[0] < 0 else Stamp(*stamp)
 
 
 def _digests(ids: Iterable[str]) -> list[bytes]:
