@@ -133,12 +133,15 @@ def compared(found: dict[str, list[dict[str, float]]], measure: str) -> dict[str
     """Means and standard deviations over the seeds, and of the differences within a seed."""
     wide, narrow = ([run[measure] for run in found[dtype]] for dtype in DTYPES)
     apart = [b - a for a, b in zip(wide, narrow, strict=True)]
-    spread = statistics.stdev(wide) if len(wide) > 1 else float("nan")
+
+    def over_seeds(values: list[float]) -> tuple[float, float]:
+        return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
     return {
-        "float32": (statistics.mean(wide), spread),
-        "bfloat16": (statistics.mean(narrow), statistics.stdev(narrow) if len(wide) > 1 else 0.0),
-        "difference": (statistics.mean(apart), statistics.stdev(apart) if len(wide) > 1 else 0.0),
-        "within": abs(statistics.mean(apart)) <= spread,
+        "float32": over_seeds(wide),
+        "bfloat16": over_seeds(narrow),
+        "difference": over_seeds(apart),
+        "within": abs(statistics.mean(apart)) <= over_seeds(wide)[1],
     }
 
 
