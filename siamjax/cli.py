@@ -179,7 +179,7 @@ def _end(message: str, *, status: int, at_once: bool = False) -> NoReturn:
 def _processes() -> Any:
     """The module of several processes, where this is one of them; else None."""
     found = sys.modules.get("siamjax.processes")  # not imported without need: it takes JAX
-    return found if found is not None and found.count() > 1 else None
+    return found if found is not None and found.joined() else None
 
 
 def _say(message: str) -> None:

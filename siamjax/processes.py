@@ -13,7 +13,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
@@ -31,6 +32,7 @@ _HEARTBEAT = 20  # seconds without a sign of life after which a process counts a
 _MEETING = 40  # seconds to wait for the others at the start, and at the end; it takes 8 more
 _LAST_WORDS = 2  # seconds for which process 0, whose end ends the others, lets them say theirs
 _alone = False
+_joined = False
 
 
 def start(words: str) -> None:
@@ -56,7 +58,13 @@ def start(words: str) -> None:
             raise UsageError(
                 f"--distributed {shown(words)}: {count} processes have the indices 0 to {count - 1}"
             )
-        given = {"coordinator_address": found[1], "num_processes": count, "process_id": index}
+        given = {
+            "coordinator_address": found[1],
+            "num_processes": count,
+            "process_id": index,
+            # Or Slurm and Open MPI would leave each process one of its host's devices.
+            "cluster_detection_method": "deactivate",
+        }
         messages.note(f"process {index} of {count}: meeting the others at {shown(found[1])}")
     unmet = (
         f"--distributed {shown(words)}: the processes did not meet within a minute; start all of "
@@ -85,6 +93,9 @@ def start(words: str) -> None:
     results = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     os.dup2(2, 1)
     sys.stdout = results if is_first() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    _check_devices(jax.devices())
+    global _joined
+    _joined = True
     # All devices connect for collectives now, as all processes are at one place: gloo gives up
     # where one is half a minute behind, as one is that has to compile what another has kept.
     every = NamedSharding(Mesh(np.asarray(jax.devices()), ("devices",)), PartitionSpec("devices"))
@@ -93,6 +104,16 @@ def start(words: str) -> None:
     # Process 0's count is that of JAX.
     if len(counts := {*exchange(given.get("num_processes"))}) > 1:
         raise UsageError(f"--distributed: the processes were given different COUNTs: {counts}")
+
+
+def _check_devices(devices: Sequence[Any]) -> None:
+    """``UsageError`` unless all processes have the same number of devices."""
+    counts = Counter(one.process_index for one in devices)
+    if len({*counts.values()}) > 1:
+        raise UsageError(
+            f"--distributed: the processes have {', '.join(str(counts[n]) for n in sorted(counts))}"
+            " devices; give each the same number, such as by CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _let_outlive(unmet: str) -> None:
@@ -105,6 +126,11 @@ def _let_outlive(unmet: str) -> None:
         assert reader.stdin is not None
         os.dup2(reader.stdin.fileno(), 2)
         reader.stdin.close()
+
+
+def joined() -> bool:
+    """Whether :func:`start` has met others; unlike :func:`count` it needs no device of JAX's."""
+    return _joined and jax.process_count() > 1
 
 
 def count() -> int:
@@ -188,7 +214,7 @@ def _by_itself() -> Iterator[None]:
 
 def lost(error: Exception) -> str | None:
     """What to say where an error means that another process has gone; None: it does not."""
-    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+    if not joined() or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     if not re.search("Gloo|NCCL|coordination|heartbeat|connection", str(error), re.IGNORECASE):
         return None
@@ -200,7 +226,7 @@ def leave(status: int) -> NoReturn:
 
     These are told by their next collective, or by the missing heartbeats.
     """
-    if jax.process_count() == 1:
+    if not joined():
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):

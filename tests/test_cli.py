@@ -155,7 +155,8 @@ def test_a_pipe_to_another_process_that_broke_is_not_the_readers():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu", "no-such"])
 def test_a_platform_that_is_not_there_is_named(platform):
-    done = guarded("import jax.numpy; jax.numpy.zeros(3)", env={"JAX_PLATFORMS": platform})
+    used = "import siamjax.processes, jax.numpy; jax.numpy.zeros(3)"
+    done = guarded(used, env={"JAX_PLATFORMS": platform})
     assert f"JAX_PLATFORMS={platform}" in one_line(done, 1)
 
 

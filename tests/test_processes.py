@@ -6,7 +6,9 @@ Several real ones are started in ``tests/distributed``.
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from siamjax import processes
@@ -46,6 +48,29 @@ def test_auto_where_there_is_no_cluster():
     assert run.stderr.startswith("error: --distributed auto: JAX does not know this cluster (")
     assert run.stderr.endswith("; give HOST:PORT,COUNT,INDEX\n")
     assert run.stderr.count("\n") == 1
+
+
+def test_what_is_given_is_all_that_jax_is_told(monkeypatch):
+    """Within a Slurm job JAX would leave each process one device of its host."""
+
+    def initialize(**given):
+        assert given["cluster_detection_method"] == "deactivate"
+        raise RuntimeError("nobody there")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes, "_let_outlive", lambda unmet: None)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    with pytest.raises(UsageError, match=r"did not meet .*nobody there"):
+        processes.start("localhost:1234,2,0")
+
+
+def test_processes_with_different_numbers_of_devices_are_refused():
+    def devices(*processes):
+        return [SimpleNamespace(process_index=index) for index in processes]
+
+    processes._check_devices(devices(0, 1, 0, 1))
+    with pytest.raises(UsageError, match="the processes have 2, 1 devices; give each the same"):
+        processes._check_devices(devices(0, 1, 0))
 
 
 def test_one_process_is_the_first_and_needs_no_others():
