@@ -52,7 +52,8 @@ def score_pairs(
     With ``output``, memory is that of a tile, whatever the gallery: features lie in a file beside
     the scores until all is done (44 kB an image for ``NormXCorrNet``), and each tile's scores are
     written at once. If the process is killed, the same call resumes at the tile it was at, on any
-    number of devices; when all is done it returns at once.
+    number of devices; when all is done it returns at once. Of several processes the first writes
+    the file, and the others keep the features in memory meanwhile.
 
     Args:
         network: has ``embed`` (images -> features), and may have ``compare`` (features, features
