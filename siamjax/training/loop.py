@@ -187,8 +187,7 @@ class _Loop:
         with _collected() as received, contextlib.ExitStack() as stack, self._bar:
             if hasattr(batches, "close"):  # grain: stop its threads and processes
                 stack.callback(batches.close)
-            traced = config.profile if processes.is_first() else 0
-            trace = Trace(run.folder / "profile", begin=begin, end=end, steps=traced)
+            trace = Trace(run.folder / "profile", begin=begin, end=end, steps=config.profile)
             stack.callback(trace.close)
             signals = _Signals(received, begin)
             for number in range(begin, end):

@@ -198,7 +198,9 @@ class Run:
 
     def _agree_with_others(self) -> None:
         """``UsageError`` unless all processes have the same options, network and data."""
-        first, *others = processes.exchange(self.agreed)
+        # A resumed run may have others, but all processes take each step in the same way.
+        options = {name: getattr(self.config, name) for name in ("nonfinite", "profile")}
+        first, *others = processes.exchange({**self.agreed, **options})
         for number, other in enumerate(others, start=1):
             if differing := differences([first, other]):
                 name, (one, two) = next(iter(differing.items()))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 
+from siamjax import processes
 from siamjax.messages import note
 
 _FIRST_STEPS = 3
@@ -14,7 +15,8 @@ class Trace:
     """Traces ``steps`` steps after the first few, or the last ones where there are not so many.
 
     JAX's profiler writes ``plugins/profile/TIME/`` into the folder: ``*.xplane.pb`` for
-    TensorBoard (with ``tensorboard-plugin-profile``), and ``perfetto_trace.json.gz``.
+    TensorBoard (with ``tensorboard-plugin-profile``), and ``perfetto_trace.json.gz``. Of several
+    processes the first is traced, and all turn at the same steps.
     """
 
     def __init__(self, folder: Path, *, begin: int, end: int, steps: int) -> None:
@@ -31,14 +33,15 @@ class Trace:
         """Begin or end; no step may be queued."""
         if self._running:
             self.close()
-        else:
+            return
+        if processes.is_first():
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._running = True
+        self._running = True
 
     def close(self) -> None:
         """Write what was traced."""
-        if self._running:
-            self._running = False
+        running, self._running = self._running, False
+        if running and processes.is_first():
             jax.profiler.stop_trace()
             note(
                 f"steps from {self._first + 1} on are traced in {self._folder}: tensorboard "

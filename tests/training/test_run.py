@@ -151,11 +151,13 @@ class Others:
         return [value, other(value) if callable(other) else other]
 
 
-def test_processes_with_different_options_are_refused(tmp_path, monkeypatch):
-    Others(monkeypatch, lambda value: value | {"learning_rate": 0.2})
-    with pytest.raises(
-        UsageError, match=r"learning_rate is 0.1 in process 0 and 0.2 in process 1; start all"
-    ):
+@pytest.mark.parametrize(
+    ("name", "one", "two"), [("learning_rate", 0.1, 0.2), ("nonfinite", "stop", "skip")]
+)
+def test_processes_with_different_options_are_refused(tmp_path, monkeypatch, name, one, two):
+    Others(monkeypatch, lambda value: value | {name: two})
+    said = f"{name} is {one!r} in process 0 and {two!r} in process 1; start all"
+    with pytest.raises(UsageError, match=said):
         open_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
