@@ -21,7 +21,7 @@ from siamjax.errors import UsageError, shown
 from siamjax.exact_distances import row_squares
 from siamjax.files import Natural, open_regular, read_json, write_json
 from siamjax.search.index import Index
-from siamjax.search.index_manifest import Crc
+from siamjax.search.index_manifest import Crc, Dtype
 from siamjax.search.index_segment import LONGEST_CELL, Item, Segment, crc_of, row_files
 from siamjax.search.row_checks import row_checks
 from siamjax.search.stamps import Stamp
@@ -77,13 +77,7 @@ class Making:
 
         The index keeps its rows of the ids ``replaced`` until :meth:`commit`.
         """
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(rows, self._index.dtype)
-        if not np.isfinite(stored).all():
-            raise UsageError(
-                f"the embedding of {items[int(np.argwhere(~np.isfinite(stored))[0, 0])].id} does "
-                f"not fit {self._index.dtype}; embed into a new folder with --dtype float32"
-            )
+        stored = as_stored(items, rows, self._index.dtype)
         encoded, done = self._table(items), self._done
         if not done.rows:
             self._folder.mkdir(exist_ok=True)
@@ -221,6 +215,20 @@ class Making:
                 f"{error}: damaged, or of an earlier version; remove {self._folder} to embed its "
                 "items again"
             ) from None
+
+
+def as_stored(
+    items: Sequence[Item], rows: Float[np.ndarray, "n features"], dtype: Dtype
+) -> Float[np.ndarray, "n features"]:
+    """The embeddings of items in another dtype; ``UsageError`` with the id of one too large."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(rows, dtype)
+    if not np.isfinite(stored).all():
+        raise UsageError(
+            f"the embedding of {items[int(np.argwhere(~np.isfinite(stored))[0, 0])].id} does not "
+            f"fit {dtype}; embed into a new folder with --dtype float32"
+        )
+    return stored
 
 
 def write_at(path: Path, place: int, content: bytes, *, end: int | None = None) -> None:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from siamjax.errors import UsageError, shown
 from siamjax.files import decode_json
 from siamjax.search.index import Place, check_model
+from siamjax.search.index_making import as_stored
 from siamjax.search.index_manifest import Dtype, ModelNote
 from siamjax.search.index_segment import Item
 from siamjax.search.stamps import Stamp
@@ -48,7 +49,6 @@ class LanceTable:
     """
 
     MARK: ClassVar = "_versions"
-    checked: ClassVar = True
 
     folder: Path
     fingerprint: dict[str, str]
@@ -132,6 +132,7 @@ class LanceMaking:
     ) -> None:
         """Add rows, in place of those with the ids ``replaced``."""
         arrow, about = _import("pyarrow"), self._table
+        stored = as_stored(items, rows, about.dtype)
         with _telling(about.folder):
             if self._opened is None:
                 self._opened = about.table
@@ -148,9 +149,7 @@ class LanceMaking:
             for name in set(schema.names) - _OWN:
                 columns[name] = [one.attributes.get(name, "") for one in items]
             arrays = [
-                arrow.FixedSizeListArray.from_arrays(
-                    arrow.array(rows.astype(about.dtype).ravel()), about.features
-                )
+                arrow.FixedSizeListArray.from_arrays(arrow.array(stored.ravel()), about.features)
                 if field.name == "vector"
                 else arrow.array(columns[field.name], field.type)
                 for field in schema

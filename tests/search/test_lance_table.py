@@ -49,6 +49,8 @@ def test_the_table_has_vectors_and_columns(tmp_path, dtype):
         "float" if not dtype else "halffloat"
     )
     if dtype:
+        with pytest.raises(UsageError, match="p000 does not fit float16"):
+            embed(catalogue, tmp_path / "large.lance", dtype=dtype, model=embedder(gain=1e6))
         return
     same_as(folder, catalogue, pixels)
     found = table.search(plain(pixels)[4]).where("color = 'green'").limit(2).to_list()
