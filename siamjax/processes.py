@@ -82,7 +82,7 @@ def start(words: str) -> None:
             shutdown_timeout_seconds=_MEETING,
         )
     except (RuntimeError, ValueError) as error:
-        if not given:
+        if not given and isinstance(error, ValueError):
             raise UsageError(
                 f"--distributed auto: JAX does not know this cluster ({shown(error)}); give "
                 "HOST:PORT,COUNT,INDEX"
