@@ -1,5 +1,6 @@
 """Data parallelism: the only file that knows of pmap."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,26 +114,29 @@ def data_parallel_map(
     """Pmapped ``(variables, batch) -> values`` of every device, stacked: to embed and to score.
 
     Of several processes each gives its own part of the batch (:func:`own_rows`), and all have the
-    values of all devices.
+    values of all devices, unless ``devices`` are given: then a process works by itself.
     """
-    together = devices is None and processes.count() > 1
-    if not together:
-        devices = devices or jax.local_devices()
 
-    def of_device(held: tuple[Any], batch: Any) -> Any:
-        values = function(*held, batch)
-        return jax.lax.all_gather(values, AXIS) if together else values
+    @functools.cache
+    def mapped(together: bool) -> Callable[..., Any]:
+        def of_device(held: tuple[Any], batch: Any) -> Any:
+            values = function(*held, batch)
+            return jax.lax.all_gather(values, AXIS) if together else values
 
-    # Nested axes, because of (None, 0) pmap takes the first for the batch's first array where the
-    # variables are empty and the batch has two arrays.
-    mapped = jax.pmap(
-        of_device,
-        axis_name=AXIS,
-        in_axes=((None,), 0),
-        out_axes=None if together else 0,
-        devices=devices,
-    )
-    return lambda variables, batch: mapped((variables,), batch)
+        # Nested axes, because of (None, 0) pmap takes the first for the batch's first array where
+        # the variables are empty and the batch has two arrays.
+        return jax.pmap(
+            of_device,
+            axis_name=AXIS,
+            in_axes=((None,), 0),
+            out_axes=None if together else 0,
+            devices=None if together else devices or jax.local_devices(),
+        )
+
+    def call(variables: Any, batch: Any) -> Any:
+        return mapped(devices is None and processes.count() > 1)((variables,), batch)
+
+    return call
 
 
 def device_count() -> int:

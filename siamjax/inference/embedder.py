@@ -29,7 +29,7 @@ def features_of(network: nn.Module, variables: Any, images: Any, *, method: str 
 
 
 @lru_cache(maxsize=8)
-def _embed_function(network: nn.Module, method: str, processes: int) -> Callable[..., Array]:
+def _embed_function(network: nn.Module, method: str) -> Callable[..., Array]:
     """Pmapped ``(variables, batch) -> features`` float32; compiled once for a network and shape."""
 
     def embed(variables: Any, batch: dict[str, Array]) -> Array:
@@ -120,7 +120,7 @@ class Embedder:
         ``UsageError`` naming an image that cannot be read.
         """
         devices, part = device_count(), (processes.index(), processes.count())
-        embed = _embed_function(self.network, self.method, processes.count())
+        embed = _embed_function(self.network, self.method)
         whole = -(-self.batch_size // devices) * devices
         batches = image_batches(images, indices, batch_size=whole, size=self.size, part=part)
         for start, batch in zip(range(0, len(indices), whole), batches, strict=True):

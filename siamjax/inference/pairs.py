@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from siamjax import processes
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairList
 from siamjax.data.transforms import Size
@@ -59,7 +58,7 @@ class PairScorer:
         embeddings = self.embeddings(variables, images, shown)
         block = max(1, min(_BLOCK, len(first), _VALUES // max(1, embeddings[0].size)))
         block = -(-block // device_count()) * device_count()
-        held, compare_rows = replicate(variables), _compare(self.network, processes.count())
+        held, compare_rows = replicate(variables), _compare(self.network)
 
         def compare(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
             # The last block is padded to the others' shape, so that it compiles once.
@@ -81,7 +80,7 @@ class PairScorer:
 
 
 @lru_cache(maxsize=8)
-def _compare(network: nn.Module, processes: int) -> Callable[..., jax.Array]:
+def _compare(network: nn.Module) -> Callable[..., jax.Array]:
     """Pmapped ``(variables, features) -> values`` by ``comparing.compare``; compiled once."""
 
     def compare(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:

@@ -13,7 +13,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamjax import processes
 from siamjax.models import comparing
 from siamjax.parallel import data_parallel_map, device_count, own_rows, replicate, shard
 
@@ -46,7 +45,7 @@ class TileScorer:
         self, network: nn.Module, variables: Any, *, dtype: np.dtype, symmetric: bool
     ) -> None:
         self._variables = replicate(variables)
-        self._score = _tile_function(network, np.dtype(dtype).name, symmetric, processes.count())
+        self._score = _tile_function(network, np.dtype(dtype).name, symmetric)
         self._symmetric = symmetric
 
     def __call__(
@@ -75,9 +74,7 @@ class TileScorer:
 
 
 @lru_cache(maxsize=16)
-def _tile_function(
-    network: nn.Module, dtype: str, symmetric: bool, processes: int
-) -> Callable[..., Array]:
+def _tile_function(network: nn.Module, dtype: str, symmetric: bool) -> Callable[..., Array]:
     """Pmapped ``((variables, queries), {gallery}) -> (rows, directions, columns)``."""
 
     def score(state: Any, batch: dict[str, Array]) -> Array:

@@ -106,7 +106,7 @@ def _values() -> Any:
         products = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
         return batch["offset"][None] - batch["scale"][None] * products
 
-    return data_parallel_map(values)
+    return data_parallel_map(values, devices=jax.local_devices())
 
 
 def _above(limit: np.ndarray | float) -> np.ndarray:

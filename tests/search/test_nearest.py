@@ -88,11 +88,6 @@ def test_one_device_gives_the_same(noise, monkeypatch):
     first = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: first)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    monkeypatch.setattr(
-        nearest_module,
-        "data_parallel_map",
-        lambda function: jax.pmap(function, in_axes=(None, 0), devices=first),
-    )
     nearest_module._values.cache_clear()
     found = nearest(queries, rows, top=9, block=40)
     nearest_module._values.cache_clear()
