@@ -9,9 +9,12 @@ from siamjax.precision import with_bias
 
 
 class Conv(nn.Conv):
-    """``flax.linen.Conv`` with :func:`siamjax.precision.with_bias` in place of its own bias."""
+    """``flax.linen.Conv`` with :func:`siamjax.precision.with_bias` in place of its own bias.
 
-    use_bias: bool = False
+    ``use_bias=False`` leaves the bias out, and True is Flax's own.
+    """
+
+    use_bias: bool | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
@@ -20,9 +23,9 @@ class Conv(nn.Conv):
 
 
 class Dense(nn.Dense):
-    """``flax.linen.Dense`` with :func:`siamjax.precision.with_bias` in place of its own bias."""
+    """``flax.linen.Dense``, changed as :class:`Conv` is."""
 
-    use_bias: bool = False
+    use_bias: bool | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
@@ -31,4 +34,6 @@ class Dense(nn.Dense):
 
 
 def _biased(layer: Any, x: Array) -> Array:
+    if layer.use_bias is not None:
+        return x
     return with_bias(x, layer.param("bias", layer.bias_init, (layer.features,), layer.param_dtype))

@@ -68,6 +68,11 @@ def test_a_bias_learns_from_a_float32_sum(name, rng):
     np.testing.assert_allclose(float32, wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("layer", [Conv(3, (3, 3), use_bias=False), Dense(3, use_bias=False)])
+def test_a_layer_without_a_bias(layer):
+    assert list(layer.init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))["params"]) == ["kernel"]
+
+
 def exact(rng, *shape):
     """Numbers far from 0 beside their deviation, which bfloat16 holds as they are."""
     x = 128.0 + rng.integers(-4, 5, shape)
