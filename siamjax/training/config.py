@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from siamjax.data.images import ImageSet
-from siamjax.options import Bounds, Count, Options, Seed
+from siamjax.options import Bounds, Count, Options, Seed, Whole
+
+NonFinite = Literal["stop", "skip"]
+"""What to do at a step whose loss or gradient is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,10 @@ class RunConfig(Options):
     """Steps between two rows of metrics."""
     workers: Annotated[int, Bounds(at_least=0, at_most=1024)] = 0
     """Processes that read images; 0: threads of this process."""
-    nonfinite: Literal["stop", "skip"] = "stop"
+    nonfinite: NonFinite = "stop"
     """What to do at a step whose loss or gradient is not finite. A skipped step
     changes no parameter, and is counted."""
-    profile: Annotated[int, Bounds(at_least=0)] = 0
+    profile: Whole = 0
     """Steps to trace, after the first few, into profile/ in the run's folder."""
 
 

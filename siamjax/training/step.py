@@ -1,7 +1,7 @@
 """From a loss function and an optimizer to a train step."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,13 @@ from jaxtyping import Array, Bool, Key
 
 from siamjax.metrics.mean import Mean
 from siamjax.parallel import bound_axis, same_on_devices, sum_over_devices
+from siamjax.training.config import NonFinite
 from siamjax.training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Mean]
 LossFunction = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Mean, tuple[Any, Metrics]]]
 """``(params, model_state, batch, key) -> (loss, (model_state, metrics))``, with any metrics."""
-
-NonFinite = Literal["stop", "skip"]
 
 STOPPED, SKIPPED = "nonfinite_steps", "skipped_steps"
 """What a step counts of itself, among its metrics: 1 where its loss or a gradient is not finite."""
