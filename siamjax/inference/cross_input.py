@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from siamjax import processes
-from siamjax.array_files import read_npy
+from siamjax.array_files import map_npy
 from siamjax.data.images import ImageSet
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError
@@ -128,7 +128,7 @@ def score_pairs(
     scores = record.finish()
     if output is not None and processes.count() > 1:
         processes.exchange(None)  # until the first one has finished the file
-        scores = read_npy(output, kinds="f")
+        scores = map_npy(output, kinds="f")
     return scores
 
 
