@@ -17,6 +17,7 @@ from siamjax.messages import note, warn
 from siamjax.metrics.monitors import collapse_message
 from siamjax.parallel import replicate, shard
 from siamjax.progress import Progress
+from siamjax.training.fingerprint import weights_digest
 from siamjax.training.run import Run
 from siamjax.training.state import TrainState
 from siamjax.training.step import SKIPPED, STOPPED, TrainStep
@@ -138,6 +139,11 @@ def _resumed(run: Run, state: TrainState) -> TrainState:
         if restored is not None:
             state = restored
             note(f"{run.folder}: resumed at step {state.step} of {run.config.steps}")
+    if processes.count() > 1 and len({*processes.exchange(weights_digest(state.variables))}) > 1:
+        raise UsageError(
+            "the processes begin with different parameters, as unlike processors compute them: "
+            "begin the run in one process, stop it when it has saved, and resume it in all"
+        )
     run.step = int(state.step)
     return state
 

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ from siamjax.errors import Interrupted, UsageError
 from siamjax.metrics import Mean
 from siamjax.parallel import data_parallel
 from siamjax.training import fit, make_train_step
-from siamjax.training.loop import _Signals
+from siamjax.training.loop import _resumed, _Signals
 from siamjax.training.trace import Trace
 from siamjax.training.writers import read_metrics
 
@@ -513,3 +514,14 @@ def test_a_full_disk_ends_the_training_only_at_the_last_checkpoint(tmp_path, mon
         6,
         [2, 4, 6],
     )
+
+
+def test_processes_that_begin_with_different_parameters_are_refused(monkeypatch):
+    """Another processor may round what an initialiser computes in another way."""
+    new = SimpleNamespace(begun=False, begin=lambda: False)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "exchange", lambda value: [value, value])
+    assert _resumed(new, start_of()) is not None
+    monkeypatch.setattr(processes, "exchange", lambda value: [value, value[::-1]])
+    with pytest.raises(UsageError, match="begin with different parameters"):
+        _resumed(new, start_of())
