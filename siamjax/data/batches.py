@@ -312,8 +312,9 @@ def _belong_to_the_parent(worker: int, workers: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def end_with_the_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
 
