@@ -15,7 +15,8 @@ _MORE = re.compile(  # lines of such a message after its first
     r"\d+$|The tasks have crashed|RPC: /xla\.|Additional GRPC error|:[A-Z_]+:"
     r"|\*\*\* Check failure|    @  |=== Source Location Trace|external/xla|$"
 )
-_GLOO = re.compile(r"\[Gloo\] Rank \d+ is connected")
+# Threads of gloo write such lines into one another.
+_GLOO = re.compile(r".*(\[Gloo\] Rank|number of connected peer ranks is)")
 _RESUME = "run the same command again in all processes: it resumes at what was saved"
 GONE = f"another process has gone; look at what it said last, and {_RESUME}"
 """What to say where another process has gone."""

@@ -67,3 +67,13 @@ def test_it_outlives_the_signals_of_its_process():
         _, said = reader.communicate(UNMET.encode() + b"\xff\n", timeout=20)
     assert said == b"\\xff\nerror: they did not meet\n"
     assert reader.returncode == 0
+
+
+def test_what_gloo_says_is_left_out_however_its_threads_mix_it():
+    end = "peer ranks. Expected number of connected peer ranks is : 3\n"
+    mixed = (
+        f"[Gloo] Rank 1[Gloo] Rank 0 is connected to 3 {end}",
+        f"3 {end}",
+        f" is connected to 3 {end}",
+    )
+    assert told(f"first\n{''.join(mixed)}last\n") == "first\nlast\n"
