@@ -33,6 +33,7 @@ from siamjax.messages import warn
 
 Batch = dict[str, np.ndarray]
 _THREADS = min(4, os.cpu_count() or 1)
+_NOT_SAID = "ignore:resource_tracker:UserWarning"
 _SAID_AFTER, _GIVEN_UP_AFTER = 30.0, 300.0
 """Seconds of waiting for one batch: then it is said, and then it is an error."""
 
@@ -296,7 +297,8 @@ def _batches(batches: Batches, start: int) -> Iterator[Batch]:
         if not flags.FLAGS.is_parsed():  # grain's worker processes read absl's flags
             flags.FLAGS.mark_as_parsed()
         # What a worker that died leaves in shared memory Python removes at the end, and would say.
-        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+        if _NOT_SAID not in sys.warnoptions:
+            sys.warnoptions.append(_NOT_SAID)
         options = grain.MultiprocessingOptions(num_workers=reading.workers)
         iterable = iterable.mp_prefetch(options, worker_init_fn=_belong_to_the_parent)
     return _watched(batches, start, iter(iterable))

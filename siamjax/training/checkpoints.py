@@ -21,6 +21,7 @@ from siamjax.parallel import replicated_sharding
 from siamjax.processes import by_first, on_first
 from siamjax.training.fingerprint import weights_digest
 from siamjax.training.state import TrainState
+from siamjax.training.step import all_finite
 
 _DIFFERS = "its checksum differs"
 _REMOVED = "removed"  # folder into which a checkpoint goes, at once and whole, to be removed there
@@ -132,7 +133,7 @@ class Checkpoints:
         state, step = state.averaged, int(state.step)
         if step in self.steps():
             return None
-        if not all_finite(state.params):
+        if not jax.jit(all_finite)(state.params):
             raise UsageError(
                 f"parameters after step {step} are not finite, so they were not saved; the last "
                 f"good checkpoint is that of step {max(self.steps(), default='none')} in "
@@ -388,16 +389,6 @@ def _size_of(folder: Path) -> int:
                 raise UsageError(f"{shown(name)} is not a regular file")
             total += about.st_size
     return total
-
-
-def all_finite(tree: Any) -> bool:
-    """Whether every number of the tree is finite."""
-    return bool(_all_finite(tree))
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def _training(state: TrainState) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def make_train_step(
         gradients, (loss, model_state, metrics) = jax.grad(total, has_aux=True)(state.params)
         gradients, metrics = sum_over_devices((gradients, {"loss": loss, **metrics}))
         count = metrics["loss"].count
-        finite = _finite((gradients, metrics["loss"].total))
+        finite = all_finite((gradients, metrics["loss"].total))
         divisor = jnp.where(count > 0, count, 1.0)
         gradients = jax.tree.map(lambda g: g / divisor.astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -87,6 +87,7 @@ def make_train_step(
     return step
 
 
-def _finite(tree: Any) -> Bool[Array, ""]:
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every number of the tree is finite."""
     # optax.apply_if_finite keeps only the optimizer's part of a state, and counts in it.
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
