@@ -3,19 +3,23 @@ import errno
 import importlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from stand_in import Stopped, png, stop_after
-from test_index import SIZE, contents, embed, embedder, files, plain, same_as
+from test_index import (
+    SIZE,
+    contents,
+    embed,
+    embedder,
+    files,
+    killed_while_embedding,
+    plain,
+    same_as,
+)
 
 from siamjax.data import tables
 from siamjax.data.catalogue import Catalogue
@@ -66,38 +70,22 @@ def test_resumes_when_stopped_at_the_manifest(tmp_path, monkeypatch):
     same_as(Index.open(tmp_path / "index"), catalogue, pixels)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from siamjax.search import index_making
-from test_index import embed, files
-write = index_making.Making.append
-def slow(*args, **options):
-    write(*args, **options)
-    time.sleep(0.2)
-index_making.Making.append = slow
-embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
-"""
-
-
 def test_a_kill_leaves_the_old_index_and_the_same_command_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "index"
     first, _ = files(tmp_path / "images", 4)
     embed(first, folder)
     manifest = (folder / "manifest.json").read_bytes()
-    here = Path(__file__).parent
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "images"), str(folder)]
-    process = subprocess.Popen(command, env=environment)
-    progress, deadline = folder / "segment-0002" / "progress.json", time.monotonic() + 60
-    while not progress.exists() or json.loads(progress.read_text())["rows"] < 16:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    with pytest.raises(UsageError, match="is being written by another process"):
+    progress = folder / "segment-0002" / "progress.json"
+    with (
+        killed_while_embedding(
+            "siamjax.search.index_making:Making",
+            tmp_path / "images",
+            folder,
+            when=lambda: progress.exists() and json.loads(progress.read_text())["rows"] >= 16,
+        ),
+        pytest.raises(UsageError, match="is being written by another process"),
+    ):
         embed(first, folder)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     assert (folder / "manifest.json").read_bytes() == manifest
     assert set(contents(Index.open(folder))) == set(first.images.keys)
     both, pixels = files(tmp_path / "images", 60)

@@ -1,7 +1,12 @@
+import contextlib
 import errno
 import functools
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +71,38 @@ def files(folder, count, *, first=0):
         "note": np.asarray([f'with "quotes", and\na line {n}' for n in numbers]),
     }
     return Catalogue(images=images, attributes=attributes), pixels[first:]
+
+
+SLOWLY = """
+import importlib, sys, time
+from pathlib import Path
+from test_index import embed, files
+module, name = sys.argv[1].split(":")
+making = getattr(importlib.import_module(module), name)
+write = making.append
+def slow(*args, **options):
+    write(*args, **options)
+    time.sleep(0.2)
+making.append = slow
+embed(files(Path(sys.argv[2]), 60)[0], Path(sys.argv[3]))
+"""
+
+
+@contextlib.contextmanager
+def killed_while_embedding(making, images, folder, *, when):
+    """Another process, which embeds 60 images slowly: from ``when()`` on until it is killed."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    command = [sys.executable, "-c", SLOWLY, making, str(images), str(folder)]
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 60
+    while not when():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def plain(pixels, model=None):

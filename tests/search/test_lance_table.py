@@ -1,15 +1,11 @@
-import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stand_in import png
-from test_index import embed, embedder, files, plain
+from test_index import embed, embedder, files, killed_while_embedding, plain
 
 from siamjax.data.catalogue import Catalogue
 from siamjax.data.images import ImageSet
@@ -104,36 +100,19 @@ def test_attributes_may_differ(tmp_path):
         embed(wrong, folder)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from siamjax.search import lance_table
-from test_index import embed, files
-write = lance_table.LanceMaking.append
-def slow(*args, **options):
-    write(*args, **options)
-    time.sleep(0.2)
-lance_table.LanceMaking.append = slow
-embed(files(Path(sys.argv[1]), 60)[0], Path(sys.argv[2]))
-"""
-
-
 def test_a_kill_leaves_whole_chunks_and_the_same_command_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "shop.lance"
     catalogue, pixels = files(tmp_path / "images", 60)
-    here = Path(__file__).parent
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "images"), str(folder)]
-    process = subprocess.Popen(command, env=environment)
-    deadline = time.monotonic() + 60
-    while not (folder / "data").exists() or len(list((folder / "data").iterdir())) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    with pytest.raises(UsageError, match="is being written by another process"):
+    with (
+        killed_while_embedding(
+            "siamjax.search.lance_table:LanceMaking",
+            tmp_path / "images",
+            folder,
+            when=lambda: (folder / "data").exists() and len(list((folder / "data").iterdir())) >= 2,
+        ),
+        pytest.raises(UsageError, match="is being written by another process"),
+    ):
         embed(catalogue, folder)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     before = len(rows_of(folder))
     assert 8 <= before < 60
     assert before % 8 == 0
