@@ -49,14 +49,20 @@ class Checkpoints:
 
     def _begin(self) -> list[str]:
         """Open the folder; returns a message for each checkpoint that it was not opened with."""
-        # Orbax reads all metrics at once, so one broken file would keep it from opening any.
-        messages = [
-            f"metrics of the checkpoint of step {path.name} cannot be read ({why}); it was moved "
-            f"to {self._move_aside(path)}"
-            for path in sorted(self._folder.glob("[0-9]*"))
-            if path.name.isdecimal() and (why := self._broken(path))
-        ]
+        import orbax.checkpoint as ocp
+
+        # Orbax reads what is beside the arrays of all checkpoints at once, so one broken file would
+        # keep it from opening any.
         self._folder.mkdir(parents=True, exist_ok=True)
+        saved = ocp.path.step.standard_name_format().find_all(self._folder)
+        saved = sorted(saved, key=lambda found: found.step)
+        broken = {found.step: why for found in saved if (why := self._broken(found))}
+        if broken and len(broken) == len(saved):
+            raise self._none_can_be_read(broken)
+        messages = [
+            f"checkpoint of step {step} cannot be read ({why}); moved to {self._move_aside(step)}"
+            for step, why in broken.items()
+        ]
         self._remove_parts()
         self._orbax = self._opened()
         return messages
@@ -79,14 +85,18 @@ class Checkpoints:
             ),
         )
 
-    def _broken(self, folder: Path) -> str:
-        """What is wrong with the metrics of a checkpoint; empty if nothing is.
+    def _broken(self, found: Any) -> str:
+        """What is wrong with the files beside a checkpoint's arrays; empty if nothing is.
 
         ``UsageError`` for metrics that are whole and another run's: those are not damaged.
         """
-        path, checksum = folder / "metrics" / "metrics", None
-        with contextlib.suppress(UsageError):  # that of its arrays is found when they are loaded
+        folder = Path(found.path)
+        path = folder / "metrics" / "metrics"
+        try:
             checksum = _about(folder).checksums.get("metrics")
+            _ = found.commit_timestamp  # Orbax reads the file, as it will when it opens all
+        except Exception as error:  # Orbax has no one type for what it cannot read
+            return _in_short(error)
         if checksum is None and not path.exists():
             return ""
         try:
@@ -103,6 +113,14 @@ class Checkpoints:
                 f"{', '.join(sorted(metrics))}: give one of these as best, or --run another folder"
             )
         return "its value is NaN" if math.isnan(metrics[self._best]) else ""
+
+    def _none_can_be_read(self, problems: dict[int, str]) -> UsageError:
+        """For all checkpoints; nothing is moved: the user decides whether to start anew."""
+        return UsageError(
+            f"{self._folder}: none of the checkpoints {sorted(problems)} can be read as this "
+            f"network's ({next(iter(problems.values()))}); use the versions named in "
+            "manifest.json, or move the run's folder away to start anew"
+        )
 
     def _rank(self, metrics: dict[str, float]) -> Any:
         return metrics[self._best], -metrics["step"]
@@ -213,11 +231,7 @@ class Checkpoints:
                     for broken, problem in problems.items()
                 ]
             if problems:
-                raise UsageError(
-                    f"{self._folder}: none of the checkpoints {sorted(problems)} can be read as "
-                    f"this network's ({next(iter(problems.values()))}); use the versions named in "
-                    "manifest.json, or move the run's folder away to start anew"
-                )
+                raise self._none_can_be_read(problems)
             return None, []
 
         step, messages = on_first(choose)
@@ -268,16 +282,16 @@ class Checkpoints:
             self._orbax.close()
 
     def _set_aside(self, step: int) -> Path:
-        target = self._move_aside(self._folder / str(step))
+        target = self._move_aside(step)
         self._orbax.reload()
         return target
 
-    def _move_aside(self, step_folder: Path) -> Path:
-        target = self._folder.parent / "damaged" / step_folder.name
+    def _move_aside(self, step: int) -> Path:
+        target = self._folder.parent / "damaged" / str(step)
         target.parent.mkdir(exist_ok=True)
         while target.exists():
             target = target.with_name(target.name + "-again")
-        os.replace(step_folder, target)
+        os.replace(self._folder / str(step), target)
         return target
 
 

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import gc
+import json
 import os
 import re
 import shutil
@@ -209,7 +210,7 @@ def test_what_only_the_checksum_tells(two, tmp_path):
 
 
 def test_a_changed_file_is_refused_or_does_not_matter(two, tmp_path):
-    """A few files; the next test takes them all."""
+    """A few files; a slow test takes them all."""
     files = in_checkpoint(two / "2")
     largest = max(files, key=lambda path: (two / "2" / path).stat().st_size)
     for path in (largest, Path("_CHECKPOINT_METADATA"), Path("metrics/metrics")):
@@ -217,6 +218,46 @@ def test_a_changed_file_is_refused_or_does_not_matter(two, tmp_path):
         flipped = content[:18] + bytes([content[18] ^ 1]) + content[19:]
         for changed in (None, flipped):
             check_damaged(two, tmp_path, path, changed)
+
+
+def rewritten(change):
+    """What Orbax writes about a checkpoint, changed."""
+
+    def rewrite(content):
+        about = json.loads(content)
+        change(about)
+        return json.dumps(about).encode()
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.replace(b'"metrics"', b'"metricr"'),
+        lambda content: content.replace(b'"metrics": {}', b'"metricr": {}'),
+        rewritten(lambda about: about.update(commit_timestamp_nsecs="yesterday")),
+        rewritten(lambda about: about.update(commit_timestamp_nsecs=10**40)),
+        rewritten(lambda about: about.update(item_handlers=3)),
+        rewritten(lambda about: about.update(custom_metadata=[])),
+        lambda content: b"[]",
+        lambda content: b"\xff\xfe",
+        lambda content: b"[" * 100_000,
+    ],
+)
+def test_what_orbax_cannot_read_does_not_keep_it_from_opening_the_others(two, tmp_path, change):
+    about = Path("_CHECKPOINT_METADATA")
+    changed = change((two / "2" / about).read_bytes())
+    assert "training" not in check_damaged(two, tmp_path, about, changed)
+    assert (tmp_path / "copy" / "damaged" / "2").is_dir()
+
+
+def test_all_that_is_beside_the_arrays_damaged_stops_and_moves_nothing(two):
+    for step in ("1", "2"):
+        (two / step / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(UsageError, match=r"none of the checkpoints \[1, 2\] can be read"):
+        Checkpoints(two, best="auc")
+    assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
 
 
 @pytest.mark.slow
