@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,26 +156,31 @@ class Command:
             for index, process in enumerate(self.processes):
                 if index not in found and process.poll() is not None:
                     seconds = time.monotonic() - since
-                    found[index] = Ended(seconds, process.returncode, self.said(index))
+                    found[index] = Ended(seconds, process.returncode, "")
             time.sleep(0.01)
         for index, process in enumerate(self.processes):
             if index not in found:
-                found[index] = Ended(time.monotonic() - since, None, self.said(index))
+                found[index] = Ended(time.monotonic() - since, None, "")
                 process.kill()
                 process.wait()
-        return [found[index] for index in range(self.count)]
+        self._left()  # what a process says passes through another one, which may be at it still
+        return [replace(found[index], said=self.said(index)) for index in range(self.count)]
 
     def orphans(self) -> list[int]:
         """Processes that these started and that still run a second later; they are killed."""
+        left = self._left()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return left
+
+    def _left(self) -> list[int]:
+        """The processes that these started and that still run, waited for a second."""
         sessions = {process.pid for process in self.processes}
-        left: list[int] = []
         for _ in range(10):
             if not (left := [pid for pid, its in _sessions() if its in sessions]):
                 break
             time.sleep(0.1)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         return left
 
 

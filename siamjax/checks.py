@@ -25,6 +25,16 @@ def require_bool(name: str, values: Any, *, true: str) -> Any:
     return array
 
 
+def share_of_batch(batch_size: int, unit: str, count: int, of: str) -> int:
+    """Rows of a batch for each of ``count`` devices or processes; ``UsageError`` if not even."""
+    if batch_size % count:
+        raise UsageError(
+            f"batch of {batch_size} {unit} cannot be split over {count} {of}; use a multiple of "
+            f"{count}"
+        )
+    return batch_size // count
+
+
 def require_number(
     name: str,
     value: Any,

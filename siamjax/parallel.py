@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from siamjax import processes
+from siamjax.checks import share_of_batch
 from siamjax.errors import UsageError
 
 AXIS = "devices"
@@ -168,17 +169,8 @@ def shard(batch: dict[str, Any], *, devices: Sequence[Any] | None = None) -> dic
     """
     count = len(devices or jax.local_devices())
     for value in batch.values():
-        check_split(len(value), "examples", count)
+        share_of_batch(len(value), "examples", count, "devices")
     return {
         name: value.reshape(count, len(value) // count, *value.shape[1:])
         for name, value in batch.items()
     }
-
-
-def check_split(batch_size: int, unit: str, count: int) -> None:
-    """Raise ``UsageError`` unless a batch of ``batch_size`` can be split over ``count`` devices."""
-    if batch_size % count:
-        raise UsageError(
-            f"batch of {batch_size} {unit} cannot be split over {count} devices; use a multiple "
-            f"of {count}"
-        )

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from tiny_run import rows
 
 from experiments import lfw_bce, lfw_contrastive
 from siamjax.commands import verification as commands
@@ -163,12 +164,7 @@ def test_stopped_and_resumed_is_bit_for_bit_straight(
     jax.tree.map(
         np.testing.assert_array_equal, parameters(tmp_path / "stopped"), parameters(finished[0])
     )
-    timed = ("pairs_per_second", "data_wait_percent", "device_percent", "host_percent")
-    rows = [
-        [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(folder)]
-        for folder in (finished[0], tmp_path / "stopped")
-    ]
-    assert rows[0] == rows[1]
+    assert rows(tmp_path / "stopped") == rows(finished[0])
     sessions = json.loads((tmp_path / "stopped" / "manifest.json").read_text())["sessions"]
     assert [(row["start"], row["end"]) for row in sessions] == [(0, stopped_at), (stopped_at, 4)]
 
@@ -197,8 +193,8 @@ def test_bce_from_a_run_with_another_head(finished, tmp_path, capsys):
     opened = Verifier.open(tmp_path / "run")
     assert opened.measure == "logit"
     assert isinstance(opened.run.network.head, DifferenceHead)
-    rows = [row for row in read_metrics(tmp_path / "run") if "loss" in row]
-    assert [row["accuracy"] * 8 % 1 for row in rows] == [0.0] * 4  # shares of eight pairs
+    logged = [row for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert [row["accuracy"] * 8 % 1 for row in logged] == [0.0] * 4  # shares of eight pairs
 
 
 def test_the_published_head_is_an_option_of_bce():
@@ -336,12 +332,14 @@ def test_network_of_a_finished_run_works_under_plain_jit(finished, faces):
     def embed(variables, x):
         return opened.network.apply(variables, x, method="embed")
 
-    rows = embed(opened.variables, images)
-    assert rows.shape[0] == 3
-    assert np.isfinite(rows).all()
-    assert np.ptp(rows, axis=0).max() > 0
+    embedded = embed(opened.variables, images)
+    assert embedded.shape[0] == 3
+    assert np.isfinite(embedded).all()
+    assert np.ptp(embedded, axis=0).max() > 0
     again = jax.jit(opened.network.apply)(opened.variables, images[:1], images[2:])[0]
-    np.testing.assert_allclose(again, [np.linalg.norm(rows[0] - rows[2])], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        again, [np.linalg.norm(embedded[0] - embedded[2])], rtol=1e-4, atol=1e-6
+    )
 
 
 class TestUse:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from siamjax.checks import require_names
+from siamjax.checks import require_names, share_of_batch
 from siamjax.data.images import ImageSet
 from siamjax.data.pairs import PairStream, generator
 from siamjax.data.transforms import (
@@ -179,7 +179,7 @@ class Batches:
         Process 0 has the first rows, as on the axis of devices. Raises ``UsageError`` if a batch
         cannot be split evenly.
         """
-        _share(self.reading.batch_size, self.unit, count)
+        share_of_batch(self.reading.batch_size, self.unit, count, "processes")
         return replace(self, part=(index, count))
 
     def describe(self, step: int, *, shown: int = 4) -> str:
@@ -379,16 +379,6 @@ def _end_of_worker(error: RuntimeError) -> str | None:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-def _share(batch_size: int, unit: str, count: int) -> int:
-    """Rows of a batch for each of ``count`` processes."""
-    if batch_size % count:
-        raise UsageError(
-            f"batch of {batch_size} {unit} cannot be split over {count} processes; use a multiple "
-            f"of {count}"
-        )
-    return batch_size // count
-
-
 def image_batches(
     images: ImageSet,
     indices: np.ndarray,
@@ -405,7 +395,7 @@ def image_batches(
     other, are the batch.
     """
     index, count = part
-    share = _share(batch_size, "images", count)
+    share = share_of_batch(batch_size, "images", count, "processes")
 
     def load(image: int) -> np.ndarray:
         return resize(images.image(image), size)

@@ -59,4 +59,7 @@ def write_vectors(index: Index, out: Path) -> None:
             os.replace(index.folder / FAILED, out.with_suffix(".failed.csv"))
         for written, path in zip(new, (table, out), strict=True):
             os.replace(written, path)
-        shutil.rmtree(index.folder)
+        done = index.folder.with_suffix(".done")
+        shutil.rmtree(done, ignore_errors=True)
+        os.replace(index.folder, done)  # so that a kill leaves no half of an index to go on with
+        shutil.rmtree(done)

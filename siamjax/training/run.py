@@ -22,11 +22,11 @@ import flax.linen as nn
 import jax
 
 from siamjax import processes
+from siamjax.checks import share_of_batch
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError, shown
 from siamjax.files import append_row, dump_json, locked, read_rows, saying, write_json
 from siamjax.messages import warn
-from siamjax.parallel import check_split
 from siamjax.runs import FORMAT, differences
 from siamjax.training.agreement import LOCK, check_same, config_in
 from siamjax.training.checkpoints import Checkpoints
@@ -144,7 +144,7 @@ class Run:
         holds another run or something else (``UsageError``). So are several processes with
         different options.
         """
-        check_split(config.batch_size, "examples", jax.device_count())
+        share_of_batch(config.batch_size, "examples", jax.device_count(), "devices")
         run = cls(config, network, splits, best=best, weights=weights, extendable=extendable)
         # This process has the network already, so its code may run.
         trust = modules_in(run.description)

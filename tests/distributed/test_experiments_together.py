@@ -5,9 +5,9 @@ import signal
 
 import pytest
 from starting import Processes
+from tiny_run import rows
 
 from siamjax.files import read_rows
-from siamjax.training.writers import read_metrics
 
 SHORT = ["--batch-size", "8", "--steps", "4", "--evaluate-every", "2", "--log-every", "1"]
 FACES = [
@@ -48,15 +48,6 @@ def files(folder):
     """The files of a run, without those of which Orbax and TensorBoard make up the names."""
     found = {str(path.relative_to(folder)) for path in folder.iterdir()}
     return found | {f"checkpoints/{path.name}" for path in (folder / "checkpoints").iterdir()}
-
-
-def rows(folder):
-    """The rows of metrics without what depends on the clock."""
-    timed = ("_per_second", "_percent")
-    return [
-        {name: value for name, value in row.items() if not name.endswith(timed)}
-        for row in read_metrics(folder)
-    ]
 
 
 def assert_same_run(got, expected, *, share):
