@@ -1,13 +1,13 @@
 """Image -> embedding, by a pretrained InceptionV3."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
+from siamjax.models.normalization import unit_norm
 from siamjax.models.preprocessing import preprocess
 from siamjax.options import Preprocessing
 
@@ -62,8 +62,8 @@ class InceptionEmbedding(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Embed images (3 channels; uint8, or float in [0, 1]), or maps of the block ``given``."""
         maps = self.maps(x, train=train, weight=weight)
-        features = _unit(maps.astype(jnp.float32).mean(axis=(1, 2)))
-        return features if self.embedding is None else _unit(self.dense(features))
+        features = unit_norm(maps.astype(jnp.float32).mean(axis=(1, 2)))
+        return features if self.embedding is None else unit_norm(self.dense(features))
 
     def maps(
         self,
@@ -78,7 +78,3 @@ class InceptionEmbedding(nn.Module):
         return self.trunk(x, train=train, weight=weight, after=self.given)
 
     embed = __call__  # as ``Embeds`` names it
-
-
-def _unit(x: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))

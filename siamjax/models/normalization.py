@@ -1,4 +1,4 @@
-"""Batch normalisation over all devices, with weighted examples."""
+"""Batch normalisation over all devices, with weighted examples; and vectors of norm 1."""
 
 import math
 from functools import partial
@@ -29,12 +29,14 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         scale_init: initial value of the learnt scale.
         use_scale: learn a scale; False: it is 1, where the next layer can scale as well.
+        use_bias: learn a bias; False: it is 0.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     use_scale: bool = True
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -59,7 +61,9 @@ class BatchNorm(nn.Module):
         scale = jnp.ones(*channels)
         if self.use_scale:
             scale = self.param("scale", self.scale_init, *channels)
-        bias = self.param("bias", nn.initializers.zeros, *channels)
+        bias = jnp.zeros(*channels)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, *channels)
         if not train:
             factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
             centred = x.astype(jnp.float32) - _row(running_mean.value, x)
@@ -160,6 +164,11 @@ def _channel_sums(x: Array, weight: Array | None) -> Array:
     per_example = jnp.sum(x, axis=tuple(range(1, x.ndim - 1)))
     weight = weight[:, None]
     return jnp.sum(jnp.where(weight > 0, per_example, 0.0) * weight, axis=0)
+
+
+def unit_norm(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
+    """``x / |x|``, with a finite gradient where x is 0."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 def _row(of_channels: Array, x: Array) -> Array:

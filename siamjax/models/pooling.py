@@ -114,6 +114,17 @@ def average_pool_3x3(
     return along(along(x.astype(sum_dtype(x.dtype)), 1), 2).astype(x.dtype)
 
 
+def average_pool_2x2(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch height/2 width/2 channels"]:
+    """Mean over windows of 2x2, stride 2; the last row or column of an odd side is left out.
+
+    Sums are float32 at least, the result has the dtype of the input.
+    """
+    even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2].astype(sum_dtype(x.dtype))
+    return (sum(_corners(even)) / 4.0).astype(x.dtype)
+
+
 class Named(nn.Module):
     """Returns its input, so that ``siamjax inspect`` finds it under this module's name."""
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
+from siamjax.models.normalization import unit_norm
 from siamjax.models.pooling import Named, max_pool_2x2
 from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv, Dense
@@ -173,10 +174,7 @@ class Vgg16Features(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Features of images (uint8 0..255, or float in [0, 1]), or of maps of block ``given``."""
         del weight  # nothing here is normalised over the batch
-        mean = self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2))
-        # Without the maximum, an image whose features are all 0 would have no finite gradient.
-        squares = jnp.sum(mean * mean, axis=-1, keepdims=True)
-        return mean * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+        return unit_norm(self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2)))
 
     def maps(
         self, x: UInt8[Array, "batch height width 3"], *, train: bool = False

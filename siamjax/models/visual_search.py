@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
+from siamjax.models.normalization import unit_norm
 from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv
 from siamjax.models.vgg16 import Vgg16
@@ -184,9 +185,8 @@ class VisualSearchNet(nn.Module):
         output = self.output or {"strided": "sigmoid"}.get(self.variant)
         if output == "sigmoid":
             return nn.sigmoid(x)
-        squares = jnp.sum(x * x, axis=-1, keepdims=True)
-        if output == "sphere":  # the maximum keeps the gradient finite where x is 0
-            return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
-        return x * jax.lax.rsqrt(1.0 + squares)
+        if output == "sphere":
+            return unit_norm(x)
+        return x * jax.lax.rsqrt(1.0 + jnp.sum(x * x, axis=-1, keepdims=True))
 
     embed = __call__  # as ``Embeds`` names it

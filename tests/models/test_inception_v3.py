@@ -6,7 +6,7 @@ import pytest
 from siamjax.errors import UsageError
 from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import ENDS, InceptionV3, layers_between, layers_of
-from siamjax.models.pooling import average_pool_3x3, max_pool_3x3
+from siamjax.models.pooling import average_pool_2x2, average_pool_3x3, max_pool_3x3
 
 IMAGE = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
 
@@ -103,6 +103,10 @@ def test_pools_by_the_definition(rng):
         for column in range(4):
             window = x[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
             np.testing.assert_array_equal(largest[:, row, column], window.max((1, 2)))
+    quarters = average_pool_2x2(jnp.asarray(x))
+    np.testing.assert_allclose(
+        quarters, x[:, :, :8].reshape(2, 3, 2, 4, 2, 3).mean((2, 4)), atol=1e-6
+    )
     mean = average_pool_3x3(jnp.asarray(x))
     for row in range(6):
         for column in range(9):

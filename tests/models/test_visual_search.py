@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
-from siamjax.models.preprocessing import preprocess
+from siamjax.models.preprocessing import preprocess, require_images
 from siamjax.models.vgg16 import BLOCKS, Vgg16, Vgg16Features, layers_between
 from siamjax.models.visual_search import (
     ShallowNet,
@@ -155,12 +155,21 @@ def test_preprocessing_by_hand():
         "unit": [0, 0.2, 1],
         "signed": [-1, -0.6, 1],
         "bgr_mean": [255 - 103.939, 51 - 116.779, -123.68],
+        "bgr_signed": [1, -0.6, -1],
+        "face_api": [-122.782 / 255, (51 - 117.001) / 255, (255 - 104.298) / 255],
         "torchvision": [-0.485 / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225],
     }
     for kind, values in expected.items():
         np.testing.assert_allclose(preprocess(x, kind)[0, 0, 0], values, rtol=1e-5, atol=1e-5)
     with pytest.raises(UsageError, match="preprocessing 'rgb'"):
         preprocess(x, "rgb")
+
+
+def test_what_is_no_batch_of_images():
+    require_images(jnp.zeros((2, 8, 9, 3)), least=8, most=9)
+    for shape in ((8, 9, 3), (2, 8, 9, 1), (2, 7, 9, 3), (2, 8, 10, 3)):
+        with pytest.raises(UsageError, match=r"of shape \(.*3\) with sides of 8 to 9"):
+            require_images(jnp.zeros(shape), least=8, most=9)
 
 
 def test_refusals():
