@@ -65,7 +65,9 @@ Seed = Annotated[int, Bounds(at_least=0, at_most=2**32 - 1)]
 """A seed; of a larger one JAX would drop all but 32 bits, so that two seeds were one."""
 Source = Annotated[str, Expanded]
 """Name of a data set, or a path."""
-Preprocessing = Literal["unit", "signed", "bgr_signed", "bgr_mean", "torchvision", "face_api"]
+Preprocessing = Literal[
+    "unit", "signed", "bgr_signed", "bgr_mean", "torchvision", "clip", "face_api"
+]
 """What becomes of an image's bytes before the network: :mod:`siamjax.models.preprocessing`."""
 Precision = Literal["float32", "bfloat16"]
 """The type of a network's products; what stays float32: docs/precision.md."""

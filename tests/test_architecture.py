@@ -19,7 +19,15 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "siamjax."))
 
 # Each may import those after it, and nothing before it.
 LAYERS = ("commands", "report", "search", "inference", "training")
-NETWORKS = ("lfw", "normxcorr_net", "visual_search", "vgg16", "inception_v3", "inception_embedding")
+NETWORKS = (
+    "lfw",
+    "normxcorr_net",
+    "visual_search",
+    "vgg16",
+    "inception_v3",
+    "inception_embedding",
+    "vit",
+)
 
 
 def imports(path):
@@ -98,7 +106,14 @@ def test_nothing_generic_knows_a_network_by_name():
     assert {f"{name}.py" for name in NETWORKS} < {path.name for path in files("models")}
     generic = files(*LAYERS)
     assert forbidden(generic, *networks) == []
-    words = ("LfwNet", "NormXCorrNet", "VisualSearchNet", "Vgg16", "InceptionV3(")
+    words = (
+        "LfwNet",
+        "NormXCorrNet",
+        "VisualSearchNet",
+        "Vgg16",
+        "InceptionV3(",
+        "VisionTransformer",
+    )
     code = [ast.unparse(_without_docstrings(ast.parse(path.read_text()))) for path in generic]
     assert [word for word in words for text in code if word in text] == []
 

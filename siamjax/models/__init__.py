@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from siamjax.models.siamese import Siamese
     from siamjax.models.vgg16 import Vgg16, Vgg16Features
     from siamjax.models.visual_search import VisualSearchNet
+    from siamjax.models.vit import VisionTransformer
 
 __getattr__, __dir__ = contents(__name__, __file__)
 
@@ -42,5 +43,6 @@ __all__ = [
     "Siamese",
     "Vgg16",
     "Vgg16Features",
+    "VisionTransformer",
     "VisualSearchNet",
 ]

@@ -10,7 +10,10 @@ from siamjax.options import Preprocessing
 
 _BGR_MEAN = (103.939, 116.779, 123.68)
 _FACE_API_MEAN = (122.782, 117.001, 104.298)
-_MEAN, _STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MOMENTS = {  # means and standard deviations of the channels
+    "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
 
 
 def preprocess(
@@ -21,8 +24,8 @@ def preprocess(
     ``unit``: x / 255. ``signed``: x / 127.5 - 1 (Keras' InceptionV3, ArcFace). ``bgr_signed``: the
     same with channels in the order blue, green, red (AdaFace). ``bgr_mean``: in that order too,
     minus ImageNet's means, in 0..255 (VGG, Simonyan and Zisserman 2014). ``torchvision``: x / 255
-    minus ImageNet's means, divided by its standard deviations. ``face_api``: x minus the means of
-    faces, divided by 255 (dlib, face-api).
+    minus ImageNet's means, divided by its standard deviations. ``clip``: the same with those of
+    CLIP's images. ``face_api``: x minus the means of faces, divided by 255 (dlib, face-api).
     Float images must be in [0, 1]. ``UsageError`` for another ``kind``.
     """
     unit = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
@@ -32,16 +35,16 @@ def preprocess(
         return unit * 2.0 - 1.0
     if kind == "bgr_signed":
         return unit[..., ::-1] * 2.0 - 1.0
-    bgr_mean, face_api_mean, mean, deviation = (
+    bgr_mean, face_api_mean, *moments = (
         jnp.array(of_channels, jnp.float32).reshape(*(1,) * (x.ndim - 1), -1)
-        for of_channels in (_BGR_MEAN, _FACE_API_MEAN, _MEAN, _STANDARD_DEVIATION)
+        for of_channels in (_BGR_MEAN, _FACE_API_MEAN, *_MOMENTS.get(kind, ()))
     )
     if kind == "bgr_mean":
         return unit[..., ::-1] * 255.0 - bgr_mean
     if kind == "face_api":
         return unit - face_api_mean / 255.0
-    if kind == "torchvision":
-        return (unit - mean) / deviation
+    if kind in _MOMENTS:
+        return (unit - moments[0]) / moments[1]
     raise UsageError(f"preprocessing {kind!r}; choose one of {', '.join(get_args(Preprocessing))}")
 
 

@@ -158,6 +158,11 @@ def test_preprocessing_by_hand():
         "bgr_signed": [1, -0.6, -1],
         "face_api": [-122.782 / 255, (51 - 117.001) / 255, (255 - 104.298) / 255],
         "torchvision": [-0.485 / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225],
+        "clip": [
+            -0.48145466 / 0.26862954,
+            (0.2 - 0.4578275) / 0.26130258,
+            (1 - 0.40821073) / 0.27577711,
+        ],
     }
     for kind, values in expected.items():
         np.testing.assert_allclose(preprocess(x, kind)[0, 0, 0], values, rtol=1e-5, atol=1e-5)
