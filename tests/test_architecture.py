@@ -92,7 +92,7 @@ def test_what_is_computed_on_the_host_knows_no_jax():
 def test_what_knows_of_devices_and_processes_stands_on_jax_alone():
     files = ROOT / "parallel.py", ROOT / "processes.py"
     own = {name.split(".")[1] for f in files for name in imports(f) if name.startswith("siamjax.")}
-    assert own == {"errors", "last_words", "messages", "processes"}
+    assert own == {"checks", "errors", "last_words", "messages", "processes"}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

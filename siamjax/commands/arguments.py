@@ -3,6 +3,7 @@
 ``--quiet`` is no argument: :func:`siamjax.cli.call` gives it to every command and experiment.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
@@ -12,6 +13,14 @@ Trust = Annotated[
     arg(
         help="Modules to import the run's network from; the error that asks for one names it.",
         metavar="[MODULE ...]",
+    ),
+]
+UsedRun = Annotated[
+    Path,
+    arg(
+        aliases=("--network",),
+        help="Folder of a finished run; or published weights: a file, or a name that `weights "
+        "list` shows.",
     ),
 ]
 Strict = Annotated[

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.arguments import Strict, Trust, UsedRun
 from siamjax.commands.output import Answer, answers
-from siamjax.errors import UsageError
+from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Rate, Seed, Source
 
 
 @answers
 def calibrate(
     *,
-    run: Path,
+    run: UsedRun,
     data: Source | None = None,
     fmr: Rate | None = None,
     gallery: Count | None = None,
@@ -29,7 +29,6 @@ def calibrate(
     run's folder, calibration.json and calibration.html; verify, search and rank then use them.
 
     Args:
-        run: Folder of a finished run.
         data: Folder with a sub-folder for each person, list file of lines 'path1 path2 label',
             table, or name of a data set; None: the run's own test people.
         fmr: Wanted false match rate; None: the smallest of 0.1, 0.01, 0.001 that so many people
@@ -46,7 +45,7 @@ def calibrate(
     import msgspec
 
     from siamjax.data.people import open_people, people_of
-    from siamjax.files import locked
+    from siamjax.files import locked, saying
     from siamjax.inference.calibrating import calibrate as calibrate_pairs
     from siamjax.inference.calibration import fingerprint
     from siamjax.inference.evaluation import own_splits
@@ -67,7 +66,9 @@ def calibrate(
         opened.check(fingerprint(finished))  # now, and not after all is compared
     people = people_of(own_splits(finished)) if data is None else open_people(data, strict=strict)
     # Opened first, so that a folder that cannot be written is refused before anything is compared.
-    with locked(run / "calibration.lock"):
+    with saying(f"{shown(finished.kept)}: cannot be made"):
+        finished.kept.mkdir(exist_ok=True)
+    with locked(finished.kept / "calibration.lock"):
         notes = check_unseen(finished, people, allow_overlap=allow_overlap)
         compared = compare_people(finished, people, seed=seed, limit=limit)
         found = calibrate_pairs(compared, fmr=fmr, notes=notes)
@@ -76,13 +77,13 @@ def calibrate(
         found.keep_searches(finished)
         found.write(finished)
         heading = f"{run.absolute().name} calibrated on {found.data}"
-        write_calibration(run / PAGE, found, compared, heading=heading)
+        write_calibration(finished.kept / PAGE, found, compared, heading=heading)
     values = msgspec.to_builtins(found)
     then = ("verify", "a.jpg", "b.jpg", "--run", run)
     if index is not None:
         then = ("search", "query.jpg", "--index", index)
     return Answer(
         values={name: value for name, value in values.items() if name != "points"},
-        text=[*text_of(found), f"page: {run / PAGE}"],
+        text=[*text_of(found), f"page: {finished.kept / PAGE}"],
         then=then,
     )

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from siamjax.commands.arguments import Trust
+from siamjax.commands.arguments import Trust, UsedRun
 from siamjax.commands.output import Answer, answers
 
 
 @answers
 def export(
     *,
-    run: Path,
+    run: UsedRun,
     out: Path,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
     trust: Trust = (),
@@ -17,7 +17,6 @@ def export(
     """Export a run's embedder and pair scorer as serialised StableHLO, which needs only jax.
 
     Args:
-        run: Folder of a finished run.
         out: New folder for two .stablehlo files, weights.npz, manifest.json and README.md.
         platforms: Where the export can run: any of cpu, cuda and tpu.
     """

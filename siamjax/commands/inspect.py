@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.arguments import Strict, Trust, UsedRun
 from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError
 
@@ -22,7 +22,7 @@ _BATCH = 16  # images; VGG-16 at 224x224 needs about 25 MB for one
 @answers
 def inspect(
     *,
-    run: Path,
+    run: UsedRun,
     image: Path | None = None,
     layer: str | None = None,
     data: Path | None = None,
@@ -33,7 +33,6 @@ def inspect(
     """Look inside a run's network: a table of its layers, their activations, dead filters.
 
     Args:
-        run: Folder of a finished run.
         image: Image to draw activations for, one PNG for each layer.
         layer: Name of a layer, or its end, such as block5_conv1; None: every convolution.
         data: Folder of images over which to find the filters that are never above 0.
@@ -86,12 +85,13 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def _table(run: "Finished", shown: "Sequence[Layer]") -> list[str]:
     from siamjax.aligned import text_table
+    from siamjax.data.transforms import sides
 
     rows = [
         (one.name, (one.kind, "x".join(map(str, one.shape)), f"{one.parameters:,}"))
         for one in shown
     ]
-    height, width = run.size
+    height, width = sides(run.size)
     columns = ["kind", "shape", "parameters, with those of inner layers"]
     title = f"layers of {run.folder} for an image of {height}x{width}"
     return [title, text_table(columns, rows)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.arguments import Strict, Trust, UsedRun
 from siamjax.commands.matches import Matches
 from siamjax.commands.output import Answer, answers
 from siamjax.errors import shown
@@ -17,7 +17,7 @@ def rank(
     /,
     *,
     gallery: Path,
-    run: Path,
+    run: UsedRun,
     top: Count = 10,
     symmetric: bool = False,
     strict: Strict = False,
@@ -29,7 +29,6 @@ def rank(
     Args:
         queries: Images to search for.
         gallery: Folder of images; each query is compared with each of them.
-        run: Folder of a finished run.
         top: Number of images to show for each query.
         symmetric: Rank by the mean of both orders of a pair, of a network of logits; takes twice
             as long.

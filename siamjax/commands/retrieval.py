@@ -1,12 +1,13 @@
 """The commands that embed a catalogue of images and search it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from tyro.conf import arg
 
 from siamjax import messages
-from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.arguments import Strict, Trust, UsedRun
 from siamjax.commands.matches import Matches
 from siamjax.commands.output import Answer, answers
 from siamjax.errors import UsageError, shown
@@ -27,7 +28,7 @@ def embed(
     catalogue: tyro.conf.Positional[Source],
     /,
     *,
-    run: Path,
+    run: UsedRun,
     out: Path,
     dtype: Literal["float32", "float16"] | None = None,
     remove: tuple[str, ...] = (),
@@ -46,7 +47,6 @@ def embed(
     Args:
         catalogue: A folder of images, a folder with a table, a table (CSV, TSV), or the name of
             a data set, such as emoji.
-        run: Folder of a finished run of an embedding network.
         out: Folder of the index; made if it does not exist. NAME.lance is a LanceDB table instead,
             NAME.npy an array with a table of its rows beside it, for another search engine.
         dtype: Type of the embeddings in the index; None: float32, or that of an existing index.
@@ -81,7 +81,7 @@ def embed(
         Path(folder),
         # A data set takes precedence over a folder of its name, as where catalogues are opened.
         source=catalogue if catalogue in NAMES else str(Path(catalogue).resolve()),
-        run=str(run.absolute()),
+        run=str(finished.folder.absolute()),
         dtype=dtype,
         without=remove,
         remove_gone=remove_gone,
@@ -145,7 +145,7 @@ def search(
     /,
     *,
     index: Path,
-    run: Path | None = None,
+    run: Annotated[Path | None, arg(aliases=("--network",))] = None,
     top: Count = 10,
     metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean",
     where: tuple[str, ...] = (),
@@ -160,7 +160,7 @@ def search(
     Args:
         queries: Images to search for.
         index: Folder that the embed command made.
-        run: Folder of the run that made the index; None: as the index says.
+        run: The run or the published weights that made the index; None: as the index says.
         top: Number of items to show for each query.
         metric: Distance between embeddings.
         where: Search only items with all of these attributes, each as name=value.

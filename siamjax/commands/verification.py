@@ -5,7 +5,7 @@ from typing import Literal
 
 import tyro
 
-from siamjax.commands.arguments import Strict, Trust
+from siamjax.commands.arguments import Strict, Trust, UsedRun
 from siamjax.commands.output import Answer, answers, calibrate
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Rate, Source
@@ -17,7 +17,7 @@ def verify(
     second: tyro.conf.Positional[Path],
     /,
     *,
-    run: Path,
+    run: UsedRun,
     prior: Rate | None = None,
     trust: Trust = (),
 ) -> Answer:
@@ -26,7 +26,6 @@ def verify(
     Args:
         first: An image.
         second: Another image.
-        run: Folder of a finished run.
         prior: Share of same pairs among all that will be compared, for the probability of "same";
             None: no probability. Only a calibrated run has one.
     """
@@ -84,7 +83,7 @@ def verify(
 @answers
 def evaluate(
     *,
-    run: Path,
+    run: UsedRun,
     data: Source | None = None,
     task: Literal["verification", "reid", "retrieval"] | None = None,
     limit: Count = 100_000,
@@ -94,7 +93,6 @@ def evaluate(
     """Evaluate a run on its own test data or any other, with 95 % intervals, beside raw pixels.
 
     Args:
-        run: Folder of a finished run.
         data: Name of a data set, by its official protocol where it has one; a folder with a
             sub-folder for each person or item, or in Market-1501's naming; a table (.csv, .tsv) or
             a folder with one; or a list file of lines 'path1 path2 label'. None: the run's own

@@ -1,6 +1,7 @@
 """Resize and augment decoded images for the network."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -8,14 +9,100 @@ from PIL import Image
 
 from siamjax.errors import UsageError
 
-Size = int | tuple[int, int]
-"""Size of a network's images in pixels: the side of a square, or (height, width)."""
+Filter = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """How an image of any size becomes one of a network's: as a published network has it.
+
+    The ``box`` is cut out, resized, and of that the centre is kept. All is rounded as in
+    torchvision's ``Resize`` and ``CenterCrop``, and antialiased when shrinking.
+
+    Attributes:
+        size: (height, width) of the network's images.
+        shorter: pixels of the shorter side before the centre is cut out, with the proportions kept;
+            None: the image is stretched to ``size``.
+        filter: bilinear or bicubic.
+        box: top, left, bottom and right of the part that is used, as shares of the image's height
+            and width; outside of the image its border is repeated. Such as the face in an aligned
+            portrait.
+    """
+
+    size: tuple[int, int]
+    shorter: int | None = None
+    filter: Filter = "bilinear"
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        top, left, bottom, right = self.box
+        if not (-1 <= top < bottom <= 2 and -1 <= left < right <= 2):
+            raise UsageError(
+                f"box {self.box}: must be top, left, bottom, right in [-1, 2], as shares of the "
+                "image's height and width"
+            )
+        if self.shorter is not None and self.shorter < max(self.size):
+            raise UsageError(
+                f"the shorter side {self.shorter}: must be {max(self.size)} or more, as "
+                f"{self.size[0]}x{self.size[1]} are cut out"
+            )
+
+    def __str__(self) -> str:
+        """In words."""
+        how = f"{self.filter} to {self.size}"
+        if self.shorter is not None:
+            how = f"{self.filter} to {self.shorter} at the shorter side, the central {self.size}"
+        return how if self.box == (0.0, 0.0, 1.0, 1.0) else f"the part {self.box}, {how}"
+
+    def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The image in the network's size."""
+        image = _cut(image, self.box)
+        (height, width), (rows, columns) = image.shape[:2], self.size
+        if self.shorter is None:
+            return _resized(image, rows, columns, self.filter)
+        scaled = [int(self.shorter * side / min(height, width)) for side in (height, width)]
+        image = _resized(image, *scaled, self.filter)
+        top, left = round((scaled[0] - rows) / 2), round((scaled[1] - columns) / 2)
+        return image[top : top + rows, left : left + columns]
+
+
+def _cut(
+    image: UInt8[np.ndarray, "height width 3"], box: tuple[float, float, float, float]
+) -> UInt8[np.ndarray, "h w 3"]:
+    ends = []
+    for side, (start, end) in zip(image.shape, (box[::2], box[1::2]), strict=False):
+        places = np.arange(round(start * side), max(round(start * side) + 1, round(end * side)))
+        ends.append(places.clip(0, side - 1))
+    return image[np.ix_(*ends)]
+
+
+def _resized(
+    image: UInt8[np.ndarray, "height width 3"], rows: int, columns: int, by: Filter
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    if image.shape[:2] == (rows, columns):
+        return image
+    resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[by]
+    return np.asarray(Image.fromarray(image).resize((columns, rows), resample))
+
+
+Size = int | tuple[int, int] | Framing
+"""Size of a network's images in pixels: the side of a square, or (height, width).
+
+Images of another size are stretched to it, unless a :class:`Framing` says more.
+"""
 
 
 def sides(size: Size) -> tuple[int, int]:
     """(height, width) of a size."""
-    alone = isinstance(size, (int, np.integer))
-    return (int(size), int(size)) if alone else (int(size[0]), int(size[1]))
+    if isinstance(size, (int, np.integer)):
+        return int(size), int(size)
+    height, width = size.size if isinstance(size, Framing) else size
+    return int(height), int(width)
+
+
+def framed(size: Size) -> str:
+    """In words, how images come to a size."""
+    return str(size) if isinstance(size, Framing) else f"bilinear to {sides(size)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +183,8 @@ class Symmetry:
 
 
 def resize(image: UInt8[np.ndarray, "height width 3"], size: Size) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize without keeping the proportions: bilinear, antialiased when shrinking."""
-    height, width = sides(size)
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    """Resize without keeping the proportions, bilinear, or as a :class:`Framing` says."""
+    return size(image) if isinstance(size, Framing) else _resized(image, *sides(size), "bilinear")
 
 
 def augment(

@@ -173,7 +173,7 @@ class Calibration(msgspec.Struct, kw_only=True):
 
         Raises ``UsageError`` for a damaged file, and for the calibration of another network.
         """
-        path = run.folder / CALIBRATION
+        path = run.kept / CALIBRATION
         if not os.path.lexists(path):
             return None
         command = f"python -m siamjax calibrate --run {shown(run.folder)}"
@@ -190,8 +190,8 @@ class Calibration(msgspec.Struct, kw_only=True):
         return found
 
     def write(self, run: Finished) -> None:
-        """Write it into the run's folder, whole or not at all."""
-        write_json(run.folder / CALIBRATION, msgspec.to_builtins(self))
+        """Write it into the run's folder, or one beside published weights, whole or not at all."""
+        write_json(run.kept / CALIBRATION, msgspec.to_builtins(self))
 
     def keep_searches(self, run: Finished) -> None:
         """Take over the thresholds of searches of other galleries from the run's last one.

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from siamjax import processes
 from siamjax.data.batches import image_batches
 from siamjax.data.images import ImageSet
-from siamjax.data.transforms import Size, sides
+from siamjax.data.transforms import Size, framed, sides
 from siamjax.errors import UsageError
 from siamjax.inference.digests import describe
 from siamjax.models.applying import evaluate
@@ -54,7 +54,7 @@ def fingerprint(network: nn.Module, weights: str, size: Size) -> dict[str, str]:
     return {
         "network": describe(network),
         "weights": weights,
-        "preprocessing": f"upright RGB on white, bilinear to {sides(size)}",
+        "preprocessing": f"upright RGB on white, {framed(size)}",
     }
 
 

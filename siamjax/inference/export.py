@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from siamjax.array_files import read_npz
+from siamjax.data.transforms import framed, sides
 from siamjax.errors import UsageError, shown
 from siamjax.files import saying, write_json, write_text
 from siamjax.inference.embedder import features_of
@@ -63,7 +64,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
         name: np.asarray(value)
         for name, value in flax.traverse_util.flatten_dict(run.variables, sep="/").items()
     }
-    image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *run.size, 3), np.uint8)
+    image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *sides(run.size), 3), np.uint8)
     functions = _functions(run)
     with saying(f"{out}: cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
                     ) from None
                 (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
             differences = [
-                _difference(folder, name, function, weights, count, run.size)
+                _difference(folder, name, function, weights, count, sides(run.size))
                 for name, (function, count) in functions.items()
             ]
             _describe(run, folder, platforms, differences)
@@ -137,12 +138,12 @@ def _describe(
 ) -> None:
     own, threshold = run.manifest, run.about.threshold
     measure = comparing.measure(run.network)
-    height, width = run.size
+    height, width = sides(run.size)
     manifest = {
         "measure": measure,
         **({} if threshold is None else {"threshold": threshold}),
         "size": [height, width],
-        "pictures": f"uint8 RGB (n, {height}, {width}, 3), upright, on white, resized bilinearly",
+        "pictures": f"uint8 RGB (n, {height}, {width}, 3), upright, on white, {framed(run.size)}",
         "platforms": list(platforms),
         "jax": jax.__version__,
         "checked": dict(zip(("embed", "score"), differences, strict=True)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from siamjax.errors import UsageError, shown
 from siamjax.files import locked, open_regular, saying
 from siamjax.options import Preprocessing
-from siamjax.pretrained.reading import read_weights
+from siamjax.pretrained.reading import in_folder, read_weights
 from siamjax.pretrained.weights import Weights
 from siamjax.progress import Progress
 from siamjax.surroundings import cache_folder, folder_of
@@ -98,6 +98,13 @@ def weights_folder() -> Path:
     if os.environ.get("SIAMJAX_WEIGHTS"):
         return folder_of("SIAMJAX_WEIGHTS", default="")
     return cache_folder() / "weights"
+
+
+def is_published(which: str) -> bool:
+    """Whether that is a file of weights, a folder of one, or a name in :data:`PUBLISHED`."""
+    if os.path.isdir(which):
+        return not os.path.exists(Path(which) / "manifest.json") and in_folder(which) is not None
+    return os.path.exists(which) or which in PUBLISHED
 
 
 def open_weights(

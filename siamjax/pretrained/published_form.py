@@ -12,9 +12,10 @@ import numpy as np
 from siamjax.errors import UsageError, shown
 from siamjax.models.inception_v3 import InceptionV3
 from siamjax.models.vgg16 import Vgg16
+from siamjax.options import Preprocessing
+from siamjax.pretrained.networks import NETWORKS, variables_of
 
 Shape = tuple[int, ...]
-TITLES = {"vgg16": "VGG-16", "inception_v3": "InceptionV3"}
 
 
 @functools.cache
@@ -49,7 +50,7 @@ def check_published(source: str, architecture: str, tensors: Mapping[str, np.nda
             if path.startswith(("params/block", "params/conv")) and path.endswith("/kernel")
         )
         remedy = "; its kernels are in Theano's order: save them in TensorFlow's" if theano else ""
-        title = TITLES[architecture]
+        title = NETWORKS[architecture].title
         raise UsageError(f"{shown(source)} is not {title} as published: {wrong}{remedy}")
 
 
@@ -69,6 +70,23 @@ def mismatches(wanted: Mapping[str, Shape], given: Mapping[str, Shape], *, there
     ]
     more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
     return "; ".join(wrong[:6]) + more
+
+
+def check_network(
+    source: str, architecture: str, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> Preprocessing:
+    """The preprocessing of the network that these tensors are.
+
+    Raises ``UsageError`` naming tensors that it lacks, does not have or has in another shape.
+    """
+    given = {path: tensor.shape for path, tensor in tensors.items()}
+    network, size = NETWORKS[architecture].build(given, facts)
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables_of(network, size), sep="/")
+    wanted = {path: leaf.shape for path, leaf in flat.items()}
+    if wrong := mismatches(wanted, given, there="expected"):
+        title = NETWORKS[architecture].title
+        raise UsageError(f"{shown(source)} is not {title} as published: {wrong}")
+    return network.preprocessing  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_values(source: str, tensors: Mapping[str, np.ndarray]) -> None:

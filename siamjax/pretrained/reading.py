@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -15,7 +15,9 @@ from siamjax.files import Natural, decode_json, open_regular, read_bytes, read_j
 from siamjax.isolation import isolated
 from siamjax.options import Preprocessing
 from siamjax.pretrained import architectures
-from siamjax.pretrained.published_form import check_published, check_values
+from siamjax.pretrained.layouts import LAYOUTS, layout_of, translated
+from siamjax.pretrained.networks import NETWORKS
+from siamjax.pretrained.published_form import check_network, check_published, check_values
 from siamjax.pretrained.torch_files import read_state_dict
 from siamjax.pretrained.weights import MANIFEST, Weights
 
@@ -24,7 +26,7 @@ class Stored(NamedTuple):
     """What a reader finds in a file.
 
     Attributes:
-        architecture: ``vgg16`` or ``inception_v3``.
+        architecture: a key of :data:`siamjax.pretrained.networks.NETWORKS`.
         tensors: by collection and path.
         preprocessing: the one that the format implies, or None.
         certain: whether no other preprocessing is possible.
@@ -37,35 +39,46 @@ class Stored(NamedTuple):
     preprocessing: Preprocessing | None
     certain: bool
     own: bool = False
+    facts: Mapping[str, Any] = {}
 
 
 Layers = dict[str, dict[str, np.ndarray]]
 _LARGEST = 2**33  # bytes of a shard
+_LAID_OUT = {layout.architecture for layout in LAYOUTS}
 
+_IN_FOLDERS = (
+    "model.json",
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+)
 FORMATS = (
-    "Keras .h5 and .weights.h5, TensorFlow.js model.json, .npz, torchvision .pth and .safetensors"
+    "PyTorch .pth, .pt and .bin, .safetensors (also in shards: their .index.json), Keras .h5 and "
+    ".weights.h5, TensorFlow.js .json, .npz"
 )
 
 
 def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None) -> Weights:
-    """VGG-16 or InceptionV3 from a published file, with tensors named as in siamjax.
+    """A published network from a file (or the folder of one), with tensors named as in siamjax.
 
-    Formats: %s; the file's content decides which it is. A TensorFlow.js model is a ``model.json``
-    beside its shards, or beside all of them joined as ``weights.bin``; quantised values are
-    ``minimum + scale * q``. A ``.pth`` file is read without PyTorch, and without running any code
-    in it.
+    Formats: %s. The file's content decides which it is, and the names and shapes of its tensors
+    which network (:mod:`siamjax.pretrained.layouts`), its variant, its image size and how its
+    images are preprocessed. A TensorFlow.js model is a ``model.json`` beside its shards, or beside
+    all of them joined as ``weights.bin``; quantised values are ``minimum + scale * q``. A PyTorch
+    file is read without PyTorch, and without running any code in it.
 
-    The preprocessing of published files is known: that of ``keras.applications`` for Keras files
-    and an .npz with their names, torchvision's for its own, and the stated one for a file that
-    :meth:`Weights.save` wrote. ``preprocessing`` overrides it for Keras' layouts (weights that were
-    trained anew), and must be given for TensorFlow.js, which does not state it.
+    ``preprocessing`` overrides the published one, for weights that were trained anew, and must be
+    given for a Keras network in TensorFlow.js, which does not state it. It cannot be another one
+    for torchvision's VGG-16 and InceptionV3, and for a file that :meth:`Weights.save` wrote.
 
     Raises ``UsageError`` for a file that is missing, damaged or of another network; for NaN and
     infinite values; and, but for a file that :meth:`Weights.save` wrote, for tensors that are
     missing or of another shape than the published ones. It names the tensors.
     """
     path = Path(path)
-    path = path / "model.json" if os.path.isdir(path) else path
+    if os.path.isdir(path):
+        path = in_folder(path) or path / _IN_FOLDERS[0]
     choices = ", ".join(get_args(Preprocessing))
     if preprocessing is not None and preprocessing not in get_args(Preprocessing):
         raise UsageError(f"preprocessing {shown(preprocessing)!r}; choose one of {choices}")
@@ -74,7 +87,11 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
             head = file.read(16)
         found = _reader(path, head)(path)
         check_values(str(path), found.tensors)
-        if not found.own:
+        if found.architecture in _LAID_OUT:
+            facts = {**found.facts, **({"preprocessing": preprocessing} if preprocessing else {})}
+            known = check_network(str(path), found.architecture, found.tensors, facts)
+            found = found._replace(preprocessing=found.preprocessing or known)
+        elif not found.own:
             check_published(str(path), found.architecture, found.tensors)
     except UsageError:
         raise
@@ -90,13 +107,14 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     if preprocessing is None:
         raise UsageError(
             f"{shown(path)} does not say how its images are preprocessed; choose preprocessing "
-            f"from {choices}"
+            f"from {choices} (python -m siamjax weights convert FILE --preprocessing KIND)"
         )
     return Weights(
         source=str(path),
         architecture=found.architecture,
         tensors=found.tensors,
         preprocessing=preprocessing,
+        facts=found.facts,
     )
 
 
@@ -104,16 +122,24 @@ if read_weights.__doc__:  # not under python -OO
     read_weights.__doc__ %= FORMATS
 
 
+def in_folder(folder: Path | str) -> Path | None:
+    """The file of weights in a folder, by the names that publishers give it; None: none."""
+    here = (Path(folder) / name for name in _IN_FOLDERS)
+    return next(filter(os.path.exists, here), None)
+
+
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
     if head.startswith(b"\x89HDF"):
         return _keras
-    if head.lstrip().startswith(b"{"):
+    if path.name.endswith(".safetensors.index.json"):
+        return _safetensors_in_shards
+    if head.lstrip()[:1] in (b"{", b"["):
         return _tensorflow_js
     if head.startswith(b"PK") and path.suffix == ".npz":
         return _npz
     if path.suffix == ".safetensors":
         return _safetensors
-    if path.suffix in (".pth", ".pt"):
+    if path.suffix in (".pth", ".pt", ".bin", ".tar", ".ckpt"):
         return _torch
     raise UsageError(f"{shown(path)} is not a known file of weights, expected {FORMATS}")
 
@@ -126,7 +152,9 @@ def _npz(path: Path) -> Stored:
         for name in arrays:
             if not name.startswith(("params/", "batch_stats/")) or name.count("/") < 2:
                 raise UsageError(f"{shown(path)}: {shown(name)} is no tensor of a layer")
-        return Stored(stated.architecture, arrays, stated.preprocessing, True, True)
+        return Stored(stated.architecture, arrays, stated.preprocessing, True, True, stated.facts)
+    if found := _laid_out(path, arrays):
+        return found
     layers: Layers = {}
     for name, array in arrays.items():
         layer, _, kind = name.rpartition("/")
@@ -135,8 +163,27 @@ def _npz(path: Path) -> Stored:
 
 
 class _Manifest(msgspec.Struct):
-    architecture: Literal["vgg16", "inception_v3"]
+    architecture: str
     preprocessing: Preprocessing
+    facts: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.architecture not in NETWORKS:
+            raise ValueError(f"no architecture {shown(self.architecture)}")
+
+
+def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
+    """What the table of layouts makes of tensors by their names; None: it has none such."""
+    tensors = {name.replace("/", "."): tensor for name, tensor in tensors.items()}
+    try:
+        found = layout_of(tensors)
+    except UsageError as error:
+        raise UsageError(f"{shown(path)} {error}") from None
+    if found is None:
+        return None
+    layout, before = found
+    translation = translated(tensors, layout, before)
+    return Stored(layout.architecture, translation, None, False, facts=dict(layout.facts))
 
 
 def _of_keras(path: Path, layers: Layers, *, by_depth: bool = False) -> Stored:
@@ -186,11 +233,12 @@ class _Model(msgspec.Struct):
 
 
 def _tensorflow_js(path: Path) -> Stored:
-    groups = read_json(path, _Model).weightsManifest
+    groups = read_json(path, _Model | list[_Group])
+    groups = groups if isinstance(groups, list) else groups.weightsManifest
     names = [name for group in groups for name in group.paths]
     if len(set(names)) != len(names) or not all(Path(n).name == n and n for n in names):
         raise UsageError(f"{shown(path)}: expected different names of files beside it as shards")
-    layers: Layers = {}
+    tensors: dict[str, np.ndarray] = {}
     joined, content = path.with_name("weights.bin"), b""
     place = 0
     for number, group in enumerate(groups):
@@ -207,10 +255,17 @@ def _tensorflow_js(path: Path) -> Stored:
             content = read_bytes(joined, limit=_LARGEST)
         for entry in group.weights:
             array, place = _tensor(content, place, entry)
-            layer, _, kind = entry.name.rpartition("/")
-            _add(layers, layer.rpartition("/")[2], kind, array, path)
+            if entry.name in tensors:
+                raise UsageError(f"{shown(path)}: {shown(entry.name)} is twice in the file")
+            tensors[entry.name] = array
         if place != len(content) and (apart or group is groups[-1]):
             raise ValueError(f"{len(content)} bytes of weights, but {place} are described")
+    if found := _laid_out(path, tensors):
+        return found
+    layers: Layers = {}
+    for name, array in tensors.items():
+        layer, _, kind = name.rpartition("/")
+        _add(layers, layer.rpartition("/")[2], kind, array, path)
     return _of_keras(path, layers)._replace(preprocessing=None)
 
 
@@ -228,26 +283,54 @@ def _tensor(content: bytes, place: int, entry: _Entry) -> tuple[np.ndarray, int]
     return array.reshape(entry.shape), place + count * dtype.itemsize
 
 
+class _Sharded(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def _safetensors_in_shards(path: Path) -> Stored:
+    places = read_json(path, _Sharded).weight_map
+    tensors: dict[str, np.ndarray] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or not os.path.exists(path.with_name(name)):
+            raise UsageError(f"{shown(path.parent / name)}: this shard is missing; put it there")
+        tensors |= _in_safetensors(path.with_name(name))
+    if lacking := sorted(places.keys() - tensors):
+        raise UsageError(f"{shown(path)}: its shards lack {shown(', '.join(lacking[:3]))}")
+    return _of_publisher(path, tensors)
+
+
 def _safetensors(path: Path) -> Stored:
+    return _of_publisher(path, _in_safetensors(path))
+
+
+def _in_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise UsageError(f"{shown(path)} needs: pip install 'siamjax[safetensors]'") from None
-    try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    for name, tensor in tensors.items():
-        # bfloat16 and float8 are not NumPy's own types, so an .npz cannot hold them.
-        if tensor.dtype.name.startswith(("bfloat16", "float8")):
-            tensors[name] = tensor.astype(np.float32)
-        elif tensor.dtype.kind not in NUMBERS:
-            raise UsageError(
-                f"{shown(path)}: {shown(name)} has values of type {tensor.dtype}; expected numbers"
-            )
-    return Stored(*architectures.of_torch(str(path), tensors), True)
 
 
 def _torch(path: Path) -> Stored:
-    return Stored(*architectures.of_torch(str(path), read_state_dict(path)), True)
+    return _of_publisher(path, read_state_dict(path))
+
+
+def _of_publisher(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored:
+    """Of tensors by dotted names, in PyTorch's layouts."""
+    if adapter := next((name for name in tensors if ".lora_" in name), None):
+        raise UsageError(
+            f"{shown(path)} holds a LoRA adapter ({shown(adapter)}) and no network; merge it into "
+            "its network (merge_and_unload in peft) and save that"
+        )
+    for name, tensor in tensors.items():
+        number = tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+        if not number and (tensor.ndim > 1 or tensor.dtype.kind not in NUMBERS):
+            raise UsageError(
+                f"{shown(path)}: {shown(name)} has values of type {tensor.dtype}: quantised "
+                "weights cannot be read; save the network as float16 or float32"
+            )
+    if found := _laid_out(path, tensors):
+        return found
+    return Stored(*architectures.of_torch(str(path), tensors), True)

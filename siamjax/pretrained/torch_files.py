@@ -41,11 +41,34 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             ) from None
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, np.ndarray) for t in state.values()):
-        raise UsageError(f"{shown(path)} is not a state dict; save model.state_dict()")
+    state = _network(path, state)
     if sum(tensor.nbytes for tensor in state.values()) > most:
         raise ValueError(f"its tensors take more than {most:,} bytes, eight times its size")
     return state
+
+
+def _network(path: Path, saved: Any) -> dict[str, np.ndarray]:
+    """The state dict, also of a checkpoint that holds it as ``state_dict`` or as its only one."""
+    remedy = "save model.state_dict()"
+    if not isinstance(saved, dict):
+        raise UsageError(f"{shown(path)} is not a state dict; {remedy}")
+    if {"state", "param_groups"} <= saved.keys():
+        raise UsageError(f"{shown(path)} is an optimizer's state and no network; {remedy}")
+    if saved and all(isinstance(one, np.ndarray) for one in saved.values()):
+        return saved
+    within = {
+        name: inner
+        for name, inner in saved.items()
+        if isinstance(inner, dict) and inner and all(map(_is_tensor, inner.items()))
+    }
+    if "state_dict" in within or len(within) == 1:
+        return within.get("state_dict") or next(iter(within.values()))
+    found = f": it holds {' and '.join(map(shown, within))}" if within else ""
+    raise UsageError(f"{shown(path)} is not a state dict{found}; {remedy}")
+
+
+def _is_tensor(named: tuple[Any, Any]) -> bool:
+    return isinstance(named[0], str) and isinstance(named[1], np.ndarray)
 
 
 def _archive(file: IO[bytes]) -> Any:

@@ -21,6 +21,7 @@ _TYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
     "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -135,7 +136,8 @@ def _list(value: Any) -> list[Any]:
 
 def _set(target: Any, added: list[Any]) -> None:
     names = added[::2]
-    if type(target) is not dict or not all(type(name) is str for name in names):
+    # Numbers are the keys of an optimizer's state, which lies beside some networks.
+    if type(target) is not dict or not all(type(name) in (str, int) for name in names):
         raise ValueError("a pickle of a dictionary whose keys are no names")
     target.update(zip(names, added[1::2], strict=True))
 

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from siamjax.data.transforms import Size
 from siamjax.errors import UsageError, shown
 from siamjax.files import write_bytes
 from siamjax.options import Preprocessing
+from siamjax.pretrained.networks import NETWORKS, variables_of
 from siamjax.pretrained.published_form import inside, mismatches
 
 MANIFEST = "manifest"
@@ -29,29 +32,60 @@ class Weights:
 
     Attributes:
         source: the file that they were read from.
-        architecture: ``vgg16`` or ``inception_v3``.
+        architecture: a key of :data:`siamjax.pretrained.networks.NETWORKS`, such as ``vgg16``.
         tensors: by collection and path, such as ``params/block1_conv1/kernel`` (HWIO) and
             ``batch_stats/batch_normalization_1/mean``.
         preprocessing: what the network's images must go through.
+        facts: what else its file said of it, as JSON.
     """
 
     source: str
     architecture: str
     tensors: Mapping[str, np.ndarray]
     preprocessing: Preprocessing
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def _embedding(self) -> tuple[nn.Module, Size]:
+        shapes = {path: tensor.shape for path, tensor in self.tensors.items()}
+        facts = {**self.facts, "preprocessing": self.preprocessing}
+        return NETWORKS[self.architecture].build(shapes, facts)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that embeds images as its publisher has it; :attr:`variables` are its own."""
+        return self._embedding[0]
+
+    @property
+    def size(self) -> Size:
+        """Size of that network's images, and how they come to it."""
+        return self._embedding[1]
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """Variables of :attr:`network`; ``UsageError`` as of :func:`put`."""
+        variables = variables_of(self.network, self.size)
+        about = NETWORKS[self.architecture]
+        return put(self.network, variables, self.without(*about.unused), under=about.under)
 
     def save(self, path: Path) -> None:
         """Write an .npz that :func:`siamjax.pretrained.read_weights` reads, whole or not at all.
 
-        Its array ``manifest`` is JSON with architecture, preprocessing and source.
+        Its array ``manifest`` is JSON with architecture, preprocessing, facts and source.
         """
         manifest = {
             "architecture": self.architecture,
             "preprocessing": self.preprocessing,
+            "facts": dict(self.facts),
             "source": self.source,
         }
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {**self.tensors, MANIFEST: np.array(json.dumps(manifest))}
+        # bfloat16 is none of NumPy's own types, so an .npz cannot hold it.
+        tensors = {
+            path: tensor if tensor.dtype.kind != "V" else tensor.astype(np.float32)
+            for path, tensor in self.tensors.items()
+        }
+        arrays: dict[str, Any] = {**tensors, MANIFEST: np.array(json.dumps(manifest))}
         np.savez(buffer, **arrays)
         write_bytes(path, buffer.getbuffer())
 

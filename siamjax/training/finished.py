@@ -11,13 +11,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError, shown
 from siamjax.files import typed
 from siamjax.models.applying import evaluate
 from siamjax.models.comparing import compare
 from siamjax.models.protocols import Compares, Embeds
+from siamjax.parallel import replicate
+from siamjax.pretrained.published import is_published, open_weights
+from siamjax.pretrained.weights import Weights
 from siamjax.training.checkpoints import load_variables
-from siamjax.training.description import build_module
+from siamjax.training.description import build_module, describe_module
 from siamjax.training.fingerprint import weights_digest
 from siamjax.training.manifest import Manifest, read_manifest
 
@@ -37,6 +41,11 @@ class Described:
     folder: Path
     manifest: dict[str, Any]
 
+    @property
+    def kept(self) -> Path:
+        """The folder of what is found out about it later: its own, or one beside its weights."""
+        return self.folder if self.folder.is_dir() else Path(f"{self.folder}.siamjax")
+
     @classmethod
     def read(cls, folder: Path | str) -> "Described":
         """Read the manifest alone; ``UsageError`` as of :meth:`Finished.open`."""
@@ -55,12 +64,12 @@ class Finished(Described):
     Attributes:
         network: the network that was trained.
         variables: parameters and statistics of the best checkpoint.
-        size: (height, width) of the network's images.
+        size: of the network's images.
     """
 
     network: nn.Module
     variables: Any
-    size: tuple[int, int]
+    size: Size
 
     @cached_property
     def weights(self) -> str:
@@ -69,7 +78,10 @@ class Finished(Described):
 
     @classmethod
     def open(cls, folder: Path | str, *, trust: Collection[str] = ()) -> "Finished":
-        """Load a finished run with the checkpoint that its manifest names.
+        """Load a finished run with the checkpoint that its manifest names, or published weights.
+
+        ``folder`` may also be a file of weights that :func:`siamjax.pretrained.read_weights` reads,
+        or the name of published ones: the network is then the publisher's, without a threshold.
 
         ``trust`` are modules that the network may be imported from beside those of
         :mod:`siamjax.training.trusted`; the error for such a network names them.
@@ -78,7 +90,9 @@ class Finished(Described):
         that checkpoint (no other would fit the results in the manifest), or has a network that
         does not fit it.
         """
-        folder = Path(folder)
+        weights, folder = str(folder), Path(folder)
+        if is_published(weights):
+            return cls._published(open_weights(weights))
         manifest, whole = read_manifest(folder)
         network = build_module(manifest.network, trust=trust)
         try:
@@ -93,10 +107,23 @@ class Finished(Described):
             manifest=whole,
             network=network,
             variables=variables,
-            size=manifest.sides,
+            size=manifest.images,
         )
         if isinstance(network, Embeds):  # else the command that needs it says so
             run._check()
+        return run
+
+    @classmethod
+    def _published(cls, weights: Weights) -> "Finished":
+        network = {"network": describe_module(weights.network), "size": list(sides(weights.size))}
+        run = cls(
+            folder=Path(weights.source),
+            manifest={**network, "step": 0},
+            network=weights.network,
+            variables=replicate(weights.variables),
+            size=weights.size,
+        )
+        run._check()
         return run
 
     @cached_property
@@ -118,7 +145,7 @@ class Finished(Described):
 
     def _check(self) -> None:
         """Trace the network on two images, without computing: do variables, size, fields fit?"""
-        height, width = self.size
+        height, width = sides(self.size)
         images = jax.ShapeDtypeStruct((2, height, width, 3), np.uint8)
         where = (
             f"{shown(self.folder)}: network and checkpoint do not fit images of {height}x{width}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from siamjax.data.transforms import Framing
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, typed
 from siamjax.runs import FORMAT, format_of
@@ -20,6 +21,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     Attributes:
         network: the network's description.
         size: side, or height and width, of the network's images.
+        framing: how an image comes to that size; None: it is stretched to it.
         step: of the checkpoint that the results are those of.
         task: verification, reid or retrieval; empty for any other, and in earlier runs.
         threshold: between same and different, as a distance or a logit.
@@ -33,6 +35,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     network: dict[str, Any]
     size: _Side | Annotated[list[_Side], msgspec.Meta(min_length=2, max_length=2)]
     step: Natural
+    framing: Framing | None = None
     task: str = ""
     threshold: Finite | None = None
     trials: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 10
@@ -42,8 +45,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     splits: dict[str, Any] = {}
 
     @property
-    def sides(self) -> tuple[int, int]:
-        """Height and width of the network's images."""
+    def images(self) -> Framing | tuple[int, int]:
+        """Size of the network's images, and how they come to it."""
+        if self.framing is not None:
+            return self.framing
         height, width = [self.size] * 2 if isinstance(self.size, int) else self.size
         return height, width
 

@@ -23,7 +23,7 @@ import jax
 
 from siamjax import processes
 from siamjax.checks import share_of_batch
-from siamjax.data.transforms import Size, sides
+from siamjax.data.transforms import Framing, Size, sides
 from siamjax.errors import UsageError, shown
 from siamjax.files import append_row, dump_json, locked, read_rows, saying, write_json
 from siamjax.messages import warn
@@ -362,6 +362,7 @@ class Run:
             "network": self.description,
             "parameters": self.parameters,
             "size": list(sides(size)),
+            **({"framing": dataclasses.asdict(size)} if isinstance(size, Framing) else {}),
             "step": self.best_step,
             "best": self.best,
             **({} if self.stopped is None else {"stopped": self.stopped}),

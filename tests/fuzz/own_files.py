@@ -87,6 +87,7 @@ def calibration(folder):
 @reader()
 def run_texts(folder):
     """What resuming, listing and comparing read beside the checkpoints."""
+    from siamjax.data.transforms import sides
     from siamjax.inference import across_folds
     from siamjax.runs import differences, list_runs
     from siamjax.training.finished import read_manifest
@@ -109,7 +110,7 @@ def run_texts(folder):
         for row in read_metrics(place):
             assert row["step"] >= 0
         manifest, _ = read_manifest(place)
-        assert min(manifest.sides) > 0
+        assert min(sides(manifest.images)) > 0
         assert differences([manifest.config, manifest.config]) == {}
         if (place / "other").exists():
             across_folds([place, place / "other"])

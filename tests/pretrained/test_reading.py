@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
@@ -249,7 +250,6 @@ def test_torchvision_vgg16(rng):
 
 @pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.module.{}", "features.module.{}"])
 def test_wrapped_by_torch(tmp_path, tiny, wrap):
-    save_file = pytest.importorskip("safetensors.numpy").save_file
     state = {
         wrap.format(name) if wrap[0] != "f" else name.replace("features", "features.module"): tensor
         for name, tensor in torch_vgg().items()
@@ -268,7 +268,6 @@ def test_what_is_of_no_known_layer_is_not_dropped(tmp_path, tiny):
 
 
 def test_bfloat16_becomes_float32(tmp_path, tiny):
-    save_file = pytest.importorskip("safetensors.numpy").save_file
     state = {name: tensor.astype(jnp.bfloat16) for name, tensor in torch_vgg().items()}
     save_file(state, tmp_path / "w.safetensors")
     read_weights(tmp_path / "w.safetensors").save(tmp_path / "own.npz")
@@ -278,7 +277,6 @@ def test_bfloat16_becomes_float32(tmp_path, tiny):
 
 
 def test_safetensors(tmp_path, tiny):
-    save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file(torch_vgg(), tmp_path / "w.safetensors")
     weights = read_weights(tmp_path / "w.safetensors")
     check_vgg(weights)
@@ -305,7 +303,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(UsageError, match="damaged"):
         read_weights(path)
     path.write_bytes(b"GIF89a")
-    with pytest.raises(UsageError, match="not a known file of weights, expected Keras"):
+    with pytest.raises(UsageError, match="not a known file of weights, expected PyTorch"):
         read_weights(path)
     write_h5(tmp_path / "w.h5", vgg())
     content = (tmp_path / "w.h5").read_bytes()
