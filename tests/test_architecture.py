@@ -27,6 +27,10 @@ NETWORKS = (
     "inception_v3",
     "inception_embedding",
     "vit",
+    "face_embedding",
+    "iresnet",
+    "osnet",
+    "resnet",
 )
 
 

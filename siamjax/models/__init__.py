@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from siamjax.lazy import contents
 
 if TYPE_CHECKING:
+    from siamjax.models.face_embedding import FaceEmbedding
     from siamjax.models.heads import (
         ConcatenationHead,
         DifferenceHead,
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     )
     from siamjax.models.inception_embedding import InceptionEmbedding
     from siamjax.models.inception_v3 import InceptionV3
+    from siamjax.models.iresnet import IResNet
     from siamjax.models.lfw import LfwNet
     from siamjax.models.normalization import BatchNorm
     from siamjax.models.normxcorr_net import NormXCorrConv, NormXCorrNet
+    from siamjax.models.osnet import OSNet
     from siamjax.models.protocols import Compares, Embeds
+    from siamjax.models.resnet import ResNet
     from siamjax.models.siamese import Siamese
     from siamjax.models.vgg16 import Vgg16, Vgg16Features
     from siamjax.models.visual_search import VisualSearchNet
@@ -35,11 +39,15 @@ __all__ = [
     "DistanceLogitHead",
     "Embeds",
     "EuclideanHead",
+    "FaceEmbedding",
+    "IResNet",
     "InceptionEmbedding",
     "InceptionV3",
     "LfwNet",
     "NormXCorrConv",
     "NormXCorrNet",
+    "OSNet",
+    "ResNet",
     "Siamese",
     "Vgg16",
     "Vgg16Features",

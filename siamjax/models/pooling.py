@@ -74,9 +74,14 @@ def max_pool_2x2(
 
 
 def max_pool_3x3(
-    x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch (height-1)/2 (width-1)/2 channels"]:
-    """Max over windows of 3x3, stride 2, without a border; equal maxima share the gradient."""
+    x: Float[Array, "batch height width channels"], *, border: int = 0
+) -> Float[Array, "batch (height+2*border-1)/2 (width+2*border-1)/2 channels"]:
+    """Max over windows of 3x3, stride 2; equal maxima share the gradient.
+
+    ``border``: rows and columns that the first and last windows reach beyond the map.
+    """
+    outside = ((0, 0), (border, border), (border, border), (0, 0))
+    x = jnp.pad(x, outside, constant_values=-jnp.inf)
 
     def along(x: Array, axis: int) -> Array:
         # Elementwise as in _largest: three slices of every second row, then column.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from siamjax.precision import with_bias
@@ -31,6 +32,27 @@ class Dense(nn.Dense):
     def __call__(self, inputs: Array) -> Array:
         """The products of ``inputs`` and the kernel, in ``dtype``."""
         return _biased(self, super().__call__(inputs))
+
+
+def unbiased_conv(
+    channels: int, side: int, stride: int = 1, *, dtype: DTypeLike, name: str
+) -> Conv:
+    """A square convolution without bias, as batch normalisation follows, with PyTorch's border.
+
+    That is ``side // 2`` on each side. ``SAME`` pads even maps less before than after where there
+    is a stride.
+    """
+    border = (side // 2, side // 2)
+    return Conv(
+        channels,
+        (side, side),
+        strides=stride,
+        padding=(border, border),
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=dtype,
+        name=name,
+    )
 
 
 def _biased(layer: Any, x: Array) -> Array:
