@@ -95,12 +95,12 @@ class _Block(nn.Module):
         y = BatchNorm(name="bn1")(x, **how)
         y = unbiased_conv(self.channels, 3, dtype=self.dtype, name="conv1")(y)
         y = _PReLU(name="prelu")(BatchNorm(name="bn2")(y, **how))
-        y = unbiased_conv(self.channels, 3, self.stride, dtype=self.dtype, name="conv2")(y)
+        y = unbiased_conv(self.channels, 3, stride=self.stride, dtype=self.dtype, name="conv2")(y)
         y = BatchNorm(name="bn3")(y, **how)
         if self.project:
-            x = unbiased_conv(self.channels, 1, self.stride, dtype=self.dtype, name="downsample_0")(
-                x
-            )
+            x = unbiased_conv(
+                self.channels, 1, stride=self.stride, dtype=self.dtype, name="downsample_0"
+            )(x)
             x = BatchNorm(name="downsample_1")(x, **how)
         else:
             x = x[:, :: self.stride, :: self.stride]

@@ -97,7 +97,9 @@ class _ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, how: dict[str, Any]) -> Array:
-        conv = unbiased_conv(self.channels, self.side, self.stride, dtype=self.dtype, name="conv")
+        conv = unbiased_conv(
+            self.channels, self.side, stride=self.stride, dtype=self.dtype, name="conv"
+        )
         return BatchNorm(name="bn")(conv(x), **how)
 
 

@@ -35,12 +35,12 @@ class Dense(nn.Dense):
 
 
 def unbiased_conv(
-    channels: int, side: int, stride: int = 1, *, dtype: DTypeLike, name: str
+    channels: int, side: int, *, stride: int = 1, dtype: DTypeLike, name: str
 ) -> Conv:
     """A square convolution without bias, as batch normalisation follows, with PyTorch's border.
 
     That is ``side // 2`` on each side. ``SAME`` pads even maps less before than after where there
-    is a stride.
+    is a ``stride``. ``dtype`` is that of the product, ``name`` the module's.
     """
     border = (side // 2, side // 2)
     return Conv(

@@ -47,7 +47,7 @@ class ResNet(nn.Module):
         require_images(x)
         how = {"train": train and not self.freeze_statistics, "weight": weight}
         x = preprocess(x, self.preprocessing).astype(self.dtype)
-        x = unbiased_conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = unbiased_conv(64, 7, stride=2, dtype=self.dtype, name="conv1")(x)
         x = max_pool_3x3(nn.relu(BatchNorm(name="bn1")(x, **how)), border=1)
         for stage, depth in enumerate(self.depths):
             for place in range(depth):
@@ -69,13 +69,13 @@ class _Block(nn.Module):
     def __call__(self, x: Array, how: dict[str, Any]) -> Array:
         y = unbiased_conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(BatchNorm(name="bn1")(y, **how))
-        y = unbiased_conv(self.channels, 3, self.stride, dtype=self.dtype, name="conv2")(y)
+        y = unbiased_conv(self.channels, 3, stride=self.stride, dtype=self.dtype, name="conv2")(y)
         y = nn.relu(BatchNorm(name="bn2")(y, **how))
         y = unbiased_conv(4 * self.channels, 1, dtype=self.dtype, name="conv3")(y)
         y = BatchNorm(name="bn3")(y, **how)
         if self.project:
             conv = unbiased_conv(
-                4 * self.channels, 1, self.stride, dtype=self.dtype, name="downsample_0"
+                4 * self.channels, 1, stride=self.stride, dtype=self.dtype, name="downsample_0"
             )
             x = BatchNorm(name="downsample_1")(conv(x), **how)
         return nn.relu(x + y)

@@ -46,7 +46,69 @@ class Layout:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-LAYOUTS: tuple[Layout, ...] = ()
+def _stages_of_adaface(tensors: Tensors) -> Tensors:
+    """AdaFace counts its blocks through: the width of a block says its stage."""
+    widths = {n: t.shape[0] for n, t in tensors.items() if n.endswith(".conv1.weight")}
+    blocks = sorted(int(name.split(".")[1]) for name in widths)
+    stages = sorted(set(widths.values()))
+    names: dict[str, str] = {}
+    for stage, width in enumerate(stages, start=1):
+        own = [block for block in blocks if widths[f"body.{block}.conv1.weight"] == width]
+        names |= {f"body.{block}.": f"layer{stage}.{place}." for place, block in enumerate(own)}
+    return {
+        re.sub(r"^body\.\d+\.", lambda found: names.get(found[0], found[0]), name): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        architecture="face_embedding",  # face-api
+        marks=("conv32_down.conv.filters", "conv256_down_out.conv2.conv.filters"),
+        renames=(
+            (r"\.filters$", ".kernel"),
+            (r"\.weights$", ".scale"),
+            (r"\.biases$", ".bias"),
+            (r"^fc$", "fc.kernel"),
+        ),
+        torch=False,
+    ),
+    Layout(
+        architecture="iresnet",  # insightface
+        marks=("layer1.0.prelu.weight", "layer1.0.bn3.running_mean", "features.running_mean"),
+    ),
+    Layout(
+        architecture="iresnet",
+        marks=("output_layer.4.running_mean", "body.0.res_layer.4.weight"),
+        renames=(
+            (r"^input_layer\.0\.", "conv1."),
+            (r"^input_layer\.1\.", "bn1."),
+            (r"^input_layer\.2\.", "prelu."),
+            (r"res_layer\.0\.", "bn1."),
+            (r"res_layer\.1\.", "conv1."),
+            (r"res_layer\.2\.", "bn2."),
+            (r"res_layer\.3\.", "prelu."),
+            (r"res_layer\.4\.", "conv2."),
+            (r"res_layer\.5\.", "bn3."),
+            (r"shortcut_layer\.", "downsample."),
+            (r"^output_layer\.0\.", "bn2."),
+            (r"^output_layer\.3\.", "fc."),
+            (r"^output_layer\.4\.", "features."),
+        ),
+        left_out=r"beside\.head\.kernel",  # the classifier of its training
+        change=_stages_of_adaface,
+    ),
+    Layout(
+        architecture="osnet",  # torchreid
+        marks=("conv2.0.conv2d.3.conv2.weight", "conv2.0.gate.fc1.weight"),
+        left_out=r"classifier\..*",
+    ),
+    Layout(
+        architecture="resnet",  # torchvision and timm
+        marks=("layer1.0.conv3.weight", "layer1.0.downsample.0.weight", "bn1.running_mean"),
+        left_out=r"fc\..*",
+    ),
+)
 """The first whose marks are all in a file is its layout."""
 
 _NOT_USED = r"(.*\.)?(num_batches_tracked|position_ids)"

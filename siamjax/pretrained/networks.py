@@ -8,9 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from siamjax.data.transforms import Size, sides
+from siamjax.data.transforms import Framing, Size, sides
+from siamjax.models.face_embedding import FaceEmbedding
 from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import layers_between
+from siamjax.models.iresnet import IResNet
+from siamjax.models.osnet import OSNet
+from siamjax.models.resnet import ResNet
 from siamjax.models.vgg16 import Vgg16Features
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -56,6 +60,43 @@ def _inception_v3(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
     return InceptionEmbedding(embedding=None, preprocessing=facts["preprocessing"]), (299, 299)
 
 
+def _face_embedding(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
+    return FaceEmbedding(preprocessing=facts.get("preprocessing", "face_api")), (150, 150)
+
+
+def _iresnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
+    arcface = "params/features/scale" in shapes
+    network = IResNet(
+        depths=_depths(shapes, "layer1", "layer2", "layer3", "layer4"),
+        variant="arcface" if arcface else "adaface",
+        preprocessing=facts.get("preprocessing", "signed" if arcface else "bgr_signed"),
+    )
+    return network, (112, 112)
+
+
+def _osnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
+    ends = {"conv1": 64, "conv2_0/conv3": 256, "conv3_0/conv3": 384, "conv4_0/conv3": 512}
+    network = OSNet(
+        channels=tuple(shapes.get(f"params/{e}/bn/scale", (c,))[0] for e, c in ends.items()),
+        depths=_depths(shapes, "conv2", "conv3", "conv4"),
+        preprocessing=facts.get("preprocessing", "torchvision"),
+    )
+    return network, (256, 128)
+
+
+def _resnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
+    network = ResNet(
+        depths=_depths(shapes, "layer1", "layer2", "layer3", "layer4"),
+        preprocessing=facts.get("preprocessing", "torchvision"),
+    )
+    return network, Framing(size=(224, 224), shorter=232)
+
+
+def _depths(shapes: Shapes, *stages: str) -> tuple[int, ...]:
+    """At least 1: of a stage that is missing the tensors are named."""
+    return tuple(max(1, count_of(shapes, stage)) for stage in stages)
+
+
 NETWORKS: Mapping[str, Network] = {
     "vgg16": Network("VGG-16", _vgg16, "deep", ("block5", "fc", "predictions")),
     "inception_v3": Network(
@@ -64,5 +105,9 @@ NETWORKS: Mapping[str, Network] = {
         "trunk",
         ("fc", "predictions", "dense_", *layers_between("mixed7", "mixed10")),
     ),
+    "face_embedding": Network("face-api's network of 29 layers", _face_embedding),
+    "iresnet": Network("IResNet", _iresnet),
+    "osnet": Network("OSNet", _osnet),
+    "resnet": Network("ResNet", _resnet),
 }
 """By architecture."""
