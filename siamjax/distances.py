@@ -66,6 +66,12 @@ def _near_one(x: Float[Array, "*batch features"]) -> tuple[Array, Array, Array]:
     return x, safe_sqrt(jnp.sum(jnp.square(x), axis=-1)), exponent
 
 
+def unit(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """``x / ||x||_2``, float32 at least; the zero vector stays zero, with a finite gradient."""
+    x, length, _ = _near_one(x)
+    return x / jnp.where(length == 0, 1.0, length)[..., None]
+
+
 def squared_euclidean(
     x: Float[Array, "*batch features"], y: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch"]:

@@ -1,4 +1,4 @@
-"""Losses of pairs and triplets: one value for each example, never reduced here.
+"""Losses of pairs, triplets and labelled images: one value for each example, never reduced here.
 
 Contract: ``same`` is bool, True = the two images show the same identity; another type is refused
 (``UsageError``), under ``jax.jit`` too. So are margins, caps and weights that cannot be.
@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from siamjax.checks import require_bool, require_number
 from siamjax.errors import UsageError
+from siamjax.mining import others_of_batch
 
 _SAME = "the same identity"
 
@@ -64,6 +65,38 @@ def triplet(
         require_number("cap", cap, above=0)
     loss = jnp.maximum(margin + positive - negative, 0.0)
     return loss if cap is None else jnp.minimum(loss, cap)
+
+
+def info_nce(
+    embeddings: Float[Array, "batch features"],
+    identity: Int[Array, " batch"],
+    weight: Float[Array, " batch"] | None = None,
+    *,
+    temperature: float = 0.1,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """``(loss, weight)`` of each image i as anchor; average them by ``Mean.of(loss, weight)``.
+
+    ``-1/|P| sum_{p in P} log(exp(s_ip / temperature) / sum_{a in A} exp(s_ia / temperature))``
+
+    s is the cosine similarity, A all other images of the batch, over all devices, and P those of
+    them that show the anchor's identity. Lengths of embeddings do not matter; ``identity`` is a
+    number for each image. Khosla et al., *Supervised Contrastive Learning*, NeurIPS 2020, equation
+    2 ("out"), and its temperature. Where each anchor has one positive it is InfoNCE (van den Oord,
+    Li, Vinyals, arXiv 1807.03748, 2018, equation 4), as NT-Xent has it (Chen et al., *SimCLR*,
+    ICML 2020, equation 1). Never below ``log |P|``.
+
+    Images of ``weight`` 0 are no anchors and no others. The weights returned are those given (1
+    if none are), but 0, with a loss of 0, for an anchor without a positive in the batch.
+    """
+    require_number("temperature", temperature, above=0)
+    similarity, other, same = others_of_batch(embeddings, identity, weight)
+    # Finite, so that an anchor without others has no NaN in its gradient.
+    excluded = jnp.finfo(similarity.dtype).min
+    share = jax.nn.log_softmax(jnp.where(other, similarity / temperature, excluded), axis=1)
+    positives = jnp.sum(same, axis=1, dtype=share.dtype)
+    loss = jnp.sum(jnp.where(same, -share, 0.0), axis=1) / jnp.maximum(positives, 1.0)
+    given = jnp.ones_like(loss) if weight is None else weight.astype(loss.dtype)
+    return loss, jnp.where(positives > 0, given, 0.0)
 
 
 def l2_penalty(params: Any, weights: Mapping[str, float]) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""Negatives chosen among the images of a batch, by their current embeddings.
+"""The images of a batch beside each other, and negatives chosen among them, by their embeddings.
 
 Contract of a miner: ``distance`` (anchors, candidates) is of any kind; ``other`` of the same shape
 is bool, True = the candidate shows another identity than the anchor; another type is refused
@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from siamjax.checks import require_bool, require_number
+from siamjax.distances import unit
+from siamjax.errors import UsageError
 from siamjax.parallel import first_gathered_row, gather_over_devices
 
 Distance = Callable[
@@ -63,6 +65,40 @@ def negatives_of_batch(
     # way, a negative that is equal to the positive could count as further.
     own = first_gathered_row(2 * len(anchor)) + jnp.arange(len(anchor), dtype=jnp.int32)
     return mine(every, jnp.take_along_axis(every, own[:, None], axis=1)[:, 0], other)
+
+
+def others_of_batch(
+    embeddings: Float[Array, "batch features"],
+    identity: Int[Array, " batch"],
+    weight: Float[Array, " batch"] | None = None,
+) -> tuple[Float[Array, "batch images"], Bool[Array, "batch images"], Bool[Array, "batch images"]]:
+    """For each anchor all images of the batch, over all devices: ``(similarity, other, same)``.
+
+    ``similarity`` is the cosine, in [-1, 1], as float32 at least; that of a zero vector is 0.
+    ``other`` is True for what may be compared with the anchor: every image but itself and those of
+    weight 0. ``same`` is True for those of its identity. An anchor of weight 0 has neither.
+    Gradients flow back to the device of each image. Raises ``UsageError`` for an ``identity`` that
+    is not one whole number for each embedding.
+
+    Of vectors that are nearly alike a product keeps fewer digits than
+    :func:`siamjax.distances.pairwise_cosine`, but is hundreds of times faster: the gradient of an
+    angle is 1e-7 / angle off.
+    """
+    count = len(embeddings)
+    if not jnp.issubdtype(identity.dtype, jnp.integer) or identity.shape != (count,):
+        raise UsageError(
+            f"identity: {identity.dtype} of shape {identity.shape}; give a whole number for each "
+            f"of the {count} embeddings"
+        )
+    counted = jnp.ones(count, bool) if weight is None else weight > 0
+    # What does not count may be NaN, which times 0 is NaN in the gradients of all others.
+    rows = unit(jnp.where(counted[:, None], embeddings, 0))
+    images, shown, known = gather_over_devices((rows, identity, counted))
+    similarity = jnp.matmul(rows, images.T, precision="highest")
+    own = first_gathered_row(count) + jnp.arange(count, dtype=jnp.int32)
+    itself = own[:, None] == jnp.arange(len(images), dtype=jnp.int32)[None]
+    other = known[None] & counted[:, None] & ~itself
+    return similarity, other, other & (identity[:, None] == shown[None])
 
 
 def semi_hard_negative(

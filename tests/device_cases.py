@@ -94,6 +94,25 @@ def _negatives_of_batch(anchor, positive, negative, identity, others, weight):
     return _semi_hard(_pairwise(anchor, candidates), near, differs & (np.tile(weight, 2) > 0))
 
 
+def _others_of_batch(rows, identity, weight):
+    units = rows / np.linalg.norm(rows, axis=-1, keepdims=True) * (weight > 0)[:, None]
+    counted = weight > 0
+    other = counted[:, None] & counted & ~np.eye(len(rows), dtype=bool)
+    return units @ units.T, other, other & (identity[:, None] == identity)
+
+
+def _labelled_monitors(rows, identity, weight):
+    similarity, other, same = _others_of_batch(rows, identity, weight)
+    each = np.broadcast_to(weight[:, None], same.shape)
+    nearest = np.where(other, similarity, -np.inf).argmax(1)
+    return {
+        "distance_same": _mean(1 - similarity, each * same),
+        "distance_different": _mean(1 - similarity, each * (other & ~same)),
+        **_cloud(rows, weight),
+        "batch_recall_at_1": _mean(same[np.arange(len(rows)), nearest], weight * same.any(1)),
+    }
+
+
 def _normxcorr(x, y, **options):
     return np.stack([oracles.normxcorr(*pair, **options) for pair in zip(x, y, strict=True)])
 
@@ -171,6 +190,12 @@ def _cases() -> dict[str, Case]:
         options = {"margin": 0.5, "cap": 0.8}
         return _averages(monitors.triplet_monitors(rows, near, far, weight, **options))
 
+    def masked(similarity, other, same, where=np.where):
+        return similarity, where(other, similarity, 0), where(same, similarity, 0)
+
+    def compared(rows, identity):
+        return masked(*mining.others_of_batch(rows, identity, weight), where=jnp.where)
+
     same = np.array([True, False, True, False, True, False])
     apart = np.array([0.1, 0.3, 0.7, 0.9, 1.2, 2.0], np.float32)
     near, far = np.abs(draw(6)), np.abs(draw(6))
@@ -213,6 +238,9 @@ def _cases() -> dict[str, Case]:
         ),
         "distances.safe_sqrt": Case(distances.safe_sqrt, (apart,), np.sqrt),
         "distances.norm": Case(distances.norm, pair[:1], lambda x: np.linalg.norm(x, axis=-1)),
+        "distances.unit": Case(
+            distances.unit, pair[:1], lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+        ),
         "distances.squared_euclidean": Case(
             distances.squared_euclidean, pair, lambda x, y: np.square(x - y).sum(-1)
         ),
@@ -242,6 +270,12 @@ def _cases() -> dict[str, Case]:
             (near, far),
             lambda p, n: np.clip(0.5 + p - n, 0, 0.8),
         ),
+        # Of its weights 0 is a step, at which there is no difference quotient.
+        "losses.info_nce": Case(
+            lambda rows, identity: losses.info_nce(rows, identity, weight, temperature=0.5),
+            (pair[0], identity),
+            lambda rows, identity: oracles.info_nce(rows, identity, weight, 0.5),
+        ),
         "losses.l2_penalty": Case(
             lambda params: losses.l2_penalty(params, {"fc1": 0.5, "fc2": 1.0}), (params,), penalty
         ),
@@ -249,6 +283,18 @@ def _cases() -> dict[str, Case]:
         "mining.soft_negative": Case(mining.soft_negative, mined, _soft),
         "mining.negatives_of_batch": Case(
             of_batch, (*triplet, identity, others, weight), _negatives_of_batch
+        ),
+        "mining.others_of_batch": Case(
+            compared,
+            (pair[0], identity),
+            lambda rows, identity: masked(*_others_of_batch(rows, identity, weight)),
+        ),
+        "monitors.labelled_monitors": Case(
+            lambda rows, identity, weight: _averages(
+                monitors.labelled_monitors(rows, identity, weight)
+            ),
+            (pair[0], identity, weight),
+            _labelled_monitors,
         ),
         "monitors.pair_monitors": Case(
             lambda rows, same, weight, logit: _averages(

@@ -15,6 +15,25 @@ def contrastive(distance, same, margin):
     return [d**2 if s else max(0.0, margin - d) ** 2 for d, s in zip(distance, same, strict=True)]
 
 
+def info_nce(rows, identity, weight, temperature):
+    """Khosla et al. 2020, equation 2: (losses, weights), anchor by anchor and term by term."""
+    rows = [np.asarray(row, np.float64) for row in rows]
+    units = [row / (math.sqrt(row @ row) or 1.0) for row in rows]
+    losses, weights = [], []
+    for i, anchor in enumerate(units):
+        others = [a for a in range(len(units)) if a != i and weight[a] > 0]
+        positives = [p for p in others if identity[p] == identity[i]]
+        if not positives or not weight[i] > 0:
+            losses.append(0.0)
+            weights.append(0.0)
+            continue
+        below = sum(math.exp(anchor @ units[a] / temperature) for a in others)
+        terms = [math.log(math.exp(anchor @ units[p] / temperature) / below) for p in positives]
+        losses.append(-sum(terms) / len(positives))
+        weights.append(float(weight[i]))
+    return np.array(losses), np.array(weights)
+
+
 def auc(score, same):
     """Share of (same, different) couples in the right order, ties as one half."""
     wins = [

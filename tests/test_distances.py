@@ -46,6 +46,16 @@ def test_cosine_by_hand_and_at_zero():
     assert np.isfinite(jax.grad(lambda a: distances.cosine(a, y))(jnp.zeros(2))).all()
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_unit_by_hand_and_at_zero(scale):
+    """(3, 4) is 5 long. Its gradient is (1, 0) less the part along (0.6, 0.8), over 5."""
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]]) * scale
+    np.testing.assert_allclose(distances.unit(x), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: distances.unit(x)[:, 0].sum())(x)
+    np.testing.assert_allclose(gradient[0] * scale, [0.64 / 5, -0.48 / 5], rtol=1e-5)
+    assert np.isfinite(gradient[1]).all()
+
+
 @pytest.mark.parametrize("block", [1, 3, 128])
 @pytest.mark.parametrize("name", ["squared_euclidean", "euclidean", "cosine"])
 def test_pairwise_is_every_pair(rng, name, block):

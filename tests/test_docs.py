@@ -274,6 +274,45 @@ def test_pretrained_page():
     assert "active_fraction" in metrics
 
 
+def test_info_nce_of_the_page_learns():
+    """Its lines whole, with rows in place of images: in ten steps the neighbours become right."""
+    import flax.linen as nn
+    import optax
+
+    from siamjax.data import of_arrays
+    from siamjax.training import create_state, make_train_step
+
+    class Head(nn.Module):
+        @nn.compact
+        def embed(self, x, *, train=False):
+            return siamjax.distances.unit(nn.Dense(8)(x))
+
+        __call__ = embed
+
+    namespace = run("own_experiment.md", showing="def loss_of")
+    rng, shown = np.random.default_rng(0), np.arange(48) // 6
+    rows = 2 * rng.normal(size=(48, 32)) + rng.normal(size=(8, 32))[shown]
+    made = namespace["batches_of"](
+        SimpleNamespace(seed=0, batch_size=32, steps=20, workers=0),
+        of_arrays(np.zeros((48, 4, 4, 3), np.uint8), shown),
+        np.arange(48),
+        4,
+    )
+    assert next(made())["image"].shape == (32, 4, 4, 3)
+    network, optimizer = Head(), optax.adam(0.03)
+    state = create_state(
+        network.init(jax.random.key(0), jnp.zeros((1, 32))), optimizer, key=jax.random.key(0)
+    )
+    step, metrics = jax.jit(make_train_step(namespace["loss_of"](network), optimizer)), []
+    for batch in made():
+        images = rows[rng.integers(6, size=32) + 6 * batch["identity"]].astype(np.float32)
+        state, found = step(state, {**batch, "image": images})
+        metrics.append({name: float(mean.compute()) for name, mean in found.items()})
+    assert metrics[0]["loss"] > 2 * metrics[-1]["loss"]
+    assert metrics[0]["batch_recall_at_1"] < 0.7 < 0.9 < metrics[-1]["batch_recall_at_1"]
+    assert metrics[-1]["distance_same"] < metrics[-1]["distance_different"] / 2
+
+
 def test_frozen_layers_are_let_go_by_two_calls_of_fit():
     from siamjax.models import EuclideanHead, InceptionEmbedding, Siamese
     from siamjax.models.inception_v3 import layers_between

@@ -27,6 +27,7 @@ def kernel(name):
 
 
 SAME = jnp.arange(ROWS) % 2 == 0
+IDENTITY = jnp.arange(ROWS) // 2
 TRIPLET = (draw(ROWS, FEATURES), 2 * draw(ROWS, FEATURES + 0), draw(ROWS, FEATURES) - 1)
 OTHER = (jnp.arange(ROWS)[:, None] != jnp.arange(5)) & True
 BATCH = {"identity": jnp.arange(ROWS), "negative_identity": jnp.arange(ROWS) + ROWS}
@@ -36,12 +37,18 @@ CALLS = {
     losses.contrastive: (lambda f, x: f(x, SAME, margin=2.0), jnp.abs(draw(ROWS))),
     losses.binary_cross_entropy: (lambda f, x: f(x, SAME), draw(ROWS)),
     losses.triplet: (lambda f, x: f(x, x[::-1] + 0.1, margin=0.2, cap=3.0), jnp.abs(draw(ROWS))),
+    losses.info_nce: (lambda f, x: f(x, IDENTITY)[0], draw(ROWS, FEATURES)),
     losses.l2_penalty: (lambda f, x: f({"fc": {"kernel": x}}, {"fc": 0.5}), draw(ROWS, 2)),
     mining.semi_hard_negative: (lambda f, x: f(x, x[:, 0], OTHER), jnp.abs(draw(ROWS, 5))),
     mining.soft_negative: (lambda f, x: f(x, x[:, 0], OTHER), jnp.abs(draw(ROWS, 5))),
     mining.negatives_of_batch: (
         lambda f, x: f(mining.soft_negative, distances.squared_euclidean, (x, *TRIPLET[1:]), BATCH),
         TRIPLET[0],
+    ),
+    mining.others_of_batch: (lambda f, x: f(x, IDENTITY)[0], draw(ROWS, FEATURES)),
+    monitors.labelled_monitors: (
+        lambda f, x: sum(m.total for m in f(x, IDENTITY).values()),
+        draw(ROWS, FEATURES),
     ),
     monitors.pair_monitors: (
         lambda f, x: sum(m.total for m in f(x, SAME, margin=1.0).values()),
@@ -54,6 +61,7 @@ CALLS = {
         TRIPLET[0],
     ),
     distances.norm: (lambda f, x: f(x), draw(ROWS, FEATURES)),
+    distances.unit: (lambda f, x: f(x), draw(ROWS, FEATURES)),
     distances.safe_sqrt: (lambda f, x: f(x), jnp.abs(draw(ROWS))),
 }
 for name in ("squared_euclidean", "euclidean", "cosine"):
@@ -129,6 +137,9 @@ NUMBERS = {
     "contrastive margin": lambda bad: losses.contrastive(jnp.ones(3), SAME, margin=bad),
     "triplet margin": lambda bad: losses.triplet(jnp.ones(3), jnp.ones(3), margin=bad),
     "triplet cap": lambda bad: losses.triplet(jnp.ones(3), jnp.ones(3), margin=1.0, cap=bad),
+    "info_nce temperature": lambda bad: losses.info_nce(
+        jnp.ones((ROWS, 2)), IDENTITY, temperature=bad
+    ),
     "soft_negative temperature": lambda bad: mining.soft_negative(
         jnp.ones((ROWS, 5)), jnp.ones(ROWS), OTHER, temperature=bad
     ),

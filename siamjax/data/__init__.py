@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 from siamjax.lazy import contents
 
 if TYPE_CHECKING:
-    from siamjax.data.batches import image_batches, pair_batches, triplet_batches
+    from siamjax.data.batches import (
+        image_batches,
+        labelled_batches,
+        pair_batches,
+        triplet_batches,
+    )
     from siamjax.data.images import ImageSet, of_arrays, of_files
     from siamjax.data.pairs import (
         ListedPairs,
@@ -40,6 +45,7 @@ __all__ = [
     "all_pairs",
     "divide_people",
     "image_batches",
+    "labelled_batches",
     "load_reid",
     "load_retrieval",
     "load_verification",

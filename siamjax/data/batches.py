@@ -1,4 +1,4 @@
-"""Batches of pairs and triplets, which are read, decoded and augmented during training steps."""
+"""Batches of training examples, which are read, decoded and augmented during training steps."""
 
 import multiprocessing
 import os
@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Int
 
 from siamjax.checks import require_names, share_of_batch
 from siamjax.data.images import ImageSet
+from siamjax.data.labelled import SampledIdentities
 from siamjax.data.pairs import PairStream, generator
 from siamjax.data.transforms import (
     Augmentation,
@@ -46,6 +48,7 @@ class _Images:
     size: Size
     augmentation: Augmentation | None
     seed: int
+    alike: int = 1  # examples in a row that share symmetry and colours
 
     def __call__(
         self, position: int, indices: Sequence[int], same: Sequence[bool]
@@ -54,7 +57,7 @@ class _Images:
         rng = generator(self.seed, position, stream=1)
         symmetry = None
         if self.augmentation is not None and self.augmentation.symmetries:
-            symmetry = Symmetry.draw(generator(self.seed, position, stream=6))
+            symmetry = Symmetry.draw(generator(self.seed, position // self.alike, stream=6))
         seen = []
         for index, table in zip(indices, self._tables(position, same), strict=True):
             image = resize(self.images.image(index), self.size)
@@ -71,7 +74,7 @@ class _Images:
         """Random colours: one table for all, another for half of those that are not ``same``."""
         if self.augmentation is None or not self.augmentation.recolor:
             return [None] * (1 + len(same))
-        rng = generator(self.seed, position, stream=3)
+        rng = generator(self.seed, position // self.alike, stream=3)
         table = color_table(rng)
         return [table, *(table if s or rng.random() < 0.5 else color_table(rng) for s in same)]
 
@@ -118,6 +121,19 @@ class _LoadTriplet:
             "identity": self.identity[indices[0]],
             "negative_identity": self.identity[indices[2]],
         }
+
+
+@dataclass(frozen=True)
+class _LoadLabelled:
+    """From a position to the image that the network sees, and the number of its identity."""
+
+    drawn: SampledIdentities
+    read: _Images | _Rows
+    identity: np.ndarray  # of each image of the set, as a number
+
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
+        index = self.drawn[position]
+        return {"image": self.read(position, (index,), ())[0], "identity": self.identity[index]}
 
 
 class Reading(Protocol):
@@ -249,17 +265,56 @@ def triplet_batches(
     )
 
 
+def labelled_batches(
+    images: ImageSet,
+    indices: Int[np.ndarray, " n"],
+    reading: Reading,
+    *,
+    size: Size,
+    per_identity: int = 4,
+    augmentation: Augmentation | None = None,
+    rows: Callable[[], np.ndarray] | None = None,
+) -> Batches:
+    """Batches of P identities with K = ``per_identity`` images each: ``image`` and ``identity``.
+
+    ``image`` is uint8 (P x K, height, width, 3), ``identity`` int (P x K,) numbers what it shows.
+    ``indices`` are the training images, P x K is the batch size of ``reading``, and its seed draws
+    identities and images (:class:`siamjax.data.labelled.SampledIdentities`, which says what becomes
+    of identities with fewer than K images). Images of one identity may lie on different devices:
+    :func:`siamjax.losses.info_nce` compares over all of them. The other options are those of
+    :func:`pair_batches`; symmetries and colours are the same for the K images of an identity.
+    """
+    drawn = SampledIdentities(
+        images,
+        indices,
+        seed=reading.seed,
+        batch_size=reading.batch_size,
+        per_identity=per_identity,
+    )
+    read = _reader(images, size, augmentation, reading.seed, rows, alike=per_identity)
+    identity = np.unique(images.identities, return_inverse=True)[1]
+    return Batches(
+        unit="images",
+        reading=reading,
+        indices=lambda position: (drawn[position],),
+        load=lambda: _LoadLabelled(drawn, read(), identity),
+        names=images.keys,
+    )
+
+
 def _reader(
     images: ImageSet,
     size: Size,
     augmentation: Augmentation | None,
     seed: int,
     rows: Callable[[], np.ndarray] | None,
+    *,
+    alike: int = 1,
 ) -> Callable[[], _Images | _Rows]:
     if min(sides(size)) < 1:
         raise UsageError(f"size {size} must be at least 1")
     if rows is None:
-        return lambda: _Images(images, size, augmentation, seed)
+        return lambda: _Images(images, size, augmentation, seed, alike)
     if augmentation is not None:
         raise UsageError("rows replace the images, so that nothing can be augmented; give only one")
 

@@ -260,12 +260,17 @@ class EpochOrder:
         return int(current[1][at])
 
 
-def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
-    """The images of each person; raises ``UsageError`` for fewer than two people."""
+def by_identity(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
+    """The indices of each identity's images, in the order of the identities."""
     labels = require_names(f"identities of {images.name}", images.identities[indices])
     order = np.argsort(labels, kind="stable")  # not a comparison of all images for each person
     begins = np.flatnonzero(labels[order][1:] != labels[order][:-1]) + 1
-    groups = np.split(indices[order], begins) if len(indices) else []
+    return np.split(indices[order], begins) if len(indices) else []
+
+
+def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
+    """The images of each person; raises ``UsageError`` for fewer than two people."""
+    groups = by_identity(images, indices)
     if len(groups) < 2:
         raise UsageError(
             f"{images.name}: {len(groups)} person to train on, so that there is no pair of two "

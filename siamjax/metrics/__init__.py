@@ -23,7 +23,12 @@ if TYPE_CHECKING:
         verification,
     )
     from siamjax.metrics.mean import Mean
-    from siamjax.metrics.monitors import collapse_message, pair_monitors, triplet_monitors
+    from siamjax.metrics.monitors import (
+        collapse_message,
+        labelled_monitors,
+        pair_monitors,
+        triplet_monitors,
+    )
     from siamjax.metrics.retrieval import map_at_r, recall_at_k
 
 __getattr__, __dir__ = contents(__name__, __file__)
@@ -34,6 +39,7 @@ __all__ = [
     "calibration",
     "collapse_message",
     "intervals",
+    "labelled_monitors",
     "map_at_r",
     "open_set",
     "pair_monitors",

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from siamjax.checks import require_bool, require_number
 from siamjax.distances import euclidean, norm
 from siamjax.metrics.mean import Mean
+from siamjax.mining import others_of_batch
 from siamjax.parallel import sum_over_devices
 
 
@@ -84,6 +85,29 @@ def triplet_monitors(
     return metrics
 
 
+def labelled_monitors(
+    embeddings: Float[Array, "batch features"],
+    identity: Int[Array, " batch"],
+    weight: Float[Array, " batch"] | None = None,
+) -> dict[str, Mean]:
+    """Means to watch while training on labelled images, such as by InfoNCE.
+
+    The names are those of :func:`pair_monitors`, of all pairs of the batch over all devices and
+    with cosine distances, and ``batch_recall_at_1``: the share of images whose nearest other image
+    of the batch shows the same identity, among those for which there is one.
+    """
+    similarity, other, same = others_of_batch(embeddings, identity, weight)
+    weight = _float32(weight, identity.shape)
+    nearest = jnp.argmax(jnp.where(other, similarity, -jnp.inf), axis=1)
+    right = jnp.take_along_axis(same, nearest[:, None], axis=1)[:, 0]
+    return {
+        "distance_same": Mean.of(1 - similarity, jnp.where(same, weight[:, None], 0.0)),
+        "distance_different": Mean.of(1 - similarity, jnp.where(other & ~same, weight[:, None], 0)),
+        **_cloud(embeddings.astype(jnp.float32), weight),
+        "batch_recall_at_1": Mean.of(right, jnp.where(same.any(axis=1), weight, 0.0)),
+    }
+
+
 def _cloud(embeddings: Float[Array, "n features"], weight: Float[Array, " n"]) -> dict[str, Mean]:
     """Norm and spread of embeddings."""
     # The mean of the rest corrects the mean: far from the origin its rounding would look like a
@@ -111,7 +135,7 @@ def _mean_row(rows: Float[Array, "n features"], weight: Float[Array, " n"]) -> A
 def collapse_message(values: dict[str, float]) -> str | None:
     """What is wrong with a training, in words; None if it looks healthy.
 
-    ``values`` are the computed means of :func:`pair_monitors` or :func:`triplet_monitors`. Without
+    ``values`` are the computed means of one of the monitors above. Without
     ``embedding_norm`` and ``embedding_spread`` among them nothing can be said.
     """
     if not {"embedding_norm", "embedding_spread"} <= values.keys():

@@ -7,7 +7,12 @@ from siamjax.lazy import contents
 if TYPE_CHECKING:
     from siamjax.training.config import RunConfig
     from siamjax.training.finished import Finished
-    from siamjax.training.forward_pass import forward, forward_pairs, forward_triplets
+    from siamjax.training.forward_pass import (
+        forward,
+        forward_labelled,
+        forward_pairs,
+        forward_triplets,
+    )
     from siamjax.training.loop import fit
     from siamjax.training.optimizers import (
         averaged,
@@ -34,6 +39,7 @@ __all__ = [
     "dampened_sgd",
     "fit",
     "forward",
+    "forward_labelled",
     "forward_pairs",
     "forward_triplets",
     "from_step",

@@ -65,3 +65,11 @@ def forward_triplets(
         network, params, model_state, key, images, weight=weights, method="embed"
     )
     return tuple(jnp.split(embeddings, 3)), model_state
+
+
+def forward_labelled(
+    network: nn.Module, params: Any, model_state: Any, batch: Batch, key: Key[Array, ""]
+) -> tuple[Float[Array, "batch features"], Any]:
+    """:func:`forward` of ``network.embed`` on labelled images: ``(embeddings, model_state)``."""
+    weight = batch.get("weight")
+    return forward(network, params, model_state, key, batch["image"], weight=weight, method="embed")

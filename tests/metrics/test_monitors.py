@@ -2,7 +2,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamjax.metrics.monitors import collapse_message, pair_monitors, triplet_monitors
+from siamjax.metrics.monitors import (
+    collapse_message,
+    labelled_monitors,
+    pair_monitors,
+    triplet_monitors,
+)
 
 
 def computed(*args, **options):
@@ -105,6 +110,33 @@ def test_triplets_by_hand():
         0.25,
         0.0,
     )
+
+
+def test_labelled_images_by_hand():
+    """Angles of 0, 60, 90 and 180 degrees: the second is nearer to the third than to the first.
+
+    The first and second are one identity: 1 - cos 60 = 1/2 apart, each way. The third shows another
+    one, at 1, 1 - cos 30 and 1. The last, at 2, 1 - cos 120 = 3/2 and 1, is a third one.
+    """
+    angle = np.deg2rad([0, 60, 90, 180])
+    rows = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1) * [[2], [1], [1], [1]])
+    identity = jnp.array([4, 4, 0, 1])
+
+    def of(weight=None):
+        found = labelled_monitors(rows, identity, weight)
+        return {name: float(mean.compute()) for name, mean in found.items()}
+
+    near, values = 1 - np.sqrt(0.75), of()
+    assert values["distance_same"] == pytest.approx(0.5, rel=1e-5)
+    assert values["distance_different"] == pytest.approx((2 * (1 + 2 + near + 1.5 + 1)) / 10)
+    assert values["embedding_norm"] == pytest.approx(5 / 4)
+    assert values["batch_recall_at_1"] == 0.5  # of the two that have a positive
+    assert "embedding_spread" in values
+    # Without the third, the second is nearest to the first.
+    weighted = of(jnp.array([3.0, 1.0, 0.0, 1.0]))
+    assert weighted["batch_recall_at_1"] == 1.0
+    assert weighted["distance_different"] == pytest.approx((3 * 2 + 1.5 + (2 + 1.5)) / 6)
+    assert of(jnp.array([3.0, 1.0, 1.0, 1.0]))["batch_recall_at_1"] == 0.75
 
 
 def test_metrics_of_another_loss_say_nothing():

@@ -8,7 +8,7 @@ import pytest
 
 from siamjax.models import EuclideanHead, Siamese
 from siamjax.models.normalization import BatchNorm
-from siamjax.training import forward, forward_pairs, forward_triplets
+from siamjax.training import forward, forward_labelled, forward_pairs, forward_triplets
 
 
 class Tower(nn.Module):
@@ -54,10 +54,7 @@ def of_triplets(dropout, variables, batch, key):
 
 def of_labelled(dropout, variables, batch, key):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
-    weight = batch.get("weight")
-    rows, state = forward(
-        Embedding(dropout), params, state, key, batch["image"], weight=weight, method="embed"
-    )
+    rows, state = forward_labelled(Embedding(dropout), params, state, batch, key)
     return (rows,), state
 
 
