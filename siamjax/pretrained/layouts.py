@@ -6,6 +6,7 @@ slashes, and a number is joined to the word before it (``layer1.0.conv1.weight``
 differ.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Layout:
         torch: kernels are (out, in, height, width) and (out, in), as PyTorch has them, and not
             (height, width, in, out) and (in, out).
         facts: what the layout itself says of the network, for its builder.
+        config: the publisher's file beside it that says the activation, which no tensor does.
     """
 
     architecture: str
@@ -44,6 +46,7 @@ class Layout:
     change: Callable[[Tensors], Tensors] = dict
     torch: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
 
 
 def _stages_of_adaface(tensors: Tensors) -> Tensors:
@@ -60,6 +63,108 @@ def _stages_of_adaface(tensors: Tensors) -> Tensors:
         for name, tensor in tensors.items()
     }
 
+
+def _as_in_timm(tensors: Tensors) -> Tensors:
+    """Vision transformers: query, key and value in one product, tables with an axis before them."""
+    own = dict(tensors)
+    for name in tensors:
+        parts = [re.sub(r"\.attn\.q\.", f".attn.{part}.", name) for part in "qkv"]
+        if ".attn.q." in name and all(part in own for part in parts):
+            joined = [own.pop(part) for part in parts]
+            axis = -1 if name.endswith("kernel") else 0
+            own[name.replace(".q.", ".qkv.")] = np.concatenate(joined, axis)
+        if name.startswith("attn_pool.qkv."):
+            width = len(own[name]) // 3
+            for part, rows in (("q", np.s_[:width]), ("kv", np.s_[width:])):
+                own[name.replace(".qkv.", f".{part}.")] = own[name][rows]
+            del own[name]
+    for name in own.keys() & {"cls_token", "pos_embed"}:
+        own[name] = own[name].reshape(1, -1, own[name].shape[-1])
+    rows = own["pos_embed"].shape[1] if "pos_embed" in own else 0
+    if {"reg_token", "cls_token"} <= own.keys() and rows and math.isqrt(rows) ** 2 != rows:
+        # The first position is the class token's; timm has added it there.
+        first, own["pos_embed"] = np.split(own["pos_embed"], [1], axis=1)
+        own["cls_token"] = own["cls_token"].astype(np.float32) + first
+    if "proj" in own:
+        own["head.weight"] = own.pop("proj").T
+    return own
+
+
+def _of_augreg(tensors: Tensors) -> Tensors:
+    """Without axes of heads."""
+    own = dict(tensors)
+    for name, tensor in tensors.items():
+        if re.search(r"\.attn\.[qkv]\.", name):
+            own[name] = tensor.reshape(*tensor.shape[:-2], -1)
+        elif name.endswith(".attn.proj.kernel"):
+            own[name] = tensor.reshape(-1, tensor.shape[-1])
+    return _as_in_timm(own)
+
+
+_TEXT = (  # what lies beside the vision tower of CLIP and SigLIP
+    r"beside\.(.*\.)?(text|text_model|text_projection|transformer|token_embedding|"
+    r"positional_embedding|ln_final|logit_scale|logit_bias)\b.*"
+)
+_VIT_IN_TRANSFORMERS = (
+    (r"^embeddings\.((cls|mask)_token)$", r"\1"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.attention\.attention\.([qkv])\w+\.", r".attn.\1."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+)
+_TOWER_IN_TRANSFORMERS = (
+    (r"^(beside\.(.*\.)?)?visual_projection\.", "head."),
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"^encoder\.layers\.", "blocks."),
+    (r"\.layer_norm([12])\.", r".norm\1."),
+    (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.self_attn\.out_proj\.", ".attn.proj."),
+    (r"^post_layernorm\.", "norm."),
+    (r"^head\.probe$", "attn_pool.latent"),
+    (r"^head\.attention\.in_proj_", "attn_pool.qkv."),
+    (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+    (r"^head\.layernorm\.", "attn_pool.norm."),
+    (r"^head\.mlp\.", "attn_pool.mlp."),
+)
+_TOWER_IN_OPEN_CLIP = (
+    (r"^class_embedding$", "cls_token"),
+    (r"^positional_embedding$", "pos_embed"),
+    (r"^conv1\.", "patch_embed.proj."),
+    (r"^ln_pre\.", "norm_pre."),
+    (r"^transformer\.resblocks\.", "blocks."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.attn\.in_proj_", ".attn.qkv."),
+    (r"\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    (r"^ln_post\.", "norm."),
+)
+_VIT_IN_AUGREG = (
+    (r"^cls$", "cls_token"),
+    (r"^embedding\.", "patch_embed.proj."),
+    (r"^Transformer\.posembed_input\.pos_embedding$", "pos_embed"),
+    (r"^Transformer\.encoder_norm\.", "norm."),
+    (r"^Transformer\.encoderblock_", "blocks."),
+    (r"\.LayerNorm_0\.", ".norm1."),
+    (r"\.MultiHeadDotProductAttention_1\.([qkv])\w+\.", r".attn.\1."),
+    (r"\.MultiHeadDotProductAttention_1\.out\.", ".attn.proj."),
+    (r"\.LayerNorm_2\.", ".norm2."),
+    (r"\.MlpBlock_3\.Dense_0\.", ".mlp.fc1."),
+    (r"\.MlpBlock_3\.Dense_1\.", ".mlp.fc2."),
+)
+_BESIDE_TRANSFORMERS = r"(mask_token|pooler\..*|beside\.(.*\.)?classifier\..*)"
+_DINO_224 = {"side": 224, "shorter": 256}
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
@@ -107,6 +212,87 @@ LAYOUTS: tuple[Layout, ...] = (
         architecture="resnet",  # torchvision and timm
         marks=("layer1.0.conv3.weight", "layer1.0.downsample.0.weight", "bn1.running_mean"),
         left_out=r"fc\..*",
+    ),
+    Layout(  # timm's SigLIP, with "visual.trunk." before it OpenCLIP's
+        architecture="vit",
+        marks=("attn_pool.latent", "blocks.0.attn.qkv.weight"),
+        left_out=_TEXT,
+    ),
+    Layout(  # Meta's DINOv2 with registers, and without
+        architecture="vit",
+        marks=("register_tokens", "blocks.0.ls1.gamma"),
+        renames=((r"^register_tokens$", "reg_token"),),
+        left_out="mask_token",
+        change=_as_in_timm,
+        facts=_DINO_224,
+    ),
+    Layout(
+        architecture="vit",
+        marks=("mask_token", "blocks.0.ls1.gamma"),
+        left_out="mask_token",
+        facts={"positions": "meta", **_DINO_224},
+    ),
+    Layout(  # timm: augreg, DINOv2
+        architecture="vit",
+        marks=("cls_token", "blocks.0.attn.qkv.weight"),
+        left_out=r"(head|pre_logits)\..*",
+    ),
+    Layout(  # Hugging Face: DINOv2 with registers, without; ViT
+        architecture="vit",
+        marks=("embeddings.register_tokens", "encoder.layer.0.layer_scale1.lambda1"),
+        renames=_VIT_IN_TRANSFORMERS,
+        left_out=_BESIDE_TRANSFORMERS,
+        change=_as_in_timm,
+        facts=_DINO_224,
+    ),
+    Layout(
+        architecture="vit",
+        marks=("embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1"),
+        renames=_VIT_IN_TRANSFORMERS,
+        left_out=_BESIDE_TRANSFORMERS,
+        change=_as_in_timm,
+        facts={"positions": "bicubic", **_DINO_224},
+    ),
+    Layout(
+        architecture="vit",
+        marks=("embeddings.cls_token", "encoder.layer.0.layernorm_before.weight"),
+        renames=_VIT_IN_TRANSFORMERS,
+        left_out=_BESIDE_TRANSFORMERS,
+        change=_as_in_timm,
+        facts={"positions": "bicubic", "epsilon": 1e-12, "shorter": None, "filter": "bilinear"},
+    ),
+    Layout(  # Hugging Face: CLIP, SigLIP
+        architecture="vit",
+        marks=("embeddings.class_embedding", "pre_layrnorm.weight"),
+        renames=_TOWER_IN_TRANSFORMERS,
+        left_out=_TEXT,
+        change=_as_in_timm,
+        config="config.json",
+        facts={"positions": "bicubic"},
+    ),
+    Layout(
+        architecture="vit",
+        marks=("head.probe", "embeddings.patch_embedding.weight"),
+        renames=_TOWER_IN_TRANSFORMERS,
+        left_out=_TEXT,
+        change=_as_in_timm,
+        facts={"positions": "bicubic"},
+    ),
+    Layout(  # OpenCLIP
+        architecture="vit",
+        marks=("class_embedding", "ln_pre.weight", "transformer.resblocks.0.ln_1.weight"),
+        renames=_TOWER_IN_OPEN_CLIP,
+        left_out=_TEXT,
+        change=_as_in_timm,
+        config="open_clip_config.json",
+    ),
+    Layout(  # augreg's .npz
+        architecture="vit",
+        marks=("cls", "Transformer.encoderblock_0.MlpBlock_3.Dense_0.kernel"),
+        renames=_VIT_IN_AUGREG,
+        left_out=r"(head|pre_logits)\..*",
+        change=_of_augreg,
+        torch=False,
     ),
 )
 """The first whose marks are all in a file is its layout."""

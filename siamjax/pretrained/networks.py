@@ -1,5 +1,6 @@
 """What each published network is, found from the shapes of its tensors."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from siamjax.data.transforms import Framing, Size, sides
+from siamjax.errors import UsageError
 from siamjax.models.face_embedding import FaceEmbedding
 from siamjax.models.inception_embedding import InceptionEmbedding
 from siamjax.models.inception_v3 import layers_between
@@ -16,6 +18,7 @@ from siamjax.models.iresnet import IResNet
 from siamjax.models.osnet import OSNet
 from siamjax.models.resnet import ResNet
 from siamjax.models.vgg16 import Vgg16Features
+from siamjax.models.vit import VisionTransformer
 
 Shapes = Mapping[str, tuple[int, ...]]
 """By collection and path."""
@@ -49,7 +52,7 @@ def variables_of(network: nn.Module, size: Size) -> dict[str, Any]:
 def count_of(shapes: Shapes, prefix: str) -> int:
     """How many of a numbered thing there are: of ``blocks_0`` to ``blocks_11`` 12."""
     found = (re.match(rf"\w+/{prefix}_(\d+)/", path) for path in shapes)
-    return max((int(one[1]) + 1 for one in found if one), default=0)
+    return len({one[1] for one in found if one})
 
 
 def _vgg16(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
@@ -97,6 +100,55 @@ def _depths(shapes: Shapes, *stages: str) -> tuple[int, ...]:
     return tuple(max(1, count_of(shapes, stage)) for stage in stages)
 
 
+def _vit(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
+    # What is missing gets a usual shape, so that it is named as missing.
+    patch, _, _, width = _shape(shapes, "patch_embed/proj/kernel", (16, 16, 3, 768))
+    rows = _shape(shapes, "pos_embed", (1, 197, width))[1]
+    registers = _shape(shapes, "reg_token", (1, 0, width))[1]
+    siglip = any(path.startswith("params/attn_pool/") for path in shapes)
+    clip = any(path.startswith("params/norm_pre/") for path in shapes)
+    layer_scale = any(path.endswith("/ls1/gamma") for path in shapes)
+    if width > _WIDEST:
+        raise UsageError(
+            f"tokens of {width} features; networks of more than {_WIDEST} have attention heads of "
+            "different sizes, and tensors do not say which"
+        )
+    grid = math.isqrt(max(1, rows if registers or siglip else rows - 1))
+    preprocessing = "torchvision" if layer_scale else "clip" if clip else "signed"
+    network = VisionTransformer(
+        width=width,
+        depth=count_of(shapes, "blocks"),
+        patch=patch,
+        grid=grid,
+        registers=registers,
+        layer_scale=layer_scale,
+        head="siglip" if siglip else "clip" if clip else "cls",
+        projection=_shape(shapes, "head/kernel", (width, 512))[1],
+        activation=facts.get("activation", "gelu_tanh" if siglip else "gelu"),
+        epsilon=facts.get("epsilon", 1e-5 if clip else 1e-6),
+        positions=facts.get("positions", "antialias"),
+        preprocessing=facts.get("preprocessing", preprocessing),
+    )
+    side = facts.get("side", grid * patch)
+    augreg = not (siglip or clip or layer_scale) and side == 224  # 0.9 of the picture is used
+    usual = None if siglip else 248 if augreg else side
+    framing = Framing(
+        size=(side, side),
+        shorter=facts.get("shorter", usual),
+        filter=facts.get("filter", "bicubic"),
+    )
+    return network, framing
+
+
+_WIDEST = 1024
+
+
+def _shape(shapes: Shapes, path: str, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a tensor, or the usual one where it is missing or has another number of axes."""
+    found = shapes.get(f"params/{path}", usual)
+    return found if len(found) == len(usual) else usual
+
+
 NETWORKS: Mapping[str, Network] = {
     "vgg16": Network("VGG-16", _vgg16, "deep", ("block5", "fc", "predictions")),
     "inception_v3": Network(
@@ -109,5 +161,6 @@ NETWORKS: Mapping[str, Network] = {
     "iresnet": Network("IResNet", _iresnet),
     "osnet": Network("OSNet", _osnet),
     "resnet": Network("ResNet", _resnet),
+    "vit": Network("a vision transformer", _vit),
 }
 """By architecture."""

@@ -80,8 +80,12 @@ def check_network(
     Raises ``UsageError`` naming tensors that it lacks, does not have or has in another shape.
     """
     given = {path: tensor.shape for path, tensor in tensors.items()}
-    network, size = NETWORKS[architecture].build(given, facts)
-    flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables_of(network, size), sep="/")
+    try:
+        network, size = NETWORKS[architecture].build(given, facts)
+        variables = variables_of(network, size)
+    except UsageError as error:
+        raise UsageError(f"{shown(source)}: {error}") from None
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
     wanted = {path: leaf.shape for path, leaf in flat.items()}
     if wrong := mismatches(wanted, given, there="expected"):
         title = NETWORKS[architecture].title

@@ -150,7 +150,7 @@ def _npz(path: Path) -> Stored:
     if manifest is not None:
         stated = decode_json(str(manifest), _Manifest, where=f"{shown(path)}: its manifest")
         for name in arrays:
-            if not name.startswith(("params/", "batch_stats/")) or name.count("/") < 2:
+            if not name.startswith(("params/", "batch_stats/")):
                 raise UsageError(f"{shown(path)}: {shown(name)} is no tensor of a layer")
         return Stored(stated.architecture, arrays, stated.preprocessing, True, True, stated.facts)
     if found := _laid_out(path, arrays):
@@ -183,7 +183,42 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
         return None
     layout, before = found
     translation = translated(tensors, layout, before)
-    return Stored(layout.architecture, translation, None, False, facts=dict(layout.facts))
+    facts = dict(layout.facts)
+    if layout.config is not None:
+        facts["activation"] = _activation(path, layout.config)
+    return Stored(layout.architecture, translation, None, False, facts=facts)
+
+
+_GELUS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+
+
+class _Tower(msgspec.Struct):
+    hidden_act: str = "quick_gelu"  # which transformers leaves out of a file
+    quick_gelu: bool = False
+
+
+class _Config(msgspec.Struct):
+    hidden_act: str | None = None
+    vision_config: _Tower | None = None
+    model_cfg: _Tower | None = None
+
+
+def _activation(path: Path, name: str) -> str:
+    """What ``config.json`` (transformers) or ``open_clip_config.json`` says of a CLIP's GELU."""
+    beside = path.with_name(name)
+    if not os.path.exists(beside):
+        raise UsageError(
+            f"{shown(path)} does not say which GELU its network has: OpenAI's have the quick one, "
+            f"LAION's the exact one; put the publisher's {name} beside it"
+        )
+    config = read_json(beside, _Config)
+    if config.model_cfg is not None:
+        return "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
+    said = config.hidden_act or (config.vision_config or _Tower()).hidden_act
+    if said not in _GELUS:
+        known = ", ".join(_GELUS)
+        raise UsageError(f"{shown(beside)}: hidden_act {shown(said)}; expected one of {known}")
+    return _GELUS[said]
 
 
 def _of_keras(path: Path, layers: Layers, *, by_depth: bool = False) -> Stored:

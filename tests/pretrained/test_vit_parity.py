@@ -1,0 +1,402 @@
+"""Vision transformers against timm, transformers and OpenCLIP: what they save we read and equal."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from peers import CLIP, GRADIENTS, HALF, IMAGENET, OUTPUTS, differences, peer, redrawn
+
+from siamjax.data.transforms import Framing
+from siamjax.errors import UsageError
+from siamjax.models import VisionTransformer
+from siamjax.pretrained import read_weights
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+TINY = {"width": 192, "depth": 2}
+DINO = {**TINY, "patch": 14, "grid": 37, "layer_scale": True, "preprocessing": "torchvision"}
+OF_224 = Framing(size=(224, 224), shorter=256, filter="bicubic")
+SIGLIP = "vit_base_patch16_siglip_224"
+TABLES = (
+    *("cls_token", "pos_embed", "reg_token", "latent", "probe", "position_embeddings"),
+    *("register_tokens", "class_embedding", "position_embedding.weight", "positional_embedding"),
+)
+
+
+def drawn(model):
+    return redrawn(model, constants=("gamma", "lambda1"), tables=TABLES)
+
+
+def of_timm(folder, name, **options):
+    timm = peer("timm")
+    model = timm.create_model(
+        name, depth=2, embed_dim=192, num_heads=3, dynamic_img_size=True, **options
+    )
+    timm.models.save_for_hf(drawn(model), folder, safe_serialization=True)
+    return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
+
+
+def augreg(folder):
+    _, forward = of_timm(folder, "vit_tiny_patch16_224")
+    fields = {**TINY}
+    return forward, fields, HALF, Framing(size=(224, 224), shorter=248, filter="bicubic")
+
+
+def dinov2(folder):
+    _, forward = of_timm(folder, "vit_small_patch14_dinov2")
+    return forward, DINO, IMAGENET, Framing(size=(518, 518), shorter=518, filter="bicubic")
+
+
+def dinov2_registers(folder):
+    _, forward = of_timm(folder, "vit_small_patch14_reg4_dinov2")
+    fields = {**DINO, "registers": 4}
+    return forward, fields, IMAGENET, Framing(size=(518, 518), shorter=518, filter="bicubic")
+
+
+def siglip(folder):
+    _, forward = of_timm(folder, SIGLIP, act_layer="gelu_tanh")
+    fields = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
+    return unit(forward), fields, HALF, Framing(size=(224, 224), filter="bicubic")
+
+
+def unit(forward):
+    import torch
+
+    return lambda x: torch.nn.functional.normalize(forward(x), dim=-1)
+
+
+def meta_state(model):
+    """A state dict as Meta's DINOv2 has it: a mask token, and registers by another name."""
+    import torch
+
+    state = dict(model.state_dict())
+    state["mask_token"] = torch.ones(1, 192)
+    if "reg_token" in state:
+        state["register_tokens"] = state.pop("reg_token")
+        first = torch.randn(1, 1, 192)
+        state["cls_token"] = state["cls_token"] - first
+        state["pos_embed"] = torch.cat([first, state["pos_embed"]], dim=1)
+    return state
+
+
+def meta(folder):
+    """Its table at other sizes: bicubic, by a scale of (n + 0.1) / 37, as its code has it."""
+    import torch
+
+    model, forward = of_timm(folder, "vit_small_patch14_dinov2")
+    (folder / "model.safetensors").unlink()
+    torch.save({"teacher": meta_state(model)}, folder / "pytorch_model.bin")
+    table = model.pos_embed.detach().clone()
+
+    def resized(x):
+        rows, columns = (side // 14 for side in x.shape[2:])
+        grid = torch.nn.functional.interpolate(
+            table[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2),
+            scale_factor=((rows + 0.1) / 37, (columns + 0.1) / 37),
+            mode="bicubic",
+        )
+        assert grid.shape[2:] == (rows, columns)
+        grid = grid.permute(0, 2, 3, 1).reshape(1, -1, 192)
+        model.dynamic_img_size = False
+        model.pos_embed = torch.nn.Parameter(torch.cat([table[:, :1], grid], dim=1))
+        model.patch_embed.img_size, model.patch_embed.output_fmt = None, "NCHW"
+        model.patch_embed.flatten = True
+        return forward(x)
+
+    return resized, {**DINO, "positions": "meta"}, IMAGENET, OF_224
+
+
+def meta_registers(folder):
+    import torch
+
+    model, forward = of_timm(folder, "vit_small_patch14_reg4_dinov2")
+    (folder / "model.safetensors").unlink()
+    torch.save(meta_state(model), folder / "pytorch_model.bin")
+    return forward, {**DINO, "registers": 4}, IMAGENET, OF_224
+
+
+SMALL = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3}
+
+
+def of_transformers(folder, model):
+    drawn(model).save_pretrained(folder)
+    return model
+
+
+def hf_dinov2(folder):
+    hf = peer("transformers")
+    config = hf.Dinov2Config(**SMALL, patch_size=14, image_size=518)
+    model = of_transformers(folder, hf.Dinov2Model(config))
+    fields = {**DINO, "positions": "bicubic"}
+    return lambda x: model(x).last_hidden_state[:, 0], fields, IMAGENET, OF_224
+
+
+def hf_dinov2_registers(folder):
+    hf = peer("transformers")
+    config = hf.Dinov2WithRegistersConfig(**SMALL, patch_size=14, image_size=518)
+    model = of_transformers(folder, hf.Dinov2WithRegistersModel(config))
+    fields = {**DINO, "registers": 4}
+    return lambda x: model(x).last_hidden_state[:, 0], fields, IMAGENET, OF_224
+
+
+def hf_vit(folder):
+    hf = peer("transformers")
+    model = of_transformers(folder, hf.ViTModel(hf.ViTConfig(**SMALL, intermediate_size=768)))
+    fields = {**TINY, "positions": "bicubic", "epsilon": 1e-12}
+    size = Framing(size=(224, 224))
+    return (
+        lambda x: model(x, interpolate_pos_encoding=True).last_hidden_state[:, 0],
+        fields,
+        HALF,
+        size,
+    )
+
+
+VISION = {**SMALL, "intermediate_size": 768, "patch_size": 32}
+TEXT = {**SMALL, "intermediate_size": 8, "vocab_size": 9, "eos_token_id": 1, "bos_token_id": 0}
+
+
+def hf_clip(folder, *, act="quick_gelu"):
+    hf = peer("transformers")
+    config = hf.CLIPConfig(
+        vision_config={**VISION, "hidden_act": act}, text_config=TEXT, projection_dim=64
+    )
+    model = of_transformers(folder, hf.CLIPModel(config))
+    fields = {
+        **TINY,
+        **{"patch": 32, "grid": 7, "head": "clip", "projection": 64, "activation": act},
+        **{"epsilon": 1e-5, "positions": "bicubic", "preprocessing": "clip"},
+    }
+    size = Framing(size=(224, 224), shorter=224, filter="bicubic")
+
+    def forward(x):
+        pooled = model.vision_model(x, interpolate_pos_encoding=True).pooler_output
+        return model.visual_projection(pooled)
+
+    return unit(forward), fields, CLIP, size
+
+
+def hf_clip_exact(folder):
+    return hf_clip(folder, act="gelu")
+
+
+def hf_siglip(folder):
+    hf = peer("transformers")
+    vision = {**VISION, "patch_size": 16}
+    model = of_transformers(
+        folder, hf.SiglipModel(hf.SiglipConfig(vision_config=vision, text_config=TEXT))
+    )
+    fields = {**TINY, "head": "siglip", "activation": "gelu_tanh", "positions": "bicubic"}
+    size = Framing(size=(224, 224), filter="bicubic")
+
+    def forward(x):
+        return model.vision_model(x, interpolate_pos_encoding=True).pooler_output
+
+    return unit(forward), fields, HALF, size
+
+
+def hf_siglip_alone(folder):
+    """A tower that was saved by itself, without "vision_model." before its names."""
+    hf = peer("transformers")
+    config = hf.SiglipVisionConfig(**{**VISION, "patch_size": 16})
+    model = of_transformers(folder, hf.SiglipVisionModel(config))
+    fields = {**TINY, "head": "siglip", "activation": "gelu_tanh", "positions": "bicubic"}
+    size = Framing(size=(224, 224), filter="bicubic")
+    forward = unit(lambda x: model(x, interpolate_pos_encoding=True).pooler_output)
+    return forward, fields, HALF, size
+
+
+OPEN = {"layers": 2, "width": 192, "patch_size": 16}
+OPEN_TEXT = {"context_length": 8, "vocab_size": 9, "width": 64, "heads": 1, "layers": 1}
+
+
+def save_open_clip(folder, model, config):
+    from open_clip.push_to_hf_hub import save_for_hf
+
+    model.visual.image_mean, model.visual.image_std = CLIP
+    tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
+    save_for_hf(model, tokenizer, config, folder, safe_serialization=True)
+
+
+def open_clip(folder, *, quick=True):
+    """Its table is resized when weights are loaded into a network for another size."""
+    peer("open_clip")
+    from open_clip.model import CLIP as Whole
+    from open_clip.model import resize_pos_embed
+
+    def network(side):
+        config = {**OPEN, "image_size": side}
+        return Whole(64, config, OPEN_TEXT, quick_gelu=quick).eval()
+
+    model = drawn(network(224))
+    config = {"embed_dim": 64, "vision_cfg": OPEN, "text_cfg": OPEN_TEXT}
+    save_open_clip(folder, model, {**config, "quick_gelu": True} if quick else config)
+
+    def forward(x):
+        other, state = network(tuple(x.shape[2:])), dict(model.state_dict())
+        resize_pos_embed(state, other)
+        other.load_state_dict(state)
+        return other.encode_image(x, normalize=True)
+
+    fields = {
+        **TINY,
+        **{"head": "clip", "projection": 64, "activation": "quick_gelu" if quick else "gelu"},
+        **{"epsilon": 1e-5, "preprocessing": "clip"},
+    }
+    return forward, fields, CLIP, Framing(size=(224, 224), shorter=224, filter="bicubic")
+
+
+def open_clip_exact(folder):
+    return open_clip(folder, quick=False)
+
+
+def open_clip_siglip(folder):
+    """timm's network within OpenCLIP's; "visual.trunk." stands before its names."""
+    peer("open_clip")
+    from open_clip.model import CustomTextCLIP
+
+    timm = {"timm_model_name": "vit_tiny_patch16_224", "timm_proj": "none", "timm_pool": "token"}
+    model = CustomTextCLIP(192, {**timm, "image_size": 224}, OPEN_TEXT)
+    model.visual.trunk = of_timm(folder, SIGLIP, num_classes=0, act_layer="gelu_tanh")[0]
+    (folder / "model.safetensors").unlink()
+    save_open_clip(folder, drawn(model), {})
+    fields = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
+    size = Framing(size=(224, 224), filter="bicubic")
+    return lambda x: model.encode_image(x, normalize=True), fields, HALF, size
+
+
+def augreg_npz(folder):
+    """timm reads the file that we wrote, by its own reader of it."""
+    import torch
+
+    model, forward = of_timm(folder, "vit_tiny_patch16_224", num_classes=5)
+    (folder / "model.safetensors").unlink()
+    given = {name: value.numpy() for name, value in model.state_dict().items()}
+    arrays = {
+        "cls": given["cls_token"],
+        "embedding/kernel": given["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": given["patch_embed.proj.bias"],
+        "Transformer/posembed_input/pos_embedding": given["pos_embed"],
+        "Transformer/encoder_norm/scale": given["norm.weight"],
+        "Transformer/encoder_norm/bias": given["norm.bias"],
+        "head/kernel": given["head.weight"].T,
+        "head/bias": given["head.bias"],
+    }
+    for number in range(2):
+        theirs, ours = f"Transformer/encoderblock_{number}", f"blocks.{number}"
+        attention = f"{theirs}/MultiHeadDotProductAttention_1"
+        for norm, name in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
+            arrays[f"{theirs}/{norm}/scale"] = given[f"{ours}.{name}.weight"]
+            arrays[f"{theirs}/{norm}/bias"] = given[f"{ours}.{name}.bias"]
+        for layer in (0, 1):
+            dense = f"{theirs}/MlpBlock_3/Dense_{layer}"
+            arrays[f"{dense}/kernel"] = given[f"{ours}.mlp.fc{layer + 1}.weight"].T
+            arrays[f"{dense}/bias"] = given[f"{ours}.mlp.fc{layer + 1}.bias"]
+        for place, part in enumerate(("query", "key", "value")):
+            rows = np.s_[192 * place : 192 * (place + 1)]
+            kernel = given[f"{ours}.attn.qkv.weight"][rows].T
+            arrays[f"{attention}/{part}/kernel"] = kernel.reshape(192, 3, 64)
+            arrays[f"{attention}/{part}/bias"] = given[f"{ours}.attn.qkv.bias"][rows].reshape(3, 64)
+        kernel = given[f"{ours}.attn.proj.weight"].T
+        arrays[f"{attention}/out/kernel"] = kernel.reshape(3, 64, 192)
+        arrays[f"{attention}/out/bias"] = given[f"{ours}.attn.proj.bias"]
+    np.savez(folder / "weights.npz", **arrays)
+    for value in model.parameters():
+        torch.nn.init.zeros_(value)
+    model.load_pretrained(folder / "weights.npz")
+    fields = {**TINY}
+    return forward, fields, HALF, Framing(size=(224, 224), shorter=248, filter="bicubic")
+
+
+LAYOUTS = {
+    one.__name__: one
+    for one in (
+        *(augreg, augreg_npz, dinov2, dinov2_registers, siglip, meta, meta_registers),
+        *(hf_dinov2, hf_dinov2_registers, hf_vit, hf_clip, hf_clip_exact, hf_siglip),
+        *(hf_siglip_alone, open_clip, open_clip_exact, open_clip_siglip),
+    )
+}
+
+
+def found(folder):
+    """Weights of the file in a folder; the one ``weights.npz`` by its name."""
+    npz = folder / "weights.npz"
+    return read_weights(npz if npz.exists() else folder)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout(layout, tmp_path):
+    forward, fields, moments, size = LAYOUTS[layout](tmp_path)
+    weights = found(tmp_path)
+    assert weights.architecture == "vit"
+    assert weights.network == VisionTransformer(**fields)
+    assert weights.size == size
+    patch = weights.network.patch
+    for shape in ((224, 224), (4 * patch, 7 * patch)):
+        outputs, gradients = differences(
+            weights.network, weights.variables, forward, shape, moments
+        )
+        print(f"{layout} {shape}: outputs {outputs:.1e}, gradients {gradients:.1e}")
+        assert outputs < OUTPUTS
+        assert gradients < GRADIENTS
+    weights.save(tmp_path / "saved.npz")
+    again = read_weights(tmp_path / "saved.npz")
+    assert again.network == weights.network
+    assert again.size == weights.size
+    jax.tree.map(np.testing.assert_array_equal, again.variables, weights.variables)
+
+
+WRONG = {
+    "dinov2": (
+        {"epsilon": 1e-5},
+        {"activation": "gelu_tanh"},
+        {"positions": "bicubic"},
+        {"preprocessing": "signed"},
+        {"layer_scale": False},
+    ),
+    "hf_dinov2": ({"positions": "antialias"}, {"positions": "meta"}),
+    "hf_clip": ({"epsilon": 1e-6}, {"activation": "gelu"}),
+    "siglip": ({"activation": "gelu"}, {"epsilon": 1e-5}),
+}
+
+
+@pytest.mark.parametrize("layout", WRONG)
+def test_what_is_wrong_shows(layout, tmp_path):
+    forward, _, moments, _ = LAYOUTS[layout](tmp_path)
+    weights = found(tmp_path)
+    for wrong in WRONG[layout]:
+        network = weights.network.clone(**wrong)
+        shape = (4 * network.patch, 7 * network.patch)
+        outputs, _ = differences(network, weights.variables, forward, shape, moments)
+        print(f"{layout} {wrong}: {outputs:.1e}")
+        assert outputs > OUTPUTS, wrong
+
+
+def test_class_token_joined_to_the_mean(tmp_path):
+    """2 C features, as Meta's own linear classifiers on DINOv2 take them."""
+    import torch
+
+    model, _ = of_timm(tmp_path, "vit_small_patch14_reg4_dinov2")
+
+    def forward(x):
+        tokens = model.forward_features(x)
+        return torch.cat([tokens[:, 0], tokens[:, 5:].mean(dim=1)], dim=1)
+
+    weights = found(tmp_path)
+    network = weights.network.clone(head="cls_mean")
+    outputs, gradients = differences(network, weights.variables, forward, (56, 84), IMAGENET)
+    assert outputs < OUTPUTS
+    assert gradients < GRADIENTS
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "hf_clip"])
+def test_a_clip_without_its_config(layout, tmp_path):
+    LAYOUTS[layout](tmp_path)
+    name = "open_clip_config.json" if layout == "open_clip" else "config.json"
+    (tmp_path / name).write_text('{"vision_config": {"hidden_act": "relu"}}')
+    with pytest.raises(UsageError, match="hidden_act relu; expected one of gelu"):
+        found(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match=f"which GELU its network has.* publisher's {name} beside"):
+        found(tmp_path)
