@@ -131,11 +131,12 @@ class VisionTransformer(nn.Module):
         table = table.reshape(self.grid, self.grid, self.width)
         x = x + fitted(table, rows, columns, rule=self.positions).reshape(1, -1, self.width)
         if not siglip:
-            first = [self.param("cls_token", normal, (1, 1, self.width))]
-            first = [first[0] + own] if prefix else first
+            token = self.param("cls_token", normal, (1, 1, self.width))
+            first = [token + own if prefix else token]
             if self.registers:
                 first.append(self.param("reg_token", normal, (1, self.registers, self.width)))
-            x = jnp.concatenate([*(jnp.tile(t, (len(x), 1, 1)) for t in first), x], axis=1)
+            first = [jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in first]
+            x = jnp.concatenate([*first, x], axis=1)
         if clip:
             x = norm(name="norm_pre")(x)
         for number in range(self.depth):
@@ -312,7 +313,7 @@ class AttentionPool(nn.Module):
         width = x.shape[-1]
         dense = partial(Dense, dtype=self.dtype)
         latent = self.param("latent", nn.initializers.normal(width**-0.5), (1, 1, width))
-        query = jnp.tile(dense(width, name="q")(latent), (len(x), 1, 1))
+        query = jnp.broadcast_to(dense(width, name="q")(latent), (x.shape[0], 1, width))
         key, value = jnp.split(dense(2 * width, name="kv")(x), 2, axis=-1)
         x = dense(width, name="proj")(_attend(query, key, value)).astype(jnp.float32)
         mlp = Mlp(self.activation, dtype=self.dtype, name="mlp")

@@ -103,7 +103,8 @@ def _depths(shapes: Shapes, *stages: str) -> tuple[int, ...]:
 def _vit(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
     # What is missing gets a usual shape, so that it is named as missing.
     patch, _, _, width = _shape(shapes, "patch_embed/proj/kernel", (16, 16, 3, 768))
-    rows = _shape(shapes, "pos_embed", (1, 197, width))[1]
+    _, rows, features = _shape(shapes, "pos_embed", (1, 197, width))
+    rows = rows if features == width else 197  # an empty table may have any number of them
     registers = _shape(shapes, "reg_token", (1, 0, width))[1]
     siglip = any(path.startswith("params/attn_pool/") for path in shapes)
     clip = any(path.startswith("params/norm_pre/") for path in shapes)
@@ -112,6 +113,11 @@ def _vit(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
         raise UsageError(
             f"tokens of {width} features; networks of more than {_WIDEST} have attention heads of "
             "different sizes, and tensors do not say which"
+        )
+    if clip and "activation" not in facts:
+        raise UsageError(
+            "CLIP as timm saves it does not say which GELU it has; take the same network as "
+            "OpenCLIP or Hugging Face has it"
         )
     grid = math.isqrt(max(1, rows if registers or siglip else rows - 1))
     preprocessing = "torchvision" if layer_scale else "clip" if clip else "signed"

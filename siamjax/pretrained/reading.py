@@ -214,10 +214,10 @@ def _activation(path: Path, name: str) -> str:
     config = read_json(beside, _Config)
     if config.model_cfg is not None:
         return "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
-    said = config.hidden_act or (config.vision_config or _Tower()).hidden_act
+    said = config.hidden_act or (config.vision_config and config.vision_config.hidden_act)
     if said not in _GELUS:
         known = ", ".join(_GELUS)
-        raise UsageError(f"{shown(beside)}: hidden_act {shown(said)}; expected one of {known}")
+        raise UsageError(f"{shown(beside)}: hidden_act {shown(str(said))}; expected one of {known}")
     return _GELUS[said]
 
 

@@ -3,13 +3,16 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from peers import CLIP, GRADIENTS, HALF, IMAGENET, OUTPUTS, differences, peer, redrawn
+from PIL import Image
 
 from siamjax.data.transforms import Framing
 from siamjax.errors import UsageError
 from siamjax.models import VisionTransformer
+from siamjax.models.preprocessing import preprocess
 from siamjax.pretrained import read_weights
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -400,3 +403,63 @@ def test_a_clip_without_its_config(layout, tmp_path):
     (tmp_path / name).unlink()
     with pytest.raises(UsageError, match=f"which GELU its network has.* publisher's {name} beside"):
         found(tmp_path)
+
+
+def timms(name):
+    timm = peer("timm")
+    config = timm.data.resolve_model_data_config(timm.create_model(name, depth=1))
+    return timm.data.create_transform(**config, is_training=False)
+
+
+def huggings(name, **options):
+    processor = getattr(peer("transformers"), f"{name}ImageProcessorPil")(**options)
+    return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def of_dinov2():
+    options = {"size": {"shortest_edge": 256}, "resample": 3, "do_center_crop": True}
+    moments = {"image_mean": IMAGENET[0], "image_std": IMAGENET[1]}
+    return huggings("Bit", **options, **moments)
+
+
+def of_open_clip(moments, mode):
+    transform = peer("open_clip").image_transform
+    mean, deviation = moments
+    return transform(224, is_train=False, mean=mean, std=deviation, resize_mode=mode)
+
+
+TRANSFORMS = {
+    "augreg": lambda: timms("vit_tiny_patch16_224"),
+    "dinov2": lambda: timms("vit_small_patch14_dinov2"),
+    "hf_dinov2": of_dinov2,
+    "hf_vit": lambda: huggings("ViT"),
+    "hf_clip": lambda: huggings("CLIP"),
+    "hf_siglip": lambda: huggings("Siglip"),
+    "open_clip": lambda: of_open_clip(CLIP, "shortest"),
+    "open_clip_siglip": lambda: of_open_clip(HALF, "squash"),
+}
+
+
+@pytest.mark.parametrize("layout", TRANSFORMS)
+def test_pictures_become_those_of_the_peer(layout, tmp_path):
+    """To one grey level, from a photograph that is larger and one that is smaller.
+
+    transformers rounds half a column down and torchvision to an even one: no shape here tells them
+    apart. timm alone cuts SigLIP's images to 0.9, where its publisher stretches them.
+    """
+    LAYOUTS[layout](tmp_path)
+    weights = found(tmp_path)
+    _, deviation = {"signed": HALF, "clip": CLIP, "torchvision": IMAGENET}[
+        weights.network.preprocessing
+    ]
+    transform = TRANSFORMS[layout]()
+    for shape in ((667, 560), (130, 200)):
+        noise = np.random.default_rng(0).integers(0, 256, (*(s // 8 for s in shape), 3), np.uint8)
+        image = Image.fromarray(noise).resize(shape[::-1], Image.Resampling.BICUBIC)
+        ours = preprocess(
+            jnp.asarray(weights.size(np.asarray(image))), weights.network.preprocessing
+        )
+        difference = np.abs(np.asarray(transform(image)).transpose(1, 2, 0) - ours)
+        grey = (difference * 255 * np.asarray(deviation)).max()
+        print(f"{layout} {shape}: {grey:.2f} grey levels")
+        assert grey < 1.01

@@ -1,0 +1,205 @@
+"""What files of vision transformers say of themselves, and what is wrong with them."""
+
+import json
+import re
+
+import flax.traverse_util
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from siamjax.data.transforms import Framing
+from siamjax.errors import UsageError
+from siamjax.models import VisionTransformer
+from siamjax.pretrained import read_weights
+
+TINY = {"width": 64, "depth": 2}
+DINO = {**TINY, "patch": 14, "grid": 3, "layer_scale": True, "preprocessing": "torchvision"}
+
+
+def state(rng, **fields):
+    """Random tensors by timm's names, in PyTorch's layouts."""
+    network = VisionTransformer(**fields)
+    x = jax.ShapeDtypeStruct((1, network.patch, network.patch, 3), np.uint8)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
+    found = {}
+    for path, leaf in flax.traverse_util.flatten_dict(shapes, sep=".").items():
+        name = re.sub(r"blocks_(\d+)", r"blocks.\1", path)
+        name = re.sub(r"\.(kernel|scale)$", ".weight", name)
+        tensor = rng.normal(size=leaf.shape).astype(np.float32)
+        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(tensor.ndim) if "kernel" in path else None
+        found[name] = tensor if axes is None else tensor.transpose(axes)
+    return found
+
+
+def written(folder, tensors):
+    path = folder / "model.safetensors"
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        (TINY, Framing(size=(224, 224), shorter=248, filter="bicubic")),
+        ({**TINY, "grid": 24}, Framing(size=(384, 384), shorter=384, filter="bicubic")),
+        (DINO, Framing(size=(42, 42), shorter=42, filter="bicubic")),
+        ({**DINO, "registers": 4}, Framing(size=(42, 42), shorter=42, filter="bicubic")),
+        (
+            {**TINY, "head": "siglip", "activation": "gelu_tanh"},
+            Framing(size=(224, 224), filter="bicubic"),
+        ),
+    ],
+)
+def test_the_file_says_what_it_is(fields, size, tmp_path, rng):
+    tensors = state(rng, **fields)
+    if fields.get("head") is None:
+        tensors |= {"head.weight": np.ones((5, 64), np.float32)}
+    wrapped = {f"module.backbone.{name}": tensor for name, tensor in tensors.items()}
+    weights = read_weights(written(tmp_path, wrapped))
+    assert weights.network == VisionTransformer(**fields)
+    assert weights.size == size
+    kernel = weights.variables["params"]["blocks_1"]["attn"]["qkv"]["kernel"]
+    np.testing.assert_array_equal(kernel, tensors["blocks.1.attn.qkv.weight"].T)
+    assert read_weights(weights.source, preprocessing="clip").network.preprocessing == "clip"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_stays_until_it_is_used(dtype, tmp_path, rng):
+    tensors = {n: t.astype(dtype) for n, t in state(rng, **{**DINO, "registers": 4}).items()}
+    tensors["register_tokens"] = tensors.pop("reg_token")
+    first = np.full((1, 1, 64), 0.25, dtype)
+    tensors["pos_embed"] = np.concatenate([first, tensors["pos_embed"]], axis=1)
+    tensors["mask_token"] = first[0]
+    weights = read_weights(written(tmp_path, tensors))
+    assert weights.tensors["params/blocks_0/attn/qkv/kernel"].dtype == dtype
+    assert weights.network == VisionTransformer(**DINO, registers=4)
+    got = weights.variables["params"]["cls_token"]  # Meta's table has a position for it
+    expected = tensors["cls_token"].astype(np.float32) + 0.25
+    np.testing.assert_array_equal(got, expected)
+    assert weights.variables["params"]["pos_embed"].shape == (1, 9, 64)
+
+
+def changed(**tensors):
+    return lambda found: {**found, **tensors}
+
+
+def without(*names):
+    return lambda found: {name: tensor for name, tensor in found.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("norm.bias"), "is not a vision transformer as published: norm/bias is missing"),
+        (without("pos_embed"), "pos_embed is missing in the file"),
+        (without("patch_embed.proj.weight"), "patch_embed/proj/kernel is missing in the file"),
+        (without("blocks.0.mlp.fc1.bias"), "blocks_0/mlp/fc1/bias is missing in the file"),
+        (changed(dist_token=np.ones((1, 1, 64))), "dist_token has no place in the network"),
+        (
+            changed(pos_embed=np.ones((1, 196, 64))),
+            r"pos_embed is \(1, 196, 64\) in the file and \(1, 170, 64\) expected",
+        ),
+        (changed(pos_embed=np.ones((1, 10**12, 0))), r"pos_embed is \(1, 1000000000000, 0\)"),
+        (changed(**{"norm.weight": np.ones(32)}), r"norm/scale is \(32,\) in the file"),
+        (
+            changed(**{"patch_embed.proj.weight": np.ones((64, 3, 16, 14))}),
+            r"patch_embed/proj/kernel is \(16, 14, 3, 64\) in the file",
+        ),
+        (
+            changed(**{"patch_embed.proj.weight": np.ones((1280, 3, 1, 1))}),
+            "model.safetensors: tokens of 1280 features; networks of more than 1024",
+        ),
+        (
+            changed(**{"norm_pre.weight": np.ones(64)}),
+            "CLIP as timm saves it does not say which GELU",
+        ),
+        (
+            changed(**{"ema.cls_token": np.ones(1), "ema.blocks.0.attn.qkv.weight": np.ones(1)}),
+            "holds 2 networks,  and ema",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file(change, message, tmp_path, rng):
+    tensors = change(state(rng, **TINY))
+    path = written(tmp_path, {name: t.astype(np.float32) for name, t in tensors.items()})
+    with pytest.raises(UsageError, match=message) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+OPEN_CLIP = {
+    r"cls_token": "class_embedding",
+    r"pos_embed": "positional_embedding",
+    r"patch_embed.proj.": "conv1.",
+    r"norm_pre.": "ln_pre.",
+    r"blocks.": "transformer.resblocks.",
+    r".norm1.": ".ln_1.",
+    r".norm2.": ".ln_2.",
+    r".attn.qkv.": ".attn.in_proj_",
+    r".attn.proj.": ".attn.out_proj.",
+    r".mlp.fc1.": ".mlp.c_fc.",
+    r".mlp.fc2.": ".mlp.c_proj.",
+}
+
+
+@pytest.fixture
+def clip(tmp_path, rng):
+    """A file of OpenCLIP with a text tower, and its folder."""
+    tensors = {}
+    for name, tensor in state(rng, **TINY, head="clip", projection=7).items():
+        for ours, theirs in OPEN_CLIP.items():
+            name = name.replace(ours, theirs)
+        if name.startswith("norm."):
+            name = name.replace("norm.", "ln_post.")
+        squeezed = tensor[0, 0] if name == "class_embedding" else tensor
+        squeezed = squeezed[0] if name == "positional_embedding" else squeezed
+        if name == "head.weight":
+            name, squeezed = "proj", tensor.T
+        tensors[f"visual.{name}"] = squeezed
+    texts = ("positional_embedding", "transformer.resblocks.0.ln_1.weight", "logit_scale")
+    tensors |= {name: np.ones(3, np.float32) for name in texts}
+    return written(tmp_path, tensors), tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "activation"),
+    [
+        ({"model_cfg": {"embed_dim": 512}, "preprocess_cfg": {}}, "gelu"),
+        ({"model_cfg": {"quick_gelu": True}}, "quick_gelu"),
+        ({"model_cfg": {"quick_gelu": False}}, "gelu"),
+    ],
+)
+def test_open_clip_by_its_config(clip, config, activation):
+    path, folder = clip
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    weights = read_weights(path)
+    options = {"projection": 7, "epsilon": 1e-5, "preprocessing": "clip"}
+    assert weights.network == VisionTransformer(
+        **TINY, **options, head="clip", activation=activation
+    )
+    assert set(weights.variables["params"]) == {
+        *("patch_embed", "cls_token", "pos_embed", "norm_pre", "norm", "head"),
+        *("blocks_0", "blocks_1"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "which GELU its network has: OpenAI's have the quick one.* open_clip_config.json b"),
+        ("{", "open_clip_config.json"),
+        ("[]", "open_clip_config.json"),
+        ('{"hidden_act": "relu"}', "hidden_act relu; expected one of gelu, gelu_pytorch_tanh"),
+        ("{}", "hidden_act None; expected one of gelu"),
+        ('{"vision_config": {"hidden_act": 3}}', "open_clip_config.json"),
+    ],
+)
+def test_a_config_that_does_not_say_it(clip, config, message):
+    path, folder = clip
+    if config is not None:
+        (folder / "open_clip_config.json").write_text(config)
+    with pytest.raises(UsageError, match=message):
+        read_weights(path)
