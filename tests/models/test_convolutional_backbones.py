@@ -10,7 +10,7 @@ import pytest
 from random_variables import random_variables
 
 from siamjax.errors import UsageError
-from siamjax.models import Embeds, FaceEmbedding, IResNet, OSNet, ResNet
+from siamjax.models import Embeds, FaceEmbedding, IResNet, OSNet, ResNet, iresnet
 
 # Parameters without classifier and running statistics: published, or counted in the peers.
 COUNTS = {
@@ -98,6 +98,16 @@ def test_statistics_of_the_batch_without_padding(name):
         np.testing.assert_allclose(one, other, atol=1e-4)
     for own, before in zip(*map(jax.tree.leaves, (state, variables["batch_stats"])), strict=True):
         assert np.abs(own - before).max() > 1e-4
+
+
+def test_the_slope_of_prelu_by_hand():
+    variables = {"params": {"slope": jnp.array([0.25, -1.0])}}
+    x = jnp.array([[-2.0, 3.0], [4.0, -5.0]])
+    out, pull = jax.vjp(iresnet._PReLU().apply, variables, x)
+    np.testing.assert_allclose(out, [[-0.5, 3.0], [4.0, 5.0]])
+    of_slope, of_x = pull(jnp.ones_like(x))
+    np.testing.assert_allclose(of_slope["params"]["slope"], [-2.0, -5.0])
+    np.testing.assert_allclose(of_x, [[0.25, 1.0], [1.0, -1.0]])
 
 
 def test_refusals():
