@@ -127,7 +127,8 @@ def average_pool_2x2(
     Sums are float32 at least, the result has the dtype of the input.
     """
     even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2].astype(sum_dtype(x.dtype))
-    return (sum(_corners(even)) / 4.0).astype(x.dtype)
+    first, second, third, fourth = _corners(even)
+    return ((first + second + third + fourth) / 4.0).astype(x.dtype)
 
 
 class Named(nn.Module):

@@ -51,12 +51,11 @@ class Layout:
 
 def _stages_of_adaface(tensors: Tensors) -> Tensors:
     """AdaFace counts its blocks through: the width of a block says its stage."""
-    widths = {n: t.shape[0] for n, t in tensors.items() if n.endswith(".conv1.weight")}
-    blocks = sorted(int(name.split(".")[1]) for name in widths)
-    stages = sorted(set(widths.values()))
+    found = ((re.fullmatch(r"body\.(\d+)\.conv1\.weight", n), t) for n, t in tensors.items())
+    widths = {int(block[1]): tensor.shape[:1] for block, tensor in found if block}
     names: dict[str, str] = {}
-    for stage, width in enumerate(stages, start=1):
-        own = [block for block in blocks if widths[f"body.{block}.conv1.weight"] == width]
+    for stage, width in enumerate(sorted(set(widths.values())), start=1):
+        own = [block for block in sorted(widths) if widths[block] == width]
         names |= {f"body.{block}.": f"layer{stage}.{place}." for place, block in enumerate(own)}
     return {
         re.sub(r"^body\.\d+\.", lambda found: names.get(found[0], found[0]), name): tensor

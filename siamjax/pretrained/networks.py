@@ -79,9 +79,12 @@ def _iresnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
 
 def _osnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
     ends = {"conv1": 64, "conv2_0/conv3": 256, "conv3_0/conv3": 384, "conv4_0/conv3": 512}
+    first, two, three, four = (
+        shapes.get(f"params/{end}/bn/scale", (channels,))[0] for end, channels in ends.items()
+    )
     network = OSNet(
-        channels=tuple(shapes.get(f"params/{e}/bn/scale", (c,))[0] for e, c in ends.items()),
-        depths=_depths(shapes, "conv2", "conv3", "conv4"),
+        channels=(first, two, three, four),
+        depths=_depths(shapes, "conv2", "conv3", "conv4"),  # pyright: ignore[reportArgumentType]
         preprocessing=facts.get("preprocessing", "torchvision"),
     )
     return network, (256, 128)

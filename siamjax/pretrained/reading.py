@@ -48,6 +48,7 @@ _LAID_OUT = {layout.architecture for layout in LAYOUTS}
 
 _IN_FOLDERS = (
     "model.json",
+    "face_recognition_model-weights_manifest.json",
     "model.safetensors.index.json",
     "model.safetensors",
     "open_clip_model.safetensors",

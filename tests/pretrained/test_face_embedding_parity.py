@@ -14,7 +14,6 @@ from siamjax.models.products import Conv
 from siamjax.pretrained import read_weights
 
 REAL = Path(__file__).parents[3] / "shared/weights/face_embedding_tfjs"
-MANIFEST = REAL / "face_recognition_model-weights_manifest.json"
 FROZEN = Path(__file__).parent / "frozen/face_api.npy"
 
 pytestmark = pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
 
 @pytest.fixture(scope="module")
 def weights():
-    return read_weights(MANIFEST)
+    return read_weights(REAL)
 
 
 @pytest.fixture(scope="module")
