@@ -64,26 +64,32 @@ def _stages_of_adaface(tensors: Tensors) -> Tensors:
 
 
 def _as_in_timm(tensors: Tensors) -> Tensors:
-    """Vision transformers: query, key and value in one product, tables with an axis before them."""
+    """Vision transformers: query, key and value in one product, tables with an axis before them.
+
+    What is of no fitting shape stays as it is, to be named.
+    """
     own = dict(tensors)
     for name in tensors:
         parts = [re.sub(r"\.attn\.q\.", f".attn.{part}.", name) for part in "qkv"]
-        if ".attn.q." in name and all(part in own for part in parts):
+        shapes = {own[part].shape if part in own else None for part in parts}
+        if ".attn.q." in name and len(shapes) == 1:
             joined = [own.pop(part) for part in parts]
             axis = -1 if name.endswith("kernel") else 0
             own[name.replace(".q.", ".qkv.")] = np.concatenate(joined, axis)
-        if name.startswith("attn_pool.qkv."):
+        if name.startswith("attn_pool.qkv.") and own[name].ndim:
             width = len(own[name]) // 3
             for part, rows in (("q", np.s_[:width]), ("kv", np.s_[width:])):
                 own[name.replace(".qkv.", f".{part}.")] = own[name][rows]
             del own[name]
     for name in own.keys() & {"cls_token", "pos_embed"}:
-        own[name] = own[name].reshape(1, -1, own[name].shape[-1])
-    rows = own["pos_embed"].shape[1] if "pos_embed" in own else 0
-    if {"reg_token", "cls_token"} <= own.keys() and rows and math.isqrt(rows) ** 2 != rows:
-        # The first position is the class token's; timm has added it there.
-        first, own["pos_embed"] = np.split(own["pos_embed"], [1], axis=1)
-        own["cls_token"] = own["cls_token"].astype(np.float32) + first
+        if own[name].ndim in (1, 2):
+            own[name] = own[name][(None,) * (3 - own[name].ndim)]
+    token, table = (own.get(name, np.empty(0)) for name in ("cls_token", "pos_embed"))
+    alike = table.ndim == 3 and token.shape == (1, 1, table.shape[2])
+    if "reg_token" in own and alike and math.isqrt(table.shape[1]) ** 2 != table.shape[1]:
+        # The first position is the class token's, to which timm has added it.
+        first, own["pos_embed"] = np.split(table, [1], axis=1)
+        own["cls_token"] = token.astype(np.float32) + first
     if "proj" in own:
         own["head.weight"] = own.pop("proj").T
     return own

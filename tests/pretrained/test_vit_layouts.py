@@ -82,6 +82,48 @@ def test_half_precision_stays_until_it_is_used(dtype, tmp_path, rng):
     assert weights.variables["params"]["pos_embed"].shape == (1, 9, 64)
 
 
+HUGGING_FACE = (
+    (r"^cls_token|^mask_token", r"embeddings.\g<0>"),
+    (r"^reg_token", "embeddings.register_tokens"),
+    (r"^pos_embed", "embeddings.position_embeddings"),
+    (r"^patch_embed.proj", "embeddings.patch_embeddings.projection"),
+    (r"^norm", "layernorm"),
+    (r"attn.proj", "attention.output.dense"),
+    (r"ls(\d).gamma", r"layer_scale\1.lambda1"),
+    (r"^blocks", "encoder.layer"),
+)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_hugging_face(registers, tmp_path, rng):
+    fields = {**DINO, "registers": registers}
+    tensors = state(rng, **fields)
+    if registers:
+        tensors["pos_embed"] = np.pad(tensors["pos_embed"], ((0, 0), (1, 0), (0, 0)))
+    given = {"embeddings.mask_token": np.ones((1, 64), np.float32)}
+    for name, tensor in tensors.items():
+        for pattern, replacement in HUGGING_FACE:
+            name = re.sub(pattern, replacement, name)
+        if "attn.qkv" in name:
+            for word, part in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
+                given[name.replace("attn.qkv", f"attention.attention.{word}")] = part
+        else:
+            given[name] = tensor
+    weights = read_weights(written(tmp_path, given))
+    fields["positions"] = "antialias" if registers else "bicubic"
+    assert weights.network == VisionTransformer(**fields)
+    assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic")
+    for place in (0, 1):
+        attention = weights.variables["params"][f"blocks_{place}"]["attn"]
+        for part in ("qkv", "proj"):
+            expected = tensors[f"blocks.{place}.attn.{part}.weight"].T
+            np.testing.assert_array_equal(attention[part]["kernel"], expected)
+    del given["encoder.layer.0.attention.attention.key.bias"]
+    message = "blocks_0/attn/qkv/bias is missing.* blocks_0/attn/q/bias has no place"
+    with pytest.raises(UsageError, match=message):
+        read_weights(written(tmp_path, given))
+
+
 def changed(**tensors):
     return lambda found: {**found, **tensors}
 
