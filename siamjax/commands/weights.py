@@ -12,8 +12,11 @@ from siamjax.options import Preprocessing
 
 @answers
 def list_weights() -> Answer:
-    """List published weights: network, preprocessing, licence, address, and if they are here."""
-    from siamjax.pretrained.published import PUBLISHED, weights_folder
+    """List published weights: network, size, use, licence, address, and if they are here.
+
+    Files of the same networks from elsewhere are read as well: docs/pretrained.md.
+    """
+    from siamjax.pretrained.published import PUBLISHED, place_of, weights_folder
 
     folder = weights_folder()
     listed = [
@@ -23,8 +26,10 @@ def list_weights() -> Answer:
             "preprocessing": one.preprocessing,
             "licence": one.licence,
             "address": one.address,
-            "digest": one.digest,
-            "path": path if os.path.exists(path := folder / one.file) else None,
+            "digest": one.digest or None,
+            "megabytes": one.megabytes,
+            "use": one.use,
+            "path": path if os.path.exists(path := place_of(name)) else None,
         }
         for name, one in PUBLISHED.items()
     ]
@@ -32,9 +37,9 @@ def list_weights() -> Answer:
     for one in listed:
         here = "not here" if one["path"] is None else "here"
         text += [
-            f"{one['name']}: {one['architecture']}, {one['preprocessing']}; {one['licence']}; "
-            f"{here}",
-            f"    {one['address']} ({one['digest']})",
+            f"{one['name']}: {one['architecture']}, {one['megabytes']} MB; {one['use']}; {here}",
+            f"    {one['licence']}",
+            f"    {one['address']} ({one['digest'] or 'no digest is stated'})",
         ]
     text.append(f"downloads are kept in {folder}")
     absent = [one["name"] for one in listed if one["path"] is None]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from siamjax.data.people import People, open_people
     from siamjax.data.reid import ReidOptions, load_reid
     from siamjax.data.retrieval import RetrievalOptions, load_retrieval
-    from siamjax.data.transforms import Augmentation
+    from siamjax.data.tasks import LabelledOptions, load_labelled
+    from siamjax.data.transforms import Augmentation, Framing
     from siamjax.data.triplets import ListedTriplets, MinedTriplets, SampledTriplets
     from siamjax.data.verification import VerificationOptions, divide_people, load_verification
 
@@ -30,7 +31,9 @@ __getattr__, __dir__ = contents(__name__, __file__)
 
 __all__ = [
     "Augmentation",
+    "Framing",
     "ImageSet",
+    "LabelledOptions",
     "ListedPairs",
     "ListedTriplets",
     "MinedTriplets",
@@ -46,6 +49,7 @@ __all__ = [
     "divide_people",
     "image_batches",
     "labelled_batches",
+    "load_labelled",
     "load_reid",
     "load_retrieval",
     "load_verification",

@@ -1,6 +1,6 @@
 """Resize and augment decoded images for the network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,25 @@ class Framing:
                 f"the shorter side {self.shorter}: must be {max(self.size)} or more, as "
                 f"{self.size[0]}x{self.size[1]} are cut out"
             )
+
+    @classmethod
+    def of(
+        cls,
+        size: "Size",
+        *,
+        side: int | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> "Framing":
+        """A published framing for square images of ``side`` pixels, or of a ``box`` of each image.
+
+        The shorter side, of which the centre is used, grows and shrinks with ``side``.
+        """
+        own = size if isinstance(size, Framing) else cls(size=sides(size))
+        if side is not None:
+            share = side / min(own.size)
+            shorter = None if own.shorter is None else max(side, round(own.shorter * share))
+            own = replace(own, size=(side, side), shorter=shorter)
+        return own if box is None else replace(own, box=box)
 
     def __str__(self) -> str:
         """In words."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from siamjax.inference.pairs import PairScorer
     from siamjax.inference.reid import ReidEvaluation, rank_gallery
     from siamjax.inference.retrieval import embed_split, evaluate_retrieval
+    from siamjax.inference.tested import as_test
     from siamjax.inference.unseen import check_unseen
     from siamjax.inference.verification import Verifier, across_folds
 
@@ -39,6 +40,7 @@ __all__ = [
     "ReidEvaluation",
     "Verifier",
     "across_folds",
+    "as_test",
     "calibrate",
     "check_unseen",
     "compare_people",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siamjax.data import retrieval, verification
-from siamjax.data.reid import ReidOptions, ReidSplits, ReidTesting, load_reid, load_reid_test
+from siamjax.data.reid import ReidOptions, ReidSplits, load_reid, load_reid_test
 from siamjax.data.retrieval import RetrievalOptions, RetrievalSplits, load_retrieval
 from siamjax.data.tasks import Task, tasks_of
 from siamjax.data.verification import (
@@ -15,8 +15,7 @@ from siamjax.data.verification import (
 )
 from siamjax.errors import UsageError, shown
 from siamjax.inference.judging import Judgement
-from siamjax.inference.reid import ReidEvaluation
-from siamjax.inference.tested import NETWORK, ReidTest, RetrievalTest, Test, VerificationTest
+from siamjax.inference.tested import NETWORK, RetrievalTest, Test, VerificationTest, as_test
 from siamjax.models import comparing
 from siamjax.options import asked_before
 from siamjax.training.finished import Described, Finished
@@ -51,12 +50,8 @@ def own_test(run: Described, *, strict: bool = False) -> Test:
     Raises ``UsageError`` for a run that does not say its task, and for data that are gone.
     """
     splits = own_splits(run, strict=strict)
-    if isinstance(splits, VerificationSplits):
-        return VerificationTest(images=splits.images, pairs=splits.test, protocol=splits.protocol)
-    if isinstance(splits, ReidSplits):
-        symmetric = run.about.config.get("symmetric") is True
-        return _reid_test(splits, trials=run.about.trials, symmetric=symmetric)
-    return RetrievalTest(images=splits.images, asked=splits.test, protocol=splits.protocol)
+    symmetric = run.about.config.get("symmetric") is True
+    return as_test(splits, splits.test, trials=run.about.trials, symmetric=symmetric)
 
 
 def own_splits(
@@ -79,17 +74,6 @@ def own_splits(
         return load_retrieval(asked_before(RetrievalOptions, request))
     except UsageError as error:
         raise UsageError(f"the test that {where} names: {error}; or give --data") from None
-
-
-def _reid_test(splits: ReidTesting, *, trials: int = 10, symmetric: bool = False) -> ReidTest:
-    return ReidTest(
-        images=splits.images,
-        asked=ReidEvaluation.of(splits, splits.test),
-        protocol=splits.protocol,
-        trials=trials,
-        seed=splits.request["seed"],
-        symmetric=symmetric,
-    )
 
 
 def task_of(run: Described) -> Task | None:
@@ -126,7 +110,8 @@ def open_test(
         images, pairs = verification.evaluation_pairs(data, limit=limit, strict=strict)
         return VerificationTest(images=images, pairs=pairs)
     if task == "reid":
-        return _reid_test(load_reid_test(data, strict=strict))
+        testing = load_reid_test(data, strict=strict)
+        return as_test(testing, testing.test)
     images, asked = retrieval.evaluation_search(data, strict=strict)
     return RetrievalTest(images=images, asked=asked)
 

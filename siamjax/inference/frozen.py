@@ -18,13 +18,14 @@ def frozen_maps(
     shown: Int[np.ndarray, " n"],
     *,
     size: Size,
-) -> Float[np.ndarray, "images rows columns channels"]:
-    """``part.maps`` of the images with the indices ``shown``, in memory.
+    method: str = "maps",
+) -> Float[np.ndarray, "images ..."]:
+    """``part.maps``, or another method's result, of the images with the indices ``shown``.
 
     The result has a row for each of ``images``; those not shown are 0 and use no memory. A
     hundred images take 11 MB for InceptionV3's ``mixed6`` at 128x128, 89 MB at 299x299.
     """
-    embedder = Embedder(network=part, variables=variables, size=size, method="maps")
+    embedder = Embedder(network=part, variables=variables, size=size, method=method)
     rows = np.zeros((len(images), *embedder.feature.shape), np.float32)
     done = 0
     for batch in embedder.batches(images, shown):

@@ -1,17 +1,22 @@
 """What a run is tested on: pairs, a ranking or a search, and how answers to it are judged."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import flax.linen as nn
 import numpy as np
 from jaxtyping import Int
 
 from siamjax.data.images import ImageSet, fingerprint
 from siamjax.data.pairs import PairList, indices_of
-from siamjax.data.retrieval import Retrieval
+from siamjax.data.reid import Ranking, ReidTesting
+from siamjax.data.retrieval import Retrieval, RetrievalSplits
 from siamjax.data.tasks import Task
+from siamjax.data.transforms import Size
+from siamjax.data.verification import VerificationSplits
 from siamjax.inference.baselines import pixel_features, pixel_scores
 from siamjax.inference.calibration import Calibration
 from siamjax.inference.cross_input import score_pairs
@@ -22,12 +27,31 @@ from siamjax.inference.reid import ReidEvaluation
 from siamjax.inference.retrieval import evaluate_retrieval, judge_found
 from siamjax.messages import warn
 from siamjax.metrics.retrieval import Found, scores_quality
-from siamjax.metrics.verification import best_threshold
+from siamjax.metrics.verification import auc, best_threshold, roc
 from siamjax.models import comparing
 from siamjax.training.finished import Finished
 
 NETWORK = "network"
 """Name of the run's network among the methods of a judgement."""
+
+
+class Answering(Protocol):
+    """A network to test: a finished run, or an :class:`~siamjax.inference.embedder.Embedder`."""
+
+    @property
+    def network(self) -> nn.Module:
+        """It embeds, or compares."""
+        ...
+
+    @property
+    def variables(self) -> Any:
+        """Of the network."""
+        ...
+
+    @property
+    def size(self) -> Size:
+        """Of its images."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +91,8 @@ class Test:
         """The same for equal tests only: names, identities and what is asked, but no pixels."""
         raise NotImplementedError
 
-    def scores(self, run: Finished) -> Any:
-        """What the run's network answers; :meth:`judge` takes it."""
+    def scores(self, run: Answering) -> Any:
+        """What a network answers; :meth:`judge` takes it."""
         raise NotImplementedError
 
     def baselines(self) -> dict[str, Any]:
@@ -88,6 +112,10 @@ class Test:
     def thresholds(self, run: Finished, baselines: Mapping[str, Any]) -> dict[str, float | None]:
         """The thresholds that the methods are judged at; empty where there is nothing to decide."""
         return {}
+
+    def measured(self, scores: Any) -> float:
+        """The measure ``chosen`` of one method's :meth:`scores`, without an interval: quick."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,7 +148,11 @@ class VerificationTest(Test):
         pairs = self.pairs
         return fingerprint(self.images, pairs.first, pairs.second, pairs.same, words=[self.task])
 
-    def scores(self, run: Finished) -> np.ndarray:
+    def measured(self, scores: np.ndarray) -> float:
+        """The AUC."""
+        return auc(roc(scores, self.pairs.same))
+
+    def scores(self, run: Answering) -> np.ndarray:
         """Scores (pairs,) that rise with similarity."""
         return PairScorer(run.network, size=run.size).scores(run.variables, self.images, self.pairs)
 
@@ -200,7 +232,12 @@ class ReidTest(Test):
             words += [str(self.trials), str(self.seed)]
         return fingerprint(self.images, *columns, words=words)
 
-    def scores(self, run: Finished) -> np.ndarray:
+    def measured(self, scores: np.ndarray) -> float:
+        """The mAP."""
+        found = self.asked.summary(scores)["map"]
+        return math.nan if found is None else found
+
+    def scores(self, run: Answering) -> np.ndarray:
         """Scores (queries, gallery) that rise with similarity."""
         return score_pairs(
             run.network,
@@ -261,7 +298,11 @@ class RetrievalTest(Test):
         words = [self.task, str(self.asked.leave_one_out)]
         return fingerprint(self.images, self.asked.query, self.asked.gallery, words=words)
 
-    def scores(self, run: Finished) -> Found:
+    def measured(self, scores: Found) -> float:
+        """Recall@1."""
+        return scores.summary()["recall_at_1"]
+
+    def scores(self, run: Answering) -> Found:
         """How well each query is answered."""
         embedder = Embedder(network=run.network, variables=run.variables, size=run.size)
         if len(embedder.feature.shape) == 1:
@@ -283,3 +324,29 @@ class RetrievalTest(Test):
     ) -> Judgement:
         """Recall@k and MAP@R, over the items that are asked for."""
         return judge_found(scores, self.images, self.asked)
+
+
+def as_test(
+    splits: VerificationSplits | ReidTesting | RetrievalSplits,
+    asked: PairList | Ranking | Retrieval,
+    *,
+    trials: int = 10,
+    symmetric: bool = False,
+) -> Test:
+    """The test of a split, such as ``splits.test`` or ``splits.validation``.
+
+    ``trials`` and ``symmetric`` are those of :class:`ReidTest`.
+    """
+    about = {"images": splits.images, "protocol": splits.protocol}
+    if isinstance(asked, PairList):
+        return VerificationTest(pairs=asked, **about)
+    if isinstance(asked, Retrieval):
+        return RetrievalTest(asked=asked, **about)
+    assert isinstance(splits, ReidTesting)
+    return ReidTest(
+        asked=ReidEvaluation.of(splits, asked),
+        trials=trials,
+        seed=splits.request["seed"],
+        symmetric=symmetric,
+        **about,
+    )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from siamjax.models.normalization import BatchNorm
     from siamjax.models.normxcorr_net import NormXCorrConv, NormXCorrNet
     from siamjax.models.osnet import OSNet
+    from siamjax.models.projection import Projection
     from siamjax.models.protocols import Compares, Embeds
     from siamjax.models.resnet import ResNet
     from siamjax.models.siamese import Siamese
@@ -47,6 +48,7 @@ __all__ = [
     "NormXCorrConv",
     "NormXCorrNet",
     "OSNet",
+    "Projection",
     "ResNet",
     "Siamese",
     "Vgg16",

@@ -1,96 +1,24 @@
-"""Addresses of published weights, and their download: complete and verified, or not at all."""
+"""The download of published weights: complete and verified, or not at all."""
 
 import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from siamjax.errors import UsageError, shown
 from siamjax.files import locked, open_regular, saying
 from siamjax.options import Preprocessing
+from siamjax.pretrained.addresses import PUBLISHED, Published
 from siamjax.pretrained.reading import in_folder, read_weights
 from siamjax.pretrained.weights import Weights
 from siamjax.progress import Progress
 from siamjax.surroundings import cache_folder, folder_of
 
-_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
-_TORCHVISION = "https://download.pytorch.org/models"
 _BLOCK = 1 << 20
-_LARGEST = 2**32  # bytes; VGG-16 has 553 million
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A file of weights on its publisher's server.
-
-    Attributes:
-        address: where it is downloaded from.
-        digest: ``algorithm:hexadecimal`` as the publisher states it; the first digits are enough.
-        architecture: ``vgg16`` or ``inception_v3``.
-        preprocessing: what the network's images must go through.
-        licence: its licence, and whose work it is.
-    """
-
-    address: str
-    digest: str
-    architecture: str
-    preprocessing: Preprocessing
-    licence: str
-
-    @property
-    def file(self) -> str:
-        """Name of the file."""
-        return self.address.rpartition("/")[2]
-
-
-def _vgg16(address: str, digest: str, preprocessing: Preprocessing) -> Published:
-    return Published(
-        address=address,
-        digest=digest,
-        architecture="vgg16",
-        preprocessing=preprocessing,
-        licence="CC-BY-4.0, Simonyan and Zisserman, Visual Geometry Group, Oxford",
-    )
-
-
-def _inception_v3(address: str, digest: str) -> Published:
-    return Published(
-        address=address,
-        digest=digest,
-        architecture="inception_v3",
-        preprocessing="signed",
-        licence="Apache-2.0, Google",
-    )
-
-
-_VGG16 = f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels"
-_INCEPTION_V3 = f"{_KERAS}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels"
-
-# Keras states md5 sums; torchvision has the first eight digits of the sha256 in the file's name.
-PUBLISHED: Mapping[str, Published] = {
-    "vgg16-imagenet": _vgg16(
-        f"{_VGG16}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc", "bgr_mean"
-    ),
-    "vgg16-imagenet-top": _vgg16(
-        f"{_VGG16}.h5", "md5:64373286793e3c8b2b4e3219cbf3544b", "bgr_mean"
-    ),
-    "vgg16-torchvision": _vgg16(
-        f"{_TORCHVISION}/vgg16-397923af.pth", "sha256:397923af", "torchvision"
-    ),
-    "inception-v3-imagenet": _inception_v3(
-        f"{_INCEPTION_V3}_notop.h5", "md5:bcbd6486424b2319ff4ef7d526e38f63"
-    ),
-    "inception-v3-imagenet-top": _inception_v3(
-        f"{_INCEPTION_V3}.h5", "md5:9a0d58056eeedaa3f26cb7ebd46da564"
-    ),
-    "inception-v3-torchvision": _inception_v3(
-        f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth", "sha256:0cc3c7bd"
-    ),
-}
+_LARGEST = 2**32  # bytes; CLIP with its text encoder has 605 million
 
 
 def weights_folder() -> Path:
@@ -98,6 +26,13 @@ def weights_folder() -> Path:
     if os.environ.get("SIAMJAX_WEIGHTS"):
         return folder_of("SIAMJAX_WEIGHTS", default="")
     return cache_folder() / "weights"
+
+
+def place_of(name: str) -> Path:
+    """Where the file of a name in :data:`PUBLISHED` is kept."""
+    one = PUBLISHED[name]
+    # With others beside it, it has a name that files of many networks have.
+    return weights_folder() / (name if one.beside else "") / one.file
 
 
 def is_published(which: str) -> bool:
@@ -145,7 +80,14 @@ def fetch(name: str) -> Path:
     if name not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UsageError(f"no published weights {shown(name)!r}; choose one of {known}")
-    wanted, folder = PUBLISHED[name], weights_folder()
+    wanted, folder = PUBLISHED[name], place_of(name).parent
+    for place in wanted.beside:
+        address = f"{wanted.address.rpartition('/')[0]}/{place}"
+        _fetched(replace(wanted, address=address, digest=""), folder)
+    return _fetched(wanted, folder)
+
+
+def _fetched(wanted: Published, folder: Path) -> Path:
     path = folder / wanted.file
     part = path.with_name(path.name + ".part")
     with saying(
@@ -163,6 +105,8 @@ def fetch(name: str) -> Path:
 
 
 def _check(path: Path, wanted: Published, remedy: str) -> None:
+    if not wanted.digest:
+        return
     algorithm, _, digits = wanted.digest.partition(":")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with open_regular(path) as file:
@@ -185,7 +129,7 @@ def _download(wanted: Published, part: Path) -> None:
         raise UsageError(
             f"{wanted.file} could not be downloaded from {wanted.address} ({reason}); run the same "
             "command to continue the download, or get the file by other means and put it into "
-            f"{part.parent} ({wanted.digest})"
+            f"{part.parent} ({wanted.digest or 'no digest is stated'})"
         ) from None
     try:
         _check(part, wanted, "it was removed; try again, or get it by other means")

@@ -64,9 +64,16 @@ class Weights:
     @cached_property
     def variables(self) -> dict[str, Any]:
         """Variables of :attr:`network`; ``UsageError`` as of :func:`put`."""
-        variables = variables_of(self.network, self.size)
+        return self.into(self.network, variables_of(self.network, self.size), under="")
+
+    def into(self, network: nn.Module, variables: Mapping[str, Any], *, under: str) -> Any:
+        """``variables`` of a network whose part ``under`` is :attr:`network`, and as published.
+
+        Raises ``UsageError`` as :func:`put` does.
+        """
         about = NETWORKS[self.architecture]
-        return put(self.network, variables, self.without(*about.unused), under=about.under)
+        place = "/".join(filter(None, (under, about.under)))
+        return put(network, variables, self.without(*about.unused), under=place)
 
     def save(self, path: Path) -> None:
         """Write an .npz that :func:`siamjax.pretrained.read_weights` reads, whole or not at all.

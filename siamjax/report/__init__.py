@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from siamjax.lazy import contents
 
 if TYPE_CHECKING:
+    from siamjax.report.embedding import embedding_report
     from siamjax.report.inside import activations, dead_filters, layers
     from siamjax.report.page import write_report
     from siamjax.report.reid import reid_report
@@ -16,6 +17,7 @@ __getattr__, __dir__ = contents(__name__, __file__)
 __all__ = [
     "activations",
     "dead_filters",
+    "embedding_report",
     "layers",
     "reid_report",
     "retrieval_report",

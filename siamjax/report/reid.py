@@ -10,6 +10,7 @@ import numpy as np
 from siamjax.data.reid import ReidSplits
 from siamjax.data.transforms import Size, resize
 from siamjax.inference.cross_input import score_pairs
+from siamjax.inference.embedder import Embedder
 from siamjax.inference.reid import Features, ReidEvaluation
 from siamjax.models.applying import evaluate
 from siamjax.report.page import write_report
@@ -32,7 +33,7 @@ def reid_report(
 ) -> Results:
     """Rank the test gallery by the chosen checkpoint, once, and end the run.
 
-    ``network`` is a cross-input network. Its scores are kept in the run's folder, from which a
+    ``network`` compares, or embeds. Its scores are kept in the run's folder, from which a
     report that was stopped resumes. ``symmetric`` scores by the mean of both orders of a pair;
     ``trials`` is the number of random galleries of a single-shot protocol. Returns measures by
     name.
@@ -61,6 +62,10 @@ def reid_report(
         "single_shot": f"one gallery image a person, {trials} trials",
     }[splits.test.rule]
     where = f"{splits.test.name} of {images.name}"
+    matches = []
+    if len(Embedder(network=network, variables=variables, size=size).feature.shape) == 3:
+        figure = partial(_matches, network, variables, test, scores["network"], size)
+        matches = [("Best matches", figure)]  # maps have places to show
     return write_report(
         run,
         judged,
@@ -86,7 +91,7 @@ def reid_report(
                     valid=test.valid,
                 ),
             ),
-            ("Best matches", partial(_matches, network, variables, test, scores["network"], size)),
+            *matches,
         ],
         facts={"trials": trials},
     )

@@ -1,6 +1,7 @@
 """Downloads from a server of our own, which stops early, knows ranges or not, or lies."""
 
 import concurrent.futures
+import dataclasses
 import errno
 import hashlib
 import http.server
@@ -14,7 +15,8 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.pretrained import open_weights, published
-from siamjax.pretrained.published import Published, fetch
+from siamjax.pretrained.networks import NETWORKS
+from siamjax.pretrained.published import Published, fetch, is_published
 
 CONTENT = bytes(range(256)) * 40
 
@@ -57,6 +59,8 @@ def folder(tmp_path, monkeypatch, handler):
         architecture="vgg16",
         preprocessing="bgr_mean",
         licence="none",
+        megabytes=1,
+        use="tests",
     )
     monkeypatch.setitem(published.PUBLISHED, "own", own)
     yield tmp_path / "cache"
@@ -204,9 +208,17 @@ def test_names(folder, tmp_path, monkeypatch):
         open_weights("own")
 
 
+def test_files_that_belong_together_lie_in_one_folder(folder, handler, monkeypatch):
+    several = dataclasses.replace(published.PUBLISHED["own"], digest="", beside=("config.json",))
+    monkeypatch.setitem(published.PUBLISHED, "several", several)
+    assert fetch("several") == folder / "several" / "w.npz"
+    assert (folder / "several" / "config.json").read_bytes() == CONTENT
+    assert is_published("several")
+
+
 def test_what_is_stated_of_each():
     for name, one in published.PUBLISHED.items():
         algorithm, _, digits = one.digest.partition(":")
-        assert len(digits) == {"md5": 32, "sha256": 8}[algorithm], name
+        assert len(digits) == {"md5": 32, "sha256": 8, "": 0}[algorithm], name
         assert one.address.startswith("https://"), name
-        assert one.file.endswith((".h5", ".pth")), name
+        assert one.architecture in NETWORKS, name
