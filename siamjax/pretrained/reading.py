@@ -53,6 +53,7 @@ _IN_FOLDERS = (
     "model.safetensors",
     "open_clip_model.safetensors",
     "pytorch_model.bin",
+    "*-weights_manifest.json",
 )
 FORMATS = (
     "PyTorch .pth, .pt and .bin, .safetensors (also in shards: their .index.json), Keras .h5 and "
@@ -125,8 +126,7 @@ if read_weights.__doc__:  # not under python -OO
 
 def in_folder(folder: Path | str) -> Path | None:
     """The file of weights in a folder, by the names that publishers give it; None: none."""
-    here = (Path(folder) / name for name in _IN_FOLDERS)
-    return next(filter(os.path.exists, here), None)
+    return next((path for name in _IN_FOLDERS for path in Path(folder).glob(name)), None)
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
