@@ -8,9 +8,8 @@ Oord et al., arXiv 1807.03748, 2018; with several positives: Khosla et al., Neur
 
 over the positives p and all others a of anchor i in the batch of all devices.
 
-    python -m experiments.finetune_embedding --weights face_embedding_tfjs/       # ORL faces
-    python -m experiments.finetune_embedding --weights vgg16.npz --data emoji
-    python -m experiments.finetune_embedding --weights vgg16.npz --data pedestrians
+    python -m experiments.finetune_embedding --weights face-embedding --data my_people/
+    python -m experiments.finetune_embedding --weights vgg16-imagenet --data emoji --per-identity 2
 
 What it reaches, beside training from scratch and the network as published: docs/finetuning.md.
 """
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,7 +29,7 @@ from siamjax.inference import Embedder, as_test, frozen_maps, pixel_features
 from siamjax.metrics import Mean, labelled_monitors
 from siamjax.models import Projection
 from siamjax.parallel import data_parallel
-from siamjax.pretrained import Weights, open_weights
+from siamjax.pretrained import open_weights
 from siamjax.report import embedding_report
 from siamjax.training import Run, RunConfig, by_layer, fit, forward_labelled, make_train_step
 from siamjax.training.state import create_state, initialize
@@ -46,13 +46,11 @@ class Config(LabelledOptions, RunConfig):
     size: options.Count | None = None
     """Side of the images in pixels; None: as published."""
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    """The part of each image to use: top, left, bottom, right as shares of its height and width;
-    outside of the image its border is repeated."""
+    """Part of each image: top, left, bottom, right as shares; its border goes on outside of it."""
     embedding: options.Count = 128
     """Features of the embedding."""
     frozen: tuple[str, ...] = (TRUNK,)
-    """Paths of the layers that are not trained, by their beginnings, such as backbone/blocks_0;
-    backbone: all but the new layer, and the network runs once for each image."""
+    """Layers not to train, by the beginning of their paths; backbone: all but the new one."""
     temperature: options.Positive = 0.1
     """t: what cosines are divided by."""
     per_identity: options.Count = 4
@@ -67,9 +65,9 @@ class Config(LabelledOptions, RunConfig):
     steps: int = 300
 
 
-def build(config: Config, weights: Weights):
-    """Network, loss function and optimizer, which need no data."""
-    trunk = weights.network.clone(dtype=jnp.dtype(config.dtype))
+def build(config: Config, trunk: nn.Module):
+    """Network, loss function and optimizer, which need no data; ``trunk`` is the published one."""
+    trunk = trunk.clone(dtype=jnp.dtype(config.dtype))
     network = Projection(backbone=trunk, embedding=config.embedding)
 
     # One value for each anchor; the step averages over those of all devices that have a positive.
@@ -96,19 +94,17 @@ def main(config: Config):
     size = Framing.of(weights.size, side=config.size, box=config.box)
 
     # All but the linear layer starts as published.
-    network, loss_fn, optimizer = build(config, weights)
+    trunk = weights.network
+    network, loss_fn, optimizer = build(config, trunk)
     variables, key = initialize(network, size, config.seed)
     variables = weights.into(network, variables, under=TRUNK)
-    published = Embedder(network=weights.network, variables=weights.variables, size=size)
+    published = Embedder(network=trunk, variables=weights.variables, size=size)
 
     # What a frozen network says of an image is computed once.
-    rows, shown = None, (things.images, things.training_images)
-    if TRUNK in config.frozen:
-        trunk = weights.network, weights.variables
-        rows = partial(frozen_maps, *trunk, *shown, size=size, method="embed")
-    batches = labelled_batches(
-        *shown, config, size=size, per_identity=config.per_identity, rows=rows
-    )
+    shown = things.images, things.training_images
+    once = partial(frozen_maps, trunk, weights.variables, *shown, size=size, method="embed")
+    options = {"size": size, "rows": once if TRUNK in config.frozen else None}
+    batches = labelled_batches(*shown, config, per_identity=config.per_identity, **options)
 
     # The train step: a pure function, pmapped over all devices.
     step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))
@@ -117,11 +113,9 @@ def main(config: Config):
     validation = as_test(things, things.validation)
     best = f"validation_{validation.chosen}"
 
-    def embedder(variables):
-        return Embedder(network=network, variables=variables, size=size)
-
     def evaluate(variables):
-        return {best: validation.measured(validation.scores(embedder(variables)))}
+        now = Embedder(network=network, variables=variables, size=size)
+        return {best: validation.measured(validation.scores(now))}
 
     # Train, or resume: Orbax keeps the two latest checkpoints and the best.
     run = Run.open(config, network, things, best=best, weights=weights)
@@ -130,8 +124,8 @@ def main(config: Config):
 
     # Test once, beside the published network and pixels.
     baselines = {"as published": published.embeddings, "raw pixels": pixel_features}
-    found = embedder(run.best_variables())
-    return embedding_report(run, found, things, baselines=baselines)
+    chosen = Embedder(network=network, variables=run.best_variables(), size=size)
+    return embedding_report(run, chosen, things, baselines=baselines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+from small_experiments import published_for
 
 from siamjax import correlation, distances, losses, mining
 from siamjax.metrics import monitors
@@ -322,18 +323,23 @@ STEPS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     ),
     "reid_normxcorr": ({"column_search": None}, (40, 40)),
     "visual_search_triplet": ({**_THIN, "depth": 1, "hidden": 8, "embedding": 4}, (16, 16)),
+    "finetune_embedding": ({"weights": Path("none"), "embedding": 4, "frozen": ()}, (16, 16)),
 }
 
 
 def experiment_of(name: str, **more: Any) -> tuple[Any, Any, Any]:
     """Network, loss function and optimizer of an experiment, tiny."""
     experiment = importlib.import_module(f"experiments.{name}")
-    return experiment.build(experiment.Config(steps=4, batch_size=2, **STEPS[name][0], **more))
+    config = experiment.Config(steps=4, batch_size=2, **STEPS[name][0], **more)
+    return experiment.build(config, *published_for(experiment))
 
 
 def batch_of(name: str) -> dict[str, np.ndarray]:
-    """Two examples for an experiment's step."""
+    """Two examples for an experiment's step; where they are compared with one another, four."""
     rng = np.random.default_rng(0)
+    if name == "finetune_embedding":
+        images = rng.integers(0, 256, (4, *STEPS[name][1], 3), np.uint8)
+        return {"image": images, "identity": np.int32([1, 0, 0, 1])}
     words = ("anchor", "positive", "negative") if "triplet" in name else ("x1", "x2")
     images = {word: rng.integers(0, 256, (2, *STEPS[name][1], 3), np.uint8) for word in words}
     if "triplet" in name:

@@ -1,11 +1,13 @@
 """Every experiment in small: options, batches, and variables that are drawn without compiling."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from siamjax.models import VisionTransformer
 from siamjax.training import initialize
 
 THIN = {"width": 0.0625}
@@ -15,14 +17,22 @@ OPTIONS = {
     "faces_inception": {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
     "reid_normxcorr": {"fused": False, "column_search": 1},
     "visual_search_triplet": {**THIN, "depth": 1, "hidden": 8, "embedding": 4},
+    "finetune_embedding": {"weights": Path("none"), "embedding": 4},
 }
+TRUNK = VisionTransformer(width=64, depth=1, patch=8, grid=2)  # of 16 pixels
 SIDES = {"faces_inception": 75, "reid_normxcorr": 40}
 
 
 def built(name, *, steps=2, **options):
     """Network, loss function and optimizer of an experiment."""
     experiment = importlib.import_module(f"experiments.{name}")
-    return experiment.build(experiment.Config(steps=steps, **{**OPTIONS[name], **options}))
+    config = experiment.Config(steps=steps, **{**OPTIONS[name], **options})
+    return experiment.build(config, *published_for(experiment))
+
+
+def published_for(experiment):
+    """A tiny network, for an experiment that is built on a published one."""
+    return [TRUNK] if "trunk" in inspect.signature(experiment.build).parameters else []
 
 
 def batch_of(name, examples, *, seed=0):
@@ -34,6 +44,8 @@ def batch_of(name, examples, *, seed=0):
         noise = rng.integers(0, 64, (examples, side, side, 3))
         return (patches.repeat(-(-side // 4), 2)[:, :side, :side] + noise).astype(np.uint8)
 
+    if name == "finetune_embedding":
+        return {"image": images(), "identity": places // 2}
     if name == "visual_search_triplet":
         identity = places % 5
         shown = {word: images() for word in ("anchor", "positive", "negative")}

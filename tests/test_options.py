@@ -44,7 +44,7 @@ def refusal(config, **options):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_odd_value_works_or_is_refused_by_name(name):
     config = importlib.import_module(f"experiments.{name}").Config
-    needed = {"weights": "w.npz"} if name == "faces_inception" else {}
+    needed = {"weights": "w.npz"} if name in ("faces_inception", "finetune_embedding") else {}
     refused = set()
     for field in dataclasses.fields(config):
         for value in ODD:
@@ -60,7 +60,7 @@ def test_an_odd_value_works_or_is_refused_by_name(name):
 def test_no_number_of_an_experiment_is_free(name):
     """Every number has bounds of its own; NaN, infinity and what lies below them are refused."""
     config = importlib.import_module(f"experiments.{name}").Config
-    needed = {"weights": "w.npz"} if name == "faces_inception" else {}
+    needed = {"weights": "w.npz"} if name in ("faces_inception", "finetune_embedding") else {}
     numbers = [
         field.name
         for field in dataclasses.fields(config)
