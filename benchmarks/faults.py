@@ -309,7 +309,7 @@ class Faults:
         kills, terms = self.config.kills, -(-self.config.kills // 5)
         for count in self.config.processes:
             for name, task in self.tasks.items():
-                moment = while_saving if name == "saving" else at_any_time
+                moment = MOMENTS.get(name, at_any_time)
                 hit = partial(self.struck, task, count, moment=moment)
                 yield f"kills {name}", partial(hit, signal.SIGKILL, times=kills)
                 yield f"terminations {name}", partial(hit, signal.SIGTERM, times=terms)
@@ -336,6 +336,26 @@ def while_saving(command: Command, folder: Path, rng: np.random.Generator, whole
             return False
     time.sleep(delay)
     return command.running()
+
+
+def while_training(command: Command, folder: Path, rng: np.random.Generator, whole: float) -> bool:
+    """At any time, or, as most of the life of so short a run is its start, after one of 8 rows."""
+    if rng.integers(2):
+        return at_any_time(command, folder, rng, whole)
+    until = rows_in(folder) + int(rng.integers(1, 9))
+    if not command.wait_for(lambda: rows_in(folder) >= until):
+        return False
+    time.sleep(rng.uniform(0, 0.1))
+    return command.running()
+
+
+def rows_in(folder: Path) -> int:
+    """Rows of metrics that a run has written."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+MOMENTS = {"training": while_training, "saving": while_saving}
 
 
 def _spread(ended: list[Ended]) -> str:
