@@ -87,11 +87,12 @@ def test_statistics_of_the_batch_without_padding(name):
     network, variables, images = made(name)
     network = network.clone(freeze_statistics=False)
 
-    def train(images, weight):
+    @jax.jit
+    def train(variables, images, weight):
         return network.apply(variables, images, train=True, weight=weight, mutable=["batch_stats"])
 
-    padded, padded_state = jax.jit(train)(images, jnp.array([1.0, 1.0, 0.0]))
-    plain, state = jax.jit(train)(images[:2], jnp.ones(2))
+    padded, padded_state = train(variables, images, jnp.array([1.0, 1.0, 0.0]))
+    plain, state = train(variables, images[:2], jnp.ones(2))
     np.testing.assert_allclose(padded[:2], plain, atol=1e-4 * np.abs(plain).max())
     pairs = zip(*map(jax.tree.leaves, (padded_state, state)), strict=True)
     for one, other in pairs:
