@@ -1,5 +1,6 @@
 """From an image's bytes to the numbers that a network was trained on; each network has its own."""
 
+from collections.abc import Mapping
 from typing import get_args
 
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ from siamjax.options import Preprocessing
 
 _BGR_MEAN = (103.939, 116.779, 123.68)
 _FACE_API_MEAN = (122.782, 117.001, 104.298)
-_MOMENTS = {  # means and standard deviations of the channels
+MOMENTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
+"""Means and standard deviations of the channels, in [0, 1]."""
 
 
 def preprocess(
@@ -37,13 +39,13 @@ def preprocess(
         return unit[..., ::-1] * 2.0 - 1.0
     bgr_mean, face_api_mean, *moments = (
         jnp.array(of_channels, jnp.float32).reshape(*(1,) * (x.ndim - 1), -1)
-        for of_channels in (_BGR_MEAN, _FACE_API_MEAN, *_MOMENTS.get(kind, ()))
+        for of_channels in (_BGR_MEAN, _FACE_API_MEAN, *MOMENTS.get(kind, ()))
     )
     if kind == "bgr_mean":
         return unit[..., ::-1] * 255.0 - bgr_mean
     if kind == "face_api":
         return unit - face_api_mean / 255.0
-    if kind in _MOMENTS:
+    if kind in MOMENTS:
         return (unit - moments[0]) / moments[1]
     raise UsageError(f"preprocessing {kind!r}; choose one of {', '.join(get_args(Preprocessing))}")
 

@@ -37,6 +37,7 @@ class Layout:
             (height, width, in, out) and (in, out).
         facts: what the layout itself says of the network, for its builder.
         config: the publisher's file beside it that says the activation, which no tensor does.
+        timm: a ``config.json`` of timm's beside it says how images are framed.
     """
 
     architecture: str
@@ -47,6 +48,7 @@ class Layout:
     torch: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
+    timm: bool = False
 
 
 def _stages_of_adaface(tensors: Tensors) -> Tensors:
@@ -217,6 +219,7 @@ LAYOUTS: tuple[Layout, ...] = (
         architecture="resnet",  # torchvision and timm
         marks=("layer1.0.conv3.weight", "layer1.0.downsample.0.weight", "bn1.running_mean"),
         left_out=r"fc\..*",
+        timm=True,
     ),
     Layout(  # timm's SigLIP, with "visual.trunk." before it OpenCLIP's
         architecture="vit",

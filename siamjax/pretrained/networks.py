@@ -80,7 +80,7 @@ def _iresnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
 def _osnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
     ends = {"conv1": 64, "conv2_0/conv3": 256, "conv3_0/conv3": 384, "conv4_0/conv3": 512}
     first, two, three, four = (
-        shapes.get(f"params/{end}/bn/scale", (channels,))[0] for end, channels in ends.items()
+        _shape(shapes, f"{end}/bn/scale", (channels,))[0] for end, channels in ends.items()
     )
     network = OSNet(
         channels=(first, two, three, four),
@@ -95,7 +95,13 @@ def _resnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
         depths=_depths(shapes, "layer1", "layer2", "layer3", "layer4"),
         preprocessing=facts.get("preprocessing", "torchvision"),
     )
-    return network, Framing(size=(224, 224), shorter=232)
+    side = facts.get("side", 224)
+    framing = Framing(
+        size=(side, side),
+        shorter=facts.get("shorter", 232),
+        filter=facts.get("filter", "bilinear"),
+    )
+    return network, framing
 
 
 def _depths(shapes: Shapes, *stages: str) -> tuple[int, ...]:

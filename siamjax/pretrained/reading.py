@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from siamjax.array_files import NUMBERS, read_npz
 from siamjax.errors import UsageError, shown
 from siamjax.files import Natural, decode_json, open_regular, read_bytes, read_json
 from siamjax.isolation import isolated
+from siamjax.models.preprocessing import MOMENTS
 from siamjax.options import Preprocessing
 from siamjax.pretrained import architectures
 from siamjax.pretrained.layouts import LAYOUTS, layout_of, translated
@@ -187,6 +188,8 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
     facts = dict(layout.facts)
     if layout.config is not None:
         facts["activation"] = _activation(path, layout.config)
+    if layout.timm:
+        facts |= _images_of_timm(path.with_name("config.json"))
     return Stored(layout.architecture, translation, None, False, facts=facts)
 
 
@@ -220,6 +223,41 @@ def _activation(path: Path, name: str) -> str:
         known = ", ".join(_GELUS)
         raise UsageError(f"{shown(beside)}: hidden_act {shown(str(said))}; expected one of {known}")
     return _GELUS[said]
+
+
+class _Images(msgspec.Struct):
+    input_size: tuple[int, int, int]
+    crop_pct: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_mode: Literal["center"] = "center"
+
+
+class _Timm(msgspec.Struct):
+    pretrained_cfg: _Images | None = None
+
+
+def _images_of_timm(beside: Path) -> dict[str, Any]:
+    """What timm's ``config.json`` says of images, as facts; nothing if there is none."""
+    said = read_json(beside, _Timm).pretrained_cfg if os.path.exists(beside) else None
+    if said is None:
+        return {}
+    _, side, width = said.input_size
+    half = (0.5, 0.5, 0.5)
+    kinds = {**{moments: kind for kind, moments in MOMENTS.items()}, (half, half): "signed"}
+    kind = kinds.get((said.mean, said.std))
+    if side != width or side < 1 or kind is None:
+        raise UsageError(
+            f"{shown(beside)}: images of {side}x{width} with mean {said.mean} and standard "
+            f"deviation {said.std}; expected square ones with one of {', '.join(map(str, kinds))}"
+        )
+    return {
+        "side": side,
+        "shorter": math.floor(side / said.crop_pct),
+        "filter": said.interpolation,
+        "preprocessing": kind,
+    }
 
 
 def _of_keras(path: Path, layers: Layers, *, by_depth: bool = False) -> Stored:

@@ -293,6 +293,31 @@ def test_the_framing_of_torchvision(size):
     assert np.abs(difference).max() < 1.01 / 255
 
 
+@pytest.mark.parametrize("name", ["resnet50.a1_in1k", "resnet50.tv2_in1k"])
+def test_the_framing_of_timm(name, tmp_path):
+    """Its own transform, by the ``config.json`` that it saves, to one grey level."""
+    timm = peer("timm")
+    model = timm.create_model(name, layers=DEPTHS, num_classes=5)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    image = np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    theirs = transform(Image.fromarray(image)).numpy().transpose(1, 2, 0)
+    theirs = theirs * np.float32(IMAGENET[1]) + np.float32(IMAGENET[0])
+    ours = resize(image, read_weights(tmp_path).size)
+    assert np.abs(ours / np.float32(255) - theirs).max() < 1.01 / 255
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key, wrong, message in (
+        ("mean", [0.5, 0.5, 0.4], "with mean .0.5, 0.5, 0.4. and"),
+        ("input_size", [3, 224, 160], "images of 224x160"),
+        ("crop_pct", 0, "config.json"),
+        ("interpolation", "random", "config.json"),
+    ):
+        changed = {**config["pretrained_cfg"], key: wrong}
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": changed}))
+        with pytest.raises(UsageError, match=message):
+            read_weights(tmp_path)
+
+
 def test_another_network_is_named(tmp_path):
     """A ResNet-18 has no layout; a wide one has other shapes; a lost stage is missing."""
     models = peer("torchvision").models
