@@ -244,6 +244,7 @@ LAYOUTS: tuple[Layout, ...] = (
         architecture="vit",
         marks=("cls_token", "blocks.0.attn.qkv.weight"),
         left_out=r"(head|pre_logits)\..*",
+        timm=True,
     ),
     Layout(  # Hugging Face: DINOv2 with registers, without; ViT
         architecture="vit",

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -13,9 +13,9 @@ from siamjax.array_files import NUMBERS, read_npz
 from siamjax.errors import UsageError, shown
 from siamjax.files import Natural, decode_json, open_regular, read_bytes, read_json
 from siamjax.isolation import isolated
-from siamjax.models.preprocessing import MOMENTS
 from siamjax.options import Preprocessing
 from siamjax.pretrained import architectures
+from siamjax.pretrained.beside import activation_beside, images_of_timm, preprocessing_beside
 from siamjax.pretrained.layouts import LAYOUTS, layout_of, translated
 from siamjax.pretrained.networks import NETWORKS
 from siamjax.pretrained.published_form import check_network, check_published, check_values
@@ -67,9 +67,10 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
 
     Formats: %s. The file's content decides which it is, and the names and shapes of its tensors
     which network (:mod:`siamjax.pretrained.layouts`), its variant, its image size and how its
-    images are preprocessed. A TensorFlow.js model is a ``model.json`` beside its shards, or beside
-    all of them joined as ``weights.bin``; quantised values are ``minimum + scale * q``. A PyTorch
-    file is read without PyTorch, and without running any code in it.
+    images are preprocessed; a publisher's JSON file beside it may say more
+    (:mod:`siamjax.pretrained.beside`). A TensorFlow.js model is a ``model.json`` beside its shards,
+    or beside all of them joined as ``weights.bin``; quantised values are ``minimum + scale * q``. A
+    PyTorch file is read without PyTorch, and without running any code in it.
 
     ``preprocessing`` overrides the published one, for weights that were trained anew, and must be
     given for a Keras network in TensorFlow.js, which does not state it. It cannot be another one
@@ -187,77 +188,9 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
     translation = translated(tensors, layout, before)
     facts = dict(layout.facts)
     if layout.config is not None:
-        facts["activation"] = _activation(path, layout.config)
-    if layout.timm:
-        facts |= _images_of_timm(path.with_name("config.json"))
+        facts["activation"] = activation_beside(path, layout.config)
+    facts |= images_of_timm(path) if layout.timm else preprocessing_beside(path)
     return Stored(layout.architecture, translation, None, False, facts=facts)
-
-
-_GELUS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
-
-
-class _Tower(msgspec.Struct):
-    hidden_act: str = "quick_gelu"  # which transformers leaves out of a file
-    quick_gelu: bool = False
-
-
-class _Config(msgspec.Struct):
-    hidden_act: str | None = None
-    vision_config: _Tower | None = None
-    model_cfg: _Tower | None = None
-
-
-def _activation(path: Path, name: str) -> str:
-    """What ``config.json`` (transformers) or ``open_clip_config.json`` says of a CLIP's GELU."""
-    beside = path.with_name(name)
-    if not os.path.exists(beside):
-        raise UsageError(
-            f"{shown(path)} does not say which GELU its network has: OpenAI's have the quick one, "
-            f"LAION's the exact one; put the publisher's {name} beside it"
-        )
-    config = read_json(beside, _Config)
-    if config.model_cfg is not None:
-        return "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
-    said = config.hidden_act or (config.vision_config and config.vision_config.hidden_act)
-    if said not in _GELUS:
-        known = ", ".join(_GELUS)
-        raise UsageError(f"{shown(beside)}: hidden_act {shown(str(said))}; expected one of {known}")
-    return _GELUS[said]
-
-
-class _Images(msgspec.Struct):
-    input_size: tuple[int, int, int]
-    crop_pct: Annotated[float, msgspec.Meta(gt=0, le=1)]
-    interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop_mode: Literal["center"] = "center"
-
-
-class _Timm(msgspec.Struct):
-    pretrained_cfg: _Images | None = None
-
-
-def _images_of_timm(beside: Path) -> dict[str, Any]:
-    """What timm's ``config.json`` says of images, as facts; nothing if there is none."""
-    said = read_json(beside, _Timm).pretrained_cfg if os.path.exists(beside) else None
-    if said is None:
-        return {}
-    _, side, width = said.input_size
-    half = (0.5, 0.5, 0.5)
-    kinds = {**{moments: kind for kind, moments in MOMENTS.items()}, (half, half): "signed"}
-    kind = kinds.get((said.mean, said.std))
-    if side != width or side < 1 or kind is None:
-        raise UsageError(
-            f"{shown(beside)}: images of {side}x{width} with mean {said.mean} and standard "
-            f"deviation {said.std}; expected square ones with one of {', '.join(map(str, kinds))}"
-        )
-    return {
-        "side": side,
-        "shorter": math.floor(side / said.crop_pct),
-        "filter": said.interpolation,
-        "preprocessing": kind,
-    }
 
 
 def _of_keras(path: Path, layers: Layers, *, by_depth: bool = False) -> Stored:

@@ -245,3 +245,47 @@ def test_a_config_that_does_not_say_it(clip, config, message):
         (folder / "open_clip_config.json").write_text(config)
     with pytest.raises(UsageError, match=message):
         read_weights(path)
+
+
+MOMENTS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+SIGLIP = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"config.json": {"hidden_act": "gelu"}}, "signed"),
+        ({"open_clip_config.json": {"model_cfg": {}, "preprocess_cfg": MOMENTS}}, "torchvision"),
+        (
+            {
+                "preprocessor_config.json": HALF,
+                "open_clip_config.json": {"preprocess_cfg": MOMENTS},
+            },
+            "signed",
+        ),
+    ],
+)
+def test_mean_and_standard_deviation_beside_it(files, expected, tmp_path, rng):
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    weights = read_weights(written(tmp_path, state(rng, **SIGLIP)))
+    assert weights.preprocessing == weights.network.preprocessing == expected
+    other = read_weights(weights.source, preprocessing="bgr_signed")
+    assert other.network.preprocessing == "bgr_signed"
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [1, 1, 1]}')
+    if "open_clip_config.json" not in files:
+        assert read_weights(weights.source).preprocessing == expected
+    wrong = {"image_mean": [0.4, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(wrong))
+    with pytest.raises(UsageError, match=r"with mean \(0.4, 0.5, 0.5\) .* those of unit, signed"):
+        read_weights(weights.source)
+
+
+def test_images_of_timms_config(tmp_path, rng):
+    """As timm has DINO's ViT: of augreg's form, on other images."""
+    images = {**MOMENTS, "input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.875}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": images}))
+    weights = read_weights(written(tmp_path, state(rng, **TINY)))
+    assert weights.network == VisionTransformer(**TINY, preprocessing="torchvision")
+    assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic")

@@ -214,10 +214,10 @@ OPEN = {"layers": 2, "width": 192, "patch_size": 16}
 OPEN_TEXT = {"context_length": 8, "vocab_size": 9, "width": 64, "heads": 1, "layers": 1}
 
 
-def save_open_clip(folder, model, config):
+def save_open_clip(folder, model, config, moments=CLIP):
     from open_clip.push_to_hf_hub import save_for_hf
 
-    model.visual.image_mean, model.visual.image_std = CLIP
+    model.visual.image_mean, model.visual.image_std = moments
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
     save_for_hf(model, tokenizer, config, folder, safe_serialization=True)
 
@@ -263,7 +263,7 @@ def open_clip_siglip(folder):
     model = CustomTextCLIP(192, {**timm, "image_size": 224}, OPEN_TEXT)
     model.visual.trunk = of_timm(folder, SIGLIP, num_classes=0, act_layer="gelu_tanh")[0]
     (folder / "model.safetensors").unlink()
-    save_open_clip(folder, drawn(model), {})
+    save_open_clip(folder, drawn(model), {}, HALF)
     fields = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
     size = Framing(size=(224, 224), filter="bicubic")
     return lambda x: model.encode_image(x, normalize=True), fields, HALF, size
