@@ -79,9 +79,10 @@ class Framing:
         (height, width), (rows, columns) = image.shape[:2], self.size
         if self.shorter is None:
             return _resized(image, rows, columns, self.filter)
-        scaled = [int(self.shorter * side / min(height, width)) for side in (height, width)]
-        image = _resized(image, *scaled, self.filter)
-        top, left = round((scaled[0] - rows) / 2), round((scaled[1] - columns) / 2)
+        short = min(height, width)
+        tall, wide = int(self.shorter * height / short), int(self.shorter * width / short)
+        image = _resized(image, tall, wide, self.filter)
+        top, left = round((tall - rows) / 2), round((wide - columns) / 2)
         return image[top : top + rows, left : left + columns]
 
 

@@ -300,7 +300,8 @@ class RetrievalTest(Test):
 
     def measured(self, scores: Found) -> float:
         """Recall@1."""
-        return scores.summary()["recall_at_1"]
+        found = scores.summary()["recall_at_1"]
+        return math.nan if found is None else found
 
     def scores(self, run: Answering) -> Found:
         """How well each query is answered."""

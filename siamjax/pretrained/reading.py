@@ -240,7 +240,8 @@ class _Model(msgspec.Struct):
 
 
 def _tensorflow_js(path: Path) -> Stored:
-    groups = read_json(path, _Model | list[_Group])
+    either: Any = _Model | list[_Group]
+    groups = read_json(path, either)
     groups = groups if isinstance(groups, list) else groups.weightsManifest
     names = [name for group in groups for name in group.paths]
     if len(set(names)) != len(names) or not all(Path(n).name == n and n for n in names):
