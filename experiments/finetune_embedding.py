@@ -62,7 +62,8 @@ class Config(LabelledOptions, RunConfig):
     dtype: options.Precision = "float32"
     """Type of the products; parameters, statistics and the loss are float32."""
     batch_size: int = 64
-    steps: int = 300
+    steps: int = 100
+    evaluate_every: int = 20
 
 
 def build(config: Config, trunk: nn.Module):
