@@ -1,0 +1,91 @@
+"""finetune_embedding end to end, on a tiny published network, for data of each task."""
+
+import json
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+from random_variables import random_variables
+from small_experiments import TRUNK
+
+from experiments import finetune_embedding as experiment
+from siamjax.data import LabelledOptions, load_labelled
+from siamjax.errors import UsageError
+from siamjax.pretrained import Weights, read_weights
+from siamjax.training import Finished
+
+TINY = {"embedding": 8, "steps": 2, "evaluate_every": 1, "log_every": 1, "batch_size": 8}
+FACES = {"validation_identities": 3, "test_identities": 3, "per_identity": 2}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A vision transformer for images of 16x16, as `weights convert` writes it."""
+    path = tmp_path_factory.mktemp("published") / "tiny.npz"
+    flat = flax.traverse_util.flatten_dict(random_variables(TRUNK, (16, 16)), sep="/")
+    Weights(
+        source="drawn", architecture="vit", tensors=flat, preprocessing=TRUNK.preprocessing
+    ).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(published, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "faces"
+    options = {**TINY, **FACES, "box": (0.1, 0.0, 1.1, 1.0)}
+    config = experiment.Config(weights=published, run=folder, **options)
+    return folder, experiment.main(config)
+
+
+def test_the_network_stays_as_published_and_the_layer_learns(published, tuned):
+    folder, results = tuned
+    assert set(results) == {"network", "as published", "raw pixels"}
+    assert (folder / "report.html").exists()
+    opened, weights = Finished.open(folder), read_weights(published)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        opened.variables["params"]["backbone"],
+        weights.variables["params"],
+    )
+    assert opened.size.box == (0.1, 0.0, 1.1, 1.0)  # how images are framed is part of the run
+    assert json.loads((folder / "manifest.json").read_text())["framing"]["size"] == [16, 16]
+    start = experiment.initialize(opened.network, opened.size, 0)[0]["params"]["dense"]["kernel"]
+    assert np.abs(start - opened.variables["params"]["dense"]["kernel"]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_what_ran_once_gives_the_same_losses(published, tuned, tmp_path):
+    """With all of the network's layers frozen by their own names, it runs in every step."""
+    layers = tuple(f"backbone/{layer}" for layer in read_weights(published).variables["params"])
+    options = {**TINY, **FACES, "box": (0.1, 0.0, 1.1, 1.0)}
+    config = experiment.Config(weights=published, run=tmp_path / "run", frozen=layers, **options)
+    again = experiment.main(config)
+    assert again["network"]["auc"] == pytest.approx(tuned[1]["network"]["auc"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "measure", "options"),
+    [
+        ("emoji", "recall_at_1", {"validation_identities": 10, "test_identities": 20}),
+        ("pedestrians", "map", {"per_identity": 4, "frozen": ()}),
+    ],
+)
+def test_data_of_another_task(published, tmp_path, data, measure, options):
+    options = {**TINY, "per_identity": 2, **options}
+    config = experiment.Config(weights=published, run=tmp_path / "run", data=data, **options)
+    results = experiment.main(config)
+    assert set(results) == {"network", "as published", "raw pixels"}
+    assert all(0 <= values[measure] <= 1 for values in results.values())
+
+
+def test_data_that_cannot_be(tmp_path):
+    (tmp_path / "pairs.txt").write_text("a.png b.png 1\n")
+    with pytest.raises(UsageError, match="cannot be for reid, only for verification"):
+        load_labelled(LabelledOptions(data="orl_faces", task="reid"))
+    with pytest.raises(UsageError, match=r"home .* does not apply to orl_faces"):
+        load_labelled(LabelledOptions(data="orl_faces", home=Path("there")))
+    with pytest.raises(UsageError, match=r"pairs.txt is a list"):
+        load_labelled(LabelledOptions(data=str(tmp_path / "pairs.txt")))
