@@ -426,6 +426,66 @@ def own_experiment(folder, *arguments, devices=1):
     return done.stdout
 
 
+@pytest.fixture
+def own_network(tmp_path, monkeypatch):
+    """The two files of `own_network.md` in a folder that modules are imported from."""
+    for name, code in zip(
+        ("own_networks", "train_own"), blocks_of("own_network.md")[:2], strict=True
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.setitem(sys.modules, name, None)  # so that it is forgotten afterwards
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("train_own")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("linen", "nnx")), "function"],
+)
+def test_own_network_is_trained_saved_and_embeds(own_network, tmp_path, kind):
+    """The page's files: a run of two steps on the embedded faces, reopened, embeds as it did."""
+    from siamjax.models.applying import evaluate
+    from siamjax.training import Finished, initialize
+
+    run = tmp_path / "run"
+    options = {"batch_size": 16, "steps": 2, "evaluate_every": 2, "kind": kind, "run": run}
+    own_network.main(own_network.Config(**options))
+    opened = Finished.open(run, trust=("own_networks",))
+    fresh, _ = initialize(opened.network, opened.size, 0)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), opened.variables, fresh)
+    assert set(changed["params"]["backbone"]) >= {"linen": {"Conv_0"}}.get(
+        kind, {"network" if kind == "nnx" else "function"}
+    )
+    assert all(jax.tree.leaves(changed.get("batch_stats", {})))
+    assert any(jax.tree.leaves(changed["params"]))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    rows = evaluate(opened.network, opened.variables, images, method="embed")
+    assert rows.shape == (3, 32)
+    network = own_network.own_networks.NETWORKS[kind]
+    below = {name: tree["backbone"] for name, tree in opened.variables.items()}
+    np.testing.assert_allclose(evaluate(network, below, images), rows, rtol=1e-5, atol=1e-6)
+
+
+def test_a_linen_module_from_elsewhere(rng):
+    import flax.linen as nn
+
+    class Foreign(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, deterministic):
+            x = nn.Dropout(0.5, deterministic=deterministic)(x.mean(axis=(1, 2)))
+            return {"pooled": nn.Dense(4)(x), "maps": x}
+
+    around = run("own_network.md", showing="class Around")["Around"](network=Foreign())
+    variables, _ = siamjax.training.initialize(around, 8, 0)
+    assert set(variables["params"]) == {"network"}
+    x = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    rows = around.apply(variables, x)
+    trained = around.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+    assert rows.shape == trained.shape == (2, 4)
+    assert not np.allclose(rows, trained)
+
+
 @pytest.mark.slow
 def test_experiment_of_an_unknown_kind(tmp_path):
     """The file of the page, whole, on 1 and 2 devices; its run is used by a command."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from siamjax.lazy import contents
 
 if TYPE_CHECKING:
+    from siamjax.models.bridge import FunctionNetwork, NnxNetwork
     from siamjax.models.face_embedding import FaceEmbedding
     from siamjax.models.heads import (
         ConcatenationHead,
@@ -41,10 +42,12 @@ __all__ = [
     "Embeds",
     "EuclideanHead",
     "FaceEmbedding",
+    "FunctionNetwork",
     "IResNet",
     "InceptionEmbedding",
     "InceptionV3",
     "LfwNet",
+    "NnxNetwork",
     "NormXCorrConv",
     "NormXCorrNet",
     "OSNet",

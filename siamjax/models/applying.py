@@ -28,7 +28,8 @@ def evaluate(
     """``network.apply`` for what does not train; a change of the network's state is dropped.
 
     A layer may write to its state in evaluation too: a counter, a cache, spectral norms. Raises
-    ``UsageError`` if the variables lack something, instead of starting it anew.
+    ``UsageError`` if the variables lack something, instead of starting it anew, and if the
+    ``batch_stats`` depend on the inputs: then so does a result on the inputs beside its own.
     """
     names = states(variables)
     output, after = network.apply(variables, *inputs, method=method, mutable=names)
@@ -39,7 +40,37 @@ def evaluate(
             f"{type(network).__name__} uses {', '.join(sorted(added))}, which its variables lack; "
             "give those of this network"
         )
+    if not same_statistics(variables, after):  # or a layer such as nn.remat made them anew
+        _check_statistics(network, variables, inputs, method)
     return output
+
+
+def same_statistics(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a call of a network has left its ``batch_stats`` alone: they are the same arrays."""
+    arrays = (jax.tree.leaves(one.get("batch_stats")) for one in (before, after))
+    own, new = ([id(array) for array in one] for one in arrays)
+    return own == new
+
+
+def _check_statistics(
+    network: nn.Module, variables: Mapping[str, Any], inputs: Any, method: str | None
+) -> None:
+    def statistics(*inputs: Any) -> Any:
+        after = network.apply(variables, *inputs, method=method, mutable=["batch_stats"])[1]
+        return after["batch_stats"]
+
+    try:  # without computing: JAX knows what depends on what is mapped
+        jax.eval_shape(
+            jax.vmap(statistics, out_axes=None), *jax.tree.map(lambda x: x[None], inputs)
+        )
+    except ValueError as error:
+        if "out_axes" not in str(error):
+            raise
+        raise UsageError(
+            f"{type(network).__name__} normalises by the batch in evaluation too, so that an "
+            "embedding depends on the images beside it; its batch normalisation must use the "
+            "running statistics unless it is called with train=True"
+        ) from None
 
 
 def _paths(tree: Any) -> set[str]:

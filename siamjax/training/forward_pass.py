@@ -1,11 +1,14 @@
 """Applying a network in training: the part that every loss function shares."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from siamjax.messages import warn
+from siamjax.models.applying import same_statistics
 from siamjax.training.step import Batch
 
 
@@ -23,9 +26,12 @@ def forward(
     Dropout draws from ``key``. ``weight`` (0 = padding) is passed on if it is given, for the
     statistics of batch normalisation; a network that does not take it then raises ``TypeError``.
     ``method`` names a method to call in place of ``__call__``, such as ``embed``.
+
+    Warns of a network with ``batch_stats`` that it does not update, unless it, or a module among
+    its fields, says ``freeze_statistics=True``.
     """
     options: dict[str, Any] = {} if weight is None else {"weight": weight}
-    return network.apply(
+    output, after = network.apply(
         {"params": params, **model_state},
         *inputs,
         train=True,
@@ -34,6 +40,22 @@ def forward(
         mutable=list(model_state),
         rngs={"dropout": key},
     )
+    if "batch_stats" in after and same_statistics(model_state, after) and not _frozen(network):
+        warn(
+            f"{type(network).__name__} has batch_stats that training does not update: its batch "
+            "normalisation must use the statistics of the batch when called with train=True; if "
+            "it should not, give the network a field freeze_statistics that is True"
+        )
+    return output, after
+
+
+def _frozen(thing: Any) -> bool:
+    if isinstance(thing, (tuple, list)):
+        return any(map(_frozen, thing))
+    if not isinstance(thing, nn.Module):
+        return False
+    fields = (getattr(thing, f.name) for f in dataclasses.fields(thing) if f.name != "parent")
+    return getattr(thing, "freeze_statistics", False) or any(map(_frozen, fields))
 
 
 def forward_pairs(

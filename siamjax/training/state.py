@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from siamjax.data.transforms import Size, sides
+from siamjax.errors import UsageError
 from siamjax.models.applying import states
 from siamjax.models.protocols import Compares
 from siamjax.options import Seed, plain
@@ -66,13 +67,15 @@ class TrainState:
 def initialize(network: nn.Module, size: Size, seed: int) -> tuple[dict[str, Any], Key[Array, ""]]:
     """Initial variables of a network for images of ``size``, and a key for its training.
 
-    A network that compares is called with two images, any other with one. Raises ``UsageError`` for
-    a seed of more than 32 bits, of which JAX would drop the others.
+    A network that compares is called with two images, any other with one. A network that asks for
+    a stream of random numbers as it is made, as one of Flax NNX with dropout does, gets one. Raises
+    ``UsageError`` for a seed of more than 32 bits, of which JAX would drop the others.
     """
     init_key, key = jax.random.split(jax.random.key(plain("seed", seed, Seed)))
+    keys = {"params": init_key, "dropout": jax.random.fold_in(init_key, 1)}
     image = jnp.zeros((1, *sides(size), 3), jnp.uint8)
     images = (image, image) if isinstance(network, Compares) else (image,)
-    return jax.jit(network.init)(init_key, *images), key
+    return jax.jit(network.init)(keys, *images), key
 
 
 def create_state(
@@ -82,8 +85,17 @@ def create_state(
 
     There need not be parameters. What a module has sown (``Module.sow``) is no state.
 
-    A step that donates its state deletes the arrays of ``variables``, but not ``key``.
+    A step that donates its state deletes the arrays of ``variables``, but not ``key``. Raises
+    ``UsageError`` for a variable whose names are not all texts.
     """
+    for path, _ in jax.tree_util.tree_leaves_with_path(variables):
+        if not all(isinstance(getattr(one, "key", ""), str) for one in path):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(
+                f"the variable {where} has a number among its names, and could not be read again "
+                "once it is saved; siamjax.models.NnxNetwork takes a network of Flax NNX, whose "
+                "lists do this"
+            )
     params = variables.get("params", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
