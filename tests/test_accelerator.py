@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from device_cases import CASES, EXPERIMENTS, floating, step_of
+from safetensors.numpy import load_file
 
 from siamjax.inference.export import export_run
 from siamjax.models import EuclideanHead, LfwNet, Siamese
@@ -170,7 +171,7 @@ def test_a_network_is_exported_and_read_again(tmp_path):
     )
     differences = export_run(run, tmp_path / "out", platforms=("cpu", "cuda", "tpu"))
     assert max(differences) <= 1e-4
-    weights = dict(np.load(tmp_path / "out" / "weights.npz"))
+    weights = load_file(tmp_path / "out" / "model.safetensors")
     score = jax.export.deserialize(bytearray((tmp_path / "out" / "score.stablehlo").read_bytes()))
     expected = network.apply(variables, *images)[0]
     np.testing.assert_allclose(score.call(weights, *images), expected, rtol=1e-4, atol=1e-5)

@@ -17,7 +17,8 @@ def export(
     """Export a run's embedder and pair scorer as serialised StableHLO, which needs only jax.
 
     Args:
-        out: New folder for two .stablehlo files, weights.npz, manifest.json and README.md.
+        out: New folder for two .stablehlo files, model.safetensors, manifest.json and a model
+            card, README.md. Commands take it as a run.
         platforms: Where the export can run: any of cpu, cuda and tpu.
     """
     from siamjax.inference.export import export_run

@@ -1,5 +1,6 @@
-"""A finished run as serialised StableHLO, which JAX runs without this project."""
+"""A finished run as serialised StableHLO and safetensors, which need nothing of this project."""
 
+import dataclasses
 import hashlib
 import os
 import tempfile
@@ -10,42 +11,31 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from siamjax.array_files import read_npz
-from siamjax.data.transforms import framed, sides
-from siamjax.errors import UsageError, shown
-from siamjax.files import saying, write_json, write_text
+from siamjax.data.transforms import Framing, framed, sides
+from siamjax.errors import UsageError
+from siamjax.files import dump_json, saying, write_json, write_text
 from siamjax.inference.embedder import features_of
+from siamjax.inference.model_card import model_card
 from siamjax.models import comparing
-from siamjax.training.finished import Finished
+from siamjax.training.finished import WEIGHTS, Finished
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # largest difference between run and export, relative to the largest value
 _CHECKED = 3  # random images on which run and export are compared
 
-_README = """\
-# {name}
-
-`embed.stablehlo`: images -> embeddings. `score.stablehlo`: two batches of images -> {measure} of
-each pair{meaning}.
-Images are uint8 RGB of shape (n, {height}, {width}, 3) for any n; the caller resizes them, all
-other preprocessing is inside. Platforms: {platforms}. Loading needs flatbuffers and jax {version},
-or a jax released in the six months after it:
-
-```python
-import jax.export, numpy as np
-
-weights = dict(np.load("weights.npz"))
-score = jax.export.deserialize(bytearray(open("score.stablehlo", "rb").read()))
-print(score.call(weights, first_images, second_images))
-```
-
-Call it within `jax.jit` to keep the weights on the device. `manifest.json` says which run it is of.
-"""
+_KEPT = (  # of the run's manifest; not the names of the people whom training saw
+    *("format", "experiment", "network", "parameters", "step", "task"),
+    *("threshold", "data", "data_credit", "data_sha256", "protocol", "results", "intervals"),
+)
 
 
 def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFORMS) -> list[float]:
-    """Write the folder ``out``: embedder, pair scorer, weights, manifest and a README.
+    """Write the folder ``out``: embedder, pair scorer, weights, manifest and a model card.
+
+    ``model.safetensors`` has the weights by collection and path, and the network's description as
+    metadata. :meth:`siamjax.training.Finished.open` opens the folder as it opens a run.
 
     Any batch size can be given; every platform can be lowered for, wherever this runs. What was
     written is read back and compared with the run on random images. Returns the largest relative
@@ -61,7 +51,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
     if out.exists():
         raise UsageError(f"{out} exists already; give --out another folder, or remove it")
     weights = {
-        name: np.asarray(value)
+        name: np.asarray(value, order="C")  # of others safetensors would write the wrong order
         for name, value in flax.traverse_util.flatten_dict(run.variables, sep="/").items()
     }
     image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *sides(run.size), 3), np.uint8)
@@ -71,7 +61,8 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             folder = Path(scratch) / out.name
             folder.mkdir()
-            np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
+            described = {"siamjax": dump_json(run.manifest["network"])}
+            save_file(weights, folder / WEIGHTS, metadata=described)
             for name, (function, count) in functions.items():
                 lower = jax.export.export(jax.jit(function), platforms=platforms)
                 try:
@@ -90,6 +81,8 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
                 for name, (function, count) in functions.items()
             ]
             _describe(run, folder, platforms, differences)
+            card = model_card(run, weights, name=out.name, platforms=platforms)
+            write_text(folder / "README.md", card)
             os.replace(folder, out)
     return differences
 
@@ -120,7 +113,7 @@ def _difference(
     """Between the files in the folder and the run's function, relative to the largest value."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (_CHECKED, *size, 3), np.uint8) for _ in range(count)]
-    stored = read_npz(folder / "weights.npz")
+    stored = load_file(folder / WEIGHTS)
     exported = jax.export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
     written = np.asarray(exported.call(stored, *images))
     expected = np.asarray(jax.jit(function)(weights, *images))
@@ -136,13 +129,13 @@ def _difference(
 def _describe(
     run: Finished, folder: Path, platforms: tuple[str, ...], differences: list[float]
 ) -> None:
-    own, threshold = run.manifest, run.about.threshold
-    measure = comparing.measure(run.network)
+    own = run.manifest
     height, width = sides(run.size)
     manifest = {
-        "measure": measure,
-        **({} if threshold is None else {"threshold": threshold}),
+        **{key: own[key] for key in _KEPT if key in own},
         "size": [height, width],
+        **({"framing": dataclasses.asdict(run.size)} if isinstance(run.size, Framing) else {}),
+        "measure": comparing.measure(run.network),
         "pictures": f"uint8 RGB (n, {height}, {width}, 3), upright, on white, {framed(run.size)}",
         "platforms": list(platforms),
         "jax": jax.__version__,
@@ -151,23 +144,5 @@ def _describe(
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.iterdir())
         },
-        "network": own["network"],
-        "run": {key: own[key] for key in ("step", "data", "protocol", "results") if key in own},
     }
     write_json(folder / "manifest.json", manifest)
-    meaning = ""
-    if threshold is not None:
-        side = "at most" if measure == "distance" else "at least"
-        meaning = f" (the same where it is {side} {threshold:.4f})"
-    write_text(
-        folder / "README.md",
-        _README.format(
-            name=shown(folder.name),
-            measure=measure,
-            meaning=meaning,
-            height=height,
-            width=width,
-            platforms=", ".join(platforms),
-            version=jax.__version__,
-        ),
-    )

@@ -1,6 +1,7 @@
 """A finished run, opened for use; nothing is written into its folder."""
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import numpy as np
 
 from siamjax.data.transforms import Size, sides
 from siamjax.errors import UsageError, shown
-from siamjax.files import typed
+from siamjax.files import read_bytes, typed
 from siamjax.models.applying import evaluate
 from siamjax.models.comparing import compare
 from siamjax.models.protocols import Compares, Embeds
@@ -25,6 +27,10 @@ from siamjax.training.description import build_module, describe_module
 from siamjax.training.fingerprint import weights_digest
 from siamjax.training.manifest import Manifest, read_manifest
 
+WEIGHTS = "model.safetensors"
+"""Name of the weights in the folder of an exported run, which has no checkpoints."""
+
+_LARGEST_FILE = 2**36  # bytes of weights
 _LARGEST = 2**28
 """Numbers in the largest array that a network may make of two images: 1 GB of float32."""
 
@@ -81,7 +87,8 @@ class Finished(Described):
         """Load a finished run with the checkpoint that its manifest names, or published weights.
 
         ``folder`` may also be a file of weights that :func:`siamjax.pretrained.read_weights` reads,
-        or the name of published ones: the network is then the publisher's, without a threshold.
+        or the name of published ones: the network is then the publisher's, without a threshold. Or
+        the folder that :func:`siamjax.inference.export.export_run` wrote.
 
         ``trust`` are modules that the network may be imported from beside those of
         :mod:`siamjax.training.trusted`; the error for such a network names them.
@@ -95,13 +102,10 @@ class Finished(Described):
             return cls._published(open_weights(weights))
         manifest, whole = read_manifest(folder)
         network = build_module(manifest.network, trust=trust)
-        try:
-            variables = load_variables(folder / "checkpoints", manifest.step)
-        except UsageError as error:
-            raise UsageError(
-                f"{shown(folder)}: the checkpoint of step {manifest.step} is gone or damaged "
-                f"({error}); run the experiment's command again to evaluate the best one left"
-            ) from None
+        if os.path.exists(folder / WEIGHTS):
+            variables = replicate(_read_exported(folder / WEIGHTS))
+        else:
+            variables = cls._chosen(folder, manifest.step)
         run = cls(
             folder=folder,
             manifest=whole,
@@ -112,6 +116,16 @@ class Finished(Described):
         if isinstance(network, Embeds):  # else the command that needs it says so
             run._check()
         return run
+
+    @staticmethod
+    def _chosen(folder: Path, step: int) -> Any:
+        try:
+            return load_variables(folder / "checkpoints", step)
+        except UsageError as error:
+            raise UsageError(
+                f"{shown(folder)}: the checkpoint of step {step} is gone or damaged ({error}); "
+                "run the experiment's command again to evaluate the best one left"
+            ) from None
 
     @classmethod
     def _published(cls, weights: Weights) -> "Finished":
@@ -161,6 +175,18 @@ class Finished(Described):
                 f"{where}: an array of {largest:,} numbers for two images, and at most "
                 f"{_LARGEST:,} are computed"
             )
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    """Variables from an exported run's weights; ``UsageError`` for a damaged file."""
+    from safetensors.numpy import load
+
+    content = read_bytes(path, limit=_LARGEST_FILE)
+    try:
+        return flax.traverse_util.unflatten_dict(load(content), sep="/")
+    except Exception as error:  # safetensors' own, and names that are in one another's way
+        why = shown(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{shown(path)} is damaged ({why}); export the run again") from None
 
 
 def _sizes(jaxpr: Any) -> Iterator[int]:

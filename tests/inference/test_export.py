@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from siamjax.data.transforms import Framing, sides
 from siamjax.errors import UsageError
 from siamjax.inference import export
 from siamjax.inference.export import export_run
+from siamjax.models import FaceEmbedding, IResNet, OSNet, ResNet, VisionTransformer
 from siamjax.models.heads import DistanceLogitHead
 from siamjax.models.lfw import LfwNet
 from siamjax.models.normxcorr_net import NormXCorrNet
@@ -24,8 +27,9 @@ import json, sys
 sys.modules["siamjax"] = sys.modules["flax"] = None  # as if they were not installed
 import jax.export
 import numpy as np
+from safetensors.numpy import load_file
 
-weights = dict(np.load("weights.npz"))
+weights = load_file("model.safetensors")
 first, second = np.load("first.npy"), np.load("second.npy")
 score, embed = (
     jax.export.deserialize(bytearray(open(f"{name}.stablehlo", "rb").read()))
@@ -81,8 +85,88 @@ def test_loaded_with_jax_alone_it_gives_what_the_run_gives(kind, tmp_path, rng):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["size"] == list(run.size)
     assert manifest["platforms"] == ["cpu", "cuda", "tpu"]
-    assert set(manifest["sha256"]) == {"embed.stablehlo", "score.stablehlo", "weights.npz"}
+    assert set(manifest["sha256"]) == {"embed.stablehlo", "score.stablehlo", "model.safetensors"}
     assert (kind is verifier) == ("at least -0.5000" in (out / "README.md").read_text())
+
+
+PUBLISHED = {
+    "face_embedding": (FaceEmbedding(), (72, 71)),
+    "iresnet": (IResNet(depths=(1, 1, 1, 1)), (112, 112)),
+    "osnet": (OSNet(channels=(8, 16, 24, 32), depths=(1, 1, 1)), (64, 32)),
+    "resnet": (ResNet(depths=(1, 1, 1, 1)), Framing(size=(32, 40), shorter=48, filter="bicubic")),
+    "vit": (VisionTransformer(width=64, depth=1, patch=8, grid=3), (16, 24)),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "vit" else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
+)
+def test_a_published_network_goes_round(name, tmp_path, rng):
+    """Exported, run by JAX, opened again as a run: one and the same."""
+    network, size = PUBLISHED[name]
+    variables, _ = initialize(network, size=size, seed=0)
+    noisy = jax.tree.map(  # what begins as 0 or 1 must travel too
+        lambda leaf: leaf + np.asarray(0.02 * rng.random(leaf.shape) - 0.01, leaf.dtype), variables
+    )
+    manifest = {"network": describe_module(network), "size": list(sides(size)), "step": 0}
+    run = Finished(folder=tmp_path, manifest=manifest, network=network, variables=noisy, size=size)
+    export_run(run, tmp_path / "model", platforms=("cpu",))
+    opened = Finished.open(tmp_path / "model")
+    assert (opened.network, opened.size) == (network, size)
+    before, after = (
+        dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (noisy, opened.variables)
+    )
+    assert before.keys() == after.keys()
+    for path, leaf in before.items():
+        assert after[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(after[path], leaf)
+    x = rng.integers(0, 256, (2, *sides(size), 3), np.uint8)
+    embed = jax.export.deserialize(bytearray((tmp_path / "model/embed.stablehlo").read_bytes()))
+    got = embed.call(load_file(tmp_path / "model/model.safetensors"), x)
+    expected = jax.jit(network.apply)(noisy, x)
+    np.testing.assert_allclose(got, expected, atol=2e-5 * np.sqrt(np.square(expected).mean()))
+
+
+def test_model_card(tmp_path):
+    """What the run says, and nothing that it does not."""
+    run, out = embedder(tmp_path), tmp_path / "bare"
+    export_run(run, out, platforms=("cpu",))
+    bare = (out / "README.md").read_text()
+    assert bare.startswith("---\nlibrary_name: siamjax\n")
+    for word in ("licen", "Trained on", "Results", "Threshold", "Calibration", "None", "trust"):
+        assert word not in bare
+    assert "`siamjax.models.vgg16:Vgg16Features`; " in bare
+    assert "inside the network: `bgr_mean`" in bare
+    facts = {
+        "task": "verification",
+        "data": "orl_faces",
+        "data_credit": "AT&T Laboratories\nCambridge",
+        "protocol": "by people",
+        "threshold": 0.25,
+        "trained_on": ["secret name"],
+        "results": {
+            "network": {"auc": 0.9, "eer": None, "pairs_same": 450},
+            "raw pixels": {"auc": 0.8, "eer": None, "pairs_same": 450},
+        },
+        "intervals": {"network": {"auc": [0.85, 0.95]}},
+    }
+    run = run_of(run.network, (8, 12), tmp_path, **facts)
+    export_run(run, tmp_path / "full", platforms=("cpu",))
+    card = (tmp_path / "full" / "README.md").read_text()
+    assert "tags: [jax, flax, image-similarity, verification]" in card
+    assert "Trained on orl_faces (AT&T Laboratories" in card
+    assert "Laboratories\nCambridge" not in card  # a text is no Markdown of its own
+    assert "Divided: by people." in card
+    assert "* Threshold of the distance: 0.2500." in card
+    assert "| auc | 0.9 [0.85, 0.95] | 0.8 |" in card
+    assert "| pairs_same | 450 | 450 |" in card
+    assert "eer" not in card
+    assert "secret name" not in card + (tmp_path / "full" / "manifest.json").read_text()
+    opened = Finished.open(tmp_path / "full")
+    assert opened.about.threshold == 0.25
+    (tmp_path / "full" / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(UsageError, match=r"model.safetensors is damaged .*; export the run again"):
+        Finished.open(tmp_path / "full")
 
 
 def test_refused(tmp_path, monkeypatch):
