@@ -11,7 +11,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from siamjax.data.transforms import Framing, framed, sides
 from siamjax.errors import UsageError
@@ -62,7 +62,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
             folder = Path(scratch) / out.name
             folder.mkdir()
             described = {"siamjax": dump_json(run.manifest["network"])}
-            save_file(weights, folder / WEIGHTS, metadata=described)
+            (folder / WEIGHTS).write_bytes(save(weights, metadata=described))
             for name, (function, count) in functions.items():
                 lower = jax.export.export(jax.jit(function), platforms=platforms)
                 try:

@@ -10,6 +10,7 @@ from siamjax.data.transforms import framed, sides
 from siamjax.errors import UsageError, shown
 from siamjax.inference.calibration import Calibration
 from siamjax.models import comparing
+from siamjax.training.description import modules_in
 from siamjax.training.finished import Finished
 
 _CARD = """\
@@ -61,8 +62,8 @@ def model_card(
     measure, threshold = comparing.measure(run.network), run.about.threshold
     side = "at least" if comparing.rises(run.network) else "at most"
     modules = list(_stated(run.manifest["network"], "class"))
-    foreign = sorted({one.partition(":")[0] for one in modules} - {""})
-    foreign = [one for one in foreign if one.split(".")[0] not in ("siamjax", "flax", "jax")]
+    named = sorted(modules_in(run.manifest["network"]))
+    foreign = [one for one in named if one.split(".")[0] not in ("siamjax", "flax", "jax")]
     trust = " Its code is in {}: give `--trust {}`.".format(
         ", ".join(f"`{one}`" for one in foreign), " ".join(foreign)
     )

@@ -13,6 +13,7 @@ from siamjax.data.transforms import Framing, sides
 from siamjax.errors import UsageError
 from siamjax.inference import export
 from siamjax.inference.export import export_run
+from siamjax.inference.model_card import model_card
 from siamjax.models import FaceEmbedding, IResNet, OSNet, ResNet, VisionTransformer
 from siamjax.models.heads import DistanceLogitHead
 from siamjax.models.lfw import LfwNet
@@ -162,6 +163,10 @@ def test_model_card(tmp_path):
     assert "| pairs_same | 450 | 450 |" in card
     assert "eer" not in card
     assert "secret name" not in card + (tmp_path / "full" / "manifest.json").read_text()
+    make = {"class": "a:B", "fields": {"make": {"import": "mine.networks:Net"}}}
+    run.manifest["network"] = make
+    said = model_card(run, {}, name="x", platforms=("cpu",))
+    assert "Its code is in `a`, `mine.networks`: give `--trust a mine.networks`." in said
     opened = Finished.open(tmp_path / "full")
     assert opened.about.threshold == 0.25
     (tmp_path / "full" / "model.safetensors").write_bytes(b"12345678")
