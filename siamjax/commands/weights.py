@@ -58,7 +58,9 @@ def get(name: tyro.conf.Positional[str], /) -> Answer:
 
     path = fetch(name)
     return Answer(
-        values={"name": name, "path": path}, text=[str(path)], then=("weights", "convert", name)
+        values={"name": name, "path": path},
+        text=[str(path)],
+        then=("embed", "photos/", "--network", name, "--out", "index/"),
     )
 
 

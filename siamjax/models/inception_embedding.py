@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from siamjax.distances import unit
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
-from siamjax.models.normalization import unit_norm
 from siamjax.models.preprocessing import preprocess
 from siamjax.options import Preprocessing
 
@@ -62,8 +62,8 @@ class InceptionEmbedding(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Embed images (3 channels; uint8, or float in [0, 1]), or maps of the block ``given``."""
         maps = self.maps(x, train=train, weight=weight)
-        features = unit_norm(maps.astype(jnp.float32).mean(axis=(1, 2)))
-        return features if self.embedding is None else unit_norm(self.dense(features))
+        features = unit(maps.astype(jnp.float32).mean(axis=(1, 2)))
+        return features if self.embedding is None else unit(self.dense(features))
 
     def maps(
         self,

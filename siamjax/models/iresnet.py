@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
+from siamjax.distances import unit
 from siamjax.errors import UsageError
-from siamjax.models.normalization import BatchNorm, unit_norm
+from siamjax.models.normalization import BatchNorm
 from siamjax.models.preprocessing import preprocess, require_images
 from siamjax.models.products import Dense, unbiased_conv
 from siamjax.options import Preprocessing
@@ -79,7 +80,7 @@ class IResNet(nn.Module):
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         x = Dense(512, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
         last = BatchNorm(use_scale=arcface, use_bias=arcface, name="features")
-        return unit_norm(last(x, **how))
+        return unit(last(x, **how))
 
     embed = __call__  # as ``Embeds`` names it
 

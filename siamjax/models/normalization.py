@@ -166,11 +166,6 @@ def _channel_sums(x: Array, weight: Array | None) -> Array:
     return jnp.sum(jnp.where(weight > 0, per_example, 0.0) * weight, axis=0)
 
 
-def unit_norm(x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
-    """``x / |x|``, with a finite gradient where x is 0."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
-
-
 def _row(of_channels: Array, x: Array) -> Array:
     """Values of channels with as many axes as ``x``: strict rank promotion asks for it."""
     return of_channels.reshape(*(1,) * (x.ndim - 1), -1)

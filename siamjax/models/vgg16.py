@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
+from siamjax.distances import unit
 from siamjax.errors import UsageError
-from siamjax.models.normalization import unit_norm
 from siamjax.models.pooling import Named, max_pool_2x2
 from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv, Dense
@@ -174,7 +174,7 @@ class Vgg16Features(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Features of images (uint8 0..255, or float in [0, 1]), or of maps of block ``given``."""
         del weight  # nothing here is normalised over the batch
-        return unit_norm(self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2)))
+        return unit(self.maps(x, train=train).astype(jnp.float32).mean(axis=(1, 2)))
 
     def maps(
         self, x: UInt8[Array, "batch height width 3"], *, train: bool = False

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
 from siamjax.errors import UsageError
-from siamjax.models.normalization import unit_norm
 from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv
 from siamjax.models.vgg16 import Vgg16
@@ -186,7 +185,7 @@ class VisualSearchNet(nn.Module):
         if output == "sigmoid":
             return nn.sigmoid(x)
         if output == "sphere":
-            return unit_norm(x)
+            return unit(x)
         return x * jax.lax.rsqrt(1.0 + jnp.sum(x * x, axis=-1, keepdims=True))
 
     embed = __call__  # as ``Embeds`` names it

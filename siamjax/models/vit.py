@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
+from siamjax.distances import unit
 from siamjax.errors import UsageError
-from siamjax.models.normalization import unit_norm
 from siamjax.models.preprocessing import preprocess, require_images
 from siamjax.models.products import Dense
 from siamjax.options import Preprocessing
@@ -151,10 +151,10 @@ class VisionTransformer(nn.Module):
         x = norm(name="norm")(x)
         if siglip:
             pool = AttentionPool(self.activation, self.epsilon, dtype=self.dtype, name="attn_pool")
-            return unit_norm(pool(x))
+            return unit(pool(x))
         if clip:
             project = Dense(self.projection, use_bias=False, dtype=self.dtype, name="head")
-            return unit_norm(project(x[:, 0]).astype(jnp.float32))
+            return unit(project(x[:, 0]).astype(jnp.float32))
         if self.head == "cls_mean":
             mean = x[:, 1 + self.registers :].mean(axis=1)
             return jnp.concatenate([x[:, 0], mean], axis=-1)
