@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from siamjax.commands.arguments import Strict, Trust, UsedRun
-from siamjax.commands.output import Answer, answers
+from siamjax.commands.output import Answer, answers, used
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Rate, Seed, Source
 
@@ -79,7 +79,7 @@ def calibrate(
         heading = f"{run.absolute().name} calibrated on {found.data}"
         write_calibration(finished.kept / PAGE, found, compared, heading=heading)
     values = msgspec.to_builtins(found)
-    then = ("verify", "a.jpg", "b.jpg", "--run", run)
+    then = ("verify", "a.jpg", "b.jpg", *used(finished))
     if index is not None:
         then = ("search", "query.jpg", "--index", index)
     return Answer(

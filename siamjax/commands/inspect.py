@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siamjax.commands.arguments import Strict, Trust, UsedRun
-from siamjax.commands.output import Answer, answers
+from siamjax.commands.output import Answer, answers, used
 from siamjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def inspect(
     if image is None and data is None:
         table = known if layer is None else chosen
         values["layers"] = [one._asdict() for one in table]
-        then = ("inspect", "--run", run, "--image", "query.jpg") if chosen else ()
+        then = ("inspect", *used(finished), "--image", "query.jpg") if chosen else ()
         return Answer(values=values, text=_table(finished, table), then=then)
     if not chosen:
         names = ", ".join(one.name for one in known)
@@ -59,7 +59,7 @@ def inspect(
     text: list[str] = []
     if image is not None:
         values["drawn"] = _draw(
-            finished, chosen, image, run / "activations" if out is None else out
+            finished, chosen, image, finished.kept / "activations" if out is None else out
         )
         text += map(str, values["drawn"])
     if data is not None:
@@ -70,7 +70,7 @@ def inspect(
             count = len(one.dead)
             said = f"{one.layer}: {count} of {one.channels} ({count / one.channels:.1%})"
             text.append(f"{said}: {ranges(one.dead.tolist())}" if count else said)
-    then = ("export", "--run", run, "--out", "model/")
+    then = ("export", *used(finished), "--out", "model/")
     return Answer(values=values, text=text, then=then)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siamjax import messages
+from siamjax.commands.output import used
 from siamjax.errors import shown
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Matches:
             known, outgrown = calibration.search(searched, images=images, index=where)
             rises = searched == "compare" and calibration.rises
         size = ("--gallery", images) if index is None else ("--index", index)
-        again = ("calibrate", "--run", run.folder, "--data", "my_people/", *size)
+        again = ("calibrate", *used(run), "--data", "my_people/", *size)
         if known is not None and outgrown:
             messages.warn(
                 f"{images:,} images are searched, and the threshold was made for {known.images:,}: "

@@ -10,14 +10,16 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
 from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import dump_json
+
+if TYPE_CHECKING:
+    from siamjax.training.finished import Described
 from siamjax.options import add_option
 
 _Json = Annotated[
@@ -67,8 +69,13 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
     return call
 
 
-def calibrate(run: Path, *, then: Sequence[object] = ()) -> Sequence[object]:
+def used(run: "Described") -> tuple[object, object]:
+    """The words that name a run, or published weights, on the command line."""
+    return ("--network" if run.folder.is_file() else "--run"), run.folder
+
+
+def calibrate(run: "Described", *, then: Sequence[object] = ()) -> Sequence[object]:
     """The next command for a run that is not calibrated; ``then`` for one that is."""
-    if os.path.lexists(run / "calibration.json"):
+    if os.path.lexists(run.kept / "calibration.json"):
         return then
-    return ("calibrate", "--run", run, "--data", "my_people/")
+    return ("calibrate", *used(run), "--data", "my_people/")

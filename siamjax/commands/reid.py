@@ -6,7 +6,7 @@ import tyro
 
 from siamjax.commands.arguments import Strict, Trust, UsedRun
 from siamjax.commands.matches import Matches
-from siamjax.commands.output import Answer, answers
+from siamjax.commands.output import Answer, answers, used
 from siamjax.errors import shown
 from siamjax.options import Count
 
@@ -74,5 +74,5 @@ def rank(
         "queries": listed,
         "page": out,
     }
-    then = matches.then("rank", *queries, "--gallery", gallery, "--run", run, out=out)
+    then = matches.then("rank", *queries, "--gallery", gallery, *used(finished), out=out)
     return Answer(values=values, text=text, then=then)

@@ -85,6 +85,7 @@ def compare(
     from siamjax.inference.comparison import compare_runs
     from siamjax.report import comparison as told
     from siamjax.report.results import check_page
+    from siamjax.training.finished import Described
 
     check_page(out)
     found = compare_runs(runs, data=data, limit=limit, strict=strict, trust=trust)
@@ -121,7 +122,8 @@ def compare(
         "page": out,
     }
     again = ["compare", *runs, *(["--data", data] if data else []), "--out", "compared.html"]
-    return Answer(values=values, text=text, then=again if out is None else calibrate(runs[0]))
+    then = again if out is None else calibrate(Described.read(runs[0]))
+    return Answer(values=values, text=text, then=then)
 
 
 def _difference(changes: "Mapping[str, Change] | None") -> dict[str, dict[str, Any]] | None:

@@ -6,7 +6,7 @@ from typing import Literal
 import tyro
 
 from siamjax.commands.arguments import Strict, Trust, UsedRun
-from siamjax.commands.output import Answer, answers, calibrate
+from siamjax.commands.output import Answer, answers, calibrate, used
 from siamjax.errors import UsageError, shown
 from siamjax.options import Count, Rate, Source
 
@@ -39,7 +39,7 @@ def verify(
     if prior is not None and known is None:
         raise UsageError(
             f"{run} is not calibrated, so that --prior makes no probability; calibrate it first: "
-            f"python -m siamjax {shlex.join(map(str, calibrate(run)))}"
+            f"python -m siamjax {shlex.join(map(str, calibrate(verifier.run)))}"
         )
     value, same = verifier.compare(first, second)
     point = None if known is None else known.at(value)
@@ -76,7 +76,8 @@ def verify(
         )
     if chance is not None:
         text.append(f"P(same) {chance:.4g} where {prior:g} of all compared pairs are the same")
-    then = calibrate(run, then=("rank", first, "--gallery", "my_images/", "--run", run))
+    own = used(verifier.run)
+    then = calibrate(verifier.run, then=("rank", first, "--gallery", "my_images/", *own))
     return Answer(values=values, text=text, then=then)
 
 
@@ -130,7 +131,7 @@ def evaluate(
         calibrated = known is not None and known.threshold == done.threshold
         origin = f", calibrated on {known.data}" if known is not None and calibrated else ""
         text.append(shown(f"The network's threshold is {done.threshold:.4f}{origin}."))
-    then = calibrate(run, then=("verify", "a.jpg", "b.jpg", "--run", run))
+    then = calibrate(finished, then=("verify", "a.jpg", "b.jpg", *used(finished)))
     return Answer(values=values, text=text, then=then)
 
 

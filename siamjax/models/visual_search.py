@@ -177,9 +177,9 @@ class VisualSearchNet(nn.Module):
     ) -> Float[Array, "batch embedding"]:
         """Embed images, uint8 0..255 or float in [0, 1]."""
         del weight  # nothing here is normalised over the batch
-        unit = preprocess(x, "unit")
+        shown = preprocess(x, "unit")
         deep = self.deep(preprocess(x, self.preprocessing), train=train)
-        parts = [deep, self.shallow1(unit), self.shallow2(unit)]
+        parts = [deep, self.shallow1(shown), self.shallow2(shown)]
         x = self.last(jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1))
         output = self.output or {"strided": "sigmoid"}.get(self.variant)
         if output == "sigmoid":
