@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.checks import require_number
+from siamjax.distances import unit
 from siamjax.errors import UsageError
 from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv
