@@ -190,7 +190,9 @@ def torch_inception(batch: int, *, compiled: bool) -> Callable[[], float]:
     import torchvision  # pyright: ignore[reportMissingImports]
     from torch.nn import functional
 
-    network = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
+    network: Any = torchvision.models.inception_v3(
+        weights=None, aux_logits=False, init_weights=False
+    )
     network.fc = torch.nn.Linear(2048, 256, bias=False)
     network.dropout = torch.nn.Identity()
     network.eval()

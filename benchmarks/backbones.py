@@ -69,7 +69,7 @@ def save(network: str, folder: Path) -> None:
     model = _timm(network)
     from timm.models import save_for_hf
 
-    save_for_hf(model, folder, safe_serialization=True)
+    save_for_hf(model, str(folder), safe_serialization=True)
 
 
 def ours(network: str, folder: Path, count: int) -> Prepared:
