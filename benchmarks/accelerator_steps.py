@@ -15,6 +15,7 @@ import optax
 
 from benchmarks import lfw_step, normxcorr_step, visual_search_step
 from benchmarks.in_turn import torch_train_step
+from benchmarks.peers import import_torchvision
 from siamjax.training import create_state, dampened_sgd, forward_pairs, make_train_step
 
 # FLOP/s without sparsity and bytes/s of memory, from the data sheets, by what device_kind has.
@@ -187,10 +188,9 @@ def torch_step(
 def torch_inception(batch: int, *, compiled: bool) -> Callable[[], float]:
     """torchvision's InceptionV3 with the same head, its statistics frozen as here."""
     import torch
-    import torchvision  # pyright: ignore[reportMissingImports]
     from torch.nn import functional
 
-    network: Any = torchvision.models.inception_v3(
+    network: Any = import_torchvision().models.inception_v3(
         weights=None, aux_logits=False, init_weights=False
     )
     network.fc = torch.nn.Linear(2048, 256, bias=False)

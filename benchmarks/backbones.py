@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.in_turn import Prepared, compare, serve, torch_train_step, write
+from benchmarks.peers import import_torchvision
 
 NETWORKS = {  # timm's names
     "resnet50": "resnet50",
@@ -46,15 +47,8 @@ def _dense(features: int) -> np.ndarray:
 def _timm(network: str) -> Any:
     """timm's network without a classifier."""
     import torch
-    from torch.library import Library
 
-    # PyPI's torchvision beside PyTorch for CPUs alone lacks two operators, which timm never calls.
-    if not hasattr(torch.ops.torchvision, "nms"):
-        _timm.library = Library("torchvision", "FRAGMENT")  # pyright: ignore[reportFunctionMemberAccess]
-        for name in ("nms", "qnms"):
-            _timm.library.define(  # pyright: ignore[reportFunctionMemberAccess]
-                f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor"
-            )
+    import_torchvision()
     import timm
 
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
 """Networks of other libraries with random weights, and how far ours are from them."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from benchmarks.peers import import_torchvision
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -19,14 +19,9 @@ def peer(name):
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     try:
-        importlib.import_module("torchvision")
+        import_torchvision()
     except ImportError:
         pytest.skip("no torchvision")
-    except RuntimeError:  # PyPI's torchvision beside PyTorch for CPUs alone lacks two operators
-        operators = torch.library.Library("torchvision", "DEF")
-        operators.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        operators.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        peer.operators = operators  # they last as long as this does
     return pytest.importorskip(name)
 
 
