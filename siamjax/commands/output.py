@@ -17,10 +17,10 @@ from tyro.conf import FlagCreatePairsOff, arg
 from siamjax import messages
 from siamjax.errors import UsageError, shown
 from siamjax.files import dump_json
+from siamjax.options import add_option
 
 if TYPE_CHECKING:
     from siamjax.training.finished import Described
-from siamjax.options import add_option
 
 _Json = Annotated[
     FlagCreatePairsOff[bool], arg(help="Print one JSON object instead of text: docs/commands.md.")

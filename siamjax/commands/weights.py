@@ -14,7 +14,7 @@ from siamjax.options import Preprocessing
 def list_weights() -> Answer:
     """List published weights: network, size, use, licence, address, and if they are here.
 
-    Files of the same networks from elsewhere are read as well: docs/pretrained.md.
+    Files of the same networks from elsewhere are read as well: docs/backbones.md.
     """
     from siamjax.pretrained.published import PUBLISHED, place_of, weights_folder
 

@@ -10,6 +10,7 @@ from PIL import Image
 from siamjax.errors import UsageError
 
 Filter = Literal["bilinear", "bicubic"]
+_WHOLE = (0.0, 0.0, 1.0, 1.0)  # top, left, bottom, right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Framing:
     size: tuple[int, int]
     shorter: int | None = None
     filter: Filter = "bilinear"
-    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    box: tuple[float, float, float, float] = _WHOLE
 
     def __post_init__(self) -> None:
         top, left, bottom, right = self.box
@@ -71,11 +72,11 @@ class Framing:
         how = f"{self.filter} to {self.size}"
         if self.shorter is not None:
             how = f"{self.filter} to {self.shorter} at the shorter side, the central {self.size}"
-        return how if self.box == (0.0, 0.0, 1.0, 1.0) else f"the part {self.box}, {how}"
+        return how if self.box == _WHOLE else f"the part {self.box}, {how}"
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The image in the network's size."""
-        image = _cut(image, self.box)
+        image = image if self.box == _WHOLE else _cut(image, self.box)
         (height, width), (rows, columns) = image.shape[:2], self.size
         if self.shorter is None:
             return _resized(image, rows, columns, self.filter)

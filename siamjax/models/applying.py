@@ -1,6 +1,7 @@
 """Applying any network once it is trained, and what of its variables is its state."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,18 @@ def evaluate(
     if not same_statistics(variables, after):  # or a layer such as nn.remat made them anew
         _check_statistics(network, variables, inputs, method)
     return output
+
+
+def modules_within(thing: Any) -> Iterator[nn.Module]:
+    """A network and the modules among its fields, also in tuples and lists, and theirs."""
+    if isinstance(thing, (tuple, list)):
+        for one in thing:
+            yield from modules_within(one)
+    elif isinstance(thing, nn.Module):
+        yield thing
+        for field in dataclasses.fields(thing):
+            if field.name != "parent":
+                yield from modules_within(getattr(thing, field.name))
 
 
 def same_statistics(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Batch normalisation over all devices, with weighted examples; and vectors of norm 1."""
+"""Batch normalisation over all devices, with weighted examples."""
 
 import math
 from functools import partial

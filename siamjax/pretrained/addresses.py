@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from siamjax.options import Preprocessing
 
@@ -43,53 +44,35 @@ class Published:
         return self.address.rpartition("/")[2]
 
 
-def _vgg16(address: str, digest: str, preprocessing: Preprocessing, megabytes: int) -> Published:
-    return Published(
-        address=address,
-        digest=digest,
-        architecture="vgg16",
-        preprocessing=preprocessing,
-        licence="CC-BY-4.0, Simonyan and Zisserman, Visual Geometry Group, Oxford",
-        megabytes=megabytes,
-        use="kinds of things, textures",
-    )
-
-
-def _inception_v3(address: str, digest: str, megabytes: int) -> Published:
-    return Published(
-        address=address,
-        digest=digest,
-        architecture="inception_v3",
-        preprocessing="signed",
-        licence="Apache-2.0, Google",
-        megabytes=megabytes,
-        use="kinds of things",
-    )
-
-
-def _dinov2(address: str, megabytes: int) -> Published:
-    return Published(
-        address=f"{_DINOV2}/{address}",
-        digest="",
-        architecture="vit",
-        preprocessing="torchvision",
-        licence="Apache-2.0, Oquab et al., Meta",
-        megabytes=megabytes,
-        use="catalogues: what a thing is and how it looks, without labels",
-    )
-
-
-def _augreg(file: str, megabytes: int) -> Published:
-    return Published(
-        address=f"{_AUGREG}/{file}",
-        digest="",
-        architecture="vit",
-        preprocessing="signed",
-        licence="Apache-2.0, Steiner et al., Google",
-        megabytes=megabytes,
-        use="kinds of things",
-    )
-
+_vgg16 = partial(
+    Published,
+    architecture="vgg16",
+    licence="CC-BY-4.0, Simonyan and Zisserman, Visual Geometry Group, Oxford",
+    use="kinds of things, textures",
+)
+_inception_v3 = partial(
+    Published,
+    architecture="inception_v3",
+    preprocessing="signed",
+    licence="Apache-2.0, Google",
+    use="kinds of things",
+)
+_dinov2 = partial(
+    Published,
+    digest="",
+    architecture="vit",
+    preprocessing="torchvision",
+    licence="Apache-2.0, Oquab et al., Meta",
+    use="catalogues: what a thing is and how it looks, without labels",
+)
+_augreg = partial(
+    Published,
+    digest="",
+    architecture="vit",
+    preprocessing="signed",
+    licence="Apache-2.0, Steiner et al., Google",
+    use="kinds of things",
+)
 
 _VGG16 = f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels"
 _INCEPTION_V3 = f"{_KERAS}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels"
@@ -97,22 +80,35 @@ _INCEPTION_V3 = f"{_KERAS}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_
 # Keras states md5 sums; torchvision has the first eight digits of the sha256 in the file's name.
 PUBLISHED: Mapping[str, Published] = {
     "vgg16-imagenet": _vgg16(
-        f"{_VGG16}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc", "bgr_mean", 59
+        address=f"{_VGG16}_notop.h5",
+        digest="md5:6d6bbae143d832006294945121d1f1fc",
+        preprocessing="bgr_mean",
+        megabytes=59,
     ),
     "vgg16-imagenet-top": _vgg16(
-        f"{_VGG16}.h5", "md5:64373286793e3c8b2b4e3219cbf3544b", "bgr_mean", 553
+        address=f"{_VGG16}.h5",
+        digest="md5:64373286793e3c8b2b4e3219cbf3544b",
+        preprocessing="bgr_mean",
+        megabytes=553,
     ),
     "vgg16-torchvision": _vgg16(
-        f"{_TORCHVISION}/vgg16-397923af.pth", "sha256:397923af", "torchvision", 553
+        address=f"{_TORCHVISION}/vgg16-397923af.pth",
+        digest="sha256:397923af",
+        preprocessing="torchvision",
+        megabytes=553,
     ),
     "inception-v3-imagenet": _inception_v3(
-        f"{_INCEPTION_V3}_notop.h5", "md5:bcbd6486424b2319ff4ef7d526e38f63", 88
+        address=f"{_INCEPTION_V3}_notop.h5",
+        digest="md5:bcbd6486424b2319ff4ef7d526e38f63",
+        megabytes=88,
     ),
     "inception-v3-imagenet-top": _inception_v3(
-        f"{_INCEPTION_V3}.h5", "md5:9a0d58056eeedaa3f26cb7ebd46da564", 96
+        address=f"{_INCEPTION_V3}.h5", digest="md5:9a0d58056eeedaa3f26cb7ebd46da564", megabytes=96
     ),
     "inception-v3-torchvision": _inception_v3(
-        f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth", "sha256:0cc3c7bd", 109
+        address=f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth",
+        digest="sha256:0cc3c7bd",
+        megabytes=109,
     ),
     "face-embedding": Published(
         address="https://raw.githubusercontent.com/vladmandic/face-api/master/model/"
@@ -125,19 +121,27 @@ PUBLISHED: Mapping[str, Published] = {
         megabytes=6,
         use="faces that are cut out and upright",
     ),
-    "dinov2-small": _dinov2("dinov2_vits14/dinov2_vits14_pretrain.pth", 88),
-    "dinov2-small-registers": _dinov2("dinov2_vits14/dinov2_vits14_reg4_pretrain.pth", 88),
-    "dinov2-base": _dinov2("dinov2_vitb14/dinov2_vitb14_pretrain.pth", 346),
-    "dinov2-base-registers": _dinov2("dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth", 346),
+    "dinov2-small": _dinov2(
+        address=f"{_DINOV2}/dinov2_vits14/dinov2_vits14_pretrain.pth", megabytes=88
+    ),
+    "dinov2-small-registers": _dinov2(
+        address=f"{_DINOV2}/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth", megabytes=88
+    ),
+    "dinov2-base": _dinov2(
+        address=f"{_DINOV2}/dinov2_vitb14/dinov2_vitb14_pretrain.pth", megabytes=346
+    ),
+    "dinov2-base-registers": _dinov2(
+        address=f"{_DINOV2}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth", megabytes=346
+    ),
     "vit-small-augreg": _augreg(
-        "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-"
-        "lr_0.03-res_224.npz",
-        88,
+        address=f"{_AUGREG}/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--"
+        "imagenet2012-steps_20k-lr_0.03-res_224.npz",
+        megabytes=88,
     ),
     "vit-base-augreg": _augreg(
-        "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-"
-        "lr_0.01-res_224.npz",
-        346,
+        address=f"{_AUGREG}/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--"
+        "imagenet2012-steps_20k-lr_0.01-res_224.npz",
+        megabytes=346,
     ),
     "clip-base-32": Published(
         address=f"{_HUGGING_FACE}/openai/clip-vit-base-patch32/resolve/main/pytorch_model.bin",

@@ -1,5 +1,6 @@
 """What each published network is, found from the shapes of its tensors."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ class Network(NamedTuple):
     unused: tuple[str, ...] = ()
 
 
+@functools.lru_cache(maxsize=8)  # a file is checked as it is read, and again as it is used
 def variables_of(network: nn.Module, size: Size) -> dict[str, Any]:
     """Shapes and dtypes of a network's variables."""
     image = jax.ShapeDtypeStruct((1, *sides(size), 3), jnp.uint8)

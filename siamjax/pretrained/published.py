@@ -18,7 +18,7 @@ from siamjax.progress import Progress
 from siamjax.surroundings import cache_folder, folder_of
 
 _BLOCK = 1 << 20
-_LARGEST = 2**32  # bytes; CLIP with its text encoder has 605 million
+_LARGEST = 2**32  # bytes; SigLIP with its text encoder has 813 million
 
 
 def weights_folder() -> Path:

@@ -54,7 +54,6 @@ _IN_FOLDERS = (
     "model.safetensors",
     "open_clip_model.safetensors",
     "pytorch_model.bin",
-    "*-weights_manifest.json",
 )
 FORMATS = (
     "PyTorch .pth, .pt and .bin, .safetensors (also in shards: their .index.json), Keras .h5 and "
@@ -128,7 +127,7 @@ if read_weights.__doc__:  # not under python -OO
 
 def in_folder(folder: Path | str) -> Path | None:
     """The file of weights in a folder, by the names that publishers give it; None: none."""
-    return next((path for name in _IN_FOLDERS for path in Path(folder).glob(name)), None)
+    return next(filter(os.path.exists, (Path(folder) / name for name in _IN_FOLDERS)), None)
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from siamjax.data.transforms import Size
 from siamjax.errors import UsageError, shown
 from siamjax.files import write_bytes
+from siamjax.models.applying import modules_within
 from siamjax.options import Preprocessing
 from siamjax.pretrained.networks import NETWORKS, variables_of
 from siamjax.pretrained.published_form import inside, mismatches
@@ -129,7 +130,8 @@ def put(
     ``preprocessing`` of ``network``, or of the modules that are its fields, is not that of the
     weights.
     """
-    stated = set(_stated(network))
+    modules: list[Any] = [one for one in modules_within(network) if hasattr(one, "preprocessing")]
+    stated = {module.preprocessing for module in modules}
     if not stated:
         raise UsageError(
             f"{type(network).__name__} does not say how its images are preprocessed; give it a "
@@ -157,13 +159,3 @@ def put(
 
 def _kept(path: str, left_out: Sequence[str]) -> bool:
     return not inside(path).startswith(tuple(left_out))
-
-
-def _stated(network: nn.Module) -> Iterator[str]:
-    """Every ``preprocessing`` of the network and of the modules that are its fields."""
-    if hasattr(network, "preprocessing"):
-        yield network.preprocessing  # pyright: ignore[reportAttributeAccessIssue]
-    fields = (getattr(network, f.name) for f in dataclasses.fields(network) if f.name != "parent")
-    for field in fields:
-        if isinstance(field, nn.Module):
-            yield from _stated(field)

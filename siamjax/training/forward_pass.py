@@ -1,6 +1,5 @@
 """Applying a network in training: the part that every loss function shares."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from siamjax.messages import warn
-from siamjax.models.applying import same_statistics
+from siamjax.models.applying import modules_within, same_statistics
 from siamjax.training.step import Batch
 
 
@@ -40,22 +39,19 @@ def forward(
         mutable=list(model_state),
         rngs={"dropout": key},
     )
-    if "batch_stats" in after and same_statistics(model_state, after) and not _frozen(network):
+    if (
+        "batch_stats" in after
+        and same_statistics(model_state, after)
+        and not any(
+            getattr(module, "freeze_statistics", False) for module in modules_within(network)
+        )
+    ):
         warn(
             f"{type(network).__name__} has batch_stats that training does not update: its batch "
             "normalisation must use the statistics of the batch when called with train=True; if "
             "it should not, give the network a field freeze_statistics that is True"
         )
     return output, after
-
-
-def _frozen(thing: Any) -> bool:
-    if isinstance(thing, (tuple, list)):
-        return any(map(_frozen, thing))
-    if not isinstance(thing, nn.Module):
-        return False
-    fields = (getattr(thing, f.name) for f in dataclasses.fields(thing) if f.name != "parent")
-    return getattr(thing, "freeze_statistics", False) or any(map(_frozen, fields))
 
 
 def forward_pairs(
