@@ -3,11 +3,13 @@
     python -m benchmarks.backbones
     python -m benchmarks.backbones --networks resnet50 --batches 32
 
-timm builds each network with random weights and saves them, siamjax reads that file, and the means
-of the outputs are compared first. PyTorch runs eagerly and compiled, channels last where a network
-convolves; images are preprocessed by each. A step trains all parameters and a linear layer by
-InfoNCE and SGD. Ratios are siamjax's time over that of the faster PyTorch, in the same round. Needs
-the extra ``benchmarks``, with timm and torchvision.
+timm, transformers or torchreid build each network with random weights and save them, siamjax reads
+that file, and the outputs' mean absolute values are compared first. PyTorch runs eagerly and
+compiled, channels last where a network convolves; images are preprocessed by each. A step trains
+all parameters and a linear layer by InfoNCE and SGD. Ratios are siamjax's time over that of the
+faster PyTorch, in the same round. Needs the extra ``benchmarks``, and ``pip install timm
+torchvision transformers``, ``pip install --no-deps torchreid==0.2.5``. insightface's network is
+built by ``benchmarks/peers.py``; the face network of face-api has no peer in PyTorch.
 """
 
 import json
@@ -15,27 +17,68 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.in_turn import Prepared, compare, serve, torch_train_step, write
-from benchmarks.peers import import_torchvision
+from benchmarks.peers import (
+    CLIP,
+    HALF,
+    IMAGENET,
+    import_torchvision,
+    insightface,
+    torchreid_osnet,
+)
 
-NETWORKS = {  # timm's names
-    "resnet50": "resnet50",
-    "vit_s16": "vit_small_patch16_224",
-    "vit_b16": "vit_base_patch16_224",
-    "dinov2_s14": "vit_small_patch14_dinov2",
-    "siglip_b16": "vit_base_patch16_siglip_224",
-}
-SIDE, RATE, TEMPERATURE, PER_IDENTITY, FEATURES = 224, 1e-3, 0.1, 4, 128
+RATE, TEMPERATURE, PER_IDENTITY, FEATURES = 1e-3, 0.1, 4, 128
 OURS, PEERS = "siamjax", ("torch", "torch compiled")
 
 
-def _images(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+def _timm(name: str, **options: Any) -> Any:
+    """timm's network without a classifier."""
+    import timm
+
+    return timm.create_model(name, num_classes=0, **options)
+
+
+def _clip() -> Any:
+    """The vision tower of CLIP B/16, as OpenAI trained it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(patch_size=16))
+
+
+class _Peer(NamedTuple):
+    build: Callable[[], Any]
+    moments: tuple[tuple[float, ...], tuple[float, ...]]
+    size: tuple[int, int] = (224, 224)
+    convolves: bool = False
+    unit: bool = False  # siamjax gives embeddings of norm 1
+
+
+NETWORKS = {
+    "iresnet50": _Peer(partial(insightface, (3, 4, 14, 3)), HALF, (112, 112), True, True),
+    "vit_s16": _Peer(partial(_timm, "vit_small_patch16_224"), HALF),
+    "dinov2_s14": _Peer(
+        partial(_timm, "vit_small_patch14_dinov2", dynamic_img_size=True), IMAGENET
+    ),
+    "clip_b16": _Peer(_clip, CLIP, unit=True),
+    # As SigLIP was trained; timm's default is the exact GELU.
+    "siglip_b16": _Peer(
+        partial(_timm, "vit_base_patch16_siglip_224", act_layer="gelu_tanh"), HALF, unit=True
+    ),
+    "osnet": _Peer(torchreid_osnet, IMAGENET, (256, 128), True),
+    "resnet50": _Peer(partial(_timm, "resnet50"), IMAGENET, convolves=True),
+}
+
+
+def _images(network: str, count: int) -> np.ndarray:
+    size = NETWORKS[network].size
+    return np.random.default_rng(0).integers(0, 256, (count, *size, 3), np.uint8)
 
 
 def _dense(features: int) -> np.ndarray:
@@ -44,26 +87,30 @@ def _dense(features: int) -> np.ndarray:
     return drawn.astype(np.float32)
 
 
-def _timm(network: str) -> Any:
-    """timm's network without a classifier."""
+def _built(network: str) -> Any:
     import torch
 
-    import_torchvision()
-    import timm
-
-    torch.manual_seed(0)
-    options: dict[str, Any] = {} if network == "resnet50" else {"dynamic_img_size": True}
-    if network == "siglip_b16":
-        options["act_layer"] = "gelu_tanh"  # as SigLIP was trained; timm's default is the exact one
-    return timm.create_model(NETWORKS[network], num_classes=0, **options).eval()
+    import_torchvision()  # before whatever stands on it
+    torch.manual_seed(0)  # the same weights in every process
+    return NETWORKS[network].build().eval()
 
 
 def save(network: str, folder: Path) -> None:
-    """Let timm save the network's random weights, with its ``config.json``."""
-    model = _timm(network)
-    from timm.models import save_for_hf
+    """Let the peer save the network's random weights, with its ``config.json`` where it has one."""
+    import torch
 
-    save_for_hf(model, str(folder), safe_serialization=True)
+    model = _built(network)
+    if hasattr(model, "pretrained_cfg"):
+        from timm.models import save_for_hf
+
+        save_for_hf(model, str(folder), safe_serialization=True)
+    elif hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder)
+    else:
+        torch.save(model.state_dict(), folder / _ALONE)
+
+
+_ALONE = "weights.pt"
 
 
 def ours(network: str, folder: Path, count: int) -> Prepared:
@@ -72,6 +119,7 @@ def ours(network: str, folder: Path, count: int) -> Prepared:
     import optax
 
     from siamjax import losses, use_fast_cpu_kernels
+    from siamjax.host_memory import give_memory_back, keep_memory
     from siamjax.metrics import Mean
     from siamjax.models import Projection
     from siamjax.parallel import data_parallel, replicate, shard
@@ -79,11 +127,15 @@ def ours(network: str, folder: Path, count: int) -> Prepared:
     from siamjax.training import create_state, forward_labelled, make_train_step
 
     use_fast_cpu_kernels()
-    weights, images = read_weights(folder), _images(count)
+    keep_memory()
+    alone = folder / _ALONE
+    weights = read_weights(alone if alone.exists() else folder)
+    images = _images(network, count)
     variables = replicate(weights.variables)
     embed = jax.jit(weights.network.apply)
 
     def forward() -> Any:
+        give_memory_back()  # as ``shard`` does in a step, and in siamjax's commands
         return jax.block_until_ready(embed(variables, images))
 
     found = np.asarray(forward())
@@ -99,39 +151,34 @@ def ours(network: str, folder: Path, count: int) -> Prepared:
     whole["params"]["dense"] = {"kernel": _dense(found.shape[1])}
     step = data_parallel(make_train_step(loss_fn, optimizer))
     state = None
-    batch = shard({"image": images, "identity": np.arange(count) // PER_IDENTITY})
+    batch = {"image": images, "identity": np.arange(count) // PER_IDENTITY}
 
     def train() -> float:
         nonlocal state
         if state is None:
             state = replicate(create_state(whole, optimizer, key=jax.random.key(0)))
-        state, metrics = step(state, batch)
+        state, metrics = step(state, shard(batch))
         return float(metrics["loss"].total / metrics["loss"].count)
 
     return Prepared({"forward": forward, "step": train}, {"mean": float(np.abs(found).mean())})
 
 
-def peer(network: str, folder: Path, count: int, *, compiled: bool) -> Prepared:
+def peer(network: str, count: int, *, compiled: bool) -> Prepared:
     """PyTorch: the same, eager or compiled."""
     import torch
     import torch.nn.functional as F
-    from safetensors.torch import load_file
 
-    model = _timm(network)
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    layout = torch.channels_last if network == "resnet50" else torch.contiguous_format
-    model = model.to(memory_format=layout)
-    mean, deviation = (
-        torch.tensor(model.pretrained_cfg[word]).reshape(1, 3, 1, 1) for word in ("mean", "std")
-    )
-    images = torch.as_tensor(_images(count)).permute(0, 3, 1, 2)
-    unit = network.startswith("siglip")
+    about = NETWORKS[network]
+    layout = torch.channels_last if about.convolves else torch.contiguous_format
+    model = _built(network).to(memory_format=layout)
+    mean, deviation = (torch.tensor(one).reshape(1, 3, 1, 1) for one in about.moments)
+    images = torch.as_tensor(_images(network, count)).permute(0, 3, 1, 2)
 
     def embed() -> torch.Tensor:
         x = (images.float() / 255 - mean) / deviation
-        x = x.contiguous(memory_format=layout)
-        found = model(x)
-        return F.normalize(found, dim=-1) if unit else found
+        found = model(x.contiguous(memory_format=layout))
+        found = getattr(found, "image_embeds", found)  # of transformers' CLIP
+        return F.normalize(found, dim=-1) if about.unit else found
 
     once = torch.compile(embed) if compiled else embed
 
@@ -178,7 +225,7 @@ def main(
             for what, count in [*(("forward", n) for n in batches), ("step", batches[-1])]:
                 asked = ["--candidate", network, folder, str(count), what]
                 path = output / f"backbones_{network}_{what}_{count}.json"
-                print(f"{network}: {what}, {count} images of {SIDE}x{SIDE}")
+                print(f"{network}: {what}, {count} images of {NETWORKS[network].size}")
                 commands = {name: [*module, *asked, name] for name in (OURS, *PEERS)}
                 compare(commands, rounds=rounds, reference=OURS, output=path)
                 table[f"{network}, {what}, {count}"] = _compared(path)
@@ -192,11 +239,11 @@ def main(
 
 
 def _compared(path: Path) -> dict[str, float]:
-    """Wall seconds of all, siamjax's over the faster peer's of each round, and peaks of memory."""
+    """Median seconds of all, siamjax's over those of the faster peer in its round, and MiB."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     means = [rows[name]["start"]["mean"] for name in (OURS, *PEERS)]
     if not np.allclose(means, means[0], rtol=1e-3):
-        raise SystemExit(f"{path}: the outputs differ, the means of their sizes are {means}")
+        raise SystemExit(f"{path}: the outputs differ, their mean absolute values are {means}")
     steps = {name: rows[name]["steps"] for name in (OURS, *PEERS)}
     turns = zip(steps[OURS], *(steps[name] for name in PEERS), strict=True)
     ratio = statistics.median(
@@ -213,7 +260,7 @@ def _candidate(network: str, folder: str, count: str, what: str, name: str) -> P
     prepared = (
         ours(network, Path(folder), int(count))
         if name == OURS
-        else peer(network, Path(folder), int(count), compiled=name == PEERS[1])
+        else peer(network, int(count), compiled=name == PEERS[1])
     )
     prepared.steps[what]()
     return Prepared({"": prepared.steps[what]}, prepared.facts)

@@ -104,8 +104,10 @@ def main(config: Config):
     # What a frozen network says of an image is computed once.
     shown = things.images, things.training_images
     once = partial(frozen_maps, trunk, weights.variables, *shown, size=size, method="embed")
-    options = {"size": size, "rows": once if TRUNK in config.frozen else None}
-    batches = labelled_batches(*shown, config, per_identity=config.per_identity, **options)
+    rows = once if TRUNK in config.frozen else None
+    batches = labelled_batches(
+        *shown, config, size=size, per_identity=config.per_identity, rows=rows
+    )
 
     # The train step: a pure function, pmapped over all devices.
     step = data_parallel(make_train_step(loss_fn, optimizer, nonfinite=config.nonfinite))

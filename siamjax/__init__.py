@@ -9,6 +9,7 @@ import importlib
 from types import ModuleType
 
 from siamjax.errors import UsageError
+from siamjax.host_memory import keep_memory
 from siamjax.platform import use_fast_cpu_kernels
 
 _MODULES = (
@@ -28,7 +29,7 @@ _MODULES = (
     "training",
 )
 
-__all__ = ["UsageError", "use_fast_cpu_kernels", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["UsageError", "keep_memory", "use_fast_cpu_kernels", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -142,8 +142,8 @@ def iterate_npz(path: Path, *, texts: tuple[str, ...] = ()) -> Iterator[tuple[st
                     raise UsageError(f"{shown(path)}: damaged: two arrays of one name in it")
                 if sum(member.file_size for member in members) > most:
                     raise UsageError(
-                        f"{shown(path)}: its arrays take more than {most:,} bytes, eight times "
-                        "its size; write it anew"
+                        f"{shown(path)}: its arrays take more than the {most:,} bytes that its "
+                        "size allows; write it anew"
                     )
                 for member in members:
                     name, where = member.filename, f"{shown(path)}: {shown(member.filename)}"

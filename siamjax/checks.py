@@ -1,6 +1,7 @@
 """What arguments have in common, checked where they come in: bools, and numbers within bounds."""
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -182,3 +183,15 @@ def require_places(name: str, values: Any, *, total: int, count: int) -> np.ndar
             f"is {array[first]} at {first}"
         )
     return array
+
+
+def begins(path: str, beginnings: Iterable[str]) -> bool:
+    """Whether a path begins with one of these, as options name layers.
+
+    Numbers are whole: ``blocks_1`` is the beginning of ``blocks_1/norm1``, not of ``blocks_10``.
+    """
+    return any(
+        path.startswith(one)
+        and not (one[-1:].isdecimal() and path[len(one) : len(one) + 1].isdecimal())
+        for one in beginnings
+    )

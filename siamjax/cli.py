@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 from siamjax import messages
 from siamjax.errors import Hung, Interrupted, UsageError, shown
+from siamjax.host_memory import keep_memory
 from siamjax.options import add_option, only
 from siamjax.platform import import_as_usual, keep_compilations, no_device, use_fast_cpu_kernels
 from siamjax.surroundings import close_stream, has_no_reader, open_streams
@@ -75,9 +76,9 @@ def call(
 ) -> None:
     """Parse words (None: those that were typed) as the arguments of a function, and call it.
 
-    It has fast CPU kernels, and what JAX compiles is kept. ``--quiet`` is added to the arguments,
-    and ``--distributed`` where the function's work is ``divided`` over processes. Ends as
-    :func:`run` does, and with status 2 for words that are not arguments.
+    It has fast CPU kernels, and memory and what JAX compiles are kept. ``--quiet`` is added to the
+    arguments, and ``--distributed`` where the function's work is ``divided`` over processes. Ends
+    as :func:`run` does, and with status 2 for words that are not arguments.
     """
     import tyro  # here, so that experiments can be imported without tyro
 
@@ -88,6 +89,7 @@ def call(
                 stack.enter_context(messages.quiet())
             import_as_usual()
             use_fast_cpu_kernels()
+            keep_memory()
             keep_compilations()
             if distributed:
                 from siamjax import processes
@@ -137,7 +139,7 @@ def guard(command: Callable[[], object]) -> None:
         _end(f"error: {_reason(error)}", status=1)
     except Exception as error:
         others = _processes()
-        if problem := no_device() or (others and others.lost(error)):
+        if problem := no_device() or (others and others.lost(error)) or _memory(error):
             _end(f"error: {problem}", status=1)
         if others is None:
             raise
@@ -151,6 +153,14 @@ def _reason(error: OSError) -> str:
         where = "standard output: "
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{where}{error.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+def _memory(error: Exception) -> str:
+    """What to do where memory is not enough, of the host or of a device; "" for another error."""
+    refused = str(error).partition("\n")[0]
+    if not isinstance(error, MemoryError) and not refused.startswith("RESOURCE_EXHAUSTED"):
+        return ""
+    return f"not enough memory ({shown(refused or 'none left')}); use smaller images or batches"
 
 
 def _is_full(stream: TextIO) -> bool:

@@ -15,8 +15,10 @@ _MORE = re.compile(  # lines of such a message after its first
     r"\d+$|The tasks have crashed|RPC: /xla\.|Additional GRPC error|:[A-Z_]+:"
     r"|\*\*\* Check failure|    @  |=== Source Location Trace|external/xla|$"
 )
-# Threads of gloo write such lines into one another.
+# Threads of gloo write such lines into one another, piece by piece: a number, or nothing, may be
+# all that is left for the last line.
 _GLOO = re.compile(r".*(\[Gloo\] Rank|number of connected peer ranks is)")
+_REST_OF_GLOO = re.compile(r"(\d+| |is connected to|peer ranks\.)*$")
 _RESUME = "run the same command again in all processes: it resumes at what was saved"
 GONE = f"another process has gone; look at what it said last, and {_RESUME}"
 """What to say where another process has gone."""
@@ -24,13 +26,16 @@ GONE = f"another process has gone; look at what it said last, and {_RESUME}"
 
 def told(lines: Iterable[str], *, unmet: str) -> Iterator[str]:
     """The lines to pass on; ``unmet`` is said where the processes did not meet."""
-    dying, fatal, said = False, "", False
+    dying, fatal, said, greetings = False, "", False, 0
     for line in lines:
         said |= line.startswith("error: ")
         dying |= bool(_DYING.match(line))
         if _FATAL.match(line) or fatal:
             fatal += line
-        if not (_GLOO.match(line) or _DYING.match(line) or (dying and _MORE.match(line))):
+        greetings += line.count("[Gloo] Rank")
+        if _GLOO.match(line) or (greetings and _REST_OF_GLOO.match(line)):
+            greetings = max(0, greetings - 1)  # each ends one line
+        elif not (_DYING.match(line) or (dying and _MORE.match(line))):
             yield line
     if fatal and not said:  # jaxlib has met nobody as long as it registers itself
         yield f"error: {unmet if 'RegisterTask' in fatal else GONE}\n"

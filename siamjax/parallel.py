@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from siamjax import processes
 from siamjax.checks import share_of_batch
 from siamjax.errors import UsageError
+from siamjax.host_memory import give_memory_back
 
 AXIS = "devices"
 """The name of the axis of devices in :func:`data_parallel`."""
@@ -170,6 +171,7 @@ def shard(batch: dict[str, Any], *, devices: Sequence[Any] | None = None) -> dic
     count = len(devices or jax.local_devices())
     for value in batch.values():
         share_of_batch(len(value), "examples", count, "devices")
+    give_memory_back()  # of the last batch, before the next takes more
     return {
         name: value.reshape(count, len(value) // count, *value.shape[1:])
         for name, value in batch.items()

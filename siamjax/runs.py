@@ -10,6 +10,7 @@ import msgspec
 
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, typed
+from siamjax.training.trusted import modules_to_trust
 
 FORMAT = 2
 """Format of ``config.json`` and ``manifest.json``; files without a number have format 1."""
@@ -61,6 +62,7 @@ class ListedRun:
         value, interval: of the network on the test; the interval of 95 %.
         seconds: of training, over all sessions.
         bytes: on the disk, of a run.
+        trust: modules that its network is imported from only if ``--trust`` names them.
     """
 
     run: Path
@@ -77,6 +79,7 @@ class ListedRun:
     interval: list[float] | None = None
     seconds: float | None = None
     bytes: int | None = None
+    trust: Sequence[str] = ()
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
@@ -159,6 +162,7 @@ def _facts(folder: Path) -> tuple[State, dict[str, Any]]:
         "measure": measure,
         "value": results.get(measure),
         "interval": manifest.intervals.get(own, {}).get(measure),
+        "trust": modules_to_trust(manifest.network),
         "seconds": sum(one.seconds for one in manifest.sessions) if manifest.sessions else None,
     }
 

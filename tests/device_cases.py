@@ -1,7 +1,6 @@
 """What runs on a device: every public operator with its float64 value, every experiment's step."""
 
 import functools
-import importlib
 import operator
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
-from small_experiments import published_for
+from small_experiments import SIDES, batch_of, built
 
 from siamjax import correlation, distances, losses, mining
 from siamjax.metrics import monitors
@@ -312,39 +311,14 @@ def _cases() -> dict[str, Case]:
 
 CASES = _cases()
 
-# Tiny networks; images of the least size that they take.
-_THIN = {"width": 0.0625}
-STEPS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
-    "lfw_contrastive": (_THIN, (16, 16)),
-    "lfw_bce": ({**_THIN, "head": "difference"}, (16, 16)),
-    "faces_inception": (
-        {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
-        (75, 75),
-    ),
-    "reid_normxcorr": ({"column_search": None}, (40, 40)),
-    "visual_search_triplet": ({**_THIN, "depth": 1, "hidden": 8, "embedding": 4}, (16, 16)),
-    "finetune_embedding": ({"weights": Path("none"), "embedding": 4, "frozen": ()}, (16, 16)),
-}
+# Whole searches, and gradients of a published network too.
+_WHOLE = {"reid_normxcorr": {"fused": True, "column_search": None}}
+_WHOLE["finetune_embedding"] = {"frozen": ()}
 
 
 def experiment_of(name: str, **more: Any) -> tuple[Any, Any, Any]:
     """Network, loss function and optimizer of an experiment, tiny."""
-    experiment = importlib.import_module(f"experiments.{name}")
-    config = experiment.Config(steps=4, batch_size=2, **STEPS[name][0], **more)
-    return experiment.build(config, *published_for(experiment))
-
-
-def batch_of(name: str) -> dict[str, np.ndarray]:
-    """Two examples for an experiment's step; where they are compared with one another, four."""
-    rng = np.random.default_rng(0)
-    if name == "finetune_embedding":
-        images = rng.integers(0, 256, (4, *STEPS[name][1], 3), np.uint8)
-        return {"image": images, "identity": np.int32([1, 0, 0, 1])}
-    words = ("anchor", "positive", "negative") if "triplet" in name else ("x1", "x2")
-    images = {word: rng.integers(0, 256, (2, *STEPS[name][1], 3), np.uint8) for word in words}
-    if "triplet" in name:
-        return {**images, "identity": np.int32([0, 1]), "negative_identity": np.int32([2, 0])}
-    return {**images, "same": np.array([True, False])}
+    return built(name, **_WHOLE.get(name, {}), **more)
 
 
 def step_of(name: str, **more: Any) -> tuple[Callable, Callable[[], Any], dict[str, np.ndarray]]:
@@ -352,7 +326,7 @@ def step_of(name: str, **more: Any) -> tuple[Callable, Callable[[], Any], dict[s
     network, loss_fn, optimizer = experiment_of(name, **more)
 
     def create() -> Any:
-        variables, key = initialize(network, size=STEPS[name][1], seed=0)
+        variables, key = initialize(network, size=SIDES[name], seed=0)
         return create_state(variables, optimizer, key=key)
 
-    return make_train_step(loss_fn, optimizer), create, batch_of(name)
+    return make_train_step(loss_fn, optimizer), create, batch_of(name, 4)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 # What a machine with an accelerator need not have; in every process, pytest's too.
 MISSING = ["grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX", "pooch"]
 MISSING += ["jinja2", "matplotlib", "h5py"]
+ALL = ("--dry", "--minutes", "60")  # however busy the machine is
 
 
 def run(folder, *options, missing=(*MISSING, "torch")):
@@ -55,7 +56,7 @@ def check(found, missing):
 
 @pytest.mark.slow
 def test_every_kind_of_row_runs_dry(tmp_path):
-    done, found = run(tmp_path, "--dry")
+    done, found = run(tmp_path, *ALL)
     assert done.returncode == 0, done.stderr[-3000:]
     check(found, missing=True)
 
@@ -63,7 +64,7 @@ def test_every_kind_of_row_runs_dry(tmp_path):
 @pytest.mark.parity
 def test_and_beside_pytorch(tmp_path):
     pytest.importorskip("torch")
-    done, found = run(tmp_path, "--dry", missing=MISSING)
+    done, found = run(tmp_path, *ALL, missing=MISSING)
     assert done.returncode == 0, done.stderr[-3000:]
     check(found, missing=False)
 

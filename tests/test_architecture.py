@@ -89,14 +89,15 @@ def test_pure_functions_know_no_machinery():
 def test_what_is_computed_on_the_host_knows_no_jax():
     """Measures but those of training, and what lists runs: they are quick to import."""
     host = [path for path in files("metrics") if path.stem not in ("mean", "monitors")]
-    plain = [ROOT / f"{name}.py" for name in ("runs", "aligned", "messages", "lazy", "options")]
+    names = ("runs", "aligned", "messages", "lazy", "options", "host_memory")
+    plain = [ROOT / f"{name}.py" for name in names]
     assert forbidden([*host, *plain], "jax", "flax", "optax", "orbax") == []
 
 
 def test_what_knows_of_devices_and_processes_stands_on_jax_alone():
     files = ROOT / "parallel.py", ROOT / "processes.py"
     own = {name.split(".")[1] for f in files for name in imports(f) if name.startswith("siamjax.")}
-    assert own == {"checks", "errors", "last_words", "messages", "processes"}
+    assert own == {"checks", "errors", "host_memory", "last_words", "messages", "processes"}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -46,6 +46,7 @@ def call(place, monkeypatch, capsys, line):
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_from_two_folders_to_a_search_that_says_no_match(place, monkeypatch, capsys):
     def said(line):
         return call(place, monkeypatch, capsys, line)

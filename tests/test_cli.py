@@ -131,6 +131,11 @@ def test_names_of_any_alphabet_in_any_locale(env, tmp_path):
         ("import os; raise OSError(30, os.strerror(30), 'x')", "x: Read-only file system; choose"),
         ("[open('/dev/null') for _ in range(10**6)] ", "Too many open files; allow more"),
         ("raise cli.UsageError('two\\nlines')", r"error: two\nlines"),
+        (
+            "import numpy; numpy.ones(2**55)",
+            "error: not enough memory (Unable to allocate 256. P",
+        ),
+        ("import jax; jax.numpy.zeros(2**50, 'u1')", "not enough memory (RESOURCE_EXHAUSTED: "),
     ],
 )
 def test_what_the_machine_refuses_is_one_line(code, said):

@@ -12,28 +12,16 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from random_variables import random_variables
+from small_experiments import OPTIONS, SIDES
 from splits import reid_splits, retrieval_splits, verification_splits
 
 from siamjax.__main__ import COMMANDS, WEIGHTS, main
 from siamjax.pretrained import Weights, published
-from siamjax.training import Finished, Run, create_state, initialize
+from siamjax.training import Finished, Run, create_state
 
 PAGE = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
-SIZES = {  # of the images, small but for what a network needs
-    "lfw_contrastive": (16, 16),
-    "lfw_bce": (16, 16),
-    "faces_inception": (75, 75),
-    "reid_normxcorr": (40, 40),
-    "visual_search_triplet": (16, 16),
-}
-THIN = {"width": 0.0625}
-OPTIONS = {
-    "lfw_contrastive": THIN,
-    "lfw_bce": THIN,
-    "faces_inception": {"weights": Path("none"), "end": "mixed0", "frozen": "mixed0"},
-    "reid_normxcorr": {"fused": False, "column_search": 1},
-    "visual_search_triplet": {**THIN, "depth": 1, "hidden": 8, "embedding": 8},
-}
+EXPERIMENTS = [name for name in OPTIONS if name != "finetune_embedding"]
 
 
 def words_in(cell):
@@ -57,16 +45,6 @@ KEYS = {  # of the objects, by command; what stands in brackets lies within
     words_in(command)[0]: set(words_in(re.sub(r"\([^)]*\)", "", keys)))
     for command, keys in table("JSON")[1]
 }
-
-
-def drawn(path, leaf):
-    """Random variables, quicker than to compile every initializer."""
-    name = jax.tree_util.keystr(path[-1:], simple=True)
-    rng = np.random.default_rng(leaf.size)
-    if name in ("var", "scale", "slope"):
-        return np.ones(leaf.shape, leaf.dtype)
-    share = 1 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
-    return np.asarray(rng.normal(size=leaf.shape) * (share if name == "kernel" else 0.01), "f4")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +74,11 @@ def place(faces, face_folder, tmp_path_factory):
                 Image.fromarray(rng.integers(0, 256, (40, 20, 3), np.uint8)).save(path)
     people = str(place / "people")
     pairs = verification_splits(people, validation_people=2, test_people=3)
-    splits = dict.fromkeys(SIZES, pairs) | {
+    splits = dict.fromkeys(EXPERIMENTS, pairs) | {
         "reid_normxcorr": reid_splits(str(place / "walkers"), validation_people=2),
         "visual_search_triplet": retrieval_splits(people, test_items=3, validation_items=2),
     }
-    for name in SIZES:
+    for name in EXPERIMENTS:
         untrained(name, splits[name], place / name)
     return place
 
@@ -113,17 +91,16 @@ def untrained(name, splits, folder):
     data = splits.request["data"]
     config = experiment.Config(**OPTIONS[name], data=data, run=folder, batch_size=8)
     network, _, optimizer = experiment.build(config)
-    like = jax.eval_shape(lambda: initialize(network, size=SIZES[name], seed=0)[0])
-    variables = jax.tree_util.tree_map_with_path(drawn, like)
     run = Run.open(config, network, splits, best="chosen")
     run.begin()
+    variables = random_variables(network, SIDES[name])
     state = create_state(variables, optimizer, key=jax.random.key(0))
     run.checkpoints.save(state, {"chosen": 0.5})
     run.best_variables()
     # 1000: any two are the same by a distance, and no two by a logit.
     threshold = {"lfw_contrastive": 1000.0}.get(name, -1000.0)
     facts = {"task": task} | ({"threshold": threshold} if task == "verification" else {})
-    manifest = run.write_manifest(size=SIZES[name], results={}, facts=facts)
+    manifest = run.write_manifest(size=SIDES[name], results={}, facts=facts)
     for other, steps in (("longer", 2000), ("calibrated", config.steps)):
         copy = folder.with_name(f"{name}-{other}")
         shutil.copytree(folder, copy)

@@ -61,7 +61,7 @@ def test_equals_the_definition_in_loops(rng, shape, options):
     )
     assert expected.std() > 0.1
     scale = np.abs(expected).max()
-    found = normxcorr(x, y, **options)
+    found = jax.jit(partial(normxcorr, **options))(x, y)
     np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
     definition = partial(correlation.normxcorr_by_definition, **options)
     readable = jax.jit(jax.vmap(definition))(x, y)
@@ -101,12 +101,23 @@ def test_large_means_do_not_cancel(rng, ratio):
     np.testing.assert_allclose(found[inner], expected[inner], atol=2e-5)
 
 
-@pytest.mark.parametrize("activation", [None, jax.nn.relu, jnp.tanh], ids=["none", "relu", "tanh"])
-@pytest.mark.parametrize("options", [{}, {"column_search": 2}, GUIDE], ids=["", "band", "guide"])
-def test_fused_form_equals_two_steps(rng, activation, options):
+FUSED = {"usual": {}, "band": {"column_search": 2}, "guide": GUIDE}
+ACTIVATIONS = {"relu": jax.nn.relu, "none": None, "tanh": jnp.tanh}
+
+
+@pytest.mark.parametrize(
+    ("options", "activation"),
+    [
+        pytest.param(o, a, marks=() if o == "usual" or a == "relu" else pytest.mark.slow)
+        for o in FUSED
+        for a in ACTIVATIONS
+    ],
+)
+def test_fused_form_equals_two_steps(rng, options, activation):
     """Values and all four gradients, in chunks and with a rest."""
+    options, activation = FUSED[options], ACTIVATIONS[activation]
     x, y = maps(rng, (7, 6, 3), count=3)
-    features = normxcorr(x, y, **options).shape[-1]
+    features = jax.eval_shape(partial(normxcorr, **options), x, y).shape[-1]
     kernel = jnp.asarray(rng.normal(size=(features, 4)), jnp.float32)
     bias = jnp.asarray(rng.normal(size=4), jnp.float32)
     weight = jnp.asarray(rng.normal(size=(3, 7, 6, 4)), jnp.float32)
@@ -139,7 +150,8 @@ def close(one, other, tolerance):
 @pytest.mark.parametrize("options", [{}, {"column_search": 1}, {"patch_size": 3}], ids=str)
 def test_both_formulations_have_one_gradient(rng, options):
     x, y = maps(rng, (6, 5, 2))
-    weight = jnp.asarray(rng.normal(size=normxcorr(x, y, **options).shape), jnp.float32)
+    shape = jax.eval_shape(partial(normxcorr, **options), x, y).shape
+    weight = jnp.asarray(rng.normal(size=shape), jnp.float32)
     static = internal(options)
     ours, others = (
         jax.jit(jax.grad(lambda x, y, f=f: (f(x, y) * weight).sum(), (0, 1)))(x, y)
@@ -151,7 +163,8 @@ def test_both_formulations_have_one_gradient(rng, options):
     by_offset = kernel.reshape(2, static.offsets, -1, 3).swapaxes(0, 1)
     with_relu = partial(patch_products.conv_of, options=static._replace(activation=jax.nn.relu))
     products = jax.jit(with_relu)(x, y, by_offset.reshape(static.offsets, -1, 3))
-    close(normxcorr_conv(x, y, kernel, activation=jax.nn.relu, **options), products, 1e-5)
+    fused = jax.jit(partial(normxcorr_conv, activation=jax.nn.relu, **options))
+    close(fused(x, y, kernel), products, 1e-5)
 
 
 @pytest.mark.parametrize("gradient", ["exact", "paper"])
@@ -177,7 +190,7 @@ def test_gradient_equals_loops(rng, gradient, scale):
 def test_flat_patches_correlate_0_with_finite_gradients(gradient, epsilon, rng):
     flat, other = jnp.full((6, 5, 2), 3.7), jnp.asarray(rng.normal(size=(6, 5, 2)), jnp.float32)
     options = {"gradient": gradient, "epsilon": epsilon, "patch_size": 3, "row_search": 1}
-    found = normxcorr(flat, other, **options)
+    found = jax.jit(partial(normxcorr, **options))(flat, other)
     np.testing.assert_array_equal(found[1:-1, 1:-1], 0.0)  # inside; at the border is an edge
     gradient_of = jax.jit(jax.grad(lambda x, y: normxcorr(x, y, **options).sum(), (0, 1)))
     for pair in ((flat, other), (other, flat), (flat * 0, flat * 0)):
@@ -186,7 +199,7 @@ def test_flat_patches_correlate_0_with_finite_gradients(gradient, epsilon, rng):
     if epsilon and gradient == "exact":
         # The deviation has a kink there, the correlation has none: a real derivative, kept.
         weight = rng.normal(size=(6, 5, 50)).astype(np.float32)
-        ours = jax.grad(lambda x: (normxcorr(x, other) * weight).sum())(flat * 0)
+        ours = jax.jit(jax.grad(lambda x: (normxcorr(x, other) * weight).sum()))(flat * 0)
         expected, _ = oracles.normxcorr_gradient(np.zeros((6, 5, 2)), other, weight)
         close(ours, expected, 1e-4)
 
@@ -195,16 +208,15 @@ def test_transformations_and_batch_axes(rng):
     x, y = maps(rng, (6, 5, 2), count=6)
     plain = normxcorr(x, y)
     np.testing.assert_allclose(jax.jit(normxcorr)(x, y), plain, atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(normxcorr)(x, y), plain, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(normxcorr))(x, y), plain, atol=1e-6)
     np.testing.assert_allclose(normxcorr(x[0], y[0]), plain[0], atol=1e-6)
     shaped = normxcorr(x.reshape(2, 3, 6, 5, 2), y.reshape(2, 3, 6, 5, 2))
     np.testing.assert_allclose(shaped.reshape(plain.shape), plain, atol=1e-6)
     assert normxcorr(x[:0], y[:0]).shape == (0, *plain.shape[1:])
     assert normxcorr_conv(x[:0], y[:0], jnp.ones((50, 3))).shape == (0, 6, 5, 3)
     np.testing.assert_array_equal(normxcorr(np.float64(x), np.float64(y)), plain)
-    one = jax.vmap(jax.grad(lambda x, y: normxcorr(x, y).sum()))(x, y)
-    all_at_once = jax.grad(lambda x, y: normxcorr(x, y).sum())(x, y)
-    close(one, all_at_once, 1e-5)
+    gradient = jax.grad(lambda x, y: normxcorr(x, y).sum())
+    close(jax.jit(jax.vmap(gradient))(x, y), jax.jit(gradient)(x, y), 1e-5)
     assert not np.allclose(normxcorr(y, x), plain, atol=0.1)  # asymmetric
 
 

@@ -226,6 +226,7 @@ def test_page_of_names_has_every_public_one():
     assert not tables
 
 
+@pytest.mark.slow
 def test_interactive_page(capsys):
     namespace = run("interactive.md")
     assert 0 <= namespace["verification"].auc(namespace["curve"]) <= 1

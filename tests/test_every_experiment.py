@@ -56,12 +56,13 @@ for name in ("training", "inference", "report", "data", "models"):
 
 from siamjax import cli
 from siamjax.training import create_state, make_train_step
-from small_experiments import OPTIONS, batch_of, built, variables_of
+from random_variables import random_variables
+from small_experiments import OPTIONS, SIDES, batch_of, built
 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 for name in sys.argv[1].split():
     network, loss_fn, optimizer = built(name)
-    variables = variables_of(name, network)
+    variables = random_variables(network, SIDES[name])
     state = create_state(variables, optimizer, key=jax.random.key(0))
     after, metrics = jax.jit(make_train_step(loss_fn, optimizer))(state, batch_of(name, 4))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), variables["params"], after.params)
@@ -93,6 +94,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.slow
 def test_each_steps_under_jit_without_what_only_main_needs(tmp_path):
     """No tyro, grain, TFDS or matplotlib is imported before ``main`` asks for it."""
     cache = ROOT / ".pytest_cache" / "jax"

@@ -89,3 +89,6 @@ def test_data_that_cannot_be(tmp_path):
         load_labelled(LabelledOptions(data="orl_faces", home=Path("there")))
     with pytest.raises(UsageError, match=r"pairs.txt is a list"):
         load_labelled(LabelledOptions(data=str(tmp_path / "pairs.txt")))
+    named = r"hold out fewer \(--validation-identities, --test-identities\)"
+    with pytest.raises(UsageError, match=named):  # as the experiment has its options
+        load_labelled(LabelledOptions(data="orl_faces", test_identities=39))

@@ -212,6 +212,7 @@ def test_the_digest_of_weights_is_that_of_what_they_say(weights):
     tensors = {**changed.tensors, first: changed.tensors[first] + 1e-3}
     assert dataclasses.replace(changed, tensors=tensors).digest != digest
     assert dataclasses.replace(changed, preprocessing="signed").digest != digest
+    assert dataclasses.replace(changed, facts={"shorter": 256}).digest != digest
     assert dataclasses.replace(changed, source="moved").digest == digest
 
 

@@ -4,7 +4,6 @@ A new kind of damage is a row of ``FINISHED``, ``RESUMED`` or ``IMAGES``: its na
 that damages the run's folder, or makes the image, that it is given.
 """
 
-import gc
 import json
 import os
 import shutil
@@ -255,6 +254,7 @@ FINISHED = {
 }
 
 
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("damage", FINISHED.values(), ids=FINISHED)
 def test_every_command_refuses_a_damaged_run_in_one_line(damage, world, tmp_path, capsys):
     shutil.copytree(world / "run", tmp_path / "run")
@@ -264,7 +264,6 @@ def test_every_command_refuses_a_damaged_run_in_one_line(damage, world, tmp_path
         name: refused(capsys, command)
         for name, command in uses(world, tmp_path / "run", tmp_path).items()
     }
-    gc.collect()
     call("runs", tmp_path)
     assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     # Nothing was made, and but for the average of folds all say the same.
@@ -317,6 +316,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize(("goes_on", "damage"), RESUMED.values(), ids=RESUMED)
 def test_a_damaged_run_is_resumed_or_refused_in_one_line(goes_on, damage, world, tmp_path, capsys):
     place = tmp_path / "run"
@@ -328,7 +328,6 @@ def test_a_damaged_run_is_resumed_or_refused_in_one_line(goes_on, damage, world,
         assert sessions[-1]["start"] == 1
     else:
         refused(capsys, lambda: cli.guard(lambda: resume(world, place)))
-    gc.collect()
 
 
 def eps(path):

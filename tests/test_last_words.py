@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import numpy as np
+
 from siamjax import last_words
 
 FATAL = (
@@ -77,3 +79,15 @@ def test_what_gloo_says_is_left_out_however_its_threads_mix_it():
         f" is connected to 3 {end}",
     )
     assert told(f"first\n{''.join(mixed)}last\n") == "first\nlast\n"
+
+
+def test_no_piece_of_what_gloo_says_is_left_whatever_the_order():
+    """Each of three threads writes its pieces in order; a number that follows is passed on."""
+    rng = np.random.default_rng(0)
+    pieces = ["[Gloo] Rank ", "1", " is connected to ", "2", " peer ranks. "]
+    pieces += ["Expected number of connected peer ranks is : ", "2", "\n"]
+    for _ in range(500):
+        threads = [iter(pieces) for _ in range(3)]
+        turns = rng.permutation(np.repeat(np.arange(3), len(pieces)))
+        mixed = "".join(next(threads[turn]) for turn in turns)
+        assert told(f"2\n{mixed}2\n\nlast\n") == "2\n2\n\nlast\n", mixed

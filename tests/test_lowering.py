@@ -13,7 +13,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from device_cases import CASES, EXPERIMENTS, ON_HOST, STEPS, step_of
+from device_cases import CASES, EXPERIMENTS, ON_HOST, step_of
+from small_experiments import OPTIONS
 
 PLATFORMS = ("cuda", "tpu")
 
@@ -61,7 +62,7 @@ def test_normxcorr_is_matrix_products_in_full_precision_there(platform):
 
 
 def test_every_experiment_has_a_step():
-    assert sorted(STEPS) == EXPERIMENTS
+    assert sorted(OPTIONS) == EXPERIMENTS
 
 
 def dtypes(name):
@@ -69,6 +70,7 @@ def dtypes(name):
     return ("float32", "bfloat16") if any(f.name == "dtype" for f in fields) else ("float32",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_train_step_of_an_experiment_lowers(name, platform):

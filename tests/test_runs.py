@@ -180,6 +180,16 @@ def test_the_next_command_compares_runs_of_one_seed(tmp_path, capsys):
     assert capsys.readouterr().err.endswith(f"siamjax evaluate --run {tmp_path / 'a'}\n")
 
 
+def test_the_next_command_names_the_modules_to_trust(tmp_path, capsys):
+    for name in ("one", "two"):
+        network = {"class": f"own.{name}:Net", "fields": {"x": {"import": "jax.nn:relu"}}}
+        make(tmp_path / name, manifest={**MANIFEST, "network": network})
+    runs(tmp_path)
+    assert capsys.readouterr().err.endswith(" --trust own.one own.two\n")
+    runs(tmp_path / "two")
+    assert capsys.readouterr().err.endswith(f"--run {tmp_path / 'two'} --trust own.two\n")
+
+
 def test_json_has_the_keys_of_the_page_of_commands(tmp_path, capsys):
     make(tmp_path / "a", manifest=MANIFEST, config=CONFIG)
     make(tmp_path / "b")

@@ -30,11 +30,8 @@ from siamjax.training import (
     make_train_step,
 )
 
-SETTINGS = {
-    "promotion": [("numpy_rank_promotion", "raise"), ("numpy_dtype_promotion", "strict")],
-    "nan": [("debug_nans", True)],
-    "x64": [("enable_x64", True), ("numpy_dtype_promotion", "strict")],
-}
+PROMOTION = [("numpy_rank_promotion", "raise"), ("numpy_dtype_promotion", "strict")]
+SETTINGS = {"nan": [("debug_nans", True)], "x64": [("enable_x64", True), *PROMOTION]}
 
 
 @pytest.fixture(params=SETTINGS)

@@ -95,12 +95,12 @@ def test_none_is_left_out():
 def test_jit_grad_and_vmap(function):
     call, x = CALLS[function]
     plain = call(function, x)
-    jitted = jax.jit(lambda x: call(function, x))(x)
-    np.testing.assert_allclose(jitted, plain, rtol=1e-4, atol=1e-5)
-    gradient = jax.grad(lambda x: jnp.sum(call(function, x)))(x)
+    jitted = jax.jit(lambda x: call(function, x))
+    np.testing.assert_allclose(jitted(x), plain, rtol=1e-4, atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(call(function, x))))(x)
     assert gradient.shape == x.shape
     assert np.isfinite(gradient).all()
-    many = jax.vmap(lambda x: call(function, x))(jnp.stack([x, 2 * x]))
+    many = jax.jit(jax.vmap(lambda x: call(function, x)))(jnp.stack([x, 2 * x]))
     np.testing.assert_allclose(many[0], plain, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(many[1], call(function, 2 * x), rtol=1e-4, atol=1e-4)
 

@@ -19,8 +19,8 @@ UsedRun = Annotated[
     Path,
     arg(
         aliases=("--network",),
-        help="Folder of a finished run; or published weights: a file, or a name that `weights "
-        "list` shows.",
+        help="Folder of a finished run; or published weights: a file, its folder, or a name that "
+        "`weights list` shows.",
     ),
 ]
 Strict = Annotated[

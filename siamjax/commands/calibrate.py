@@ -66,7 +66,8 @@ def calibrate(
         opened.check(fingerprint(finished))  # now, and not after all is compared
     people = people_of(own_splits(finished)) if data is None else open_people(data, strict=strict)
     # Opened first, so that a folder that cannot be written is refused before anything is compared.
-    with saying(f"{shown(finished.kept)}: cannot be made"):
+    remedy = "copy the weights into a folder that you may write, and give these"
+    with saying(f"{shown(finished.kept)}: cannot be made", remedy=remedy):
         finished.kept.mkdir(exist_ok=True)
     with locked(finished.kept / "calibration.lock"):
         notes = check_unseen(finished, people, allow_overlap=allow_overlap)

@@ -21,6 +21,7 @@ def export(
             card, README.md. Commands take it as a run.
         platforms: Where the export can run: any of cpu, cuda and tpu.
     """
+    from siamjax.data.transforms import sides
     from siamjax.inference.export import export_run
     from siamjax.training.finished import Finished
 
@@ -33,8 +34,9 @@ def export(
         "size": finished.size,
         "difference": {"embed": embed, "score": score},
     }
+    height, width = sides(finished.size)
     text = [
-        f"{out}: for {', '.join(platforms)}; any number of images of size {finished.size}",
+        f"{out}: for {', '.join(platforms)}; any number of images of {height}x{width}",
         f"difference from the run, when read back: embed {embed:.1e}, score {score:.1e}",
         f"how to load it with JAX alone: {out / 'README.md'}",
     ]

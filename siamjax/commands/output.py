@@ -59,7 +59,8 @@ def answers(command: Callable[..., Answer]) -> Callable[..., Answer]:
             print(line)
         if answer.then and not json:
             sys.stdout.flush()  # the note comes last
-            words = shlex.join(str(word) for word in answer.then)
+            trust = options.get("trust")  # without it the next command would ask for it
+            words = shlex.join(map(str, (*answer.then, *(("--trust", *trust) if trust else ()))))
             messages.note(shown(f"next: python -m siamjax {words}", longest=10**6))
         if answer.failed:
             raise UsageError(answer.failed)

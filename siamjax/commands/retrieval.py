@@ -203,7 +203,7 @@ def search(
     old = out_of_date(opened, items.values())
     if any(old):
         stale = f"the index is out of date: {old}"
-        messages.warn(f"{stale}; run embed again")
+        messages.warn(f"{stale}; run embed again{' with --remove-gone' if old.gone else ''}")
         remark = f"{remark}; {stale}"
     matches = Matches.of(
         answered.run, metric, images=int(answered.shown.sum()), index=opened.folder

@@ -54,9 +54,15 @@ def _then(finished: "list[ListedRun]") -> list[object]:
         if (pair[0].data, pair[0].measure) == (pair[1].data, pair[1].measure)
     ]
     if pairs:
-        best = min(pairs, key=lambda pair: pair[0].seed != pair[1].seed)
-        return ["compare", *(one.run for one in best)]
-    return ["evaluate", "--run", finished[0].run] if finished else []
+        chosen = min(pairs, key=lambda pair: pair[0].seed != pair[1].seed)
+        then: list[object] = ["compare", *(one.run for one in chosen)]
+    elif finished:
+        chosen = finished[:1]
+        then = ["evaluate", "--run", finished[0].run]
+    else:
+        return []
+    trust = sorted({module for one in chosen for module in one.trust})
+    return [*then, *(["--trust", *trust] if trust else [])]
 
 
 @answers

@@ -76,8 +76,8 @@ def convert(
     """Read a published file of weights, check it, and convert it to this project's .npz format.
 
     Args:
-        file: Keras .h5 or .weights.h5, a TensorFlow.js folder, .npz, .pth, .safetensors, or a name
-            that `weights list` shows.
+        file: Keras .h5 or .weights.h5, TensorFlow.js .json, .npz, PyTorch .pth, .pt or .bin,
+            .safetensors, the folder of one, or a name that `weights list` shows.
         out: File to write; None: the same name with .npz, in the current folder.
         preprocessing: Preprocessing of the images, where the file does not name it.
         leave_out: Beginnings of the names of layers to leave out, such as another task's head.
@@ -90,7 +90,11 @@ def convert(
         raise UsageError(f"{shown(path)}: the name of the file to write must end in .npz")
     if os.path.lexists(path):
         raise UsageError(f"{shown(path)} exists already; remove it, or choose another --out")
-    weights = open_weights(file, preprocessing=preprocessing).without(*leave_out)
+    weights = open_weights(file, preprocessing=preprocessing)
+    for one in leave_out:
+        if weights.without(one).tensors.keys() == weights.tensors.keys():
+            raise UsageError(f"--leave-out {shown(one)}: no layer of {shown(file)} begins with it")
+    weights = weights.without(*leave_out)
     with saying(f"{shown(path)}: cannot be written"):
         weights.save(path)
     layers = sorted({name.split("/")[1] for name in weights.tensors})
@@ -103,7 +107,8 @@ def convert(
         "preprocessing": weights.preprocessing,
     }
     said = (
-        f"{path}: {weights.architecture}, {len(layers)} layers, {count:,} values, images "
+        f"{path}: {weights.architecture}, {len(weights.tensors)} tensors, {count:,} values, images "
         f"preprocessed by {weights.preprocessing}"
     )
-    return Answer(values=values, text=[said])
+    then = ("embed", "photos/", "--network", path, "--out", "index/")
+    return Answer(values=values, text=[said], then=then)

@@ -208,7 +208,9 @@ def normxcorr_by_definition(
     def compare(p: Array, q: Array) -> Array:
         p, q = centred(p), centred(q)
         scale = deviation(p) * deviation(q) / options.unit
-        return jnp.where(scale == 0, 0.0, jnp.sum(p * q) / jnp.where(scale == 0, 1.0, scale))
+        # No sum of products: jaxlib 0.10 may crash in one over seven dimensions (0.12 does not).
+        product = jnp.vdot(p, q, precision="highest")
+        return jnp.where(scale == 0, 0.0, product / jnp.where(scale == 0, 1.0, scale))
 
     def patch(u: Array, c: Array, i: Array, j: Array) -> Array:
         return lax.dynamic_slice(u, (i, j, c), (options.patch, options.patch, 1))[..., 0]

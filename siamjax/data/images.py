@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class _Joined:
     def __getitem__(self, index: int) -> bytes:
         count = len(self.first)
         return self.first[index] if index < count else self.second[index - count]
+
+
+def public_credit(credit: str) -> str:
+    """A set's source and licence; "" in place of a path, which says where one's own images lie."""
+    return "" if os.path.isabs(credit) else credit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

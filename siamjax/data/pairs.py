@@ -90,12 +90,12 @@ def all_pairs(
 
 
 def split_people(
-    images: ImageSet, *, validation: int, test: int, seed: int
+    images: ImageSet, *, validation: int, test: int, seed: int, unit: str = "people"
 ) -> tuple[list[str], list[str], list[str]]:
     """Disjoint people for training, validation and test, drawn from ``seed``.
 
     Validation and test get only people with at least two images, as others make no pair of one
-    person.
+    person. Errors name the options that hold some out: --validation-``unit``, --test-``unit``.
     """
     shown = require_names(f"identities of {images.name}", images.identities)
     people, counts = np.unique(shown, return_counts=True)
@@ -106,7 +106,7 @@ def split_people(
         raise UsageError(
             f"{images.name}: {len(eligible)} of {len(people)} people have two images or more; "
             f"{validation} for validation and {test} for test do not fit: each needs 2 or more, "
-            "and training 1; add people, or hold out fewer (--validation-people, --test-people)"
+            f"and training 1; add people, or {_fewer(unit)}"
         )
     held_out = eligible[: validation + test]
     training = sorted(set(map(str, people)) - set(held_out))
@@ -136,13 +136,15 @@ class SampledPairs:
         *,
         seed: int,
         positive_share: float | None = 0.5,
+        unit: str = "people",
     ) -> None:
         """``people`` None draws from all people of the set.
 
-        ``positive_share`` None draws any two different images, uniformly.
+        ``positive_share`` None draws any two different images, uniformly. ``unit``: as of
+        :func:`split_people`.
         """
         self._pool = np.arange(len(images)) if people is None else images_of(images, people)
-        self._groups = _groups(images, self._pool)
+        self._groups = _groups(images, self._pool, unit)
         self._repeated = [group for group in self._groups if len(group) >= 2]
         self._labels = images.identities
         self._seed, self._share = seed, positive_share
@@ -268,15 +270,19 @@ def by_identity(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
     return np.split(indices[order], begins) if len(indices) else []
 
 
-def _groups(images: ImageSet, indices: np.ndarray) -> list[np.ndarray]:
+def _groups(images: ImageSet, indices: np.ndarray, unit: str = "people") -> list[np.ndarray]:
     """The images of each person; raises ``UsageError`` for fewer than two people."""
     groups = by_identity(images, indices)
     if len(groups) < 2:
         raise UsageError(
             f"{images.name}: {len(groups)} person to train on, so that there is no pair of two "
-            "people; add people, or hold out fewer (--validation-people, --test-people)"
+            f"people; add people, or {_fewer(unit)}"
         )
     return groups
+
+
+def _fewer(unit: str) -> str:
+    return f"hold out fewer (--validation-{unit}, --test-{unit})"
 
 
 def _of_two(rng: np.random.Generator, groups: list[np.ndarray]) -> tuple[int, int]:

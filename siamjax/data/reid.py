@@ -274,11 +274,12 @@ class ReidOptions(Options):
     """Refuse a folder of which something would be left out; else that is told."""
 
 
-def load_reid(options: ReidOptions) -> ReidSplits:
+def load_reid(options: ReidOptions, *, unit: str = "people") -> ReidSplits:
     """The splits of a set, by its published protocol.
 
     Validation shows no test person. An option that does not apply to the set raises
-    ``UsageError``, so that nobody believes that a number depends on it.
+    ``UsageError``, so that nobody believes that a number depends on it. Errors name the option
+    ``test_people`` by ``unit``.
     """
     options = only(ReidOptions, options)
     data, home = options.data, None if options.home is None else Path(options.home)
@@ -298,6 +299,7 @@ def load_reid(options: ReidOptions) -> ReidSplits:
     for name, needed in applies.items():
         value = getattr(options, name)
         if value != getattr(ReidOptions, name) and not needed:
+            name = name.replace("people", unit)
             raise UsageError(f"{name} {value} does not apply to {data}; leave it out")
     if home is not None and not os.path.exists(home):
         # Otherwise a prepared copy would hide the mistake.

@@ -137,7 +137,7 @@ class RetrievalOptions(Options):
     """Refuse a folder or triplets of which something would be left out; else that is told."""
 
 
-def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
+def load_retrieval(options: RetrievalOptions, *, unit: str = "items") -> RetrievalSplits:
     """Splits that share no item, drawn from ``seed``.
 
     * ``emoji``: the queries are Google's images, the gallery is Twitter's; by default 200 items
@@ -155,7 +155,7 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     the query's item, are left out; ``protocol`` counts them.
 
     Raises ``UsageError`` for a catalogue or a file that cannot be read, for too few items, if no
-    triplet is left, and for ``test_items`` of a set with an official split.
+    triplet is left, and for ``test_items`` (named by ``unit``) of a set with an official split.
     """
     from siamjax.data.open_catalogue import NAMES, open_catalogue
     from siamjax.data.triplet_lists import joined_items, read_triplets, trainable
@@ -185,7 +185,7 @@ def load_retrieval(options: RetrievalOptions) -> RetrievalSplits:
     _, number, counts = np.unique(
         catalogue.images.identities, return_inverse=True, return_counts=True
     )
-    tested, validated, how = _held_out(catalogue, number, counts, options)
+    tested, validated, how = _held_out(catalogue, number, counts, options, unit)
     parts = [np.isin(number, items) for items in (tested, validated)]
     training = np.flatnonzero(~parts[0] & ~parts[1])
     listed, left_out = None, ""
@@ -257,6 +257,7 @@ def _held_out(
     number: Int[np.ndarray, " n"],
     counts: Int[np.ndarray, " items"],
     options: RetrievalOptions,
+    unit: str,
 ) -> tuple[Int[np.ndarray, " test"], Int[np.ndarray, " validation"], str]:
     """The numbers of the items to test and to validate on, and a remark on their choice."""
     test_items, validation_items = options.test_items, options.validation_items
@@ -264,7 +265,7 @@ def _held_out(
     repeated = np.flatnonzero(counts >= 2)
     if name == ONLINE_PRODUCTS:
         if test_items is not None:
-            raise UsageError(f"test_items {test_items} does not apply to {name}; leave it out")
+            raise UsageError(f"test_{unit} {test_items} does not apply to {name}; leave it out")
         tested = np.unique(number[catalogue.attributes["split"] == "test"])
         drawn = repeated[~np.isin(repeated, tested)]
         tenth = max(2, len(drawn) // 10)

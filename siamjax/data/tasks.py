@@ -91,13 +91,14 @@ def load_labelled(
         f"test_{unit}": options.test_identities,
     }
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if task == "reid":
-        return reid.load_reid(reid.ReidOptions(**asked))
-    if task == "retrieval":
-        return retrieval.load_retrieval(retrieval.RetrievalOptions(**asked))
-    if "home" in asked:
+    if "home" in asked and task == "verification":
         raise UsageError(f"home {options.home} does not apply to {options.data}; leave it out")
-    splits = verification.load_verification(verification.VerificationOptions(**asked))
+    own = "identities"  # what the options here count, in errors too
+    if task == "reid":
+        return reid.load_reid(reid.ReidOptions(**asked), unit=own)
+    if task == "retrieval":
+        return retrieval.load_retrieval(retrieval.RetrievalOptions(**asked), unit=own)
+    splits = verification.load_verification(verification.VerificationOptions(**asked), unit=own)
     if not splits.trained_on:
         raise UsageError(
             f"{shown(options.data)} is a list of pairs and does not say who is who; give a folder "

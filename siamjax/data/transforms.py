@@ -1,5 +1,6 @@
 """Resize and augment decoded images for the network."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,8 +9,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from siamjax.errors import UsageError
+from siamjax.options import plain
 
 Filter = Literal["bilinear", "bicubic"]
+Half = Literal["even", "down"]
+_LONG = 8  # times the shorter side: a row of 2,000 pixels would become 518 x 1,036,000
 _WHOLE = (0.0, 0.0, 1.0, 1.0)  # top, left, bottom, right
 
 
@@ -18,33 +22,44 @@ class Framing:
     """How an image of any size becomes one of a network's: as a published network has it.
 
     The ``box`` is cut out, resized, and of that the centre is kept. All is rounded as in
-    torchvision's ``Resize`` and ``CenterCrop``, and antialiased when shrinking.
+    torchvision's ``Resize`` and ``CenterCrop``, and antialiased when shrinking. Of an image whose
+    longer side would become more than 8 times the ``shorter``, only the centre is resized.
 
     Attributes:
         size: (height, width) of the network's images.
         shorter: pixels of the shorter side before the centre is cut out, with the proportions kept;
-            None: the image is stretched to ``size``.
+            None: the image is stretched to ``size``, or padded.
+        pad: put black at both sides, as much as the proportions of ``size`` ask for, in place of
+            stretching.
         filter: bilinear or bicubic.
         box: top, left, bottom and right of the part that is used, as shares of the image's height
             and width; outside of the image its border is repeated. Such as the face in an aligned
             portrait.
+        half: to which side the centre is cut where an odd number of pixels is left: to the even
+            number (torchvision), or down (transformers).
     """
 
     size: tuple[int, int]
     shorter: int | None = None
+    pad: bool = False
     filter: Filter = "bilinear"
     box: tuple[float, float, float, float] = _WHOLE
+    half: Half = "even"
 
     def __post_init__(self) -> None:
+        plain("filter", self.filter, Filter)
+        plain("half", self.half, Half)
         top, left, bottom, right = self.box
-        if not (-1 <= top < bottom <= 2 and -1 <= left < right <= 2):
+        ends = ((top, bottom), (left, right))
+        if not all(-1 <= start < end <= 2 and start < 1 and end > 0 for start, end in ends):
             raise UsageError(
                 f"box {self.box}: must be top, left, bottom, right in [-1, 2], as shares of the "
-                "image's height and width"
+                "image's height and width, and hold a part of the image"
             )
-        if self.shorter is not None and self.shorter < max(self.size):
+        most = _LONG * max(self.size)
+        if self.shorter is not None and not max(self.size) <= self.shorter <= most:
             raise UsageError(
-                f"the shorter side {self.shorter}: must be {max(self.size)} or more, as "
+                f"the shorter side {self.shorter}: must be from {max(self.size)} to {most}, as "
                 f"{self.size[0]}x{self.size[1]} are cut out"
             )
 
@@ -69,7 +84,7 @@ class Framing:
 
     def __str__(self) -> str:
         """In words."""
-        how = f"{self.filter} to {self.size}"
+        how = f"{self.filter} to {self.size}{', black at the sides' if self.pad else ''}"
         if self.shorter is not None:
             how = f"{self.filter} to {self.shorter} at the shorter side, the central {self.size}"
         return how if self.box == _WHOLE else f"the part {self.box}, {how}"
@@ -79,11 +94,18 @@ class Framing:
         image = image if self.box == _WHOLE else _cut(image, self.box)
         (height, width), (rows, columns) = image.shape[:2], self.size
         if self.shorter is None:
+            image = _padded(image, rows, columns, self.filter) if self.pad else image
             return _resized(image, rows, columns, self.filter)
         short = min(height, width)
         tall, wide = int(self.shorter * height / short), int(self.shorter * width / short)
+        whole = math.floor if self.half == "down" else round
+        top, left = whole((tall - rows) / 2), whole((wide - columns) / 2)
+        if max(tall, wide) > _LONG * self.shorter:
+            across, down = width / wide, height / tall
+            ends = (left + columns) * across, (top + rows) * down
+            part = (left * across, top * down, *ends)
+            return _resized(image, rows, columns, self.filter, part)
         image = _resized(image, tall, wide, self.filter)
-        top, left = round((tall - rows) / 2), round((wide - columns) / 2)
         return image[top : top + rows, left : left + columns]
 
 
@@ -97,13 +119,29 @@ def _cut(
     return image[np.ix_(*ends)]
 
 
-def _resized(
+def _padded(
     image: UInt8[np.ndarray, "height width 3"], rows: int, columns: int, by: Filter
+) -> UInt8[np.ndarray, "h w 3"]:
+    """With black at both sides; the longer side is resized already, which saves memory."""
+    height, width = image.shape[:2]
+    tall, wide = round(width * rows / columns), round(height * columns / rows)
+    image = _resized(image, *((rows, width) if wide > width else (height, columns)), by)
+    lacking = max(0, tall - height), max(0, wide - width)
+    return np.pad(image, [*((most // 2, most - most // 2) for most in lacking), (0, 0)])
+
+
+def _resized(
+    image: UInt8[np.ndarray, "height width 3"],
+    rows: int,
+    columns: int,
+    by: Filter,
+    part: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    if image.shape[:2] == (rows, columns):
+    """``part`` of the image (left, top, right, bottom in its pixels), or all of it."""
+    if part is None and image.shape[:2] == (rows, columns):
         return image
     resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[by]
-    return np.asarray(Image.fromarray(image).resize((columns, rows), resample))
+    return np.asarray(Image.fromarray(image).resize((columns, rows), resample, part))
 
 
 Size = int | tuple[int, int] | Framing

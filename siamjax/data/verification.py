@@ -95,14 +95,16 @@ def divide_people(
     test_people: int = 10,
     positive_share: float | None = 0.5,
     request: dict[str, Any] | None = None,
+    unit: str = "people",
 ) -> VerificationSplits:
     """Divide the people of any images, such as those of ``of_arrays``, at random from ``seed``.
 
     Validation and test take every pair of their people's images. ``positive_share`` is that of
-    :class:`~siamjax.data.pairs.SampledPairs`; ``request`` is kept with the splits.
+    :class:`~siamjax.data.pairs.SampledPairs`; ``request`` is kept with the splits; ``unit`` is that
+    of :func:`~siamjax.data.pairs.split_people`.
     """
     train, validation, test = split_people(
-        images, validation=validation_people, test=test_people, seed=seed
+        images, validation=validation_people, test=test_people, seed=seed, unit=unit
     )
     assert_disjoint(train, validation, test)
     if request is None:  # as load_verification takes it, if the images are a set's
@@ -110,7 +112,7 @@ def divide_people(
         request = {"data": images.name, "seed": seed, **counts}
     return VerificationSplits(
         images=images,
-        training=SampledPairs(images, train, seed=seed, positive_share=positive_share),
+        training=SampledPairs(images, train, seed=seed, positive_share=positive_share, unit=unit),
         trained_on=tuple(train),
         validation=all_pairs(images, images_of(images, validation), name="validation people"),
         test=all_pairs(images, images_of(images, test), name="test people"),
@@ -187,7 +189,7 @@ class VerificationOptions(Options):
     """Refuse a folder or list of which something would be left out; else that is told."""
 
 
-def load_verification(options: VerificationOptions) -> VerificationSplits:
+def load_verification(options: VerificationOptions, *, unit: str = "people") -> VerificationSplits:
     """The three splits of a data set.
 
     Where identities are known, no person is in two splits, except in LFW's View 1 and View 2,
@@ -203,7 +205,7 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
       Lists do not tell identities, so that the splits are only checked to share no image.
 
     If LFW is on this machine, but the options ask for the embedded faces, a line says how to train
-    on LFW.
+    on LFW. Errors name the options ``validation_people`` and ``test_people`` by ``unit``.
     """
     from siamjax.data.lists import list_splits
 
@@ -235,4 +237,5 @@ def load_verification(options: VerificationOptions) -> VerificationSplits:
         validation_people=options.validation_people,
         test_people=options.test_people,
         request=request,
+        unit=unit,
     )

@@ -7,11 +7,13 @@ threshold, a logit at or above.
 import math
 import os
 from bisect import bisect_right
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from siamjax import messages
+from siamjax.data.images import public_credit
 from siamjax.errors import UsageError, shown
 from siamjax.files import Finite, Natural, read_json, write_json
 from siamjax.inference import embedder
@@ -189,19 +191,33 @@ class Calibration(msgspec.Struct, kw_only=True):
             )
         return found
 
+    @classmethod
+    def valid(cls, run: Finished) -> "Calibration | None":
+        """That of a run; None also if it is damaged, or of another network."""
+        try:
+            return cls.read(run)
+        except UsageError:
+            return None
+
     def write(self, run: Finished) -> None:
         """Write it into the run's folder, or one beside published weights, whole or not at all."""
-        write_json(run.kept / CALIBRATION, msgspec.to_builtins(self))
+        self.write_into(run.kept)
+
+    def write_into(self, folder: Path) -> None:
+        """Write it into a folder, such as that of an exported run."""
+        write_json(folder / CALIBRATION, msgspec.to_builtins(self))
+
+    def to_publish(self) -> "Calibration":
+        """Without the paths of this machine, and the searches of the indexes at these paths."""
+        searches = [one for one in self.open_set if not one.index]
+        return msgspec.structs.replace(self, credit=public_credit(self.credit), open_set=searches)
 
     def keep_searches(self, run: Finished) -> None:
         """Take over the thresholds of searches of other galleries from the run's last one.
 
         Not those of people whom the run was trained on, unless they are the same people.
         """
-        try:
-            before = Calibration.read(run)
-        except UsageError:  # damaged, or of another network
-            return
+        before = Calibration.valid(run)
         if before is None:
             return
         own = {one.index or one.images for one in self.open_set}

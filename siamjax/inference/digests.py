@@ -37,9 +37,15 @@ def list_digest(indices: Int[np.ndarray, "*shape"]) -> str:
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is not equal in two descriptions, for a message."""
-    # Saved manifests say "pictures" for images.
     return [
-        f"{name.replace('picture', 'image')} is {before.get(name)} there and {now.get(name)} here"
+        # Saved manifests say "pictures" for images.
+        f"{name.replace('picture', 'image')} is {readable(before.get(name))} there and "
+        f"{readable(now.get(name))} here"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]
+
+
+def readable(description: Any) -> str:
+    """As of :func:`describe`, without the heading that linen puts before a module's fields."""
+    return str(description).replace(" # attributes", "")

@@ -1,7 +1,7 @@
 """Images through a network, batch by batch over the local devices."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -72,7 +72,7 @@ class Embedder:
     """
 
     network: nn.Module
-    variables: Any
+    variables: Any = field(repr=False)  # pages in a notebook
     size: Size
     batch_size: int = 64
     method: str = "embed"

@@ -59,6 +59,8 @@ def own_splits(
 ) -> VerificationSplits | ReidSplits | RetrievalSplits:
     """A run's own splits, made again from its manifest; errors as of :func:`own_test`."""
     task, where = task_of(run), shown(run.folder / "manifest.json")
+    if run.folder.is_file():
+        raise UsageError(f"{shown(run.folder)}: published weights have no test; give --data")
     if task is None:
         raise UsageError(
             f"{where} does not say the run's task, so that its test is not known; give --data"
@@ -178,5 +180,5 @@ def leaks(run: Described, test: Test, *, content: bool) -> tuple[str, bool]:
         )
         found = found or trained + chose > 0
     if not said:
-        return "the run does not name its training identities: leaks cannot be checked", False
+        return "whom the network was trained on is not known: leaks cannot be checked", False
     return ("CONTAMINATED: " if found else "") + "; ".join(said), found

@@ -1,10 +1,11 @@
 """A finished run as serialised StableHLO and safetensors, which need nothing of this project."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from siamjax.data.images import public_credit
 from siamjax.data.transforms import Framing, framed, sides
 from siamjax.errors import UsageError
 from siamjax.files import dump_json, saying, write_json, write_text
+from siamjax.inference.calibration import Calibration
 from siamjax.inference.embedder import features_of
 from siamjax.inference.model_card import model_card
 from siamjax.models import comparing
@@ -25,14 +28,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # largest difference between run and export, relative to the largest value
 _CHECKED = 3  # random images on which run and export are compared
 
-_KEPT = (  # of the run's manifest; not the names of the people whom training saw
+_KEPT = (  # of the run's manifest; not the names of the people whom training saw, nor paths
     *("format", "experiment", "network", "parameters", "step", "task"),
-    *("threshold", "data", "data_credit", "data_sha256", "protocol", "results", "intervals"),
+    *("threshold", "data", "data_sha256", "protocol", "results", "intervals"),
 )
 
 
 def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFORMS) -> list[float]:
-    """Write the folder ``out``: embedder, pair scorer, weights, manifest and a model card.
+    """Write the folder ``out``: embedder, pair scorer, weights, manifest, calibration, model card.
 
     ``model.safetensors`` has the weights by collection and path, and the network's description as
     metadata. :meth:`siamjax.training.Finished.open` opens the folder as it opens a run.
@@ -66,7 +69,8 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
             for name, (function, count) in functions.items():
                 lower = jax.export.export(jax.jit(function), platforms=platforms)
                 try:
-                    exported = lower(weights, *[image] * count)
+                    with _without_source_lines():
+                        exported = lower(weights, *[image] * count)
                 except TypeError as error:
                     if "_DimExpr" not in str(error):
                         raise
@@ -83,8 +87,22 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
             _describe(run, folder, platforms, differences)
             card = model_card(run, weights, name=out.name, platforms=platforms)
             write_text(folder / "README.md", card)
+            if calibration := Calibration.valid(run):
+                calibration.to_publish().write_into(folder)
             os.replace(folder, out)
     return differences
+
+
+@contextlib.contextmanager
+def _without_source_lines() -> Iterator[None]:
+    """JAX notes with each operation the files that called it, by their paths on this machine."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _functions(run: Finished) -> dict[str, tuple[Callable[..., jax.Array], int]]:
@@ -131,8 +149,10 @@ def _describe(
 ) -> None:
     own = run.manifest
     height, width = sides(run.size)
+    credit = public_credit(str(own.get("data_credit", "")))
     manifest = {
         **{key: own[key] for key in _KEPT if key in own},
+        **({"data_credit": credit} if credit else {}),
         "size": [height, width],
         **({"framing": dataclasses.asdict(run.size)} if isinstance(run.size, Framing) else {}),
         "measure": comparing.measure(run.network),

@@ -26,7 +26,7 @@ def check_unseen(run: Finished, people: People, *, allow_overlap: bool = False) 
             seen = Seen.of(own_splits(run))
     if seen is None:
         checked = "only names were" if run.about.trained_on else "nothing was"
-        told.append(f"the run does not tell which images it has seen: {checked} checked")
+        told.append(f"which images the network was trained on is not known: {checked} checked")
         seen = Seen(trained=[], chose=[], people=[])
     elif people.pairs is not None or not run.about.trained_on:
         told.append("names are not known, so only the images' content was compared with training")

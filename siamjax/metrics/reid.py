@@ -15,7 +15,7 @@ valid images that are not finite, and identities or cameras that are not known (
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Shaped
 from siamjax.checks import require_bool
 from siamjax.errors import UsageError
 from siamjax.metrics.ties import Mask, Scores, Ties, Valid, codes, counted, groups_of
+from siamjax.options import plain
 
 Definition = Literal["precision", "trapezoid", "at_r"]
 RANKS = (1, 5, 10, 20)
@@ -126,9 +127,7 @@ def average_precision(
     and c matches of higher score. Place j of them holds a match with probability m / n, and then
     the precision there is (c + 1 + (j - 1)(m - 1) / (n - 1)) / (a + j) on average.
     """
-    if definition not in get_args(Definition):
-        names = ", ".join(get_args(Definition))
-        raise UsageError(f"definition is {definition!r}; choose one of {names}")
+    plain("definition", definition, Definition)
     query, above, size, hits, hits_above, matches = groups_of(score, match, valid, ties)
     # Place j = 1..size of a group holds a match with probability hits / size; if it does, each of
     # the j - 1 places before it holds one of the other matches with probability other.

@@ -27,7 +27,7 @@ the sparse V stay in memory.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +35,7 @@ from scipy.sparse import csr_array
 
 from siamjax.errors import UsageError
 from siamjax.exact_distances import RankedDistances, require_embeddings
+from siamjax.options import plain
 
 Rows = Callable[[int, int], Float[np.ndarray, "rows total"]]
 Neighbours = Literal["code", "paper"]
@@ -96,8 +97,7 @@ def k_reciprocal(
     is in [0, 1] and cannot be compared between galleries. Raises ``UsageError`` naming a bad
     distance.
     """
-    if neighbours not in get_args(Neighbours):
-        raise UsageError(f"neighbours is {neighbours!r}; choose code or paper")
+    plain("neighbours", neighbours, Neighbours)
     if not 0 < queries < total:
         raise UsageError(f"{queries} queries among {total} images: give queries and a gallery")
     if min(k1, k2, block) < 1 or not 0 <= weight <= 1:

@@ -3,13 +3,14 @@
 Equal scores say nothing about their order; :mod:`siamjax.metrics.reid` states the contract.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from siamjax.checks import require_bool, require_finite, require_names, same_kind
 from siamjax.errors import UsageError
+from siamjax.options import plain
 
 Scores = Float[np.ndarray, "queries gallery"]
 Mask = Bool[np.ndarray, "queries gallery"]
@@ -50,8 +51,7 @@ def counted(has_match: Bool[np.ndarray, " queries"]) -> int:
 
 def groups_of(score: Scores, match: Mask, valid: Valid, ties: Ties) -> Groups:
     """The groups of a score; ``UsageError`` as of :mod:`siamjax.metrics.reid`."""
-    if ties not in get_args(Ties):
-        raise UsageError(f"ties is {ties!r}; choose {' or '.join(get_args(Ties))}")
+    plain("ties", ties, Ties)
     match = require_bool("match", match, true="the same identity")
     counts = np.broadcast_to(True, match.shape) if valid is None else valid
     counts = require_bool("valid", counts, true="counts, is no junk")

@@ -33,7 +33,8 @@ class FaceEmbedding(nn.Module):
     elsewhere: of 48 portraits of the ORL set, not aligned, 78 % of the pairs of strangers are
     nearer than 0.6 (0.4 separates them best). Calibrate on images of your own.
 
-    Any image of at least 71x71; 150x150 as published.
+    Any image of at least 71x71; 150x150 as published, where face-api pads with black at the sides
+    what is not square.
 
     Attributes:
         preprocessing: what the weights were trained with.

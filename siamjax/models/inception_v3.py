@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from siamjax.errors import UsageError
 from siamjax.models.normalization import BatchNorm
 from siamjax.models.pooling import Named, average_pool_3x3, max_pool_3x3
+from siamjax.models.products import Conv
 
 ENDS = tuple(f"mixed{number}" for number in range(11))
 """Names of the blocks; they have 256, 288, 288, 768 (5 times), 1280, 2048, 2048 channels."""
@@ -127,7 +128,7 @@ class _Layers:
     def __init__(self, network: InceptionV3, *, train: bool, weight: Any) -> None:
         self.made = 0
         self.conv = partial(
-            nn.Conv,
+            Conv,
             use_bias=False,
             kernel_init=nn.initializers.glorot_uniform(),
             dtype=network.dtype,

@@ -1,6 +1,6 @@
 """Image of an aligned face -> embedding, by the residual networks of ArcFace and AdaFace."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,11 +8,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.distances import unit
-from siamjax.errors import UsageError
 from siamjax.models.normalization import BatchNorm
 from siamjax.models.preprocessing import preprocess, require_images
 from siamjax.models.products import Dense, unbiased_conv
-from siamjax.options import Preprocessing
+from siamjax.options import Preprocessing, plain
 
 Variant = Literal["arcface", "adaface"]
 
@@ -55,10 +54,7 @@ class IResNet(nn.Module):
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch 512"]:
         """Embed images, uint8 0..255 or float in [0, 1]; ``UsageError`` for other sides."""
-        if self.variant not in get_args(Variant):
-            raise UsageError(
-                f"variant {self.variant!r}; choose one of {', '.join(get_args(Variant))}"
-            )
+        plain("variant", self.variant, Variant)
         require_images(x, least=97, most=112)
         arcface = self.variant == "arcface"
         how = {"train": train and not self.freeze_statistics, "weight": weight}

@@ -66,8 +66,7 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, *channels)
         if not train:
             factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
-            centred = x.astype(jnp.float32) - _row(running_mean.value, x)
-            return (centred * _row(factor, x) + _row(bias, x)).astype(x.dtype)
+            return _by_statistics(x, running_mean.value, factor, bias)
         running = (running_mean.value, running_variance.value)
         normalized: Any = _normalize(x, scale, bias, weight, running, self.epsilon)
         y, mean, variance = normalized
@@ -76,6 +75,12 @@ class BatchNorm(nn.Module):
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_variance.value = keep * running_variance.value + (1 - keep) * variance
         return y
+
+
+@jax.checkpoint  # else the centred x would be kept for the gradient, beside x
+def _by_statistics(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
+    centred = x.astype(jnp.float32) - _row(mean, x)
+    return (centred * _row(factor, x) + _row(bias, x)).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))

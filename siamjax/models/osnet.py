@@ -3,7 +3,9 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
@@ -129,14 +131,43 @@ class _Depthwise(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernel = self.param("kernel", init, (3, 3, 1, x.shape[-1]))
         kernel = kernel.astype(self.dtype).astype(sum_dtype(self.dtype))
-        height, width = x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(kernel.dtype)
-        taps = (
-            padded[:, row : row + height, column : column + width] * kernel[None, row, column]
-            for row in range(3)
-            for column in range(3)
-        )
-        return sum(taps, start=jnp.zeros((), kernel.dtype)).astype(x.dtype)
+        return _depthwise(x.astype(kernel.dtype), kernel).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _depthwise(x: Array, kernel: Array) -> Array:
+    """The convolution itself. There is no forward-mode derivative."""
+    return sum(
+        map(jnp.multiply, _taps(x), kernel.reshape(9, 1, 1, 1, -1)), start=jnp.zeros((), x.dtype)
+    )
+
+
+def _taps(x: Array) -> list[Array]:
+    """The map as each of the kernel's nine places sees it."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [
+        padded[:, row : row + height, column : column + width]
+        for row in range(3)
+        for column in range(3)
+    ]
+
+
+def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _depthwise(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    products = [tap * gradient for tap in _taps(x)]
+    zeros = [jnp.zeros((), x.dtype)] * 9
+    # All nine in one pass. One after the other each product of maps is written out on a CPU.
+    sums = lax.reduce(products, zeros, lambda a, b: list(map(jnp.add, a, b)), (1,))
+    of_kernel = jnp.stack([each.sum(axis=(0, 1)) for each in sums]).reshape(kernel.shape)
+    return _depthwise(gradient, kernel[::-1, ::-1]), of_kernel
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 class _Gate(nn.Module):

@@ -1,13 +1,12 @@
 """From an image's bytes to the numbers that a network was trained on; each network has its own."""
 
 from collections.abc import Mapping
-from typing import get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from siamjax.errors import UsageError
-from siamjax.options import Preprocessing
+from siamjax.options import Preprocessing, plain
 
 _BGR_MEAN = (103.939, 116.779, 123.68)
 _FACE_API_MEAN = (122.782, 117.001, 104.298)
@@ -30,6 +29,7 @@ def preprocess(
     CLIP's images. ``face_api``: x minus the means of faces, divided by 255 (dlib, face-api).
     Float images must be in [0, 1]. ``UsageError`` for another ``kind``.
     """
+    plain("preprocessing", kind, Preprocessing)
     unit = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
     if kind == "unit":
         return unit
@@ -45,9 +45,7 @@ def preprocess(
         return unit[..., ::-1] * 255.0 - bgr_mean
     if kind == "face_api":
         return unit - face_api_mean / 255.0
-    if kind in MOMENTS:
-        return (unit - moments[0]) / moments[1]
-    raise UsageError(f"preprocessing {kind!r}; choose one of {', '.join(get_args(Preprocessing))}")
+    return (unit - moments[0]) / moments[1]
 
 
 def require_images(x: Array, *, least: int = 1, most: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """Visual search: a deep network sees what a thing is, two shallow ones see how it looks."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ from siamjax.errors import UsageError
 from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv
 from siamjax.models.vgg16 import Vgg16
-from siamjax.options import Preprocessing
+from siamjax.options import Preprocessing, plain
 from siamjax.precision import sum_dtype
 
 Variant = Literal["strided", "visnet"]
@@ -146,12 +146,8 @@ class VisualSearchNet(nn.Module):
 
     def setup(self) -> None:
         """Make the three networks, and the layer that joins them."""
-        for name, value, choices in (
-            ("variant", self.variant, get_args(Variant)),
-            ("output", self.output or "sigmoid", get_args(Output)),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} {value!r}; choose one of {', '.join(choices)}")
+        plain("variant", self.variant, Variant)
+        plain("output", self.output, Output | None)
         require_number("embedding", self.embedding, at_least=1)
         visnet = self.variant == "visnet"
         self.deep = Vgg16(

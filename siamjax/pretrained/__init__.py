@@ -1,6 +1,6 @@
 """Published weights: read, checked tensor by tensor, and put into a network's variables.
 
-VGG-16 (Simonyan and Zisserman, ICLR 2015) and InceptionV3 (Szegedy et al., CVPR 2016).
+Which networks: :mod:`siamjax.pretrained.networks`; from which files: ``docs/backbones.md``.
 """
 
 from typing import TYPE_CHECKING

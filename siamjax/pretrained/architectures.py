@@ -1,4 +1,4 @@
-"""From the names and layouts of published weights to those of siamjax."""
+"""VGG-16 and InceptionV3: from Keras' and torchvision's names and layouts to those of siamjax."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ import numpy as np
 from siamjax.errors import UsageError, shown
 from siamjax.models.vgg16 import BLOCKS
 from siamjax.options import Preprocessing
+from siamjax.pretrained.networks import NETWORKS
 
 Layers = Mapping[str, Mapping[str, np.ndarray]]
 """Tensors by layer and name, such as ``{"block1_conv1": {"kernel": ..., "bias": ...}}``."""
@@ -116,14 +117,15 @@ def of_torch(
         kept = {n: t for n, t in tensors.items() if not n.startswith("AuxLogits")}
         # Trained on x / 127.5 - 1; torchvision's transform_input undoes its usual preprocessing.
         return "inception_v3", _tensors(source, _rename(source, kept, layers)), "signed"
-    named = shown(", ".join(list(tensors)[:2]) or "none")
+    telling = [name for name in tensors if not name.endswith("num_batches_tracked")]
+    named = shown(", ".join(telling[:2]) or "none")
     raise _another(source, f"tensors such as {named}")
 
 
 def _another(source: str, what: str) -> UsageError:
     return UsageError(
-        f"{shown(source)} is a file of another network: {what}; expected VGG-16 (13 convolutions) "
-        "or InceptionV3 (94, each with a batch normalisation)"
+        f"{shown(source)} is a file of another network: {what}; expected one of "
+        f"{', '.join(one.title for one in NETWORKS.values())}, with its publisher's names"
     )
 
 

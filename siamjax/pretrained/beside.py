@@ -2,8 +2,9 @@
 
 import math
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -13,9 +14,12 @@ from siamjax.files import read_json
 from siamjax.models.preprocessing import MOMENTS
 
 _KINDS = {"unit": ((0.0,) * 3, (1.0,) * 3), "signed": ((0.5,) * 3, (0.5,) * 3), **MOMENTS}
+_FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _GELUS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 
+T = TypeVar("T")
 Channels = tuple[float, float, float]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 
 
 class _Images(msgspec.Struct):
@@ -28,43 +32,80 @@ class _Images(msgspec.Struct):
 
 
 class _Timm(msgspec.Struct):
+    architecture: str = ""
     pretrained_cfg: _Images | None = None
 
 
-class _Moments(msgspec.Struct):
+class _Preprocessed(msgspec.Struct):
+    """Of OpenCLIP."""
+
     mean: Channels | None = None
     std: Channels | None = None
+    resize_mode: Literal["shortest", "squash"] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+
+
+class _Side(msgspec.Struct):
+    height: Positive | None = None
+    width: Positive | None = None
+    shortest_edge: Positive | None = None
+
+
+class _Processor(msgspec.Struct):
+    """Of transformers."""
+
+    image_mean: Channels | None = None
+    image_std: Channels | None = None
+    size: Positive | _Side | None = None
+    crop_size: Positive | _Side | None = None
+    do_center_crop: bool = False
+    resample: int | None = None
+
+
+class _Processors(msgspec.Struct):
+    """Of transformers 5: those of images and texts in one file."""
+
+    image_processor: _Processor | None = None
 
 
 class _Tower(msgspec.Struct):
-    hidden_act: str = "quick_gelu"  # which transformers leaves out of a file
+    hidden_act: str | None = None
+    layer_norm_eps: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    num_attention_heads: Positive | None = None
     quick_gelu: bool = False
 
 
-class _Config(msgspec.Struct):
-    """Of transformers, in two files, and of OpenCLIP."""
+class _Config(_Tower):
+    """Of transformers, and of OpenCLIP."""
 
-    hidden_act: str | None = None
     vision_config: _Tower | None = None
-    image_mean: Channels | None = None
-    image_std: Channels | None = None
     model_cfg: _Tower | None = None
-    preprocess_cfg: _Moments | None = None
+    preprocess_cfg: _Preprocessed | None = None
 
 
-def images_of_timm(path: Path) -> dict[str, Any]:
-    """What timm's ``config.json`` says of images, as facts; nothing if there is none.
+def said_by_timm(path: Path) -> dict[str, Any]:
+    """What timm's ``config.json`` says, as facts; nothing if there is none.
 
     Networks of one form were trained on different images, such as the ViT of augreg, DeiT and DINO.
     """
     beside = path.with_name("config.json")
-    said = read_json(beside, _Timm).pretrained_cfg if os.path.exists(beside) else None
+    config = _read(path, "config.json", _Timm) or _Timm()
+    if re.match("resnet(aa|blur)", config.architecture):
+        raise UsageError(
+            f"{shown(beside)}: {shown(config.architecture)} has a ResNet's tensors, but averages "
+            "where that has strides; it cannot be read"
+        )
+    # Of timm's transformers those with another activation have it in their names.
+    gelu = "quick_gelu" if "quickgelu" in config.architecture else "gelu"
+    facts: dict[str, Any] = {"activation": gelu} if config.architecture else {}
+    said = config.pretrained_cfg
     if said is None:
-        return {}
+        return facts
     _, side, width = said.input_size
     if side != width or side < 1:
         raise UsageError(f"{shown(beside)}: images of {side}x{width}; expected square ones")
     return {
+        **facts,
         "side": side,
         "shorter": math.floor(side / said.crop_pct),
         "filter": said.interpolation,
@@ -72,18 +113,68 @@ def images_of_timm(path: Path) -> dict[str, Any]:
     }
 
 
-def preprocessing_beside(path: Path) -> dict[str, Any]:
-    """How images are preprocessed, as a fact, by mean and standard deviation; nothing if not said.
+def said_beside(path: Path) -> dict[str, Any]:
+    """What transformers' and OpenCLIP's files say, as facts: of layers and of images."""
+    config = _read(path, "config.json", _Config) or _Config()
+    tower = config.vision_config or config
+    facts: dict[str, Any] = {}
+    if tower.num_attention_heads is not None:
+        facts["heads"] = tower.num_attention_heads
+    if tower.layer_norm_eps is not None:
+        facts["epsilon"] = tower.layer_norm_eps
+    if tower.hidden_act is not None:
+        facts["activation"] = _gelu(path.with_name("config.json"), tower.hidden_act)
+    for name, kind in (
+        ("processor_config.json", _Processors),  # the first, as transformers has them
+        ("preprocessor_config.json", _Processor),
+    ):
+        own = _read(path, name, kind)
+        own = own.image_processor if isinstance(own, _Processors) else own
+        if own is not None:
+            beside = path.with_name(name)
+            moments = _moments(beside, own.image_mean, own.image_std)
+            return {**facts, **moments, **_sizes(beside, own)}
+    config = _read(path, "open_clip_config.json", _Config)
+    if config and (cut := config.preprocess_cfg):
+        facts |= _moments(path.with_name("open_clip_config.json"), cut.mean, cut.std)
+        facts |= {"shorter": None} if cut.resize_mode == "squash" else {}
+        facts |= {"filter": cut.interpolation} if cut.interpolation else {}
+    return facts
 
-    Asked are ``preprocessor_config.json`` (transformers) and ``open_clip_config.json``.
-    """
-    for name in ("preprocessor_config.json", "open_clip_config.json"):
-        beside = path.with_name(name)
-        config = read_json(beside, _Config) if os.path.exists(beside) else _Config()
-        stated = config.preprocess_cfg or _Moments(config.image_mean, config.image_std)
-        if stated.mean is not None and stated.std is not None:
-            return {"preprocessing": _kind(beside, stated.mean, stated.std)}
-    return {}
+
+def _read(path: Path, name: str, kind: type[T]) -> T | None:
+    beside = path.with_name(name)
+    return read_json(beside, kind) if os.path.exists(beside) else None
+
+
+def _sizes(beside: Path, said: _Processor) -> dict[str, Any]:
+    """The shorter side is resized and the centre cut out, or all is stretched to a square."""
+    if said.resample not in (None, *_FILTERS):
+        raise UsageError(
+            f"{shown(beside)}: resample {said.resample}; expected 2 (bilinear) or 3 (bicubic)"
+        )
+    facts = {"half": "down"} | ({"filter": _FILTERS[said.resample]} if said.resample else {})
+    size, cut = said.size, said.crop_size if said.do_center_crop else None
+    if isinstance(size, int):  # of older versions
+        size = _Side(height=size, width=size) if cut is None else _Side(shortest_edge=size)
+    if size is None:
+        return facts
+    cut = _Side(height=cut, width=cut) if isinstance(cut, int) else cut
+    kept = cut or size
+    stretched = size.shortest_edge is None and (cut is None or cut == size)
+    shortest = size.shortest_edge is not None and cut is not None
+    if kept.height is None or kept.height != kept.width or not (stretched or shortest):
+        raise UsageError(
+            f"{shown(beside)}: size and crop_size are not those of a square that an image is "
+            "stretched to, or that is cut out of its centre; no other can be read"
+        )
+    return {**facts, "side": kept.height, "shorter": size.shortest_edge}
+
+
+def _moments(beside: Path, mean: Channels | None, deviation: Channels | None) -> dict[str, Any]:
+    if mean is None or deviation is None:
+        return {}
+    return {"preprocessing": _kind(beside, mean, deviation)}
 
 
 def _kind(beside: Path, mean: Channels, deviation: Channels) -> str:
@@ -107,8 +198,16 @@ def activation_beside(path: Path, name: str) -> str:
     config = read_json(beside, _Config)
     if config.model_cfg is not None:
         return "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
-    said = config.hidden_act or (config.vision_config and config.vision_config.hidden_act)
-    if said not in _GELUS:
+    said = config.hidden_act
+    if config.vision_config is not None:  # transformers leaves its default out of a file
+        said = config.vision_config.hidden_act or "quick_gelu"
+    return _gelu(beside, said)
+
+
+def _gelu(beside: Path, hidden_act: str | None) -> str:
+    if hidden_act not in _GELUS:
         known = ", ".join(_GELUS)
-        raise UsageError(f"{shown(beside)}: hidden_act {shown(said)}; expected one of {known}")
-    return _GELUS[said]
+        raise UsageError(
+            f"{shown(beside)}: hidden_act {shown(hidden_act)}; expected one of {known}"
+        )
+    return _GELUS[hidden_act]

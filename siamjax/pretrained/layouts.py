@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from siamjax.errors import UsageError, shown
+from siamjax.options import Preprocessing
 
 Tensors = dict[str, np.ndarray]
 
@@ -37,7 +38,9 @@ class Layout:
             (height, width, in, out) and (in, out).
         facts: what the layout itself says of the network, for its builder.
         config: the publisher's file beside it that says the activation, which no tensor does.
-        timm: a ``config.json`` of timm's beside it says how images are framed.
+        timm: a ``config.json`` of timm's beside it says more.
+        moments: the publisher's file that says mean and standard deviation, in which networks with
+            these names differ; see :func:`assumed`.
     """
 
     architecture: str
@@ -49,6 +52,7 @@ class Layout:
     facts: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
     timm: bool = False
+    moments: str | None = None
 
 
 def _stages_of_adaface(tensors: Tensors) -> Tensors:
@@ -95,6 +99,12 @@ def _as_in_timm(tensors: Tensors) -> Tensors:
     if "proj" in own:
         own["head.weight"] = own.pop("proj").T
     return own
+
+
+def _without_zeros(tensors: Tensors) -> Tensors:
+    """timm's CLIP: its projection has a bias of zeros; any other is that of a classifier."""
+    zeros = "head.bias" in tensors and not tensors["head.bias"].any()
+    return {name: one for name, one in tensors.items() if not (zeros and name == "head.bias")}
 
 
 def _of_augreg(tensors: Tensors) -> Tensors:
@@ -170,8 +180,9 @@ _VIT_IN_AUGREG = (
     (r"\.MlpBlock_3\.Dense_0\.", ".mlp.fc1."),
     (r"\.MlpBlock_3\.Dense_1\.", ".mlp.fc2."),
 )
-_BESIDE_TRANSFORMERS = r"(mask_token|pooler\..*|beside\.(.*\.)?classifier\..*)"
+_BESIDE_TRANSFORMERS = r"(mask_token|pooler\..*|beside\.(.*\.)?(classifier|decoder)\..*)"
 _DINO_224 = {"side": 224, "shorter": 256}
+_DOWN = {"half": "down"}  # as transformers cuts the centre out
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
@@ -240,11 +251,24 @@ LAYOUTS: tuple[Layout, ...] = (
         left_out="mask_token",
         facts={"positions": "meta", **_DINO_224},
     ),
-    Layout(  # timm: augreg, DINOv2
+    Layout(  # timm: CLIP
+        architecture="vit",
+        marks=("norm_pre.weight", "blocks.0.attn.qkv.weight"),
+        change=_without_zeros,
+        timm=True,
+    ),
+    Layout(  # timm: DINOv2
+        architecture="vit",
+        marks=("cls_token", "blocks.0.ls1.gamma"),
+        left_out=r"head\..*",
+        timm=True,
+    ),
+    Layout(  # timm and Meta: augreg, DeiT, DINO, MAE
         architecture="vit",
         marks=("cls_token", "blocks.0.attn.qkv.weight"),
-        left_out=r"(head|pre_logits)\..*",
+        left_out=r"(head|pre_logits|decoder_\w+)\..*|mask_token|decoder_pos_embed",
         timm=True,
+        moments="timm's config.json, with its pretrained_cfg,",
     ),
     Layout(  # Hugging Face: DINOv2 with registers, without; ViT
         architecture="vit",
@@ -252,7 +276,7 @@ LAYOUTS: tuple[Layout, ...] = (
         renames=_VIT_IN_TRANSFORMERS,
         left_out=_BESIDE_TRANSFORMERS,
         change=_as_in_timm,
-        facts=_DINO_224,
+        facts=_DINO_224 | _DOWN,
     ),
     Layout(
         architecture="vit",
@@ -260,7 +284,7 @@ LAYOUTS: tuple[Layout, ...] = (
         renames=_VIT_IN_TRANSFORMERS,
         left_out=_BESIDE_TRANSFORMERS,
         change=_as_in_timm,
-        facts={"positions": "bicubic", **_DINO_224},
+        facts={"positions": "bicubic", **_DINO_224, **_DOWN},
     ),
     Layout(
         architecture="vit",
@@ -269,6 +293,7 @@ LAYOUTS: tuple[Layout, ...] = (
         left_out=_BESIDE_TRANSFORMERS,
         change=_as_in_timm,
         facts={"positions": "bicubic", "epsilon": 1e-12, "shorter": None, "filter": "bilinear"},
+        moments="the publisher's preprocessor_config.json",
     ),
     Layout(  # Hugging Face: CLIP, SigLIP
         architecture="vit",
@@ -277,7 +302,7 @@ LAYOUTS: tuple[Layout, ...] = (
         left_out=_TEXT,
         change=_as_in_timm,
         config="config.json",
-        facts={"positions": "bicubic"},
+        facts={"positions": "bicubic", **_DOWN},
     ),
     Layout(
         architecture="vit",
@@ -330,6 +355,22 @@ def layout_of(names: Mapping[str, Any]) -> tuple[Layout, str] | None:
         if before:
             return layout, before[0]
     return None
+
+
+_CLASSIFIER = r"(.*\.)?(head|pre_logits|classifier|pooler)\..*"
+_CLASSES = 21_843  # of ImageNet-21k, as Google counts them and nobody else
+
+
+def assumed(tensors: Mapping[str, np.ndarray]) -> tuple[Preprocessing, bool]:
+    """What images a vision transformer of augreg's form is likely for, and whether that is certain.
+
+    Of what timm 1.0.31 lists of this form, the networks with a classifier have 0.5 as mean and
+    standard deviation, but for DeiT and three more; those without have ImageNet's (DINO, MAE), but
+    for five that come with their ``config.json``.
+    """
+    found = [name for name in tensors if re.fullmatch(_CLASSIFIER, name)]
+    certain = any(tensors[name].shape[:1] == (_CLASSES,) for name in found)
+    return "signed" if found else "torchvision", certain
 
 
 def translated(tensors: Mapping[str, np.ndarray], layout: Layout, before: str) -> Tensors:

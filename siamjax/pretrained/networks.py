@@ -19,7 +19,7 @@ from siamjax.models.iresnet import IResNet
 from siamjax.models.osnet import OSNet
 from siamjax.models.resnet import ResNet
 from siamjax.models.vgg16 import Vgg16Features
-from siamjax.models.vit import VisionTransformer
+from siamjax.models.vit import HEAD_DIM, VisionTransformer
 
 Shapes = Mapping[str, tuple[int, ...]]
 """By collection and path."""
@@ -66,7 +66,8 @@ def _inception_v3(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
 
 
 def _face_embedding(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
-    return FaceEmbedding(preprocessing=facts.get("preprocessing", "face_api")), (150, 150)
+    network = FaceEmbedding(preprocessing=facts.get("preprocessing", "face_api"))
+    return network, Framing(size=(150, 150), pad=True)
 
 
 def _iresnet(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
@@ -120,21 +121,25 @@ def _vit(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
     siglip = any(path.startswith("params/attn_pool/") for path in shapes)
     clip = any(path.startswith("params/norm_pre/") for path in shapes)
     layer_scale = any(path.endswith("/ls1/gamma") for path in shapes)
-    if width > _WIDEST:
+    known = 16 if width in _OF_16_HEADS else width // HEAD_DIM if width <= _OF_64 else None
+    heads = facts.get("heads", known)
+    if heads is None:
         raise UsageError(
-            f"tokens of {width} features; networks of more than {_WIDEST} have attention heads of "
-            "different sizes, and tensors do not say which"
+            f"tokens of {width} features; networks of more than {_OF_64} have attention heads of "
+            f"different sizes, and tensors do not say which: {_OF_16_HEADS} are known"
         )
     if clip and "activation" not in facts:
         raise UsageError(
-            "CLIP as timm saves it does not say which GELU it has; take the same network as "
-            "OpenCLIP or Hugging Face has it"
+            "CLIP as timm saves it does not say which GELU it has; put timm's config.json beside it"
         )
+    hidden = _shape(shapes, "blocks_0/mlp/fc1/kernel", (width, 4 * width))[1]
     grid = math.isqrt(max(1, rows if registers or siglip else rows - 1))
     preprocessing = "torchvision" if layer_scale else "clip" if clip else "signed"
     network = VisionTransformer(
         width=width,
         depth=count_of(shapes, "blocks"),
+        heads=None if heads == width // HEAD_DIM else heads,
+        hidden=None if hidden == 4 * width else hidden,
         patch=patch,
         grid=grid,
         registers=registers,
@@ -146,18 +151,23 @@ def _vit(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
         positions=facts.get("positions", "antialias"),
         preprocessing=facts.get("preprocessing", preprocessing),
     )
+    # As the publisher's convolution does, which leaves out what is no whole patch (SigLIP, 384/14).
     side = facts.get("side", grid * patch)
-    augreg = not (siglip or clip or layer_scale) and side == 224  # 0.9 of the picture is used
+    side -= side % max(1, patch) if side > patch else 0
+    augreg = not (siglip or clip or layer_scale) and side == 224  # 0.9 of the image is used
     usual = None if siglip else 248 if augreg else side
     framing = Framing(
         size=(side, side),
         shorter=facts.get("shorter", usual),
         filter=facts.get("filter", "bicubic"),
+        half=facts.get("half", "even"),
     )
     return network, framing
 
 
-_WIDEST = 1024
+# Of the published networks of this form: ViT-S to L, and So400m, H, g, giant-opt and G.
+_OF_64 = 1024  # the widest whose heads all have 64 features
+_OF_16_HEADS = (1152, 1280, 1408, 1536, 1664)
 
 
 def _shape(shapes: Shapes, path: str, usual: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,7 +187,7 @@ NETWORKS: Mapping[str, Network] = {
     "face_embedding": Network("face-api's network of 29 layers", _face_embedding),
     "iresnet": Network("IResNet", _iresnet),
     "osnet": Network("OSNet", _osnet),
-    "resnet": Network("ResNet", _resnet),
-    "vit": Network("a vision transformer", _vit),
+    "resnet": Network("ResNet-50", _resnet),
+    "vit": Network("a vision transformer (ViT, DINOv2, CLIP, SigLIP)", _vit),
 }
 """By architecture."""

@@ -50,8 +50,9 @@ def open_weights(
 ) -> Weights:
     """Weights from a file, or by a name in :data:`PUBLISHED`, downloaded at the first use.
 
-    Raises ``UsageError`` as :func:`siamjax.pretrained.read_weights` and :func:`fetch` do, for
-    another ``architecture``, and for another ``preprocessing`` than the published one.
+    Raises ``UsageError`` as :func:`siamjax.pretrained.read_weights` and :func:`fetch` do, for what
+    is neither, for another ``architecture``, and for another ``preprocessing`` than the published
+    one.
     """
     name = str(which)
     if name in PUBLISHED and not os.path.exists(which):
@@ -63,6 +64,11 @@ def open_weights(
             )
         weights = read_weights(fetch(name), preprocessing=stated)
     else:
+        if not os.path.lexists(which):
+            raise UsageError(
+                f"{shown(which)}: no such file, nor a name that python -m siamjax weights list "
+                "shows; check it"
+            )
         weights = read_weights(which, preprocessing=preprocessing)
     if architecture not in (None, weights.architecture):
         raise UsageError(f"{shown(which)} holds {weights.architecture}, expected {architecture}")
@@ -73,7 +79,9 @@ def fetch(name: str) -> Path:
     """The file of a name in :data:`PUBLISHED`, downloaded to :func:`weights_folder` if missing.
 
     Its digest is checked in every call. After a broken connection the part that came stays in
-    NAME.part, and the next call continues it; under its own name the file is always complete.
+    NAME.part, and the next call continues it, unless the publisher's file is another by then (by
+    the ETag or date in NAME.part.version; without them it begins anew). Under its own name the file
+    is always complete.
     Raises ``UsageError`` for an unknown name, if the file cannot be downloaded (with its address,
     and where to put it), and for a file with another digest.
     """
@@ -100,6 +108,7 @@ def _fetched(wanted: Published, folder: Path) -> Path:
                 if not path.exists():  # another process may have fetched it meanwhile
                     _download(wanted, part)
                     os.replace(part, path)
+                    _version(part).unlink(missing_ok=True)
     _check(path, wanted, "remove it, so that it is downloaded again")
     return path
 
@@ -135,7 +144,13 @@ def _download(wanted: Published, part: Path) -> None:
         _check(part, wanted, "it was removed; try again, or get it by other means")
     except UsageError:
         part.unlink()
+        _version(part).unlink(missing_ok=True)
         raise
+
+
+def _version(part: Path) -> Path:
+    """The file that says of which version ``part`` is, in the server's words."""
+    return part.with_name(f"{part.name}.version")
 
 
 class _Stopped(Exception):
@@ -144,8 +159,10 @@ class _Stopped(Exception):
 
 def _receive(address: str, part: Path) -> None:
     """Append what is missing to ``part``."""
-    had = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={had}-"} if had else {})
+    version = _version(part)
+    had = part.stat().st_size if part.exists() and version.exists() else 0
+    headers = {"Range": f"bytes={had}-", "If-Range": version.read_text("utf-8")} if had else {}
+    request = urllib.request.Request(address, headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
@@ -156,12 +173,14 @@ def _receive(address: str, part: Path) -> None:
         cause = getattr(error, "reason", error)
         raise _Stopped(getattr(cause, "strerror", None) or str(cause)) from None
     with response:
-        if had and response.status != 206:  # the server cannot continue and sends the whole file
+        if had and response.status != 206:  # cannot continue, or another version: the whole file
             had = 0
         left = response.headers.get("Content-Length")
         total = None if left is None else had + int(left)
         bar = Progress(part.name, unit="bytes", total=total, done=had)
         with part.open("ab" if had else "wb") as file, bar:
+            if not had:  # after the old part has gone
+                _keep_version(response.headers, version)
             while block := _block(response):
                 if file.tell() > _LARGEST:
                     raise _Stopped(f"more than {_LARGEST:,} bytes came")
@@ -171,6 +190,16 @@ def _receive(address: str, part: Path) -> None:
             os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:
         raise _Stopped(f"{part.stat().st_size:,} of {total:,} bytes came")
+
+
+def _keep_version(headers: http.client.HTTPMessage, version: Path) -> None:
+    """What ``If-Range`` takes (RFC 9110, 13.1.5): an ETag that is not weak, else a date."""
+    tag = headers.get("ETag", "")
+    words = tag if tag.startswith('"') else headers.get("Last-Modified")
+    if words is None:
+        version.unlink(missing_ok=True)
+    else:
+        version.write_text(words, "utf-8")
 
 
 def _block(response: http.client.HTTPResponse) -> bytes:

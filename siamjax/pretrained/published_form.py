@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 @functools.cache
 def published_shapes(architecture: str) -> dict[str, Shape]:
-    """Shapes by collection and path, without the classifier, which every task has its own."""
+    """Shapes of VGG-16 or InceptionV3 by collection and path, without the classifier."""
     network = Vgg16() if architecture == "vgg16" else InceptionV3()
     image = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)  # the smallest that both take
     variables = jax.eval_shape(network.init, jax.random.key(0), image)
@@ -29,7 +29,7 @@ def published_shapes(architecture: str) -> dict[str, Shape]:
 
 
 def check_published(source: str, architecture: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise ``UsageError`` unless all published tensors are there, with their published shapes.
+    """Raise ``UsageError`` unless VGG-16 or InceptionV3 is whole, with its published shapes.
 
     Other layers, such as a classifier, may be there: each must have a bias of as many values as its
     kernel has columns, and the published dense layers must have one.
@@ -73,11 +73,17 @@ def mismatches(wanted: Mapping[str, Shape], given: Mapping[str, Shape], *, there
 
 
 def check_network(
-    source: str, architecture: str, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+    source: str,
+    architecture: str,
+    tensors: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    *,
+    whole: bool,
 ) -> Preprocessing:
     """The preprocessing of the network that these tensors are.
 
-    Raises ``UsageError`` naming tensors that it lacks, does not have or has in another shape.
+    Raises ``UsageError`` for a network that cannot be, and if they must be ``whole`` naming tensors
+    that it lacks, does not have or has in another shape.
     """
     given = {path: tensor.shape for path, tensor in tensors.items()}
     try:
@@ -87,23 +93,29 @@ def check_network(
         raise UsageError(f"{shown(source)}: {error}") from None
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
     wanted = {path: leaf.shape for path, leaf in flat.items()}
-    if wrong := mismatches(wanted, given, there="expected"):
+    wrong = mismatches(wanted, given, there="expected")
+    if whole and wrong:
         title = NETWORKS[architecture].title
         raise UsageError(f"{shown(source)} is not {title} as published: {wrong}")
     return network.preprocessing  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_values(source: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise ``UsageError`` for NaN or infinity, with tensor, count and the first place."""
+    """Raise ``UsageError`` for NaN or infinity, with tensor, count and the first place.
+
+    And for variances below 0, whose root is NaN: max-pooling makes numbers of it again.
+    """
     for path, tensor in tensors.items():
-        finite = np.isfinite(tensor)
-        if finite.all():
+        good, asked = np.isfinite(tensor), "finite"
+        if good.all() and path.startswith("batch_stats/") and path.endswith("/var"):
+            good, asked = tensor >= 0, "variances"
+        if good.all():
             continue
-        count = tensor.size - int(finite.sum())
-        place = np.unravel_index(int(np.argmin(finite)), tensor.shape)
+        count = tensor.size - int(good.sum())
+        place = np.unravel_index(int(np.argmin(good)), tensor.shape)
         raise UsageError(
             f"{shown(source)}: {inside(path)} has {count:,} of {tensor.size:,} "
-            f"values that are not finite, the first {tensor[place]} at "
+            f"values that are not {asked}, the first {tensor[place]} at "
             f"{tuple(map(int, place))}; the file is damaged, or its training went wrong"
         )
 

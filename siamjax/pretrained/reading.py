@@ -9,14 +9,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import msgspec
 import numpy as np
 
+from siamjax import messages
 from siamjax.array_files import NUMBERS, read_npz
 from siamjax.errors import UsageError, shown
 from siamjax.files import Natural, decode_json, open_regular, read_bytes, read_json
 from siamjax.isolation import isolated
-from siamjax.options import Preprocessing
+from siamjax.options import Preprocessing, plain
 from siamjax.pretrained import architectures
-from siamjax.pretrained.beside import activation_beside, images_of_timm, preprocessing_beside
-from siamjax.pretrained.layouts import LAYOUTS, layout_of, translated
+from siamjax.pretrained.beside import activation_beside, said_beside, said_by_timm
+from siamjax.pretrained.layouts import LAYOUTS, assumed, layout_of, translated
 from siamjax.pretrained.networks import NETWORKS
 from siamjax.pretrained.published_form import check_network, check_published, check_values
 from siamjax.pretrained.torch_files import read_state_dict
@@ -33,6 +34,8 @@ class Stored(NamedTuple):
         certain: whether no other preprocessing is possible.
         own: whether :meth:`Weights.save` wrote it: then a part of a network, or another width, is
             meant, and :func:`siamjax.pretrained.put` compares it with the network.
+        facts: what else the file, and those beside it, say of the network.
+        doubt: what is told where the preprocessing is assumed.
     """
 
     architecture: str
@@ -41,6 +44,7 @@ class Stored(NamedTuple):
     certain: bool
     own: bool = False
     facts: Mapping[str, Any] = {}
+    doubt: str = ""
 
 
 Layers = dict[str, dict[str, np.ndarray]]
@@ -53,10 +57,11 @@ _IN_FOLDERS = (
     "model.safetensors.index.json",
     "model.safetensors",
     "open_clip_model.safetensors",
+    "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
 FORMATS = (
-    "PyTorch .pth, .pt and .bin, .safetensors (also in shards: their .index.json), Keras .h5 and "
+    "PyTorch .pth, .pt and .bin, .safetensors (both also in shards: .index.json), Keras .h5 and "
     ".weights.h5, TensorFlow.js .json, .npz"
 )
 
@@ -82,9 +87,7 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     path = Path(path)
     if os.path.isdir(path):
         path = in_folder(path) or path / _IN_FOLDERS[0]
-    choices = ", ".join(get_args(Preprocessing))
-    if preprocessing is not None and preprocessing not in get_args(Preprocessing):
-        raise UsageError(f"preprocessing {shown(preprocessing)!r}; choose one of {choices}")
+    plain("preprocessing", preprocessing, Preprocessing | None)
     try:
         with open_regular(path) as file:
             head = file.read(16)
@@ -92,7 +95,8 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
         check_values(str(path), found.tensors)
         if found.architecture in _LAID_OUT:
             facts = {**found.facts, **({"preprocessing": preprocessing} if preprocessing else {})}
-            known = check_network(str(path), found.architecture, found.tensors, facts)
+            what = (str(path), found.architecture, found.tensors, facts)
+            known = check_network(*what, whole=not found.own)
             found = found._replace(preprocessing=found.preprocessing or known)
         elif not found.own:
             check_published(str(path), found.architecture, found.tensors)
@@ -100,17 +104,22 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
         raise
     except Exception as error:  # NumPy, pickletools and zipfile have no common type for damage
         why = shown(f"{type(error).__name__}: {error}")
-        raise UsageError(f"{shown(path)} is damaged, or not what it seems to be ({why})") from None
+        raise UsageError(
+            f"{shown(path)} is damaged, or not what it seems to be ({why}); get it anew"
+        ) from None
     if found.certain and preprocessing not in (None, found.preprocessing):
         raise UsageError(
             f"{shown(path)}: its images are preprocessed by {found.preprocessing!r}, not "
             f"{preprocessing!r}; leave the option out"
         )
+    if found.doubt and preprocessing is None:
+        messages.warn(found.doubt)
     preprocessing = preprocessing or found.preprocessing
     if preprocessing is None:
         raise UsageError(
             f"{shown(path)} does not say how its images are preprocessed; choose preprocessing "
-            f"from {choices} (python -m siamjax weights convert FILE --preprocessing KIND)"
+            f"from {', '.join(get_args(Preprocessing))} (python -m siamjax weights convert FILE "
+            "--preprocessing KIND)"
         )
     return Weights(
         source=str(path),
@@ -133,12 +142,14 @@ def in_folder(folder: Path | str) -> Path | None:
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
     if head.startswith(b"\x89HDF"):
         return _keras
-    if path.name.endswith(".safetensors.index.json"):
-        return _safetensors_in_shards
+    if path.name.endswith((".safetensors.index.json", ".bin.index.json")):
+        return _in_shards
     if head.lstrip()[:1] in (b"{", b"["):
         return _tensorflow_js
     if head.startswith(b"PK") and path.suffix == ".npz":
         return _npz
+    if head == b"version https://":
+        raise UsageError(f"{shown(path)} is not the file but Git LFS's pointer to it: git lfs pull")
     if path.suffix == ".safetensors":
         return _safetensors
     if path.suffix in (".pth", ".pt", ".bin", ".tar", ".ckpt"):
@@ -188,8 +199,23 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
     facts = dict(layout.facts)
     if layout.config is not None:
         facts["activation"] = activation_beside(path, layout.config)
-    facts |= images_of_timm(path) if layout.timm else preprocessing_beside(path)
-    return Stored(layout.architecture, translation, None, False, facts=facts)
+    facts |= said_by_timm(path) if layout.timm else said_beside(path)
+    doubt = ""
+    if layout.moments and "preprocessing" not in facts:
+        facts["preprocessing"], certain = assumed(tensors)
+        doubt = "" if certain else _doubt(path, facts["preprocessing"], layout.moments)
+    return Stored(layout.architecture, translation, None, False, facts=facts, doubt=doubt)
+
+
+def _doubt(path: Path, preprocessing: Preprocessing, moments: str) -> str:
+    mine, other, kind = "0.5 (augreg)", "ImageNet's (DINO, MAE, DeiT)", "torchvision"
+    if preprocessing == kind:
+        mine, other, kind = other, mine, "signed"
+    return (
+        f"{shown(path)} does not say its images' mean and standard deviation; assumed: {mine}. If "
+        f"they are {other}, put {moments} beside it, or run: python -m siamjax weights convert "
+        f"{shown(path)} --preprocessing {kind}"
+    )
 
 
 def _of_keras(path: Path, layers: Layers, *, by_depth: bool = False) -> Stored:
@@ -294,15 +320,23 @@ class _Sharded(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def _safetensors_in_shards(path: Path) -> Stored:
+def _in_shards(path: Path) -> Stored:
+    """Of Hugging Face: an index says in which of the files beside it each tensor is."""
     places = read_json(path, _Sharded).weight_map
     tensors: dict[str, np.ndarray] = {}
     for name in sorted(set(places.values())):
-        if Path(name).name != name or not os.path.exists(path.with_name(name)):
-            raise UsageError(f"{shown(path.parent / name)}: this shard is missing; put it there")
-        tensors |= _in_safetensors(path.with_name(name))
-    if lacking := sorted(places.keys() - tensors):
-        raise UsageError(f"{shown(path)}: its shards lack {shown(', '.join(lacking[:3]))}")
+        shard = path.parent / name
+        if Path(name).name != name:
+            raise UsageError(f"{shown(path)}: the shard {shown(name)!r} is not beside it")
+        if not os.path.isfile(shard):
+            raise UsageError(f"{shown(shard)}: this shard is missing; put it there")
+        own = read_state_dict(shard) if name.endswith(".bin") else _in_safetensors(shard)
+        if lacking := sorted(t for t, at in places.items() if at == name and t not in own):
+            named = shown(", ".join(lacking[:3]))
+            raise UsageError(f"{shown(shard)} lacks {named}, which {path.name} says is there")
+        if twice := sorted(own.keys() & tensors):
+            raise UsageError(f"{shown(shard)}: {shown(twice[0])} is in another shard as well")
+        tensors |= own
     return _of_publisher(path, tensors)
 
 
@@ -318,6 +352,11 @@ def _in_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+    except AttributeError as error:  # a type that NumPy lacks, such as float8
+        raise UsageError(
+            f"{shown(path)}: values of a type that cannot be read ({shown(error)}): save the "
+            "network as float16 or float32"
+        ) from None
 
 
 def _torch(path: Path) -> Stored:
@@ -330,6 +369,12 @@ def _of_publisher(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored:
         raise UsageError(
             f"{shown(path)} holds a LoRA adapter ({shown(adapter)}) and no network; merge it into "
             "its network (merge_and_unload in peft) and save that"
+        )
+    if path_within := next((name for name in tensors if name.startswith("params/")), None):
+        raise UsageError(
+            f"{shown(path)} has tensors by their paths in siamjax ({shown(path_within)}) and does "
+            "not say how images come to it; give the whole folder of an exported run, with its "
+            "manifest.json"
         )
     for name, tensor in tensors.items():
         number = tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"

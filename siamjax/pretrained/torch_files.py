@@ -33,7 +33,10 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         try:
             zipped = zipfile.is_zipfile(file)
             file.seek(0)
-            state = _archive(file) if zipped else _before_archives(file)
+            if not zipped and file.read(4) == b"PK\x03\x04":  # the list of members is at the end
+                raise ValueError("an archive that is cut short")
+            file.seek(0)
+            state = _archive(file, most) if zipped else _before_archives(file)
         except Forbidden as error:
             raise UsageError(
                 f"{shown(path)} holds code ({shown(error)}) and was not read; save "
@@ -43,7 +46,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{type(error).__name__}: {error}") from None
     state = _network(path, state)
     if sum(tensor.nbytes for tensor in state.values()) > most:
-        raise ValueError(f"its tensors take more than {most:,} bytes, eight times its size")
+        raise ValueError(f"its tensors take more than the {most:,} bytes that its size allows")
     return state
 
 
@@ -71,8 +74,7 @@ def _is_tensor(named: tuple[Any, Any]) -> bool:
     return isinstance(named[0], str) and isinstance(named[1], np.ndarray)
 
 
-def _archive(file: IO[bytes]) -> Any:
-    most = allowance(os.fstat(file.fileno()).st_size)
+def _archive(file: IO[bytes], most: int) -> Any:
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl")]
@@ -87,7 +89,7 @@ def _archive(file: IO[bytes]) -> Any:
         if any(member.compress_type not in _PACKED for member in members.values()):
             raise ValueError("packed as PyTorch does not pack tensors")
         if sum(member.file_size for member in members.values()) > most:
-            raise ValueError(f"its members take more than {most:,} bytes, eight times its size")
+            raise ValueError(f"its members take more than the {most:,} bytes that its size allows")
         storages: dict[str, np.ndarray] = {}
 
         def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:

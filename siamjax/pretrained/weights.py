@@ -15,6 +15,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from siamjax.checks import begins
 from siamjax.data.transforms import Size
 from siamjax.errors import UsageError, shown
 from siamjax.files import write_bytes
@@ -42,7 +43,7 @@ class Weights:
 
     source: str
     architecture: str
-    tensors: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray] = dataclasses.field(repr=False)  # pages in a notebook
     preprocessing: Preprocessing
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -68,7 +69,7 @@ class Weights:
         return self.into(self.network, variables_of(self.network, self.size), under="")
 
     def into(self, network: nn.Module, variables: Mapping[str, Any], *, under: str) -> Any:
-        """``variables`` of a network whose part ``under`` is :attr:`network`, and as published.
+        """``variables`` of a network with :attr:`network` as its part ``under``, that as published.
 
         Raises ``UsageError`` as :func:`put` does.
         """
@@ -100,7 +101,8 @@ class Weights:
     @property
     def digest(self) -> str:
         """sha256 of everything but the source; a resumed run must have the same."""
-        digest = hashlib.sha256(repr((self.architecture, self.preprocessing)).encode())
+        said = (self.architecture, self.preprocessing, *sorted(self.facts.items()))
+        digest = hashlib.sha256(repr(said).encode())
         for path, tensor in sorted(self.tensors.items()):
             digest.update(repr((path, tensor.shape, tensor.dtype.str)).encode())
             digest.update(np.ascontiguousarray(tensor).tobytes())
@@ -158,4 +160,4 @@ def put(
 
 
 def _kept(path: str, left_out: Sequence[str]) -> bool:
-    return not inside(path).startswith(tuple(left_out))
+    return not begins(inside(path), left_out)

@@ -10,6 +10,7 @@ from scipy.special import expit, logit, ndtri
 from siamjax.aligned import measured
 from siamjax.errors import shown
 from siamjax.inference.calibration import Calibration
+from siamjax.inference.digests import readable
 from siamjax.inference.halves import Compared, Pairs
 from siamjax.metrics import calibration as metric
 from siamjax.metrics import verification
@@ -131,6 +132,7 @@ def write_calibration(path: Path, found: Calibration, compared: Compared, *, hea
     values = {
         "title": heading,
         "found": found,
+        "network": readable(found.fingerprint["network"]),
         "divided": text_of(found)[0],
         "who": _who(found),
         "over": _over(found),

@@ -3,8 +3,8 @@
 Contract: a network has ``embed`` (uint8 images -> embeddings or features). Its layers are the linen
 modules that it calls, named by their path, such as ``backbone/conv1``; the end of a path is enough
 if it fits only one layer: ``conv1``. ``output`` is what ``embed`` returns. Only layers that give
-maps (height, width, channels) or features (features,) are listed. If a layer is called several
-times, its last result counts.
+maps (height, width, channels), tokens (tokens, features) or features (features,) are listed. If a
+layer is called several times, its last result counts.
 
 A layer ends where its module ends: if the network applies a ReLU to its result, the values here are
 those before the ReLU.
@@ -35,7 +35,8 @@ class Layer(NamedTuple):
     Attributes:
         name: path of the module.
         kind: class of the module.
-        shape: shape of its result for one image, (height, width, channels) or (features,).
+        shape: shape of its result for one image: (height, width, channels), (tokens, features) or
+            (features,).
         parameters: number of parameters, including those of layers within it.
         convolution: whether it is a convolution.
     """
@@ -84,7 +85,7 @@ def layers(network: nn.Module, variables: Any, size: Size) -> list[Layer]:
     found = []
     for name, module in modules.items():
         result = getattr(results[name], "shape", ())
-        if len(result) in (2, 4):
+        if len(result) in (2, 3, 4):
             inside = variables.get("params", {})  # of the layer and of those within it
             for part in name.split("/") if name != OUTPUT else ():
                 inside = inside.get(part, {})
@@ -132,7 +133,8 @@ def activations(
         images: uint8, of the network's size; all go through at once.
         names: the layers.
 
-    Returns: for each layer float32, (n, height, width, channels) or (n, features).
+    Returns: for each layer float32, (n, height, width, channels), (n, tokens, features) or
+    (n, features).
 
     Raises ``UsageError`` for an unknown layer, a network without ``embed``, and other images.
     """

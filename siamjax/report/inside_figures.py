@@ -24,7 +24,7 @@ _GREY = "#a8a8a8"
 
 
 def activation_figure(
-    values: Float[np.ndarray, "height width channels"] | Float[np.ndarray, " features"],
+    values: Float[np.ndarray, "*axes channels"],
     *,
     layer: str,
     network: str,
@@ -36,10 +36,12 @@ def activation_figure(
     Maps stand side by side, each with its own colour scale, because a few channels would outshine
     the others; the bar below a map is its highest value relative to the layer's. Maps that are
     never above 0 are crossed out; those that are 0 everywhere are grey. Features without a place
-    are drawn as bars or, if there are many, as cells with one colour scale.
+    are drawn as bars or, if there are many, as cells with one colour scale; those of tokens as
+    cells, a row for each token.
 
     Args:
-        values: what the layer gives for one image.
+        values: what the layer gives for one image: (height, width, channels), (tokens, features)
+            or (features,).
         layer: name of the layer.
         network: names the network, or its run.
         name: names the image.
@@ -48,10 +50,10 @@ def activation_figure(
     Raises ``UsageError`` for values with other axes and for values that are not finite.
     """
     values = np.asarray(values, np.float32)
-    if values.ndim not in (1, 3) or not values.size:
+    if values.ndim not in (1, 2, 3) or not values.size:
         raise UsageError(
             f"layer {layer}, values of shape {values.shape}: give those of one image, (height, "
-            "width, channels) or (features,)"
+            "width, channels), (tokens, features) or (features,)"
         )
     if not np.isfinite(values).all():
         raise UsageError(
@@ -61,6 +63,9 @@ def activation_figure(
     if values.ndim == 3:
         shape = "{2} channels of {0}x{1}".format(*values.shape)
         figure, axes, said = _maps(values)
+    elif values.ndim == 2:
+        shape = "{} tokens of {} features".format(*values.shape)
+        figure, axes, said = _cells(values)
     else:
         shape = f"{values.size} features"
         figure, axes, said = (_bars if values.size <= _BARS else _cells)(values)
@@ -231,19 +236,23 @@ def _bars(values: np.ndarray) -> tuple[Figure, Axes, str]:
 
 
 def _cells(values: np.ndarray) -> tuple[Figure, Axes, str]:
-    columns = 64 if values.size > 1024 else 32
-    rows = -(-values.size // columns)
-    cells = np.full(rows * columns, np.nan, np.float32)
-    cells[: values.size] = values
-    cells = cells.reshape(rows, columns)
+    """One cell a feature: a row for each token, or features alone in rows of equal length."""
+    if values.ndim == 2:
+        (rows, columns), cells = values.shape, values
+    else:
+        columns = 64 if values.size > 1024 else 32
+        rows = -(-values.size // columns)
+        cells = np.full(rows * columns, np.nan, np.float32)
+        cells[: values.size] = values
+        cells = cells.reshape(rows, columns)
     colors, lowest = _scale(values)
     scale = Normalize(lowest * float(np.abs(values).max()), float(np.abs(values).max()) or 1.0)
     inch = min(_WIDTH * 0.7 / columns, _HEIGHT / rows)
     figure, axes = _canvas(columns * inch, rows * inch)
     axes.imshow(np.ma.masked_where(cells != 0, cells), cmap=ListedColormap([_GREY]))
     axes.imshow(np.ma.masked_where(cells == 0, cells), cmap=colors, norm=scale)
-    across, down = np.arange(0, columns, columns // 32), np.arange(0, rows, -(-rows // 40))
-    _numbers(axes, across, down, names=(across, down * columns))
+    across, down = np.arange(0, columns, -(-columns // 32)), np.arange(0, rows, -(-rows // 40))
+    _numbers(axes, across, down, names=(across, down if values.ndim == 2 else down * columns))
     _bar(figure, axes, ScalarMappable(scale, colors), "value")
     zero, below = int((values == 0).sum()), int((values < 0).sum())
     return figure, axes, f"Grey: exactly 0, {zero} of {values.size} features; {below} are below 0."

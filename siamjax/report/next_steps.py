@@ -1,6 +1,7 @@
 """What to do with a finished run: commands to paste, by task."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 _CALIBRATE = (
@@ -43,10 +44,16 @@ _STEPS = {
 }
 
 
-def next_steps(folder: Path, task: str) -> list[tuple[str, list[str]]]:
-    """Why, and the commands, with the run's folder in them; the most useful first."""
+def next_steps(
+    folder: Path, task: str, *, trust: Sequence[str] = ()
+) -> list[tuple[str, list[str]]]:
+    """Why, and the commands, with the run's folder in them; the most useful first.
+
+    ``trust`` are the modules that its network must be imported from.
+    """
     run = shlex.quote(str(folder))
+    after = " ".join(("", "--trust", *trust)) if trust else ""
     return [
-        (why, [f"python -m siamjax {line.format(run=run)}" for line in lines])
+        (why, [f"python -m siamjax {line.format(run=run)}{after}" for line in lines])
         for why, *lines in _STEPS.get(task, ())
     ]

@@ -16,6 +16,7 @@ from siamjax.report.first_screen import first_screen
 from siamjax.report.next_steps import next_steps
 from siamjax.report.tables import Table, certainty, chosen_measure, reasons, table_of, text_of
 from siamjax.training.run import Results, Run
+from siamjax.training.trusted import modules_to_trust
 from siamjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def write_report(
     listed = {name: value for name, value in manifest.items() if name not in _NOT_LISTED}
     listed["network"] = manifest["network"]
     listed["trained_on"] = f"{len(manifest['trained_on'])} identities"
-    chosen, steps = chosen_measure(judged, run.best), next_steps(run.folder, task)
+    chosen, foreign = chosen_measure(judged, run.best), modules_to_trust(run.description)
+    steps = next_steps(run.folder, task, trust=foreign)
     more = [f"{heading}\n{text_table(*table)}" for heading, table in tables]
     for said in (manifest["protocol"], text_of(judged, chosen=chosen), *more, remark):
         if said:

@@ -66,20 +66,6 @@ def build_module(description: Any, *, trust: Collection[str] = ()) -> nn.Module:
         raise UsageError("the run's network: too many things within things") from None
 
 
-def modules_in(description: Any) -> set[str]:
-    """The modules that a description names."""
-    found, left = set(), [description]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            paths = (one.get(key) for key in ("class", "import"))
-            found |= {path.partition(":")[0] for path in paths if isinstance(path, str)}
-            left += one.values()
-        elif isinstance(one, list):
-            left += one
-    return found
-
-
 def _module(description: Any, trust: Collection[str]) -> nn.Module:
     named = typed(description, _Module, where="the run's network")
     cls = look_up(named.path, trust=trust)

@@ -1,9 +1,10 @@
 """A finished run, opened for use; nothing is written into its folder."""
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Finished(Described):
     """
 
     network: nn.Module
-    variables: Any
+    variables: Any = field(repr=False)  # pages in a notebook
     size: Size
 
     @cached_property
@@ -100,10 +101,15 @@ class Finished(Described):
         weights, folder = str(folder), Path(folder)
         if is_published(weights):
             return cls._published(open_weights(weights))
-        manifest, whole = read_manifest(folder)
+        neither = (
+            " (python -m siamjax runs lists runs); nor is it published weights: a file, a folder "
+            "with model.safetensors or another of their names, or a name that python -m siamjax "
+            "weights list shows"
+        )
+        manifest, whole = read_manifest(folder, missing=neither)
         network = build_module(manifest.network, trust=trust)
         if os.path.exists(folder / WEIGHTS):
-            variables = replicate(_read_exported(folder / WEIGHTS))
+            variables = replicate(_read_exported(folder / WEIGHTS, manifest))
         else:
             variables = cls._chosen(folder, manifest.step)
         run = cls(
@@ -177,12 +183,14 @@ class Finished(Described):
             )
 
 
-def _read_exported(path: Path) -> dict[str, Any]:
+def _read_exported(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Variables from an exported run's weights; ``UsageError`` for a damaged file."""
     from safetensors.numpy import load
 
     content = read_bytes(path, limit=_LARGEST_FILE)
     try:
+        if hashlib.sha256(content).hexdigest() != manifest.sha256.get(path.name):
+            raise ValueError("its sha256 is not that in manifest.json")
         return flax.traverse_util.unflatten_dict(load(content), sep="/")
     except Exception as error:  # safetensors' own, and names that are in one another's way
         why = shown(f"{type(error).__name__}: {error}")

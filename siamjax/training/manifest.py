@@ -30,6 +30,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         trained_on: identities that training saw.
         config: the experiment's options.
         splits: the options that make the splits again.
+        sha256: of the files beside it, in an exported run.
     """
 
     network: dict[str, Any]
@@ -43,6 +44,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     trained_on: list[str] = []
     config: dict[str, Any] = {}
     splits: dict[str, Any] = {}
+    sha256: dict[str, str] = {}
 
     @property
     def images(self) -> Framing | tuple[int, int]:
@@ -61,16 +63,18 @@ class Manifest(msgspec.Struct, kw_only=True):
         return set() if numbers and data != self.data else set(names)
 
 
-def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+def read_manifest(
+    folder: Path, *, missing: str = "; python -m siamjax runs lists runs and their states"
+) -> tuple[Manifest, dict[str, Any]]:
     """What the project uses of a run's manifest, and all that stands in it.
 
-    Raises ``UsageError`` if there is none, for a later format, and for a value of another type.
+    Raises ``UsageError`` if there is none (which ends with ``missing``), for a later format, and
+    for a value of another type.
     """
     path = folder / "manifest.json"
     if not os.path.exists(path):  # also one that cannot be looked at
         raise UsageError(
-            f"{shown(folder)} is not a finished run: manifest.json is missing; python -m siamjax "
-            "runs lists runs and their states"
+            f"{shown(folder)} is not a finished run: manifest.json is missing{missing}"
         )
     whole, where = read_json(path, dict[str, Any]), shown(path)
     number = format_of(whole, where=where)

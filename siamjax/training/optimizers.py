@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from siamjax.checks import require_number
+from siamjax.checks import begins, require_number
 from siamjax.errors import UsageError
 from siamjax.training.state import AveragedState
 
@@ -25,11 +25,12 @@ def by_layer(
 ) -> optax.GradientTransformation:
     """Another optimizer for some layers, such as a smaller rate for pretrained ones.
 
-    The keys of ``optimizers`` are prefixes of parameters' paths, such as ``deep/block1``, or tuples
-    of prefixes that share one optimizer. The longest prefix that fits decides, and ``default``
-    where none fits. Parameters with a prefix in ``frozen`` do not change, whatever else fits; on
-    one device their gradients are not even computed.
-    Raises ``UsageError`` at ``init`` for a prefix that no parameter has.
+    The keys of ``optimizers`` are prefixes of parameters' paths, such as ``deep/block1`` (which
+    ``deep/block10`` does not have), or tuples of prefixes that share one optimizer. The longest
+    prefix that fits decides, and ``default`` where none fits. Parameters with a prefix in
+    ``frozen`` do not change, whatever else fits; on one device their gradients are not even
+    computed.
+    Raises ``UsageError`` at ``init`` for a prefix that no parameter has, and if all are frozen.
     """
     groups = {own if isinstance(own, tuple) else (own,): one for own, one in optimizers.items()}
     groups.pop((), None)  # an empty group, such as layers_between(block, block)
@@ -41,17 +42,21 @@ def by_layer(
     group = {"": "", **{prefix: own[0] for own in groups for prefix in own}}
 
     def label(path: str) -> str:
-        if path.startswith(tuple(frozen)):
+        if begins(path, frozen):
             return _FROZEN
-        return group[max(filter(path.startswith, group), key=len)]
+        return group[max((one for one in group if begins(path, (one,))), key=len)]
 
     def labels(params: Any) -> Any:
         flat = flax.traverse_util.flatten_dict(params, sep="/")
         for prefix in (*group, *frozen):
-            if not any(path.startswith(prefix) for path in flat):
-                layers = sorted({path.rsplit("/", 1)[0] for path in flat})
-                raise UsageError(f"no layer begins with {prefix!r}; there are {', '.join(layers)}")
+            if not any(begins(path, (prefix,)) for path in flat):
+                layers = sorted({"/".join(path.split("/")[:-1][:2]) or path for path in flat})
+                what = "frozen: no layer" if prefix in frozen else "no layer"
+                raise UsageError(f"{what} begins with {prefix!r}; there are {', '.join(layers)}")
         chosen = {path: label(path) for path in flat}
+        if all(one == _FROZEN for one in chosen.values()):
+            named = ", ".join(map(repr, frozen))
+            raise UsageError(f"frozen: {named} leaves nothing to train; leave a layer out of it")
         return flax.traverse_util.unflatten_dict(chosen, sep="/")
 
     return optax.partition(named, labels)

@@ -35,12 +35,12 @@ from siamjax.training.description import (
     build_module,
     defining_module,
     describe_module,
-    modules_in,
 )
 from siamjax.training.environment import environment
 from siamjax.training.manifest import read_manifest
 from siamjax.training.seen import Seen
 from siamjax.training.start import Start
+from siamjax.training.trusted import modules_in
 
 if TYPE_CHECKING:
     from siamjax.pretrained.weights import Weights

@@ -21,8 +21,6 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
-import flax.linen as nn
-
 from siamjax.errors import UsageError, shown
 
 PUBLIC = ("jax.nn", "jax.numpy", "jax.lax", "flax.linen", "jax.nn.initializers")
@@ -79,7 +77,7 @@ def look_up(path: str, *, trust: Collection[str] = ()) -> Any:
 
 def _module(home: str, path: str, *, trusted: bool) -> ModuleType:
     known = sys.modules.get(home)
-    if not (trusted or _within(home, _OWN)):
+    if must_be_trusted(path) and not trusted:
         if known is not None and any(
             _is_linen(one) and one.__module__ == home for one in list(vars(known).values())
         ):
@@ -100,9 +98,45 @@ def _module(home: str, path: str, *, trusted: bool) -> ModuleType:
         ) from None
 
 
+def must_be_trusted(path: str) -> bool:
+    """Whether the module of ``module:name`` is imported for a file only if ``trust`` names it."""
+    home = _home(path)
+    return path != "functools:partial" and home not in PUBLIC and not _within(home, _OWN)
+
+
+def modules_in(description: Any) -> set[str]:
+    """The modules that a description names."""
+    return set(map(_home, _paths_in(description)))
+
+
+def modules_to_trust(description: Any) -> list[str]:
+    """Of the modules that a description names those that ``--trust`` must name, too."""
+    return sorted(set(map(_home, filter(must_be_trusted, _paths_in(description)))))
+
+
+def _home(path: str) -> str:
+    return path.partition(":")[0]
+
+
+def _paths_in(description: Any) -> set[str]:
+    """What a description names, as ``module:name``."""
+    found, left = set(), [description]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            paths = (one.get(key) for key in ("class", "import"))
+            found |= {path for path in paths if isinstance(path, str)}
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return found
+
+
 def _within(home: str, packages: Collection[str]) -> bool:
     return any(home == one or home.startswith(f"{one}.") for one in packages)
 
 
 def _is_linen(thing: Any) -> bool:
+    import flax.linen as nn  # here, as the list of runs asks for modules alone and needs no JAX
+
     return isinstance(thing, type) and issubclass(thing, nn.Module)

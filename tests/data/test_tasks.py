@@ -8,7 +8,7 @@ from PIL import Image
 
 from siamjax.data.reid import load_reid_test
 from siamjax.data.retrieval import evaluation_search
-from siamjax.data.tasks import tasks_of
+from siamjax.data.tasks import LabelledOptions, load_labelled, tasks_of
 from siamjax.errors import UsageError
 
 
@@ -91,3 +91,25 @@ def test_emoji_are_searched_for_among_those_of_the_other_vendor():
     images, asked = evaluation_search("emoji")
     assert len(asked.query) == len(asked.gallery) == len(set(images.identities.tolist()))
     assert not asked.leave_one_out
+
+
+@pytest.mark.parametrize(
+    ("data", "people", "said"),
+    [
+        ("test-people", 4, r"^folder test-people: 4 of 4 .* \(--validation-identities, --test-i"),
+        ("one_is_left", 5, r"1 person .* \(--validation-identities, --test-identities\)$"),
+        ("grid", 0, r"^test_identities 2 does not apply to grid; leave it out$"),
+        ("products", 4, r"^test_identities 2 does not apply to stanford_online_products; leave"),
+    ],
+)
+def test_errors_name_the_options_that_count_identities(tmp_path, monkeypatch, data, people, said):
+    monkeypatch.chdir(tmp_path)
+    for person, number in np.ndindex(people, 2):
+        save(tmp_path / data / f"{person}" / f"{number}.png")
+    for split, items in {"train": (0, 1), "test": (2, 3)}.items() if data == "products" else ():
+        rows = [f"{2 * i + n} {i} 1 {i}/{n}.png" for i in items for n in (0, 1)]
+        text = "\n".join(["image_id class_id super_class_id path", *rows, ""])
+        (tmp_path / data / f"Ebay_{split}.txt").write_text(text)
+    counts = {"validation_identities": 2, "test_identities": 2}
+    with pytest.raises(UsageError, match=said):
+        load_labelled(LabelledOptions(data=data, **counts))

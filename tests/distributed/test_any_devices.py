@@ -32,14 +32,14 @@ def alone(name, steps, devices):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """``(name, steps) -> [what process 0 found, what process 1 found]``; one start for all."""
+    """``(name, steps) -> [what process 0 found, what process 1 found]``; one start for several."""
     folders = {}
 
     def found(name, steps):
-        folder = folders.get(steps)
+        names = [FLOAT64] if name == FLOAT64 else [PAIR, TRIPLET, CROSS_INPUT]
+        folder = folders.get((*names, steps))
         if folder is None:
-            folder = folders[steps] = tmp_path_factory.mktemp("found")
-            names = [PAIR, TRIPLET, CROSS_INPUT, *([FLOAT64] if steps == 1 else [])]
+            folder = folders[*names, steps] = tmp_path_factory.mktemp("found")
             words = (SCRIPT, "{distributed}", str(folder), str(steps), *names)
             with Processes(*words, folder=folder / "said") as processes:
                 processes.succeeded()
@@ -64,7 +64,9 @@ def assert_close(got, expected, *, share):
         assert deviation(got, expected, "kept") < share
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "devices", [4, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 8))]
+)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_one_step(name, devices):
     got, expected = alone(name, 1, devices), alone(name, 1, 1)
@@ -75,6 +77,7 @@ def test_one_step(name, devices):
         np.testing.assert_allclose(got[where], expected[where], rtol=0, atol=atol, err_msg=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [4, 1])
 @pytest.mark.parametrize("name", [PAIR, TRIPLET, CROSS_INPUT])
 def test_one_step_of_two_processes(together, name, devices):
@@ -97,7 +100,7 @@ def test_twenty_steps_of_two_processes_in_float64(together, devices):
     expected = alone(FLOAT64, 20, devices)
     assert expected["losses"].dtype == np.float64
     assert np.ptp(expected["losses"]) > 0.01
-    for got in together(FLOAT64, 1):
+    for got in together(FLOAT64, 20):
         assert_close(got, expected, share=1e-11)
 
 

@@ -50,6 +50,7 @@ def alone(images, tmp_path_factory):
     return content(out)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_index_of_one(images, alone, tmp_path):
     first, second = embed(images, tmp_path / "index", count=2)
     assert (first.out, second.out) == ("41 0 41 ['p009.png', 'p022.png']\n", "")

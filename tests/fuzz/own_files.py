@@ -52,6 +52,26 @@ def finished_run(folder):
     return [run_tree(folder)], [], read
 
 
+@reader(inputs=200)
+def exported_run(folder):
+    """What opens as a run; JAX alone reads the rest of the folder."""
+    from siamjax.inference.export import export_run
+    from siamjax.inference.verification import Verifier
+    from siamjax.training import Finished
+
+    run_tree(folder)
+    if not (folder / "exported").exists():
+        export_run(Finished.open(folder / "run"), folder / "exported", platforms=("cpu",))
+    names = "manifest.json", "model.safetensors"
+
+    def read(place):
+        first = np.zeros((16, 24, 3), np.uint8)
+        distance, _ = Verifier.open(place).compare(first, first)
+        assert distance == 0
+
+    return [{name: (folder / "exported" / name).read_bytes() for name in names}], [], read
+
+
 @reader()
 def calibration(folder):
     """What ``calibrate`` writes, and what it asks a run about."""

@@ -14,6 +14,8 @@ from siamjax.errors import UsageError
 from siamjax.inference import compare_people
 from siamjax.inference.calibrating import calibrate
 from siamjax.inference.calibration import CALIBRATION, Calibration, Estimate, OpenSet
+from siamjax.inference.export import export_run
+from siamjax.inference.model_card import model_card
 from siamjax.inference.tested import VerificationTest
 
 
@@ -207,7 +209,10 @@ def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
     assert Calibration.read(run) is None
     found.write(run)
     assert Calibration.read(run) == found
-    with pytest.raises(UsageError, match=r"is the calibration of another network: network .*2.0.*"):
+    other = (
+        r"is the calibration of another network: network is Colour\( scale = 1.0 \) there and .*2.0"
+    )
+    with pytest.raises(UsageError, match=other):
         Calibration.read(colour_run(tmp_path, Colour(scale=2.0)))
     path = tmp_path / CALIBRATION
     whole = path.read_text()
@@ -217,6 +222,29 @@ def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
             UsageError, match=r"calibration.json.*calibrate --run .* makes it again"
         ):
             Calibration.read(run)
+
+
+def test_the_model_card_says_it_and_not_that_of_another_network(found, tmp_path):
+    def card(network=None):
+        return model_card(colour_run(tmp_path, network), {}, name="x", platforms=("cpu",))
+
+    assert "Calibration" not in card()
+    rate = Estimate(value=0.01, low=0.002, high=0.05, comparisons=9, people=None)
+    known = {"credit": "two\nlines", "threshold": 1.25, "fmr": rate, "notes": ["few people"]}
+    msgspec.structs.replace(found, **known).write(colour_run(tmp_path))
+    said = card().partition("## Calibration\n\n")[2].partition("\n\n## ")[0].splitlines()
+    assert said[0].startswith("On colours (two")
+    assert said[0].endswith("lines); 20 people set it, 20 others gave the rates.")
+    assert said[1:3] == ["", "* Threshold of the distance: 1.2500."]
+    assert said[3].startswith("* False match rate 0.01 [0.002, 0.05], false non-match rate 0.")
+    assert said[4:] == ["* few people"]
+    msgspec.structs.replace(found, people=None).write(colour_run(tmp_path))
+    assert "(arrays in memory); pairs.\n" in card()
+    assert " (the same where it is at most 1.2500)" not in card()
+    assert f" (the same where it is at most {found.threshold:.4f})" in card()  # as verify has it
+    msgspec.structs.replace(found, credit="/home/me/others").write(colour_run(tmp_path))
+    assert "On colours; 20 people" in card()
+    assert "Calibration" not in card(Colour(scale=2.0))
 
 
 def test_an_accuracy_on_people_who_set_the_threshold_is_warned_of(found, tmp_path, capsys):
@@ -273,9 +301,24 @@ def test_thresholds_of_other_galleries_stay_when_a_run_is_calibrated_again(found
     again = msgspec.structs.replace(found, open_set=[searched(70, "/index", threshold=0.4)])
     again.keep_searches(run)
     assert [(one.images, one.index) for one in again.open_set] == [(70, "/index"), (50, "")]
+    assert [one.index for one in again.to_publish().open_set] == [""]  # that index stays here
     other = msgspec.structs.replace(found, open_set=[])
     other.keep_searches(colour_run(tmp_path, Colour(scale=2.0)))  # another network's do not
     assert other.open_set == []
+
+
+def test_an_exported_run_keeps_its_calibration(found, tmp_path):
+    (tmp_path / "run").mkdir()
+    run = colour_run(tmp_path / "run", threshold=0.5)
+    found.write(run)
+    export_run(run, tmp_path / "model", platforms=("cpu",))
+    kept, own = (
+        json.loads((one / CALIBRATION).read_bytes()) for one in (tmp_path / "model", run.folder)
+    )
+    assert kept == own
+    (run.folder / CALIBRATION).write_text("damaged")
+    export_run(run, tmp_path / "other", platforms=("cpu",))
+    assert not (tmp_path / "other" / CALIBRATION).exists()
 
 
 def test_thresholds_of_people_of_the_training_do_not_stay_for_others(found, tmp_path, capsys):

@@ -300,7 +300,7 @@ def test_a_run_that_does_not_reach_its_manifest_again_is_named(world, tmp_path):
 def test_the_command_answers_in_text_as_json_and_on_a_page(world, tmp_path, capsys):
     runs = [world / "three-0", world / "two-0"]
     page = tmp_path / "page.html"
-    compare(runs, out=page)
+    compare(runs, out=page, trust=("own.networks",))
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert max(map(len, lines[: lines.index("")])) <= 100
@@ -309,6 +309,7 @@ def test_the_command_answers_in_text_as_json_and_on_a_page(world, tmp_path, caps
     assert lines[-2].startswith(("two-0 is worse than three-0 by 0.", "No clear difference: two-0"))
     assert lines[-2].endswith("over 5 people, who are too few to tell.")
     assert "next: python -m siamjax calibrate --run" in err
+    assert err.endswith("--data my_people/ --trust own.networks\n")  # which it would ask for
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
     assert lines[-2] in text.replace("&#43;", "+")

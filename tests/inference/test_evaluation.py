@@ -35,6 +35,10 @@ def test_a_test_that_cannot_be_made_again_asks_for_data(tmp_path):
         own_test(described())
     with pytest.raises(UsageError, match=r"does not say what the run was tested on; give --data"):
         own_test(described(task="verification", splits={"seed": 0}))
+    file = tmp_path / "dinov2.pth"
+    file.touch()
+    with pytest.raises(UsageError, match=r"dinov2.pth: published weights have no test; give --dat"):
+        own_test(Described(folder=file, manifest=described().manifest))
     gone = {"data": str(tmp_path / "gone"), "seed": 0}
     with pytest.raises(UsageError, match=r"manifest.json names: .*gone: no such folder.*--data"):
         own_test(described(task="verification", splits=gone))

@@ -1,7 +1,9 @@
+import dataclasses
 import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +77,8 @@ def test_loaded_with_jax_alone_it_gives_what_the_run_gives(kind, tmp_path, rng):
     subprocess.run([sys.executable, "-c", ALONE], cwd=out, check=True)
     embed = jax.jit(partial(run.network.apply, method="embed"))
     features = [embed(run.variables, x) for x in (first, second)]
+    package = str(Path(export.__file__).parents[2]).encode()  # where it lies on this machine
+    assert all(package not in path.read_bytes() for path in out.glob("*.stablehlo"))
     if kind is embedder:
         expected = np.linalg.norm(features[0] - features[1], axis=1)
     else:
@@ -91,7 +95,7 @@ def test_loaded_with_jax_alone_it_gives_what_the_run_gives(kind, tmp_path, rng):
 
 
 PUBLISHED = {
-    "face_embedding": (FaceEmbedding(), (72, 71)),
+    "face_embedding": (FaceEmbedding(), Framing(size=(72, 71), pad=True)),
     "iresnet": (IResNet(depths=(1, 1, 1, 1)), (112, 112)),
     "osnet": (OSNet(channels=(16, 64, 64, 64), depths=(1, 1, 1)), (64, 32)),
     "resnet": (ResNet(depths=(1, 1, 1, 1)), Framing(size=(32, 40), shorter=48, filter="bicubic")),
@@ -143,6 +147,7 @@ def test_model_card(tmp_path):
         "data": "orl_faces",
         "data_credit": "AT&T Laboratories\nCambridge",
         "protocol": "by people",
+        "config": {"weights": "/home/me/dinov2-small/model.safetensors", "weights_sha256": "ab12"},
         "threshold": 0.25,
         "trained_on": ["secret name"],
         "results": {
@@ -159,18 +164,40 @@ def test_model_card(tmp_path):
     assert "Laboratories\nCambridge" not in card  # a text is no Markdown of its own
     assert "Divided: by people." in card
     assert "* Threshold of the distance: 0.2500." in card
+    began = "Began with published weights: `dinov2-small/model.safetensors`, sha256 of its tensors"
+    assert f"{began} ab12." in card
     assert "| auc | 0.9 [0.85, 0.95] | 0.8 |" in card
     assert "| pairs_same | 450 | 450 |" in card
     assert "eer" not in card
     assert "secret name" not in card + (tmp_path / "full" / "manifest.json").read_text()
+    facts["config"]["weights"] = "dinov2-small"
+    facts["data_credit"] = str(tmp_path)  # of a folder: the reader has another machine
+    run = run_of(run.network, (8, 12), tmp_path, **facts)
+    said = model_card(run, {}, name="x", platforms=("cpu",))
+    assert "`dinov2-small` (Apache-2.0, Oquab et al., Meta), sha" in said
+    assert "Trained on orl_faces, " in said
+    export_run(run, tmp_path / "of a folder", platforms=("cpu",))
+    assert "data_credit" not in (tmp_path / "of a folder" / "manifest.json").read_text()
+    file = tmp_path / "weights.pth"
+    file.touch()
+    said = model_card(dataclasses.replace(run, folder=file), {}, name="x", platforms=("cpu",))
+    assert f"* Weights: as published, `{tmp_path.name}/weights.pth`." in said
+    part = Framing(size=(8, 12), box=(0.25, 0.0, 1.0715, 1.0))
+    said = model_card(dataclasses.replace(run, size=part), {}, name="x", platforms=("cpu",))
+    assert "the part (0.25, 0.0, 1.0715, 1.0), bilinear to (8, 12) (a part: top, left, bo" in said
     make = {"class": "a:B", "fields": {"make": {"import": "mine.networks:Net"}}}
     run.manifest["network"] = make
     said = model_card(run, {}, name="x", platforms=("cpu",))
     assert "Its code is in `a`, `mine.networks`: give `--trust a mine.networks`." in said
     opened = Finished.open(tmp_path / "full")
     assert opened.about.threshold == 0.25
-    (tmp_path / "full" / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(UsageError, match=r"model.safetensors is damaged .*; export the run again"):
+    with pytest.raises(UsageError, match="give the whole folder of an exported run, with its man"):
+        Finished.open(tmp_path / "full" / "model.safetensors")
+    weights = tmp_path / "full" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(
+        UsageError, match=r"damaged \(.* its sha256 is not .*; export the run again"
+    ):
         Finished.open(tmp_path / "full")
 
 

@@ -80,10 +80,10 @@ def test_an_earlier_run_s_data_is_read_again_or_a_sentence_tells(run, splits, mo
     (run.folder / "seen.json").unlink()
     some = people_like(splits, splits.trained_on[:1], called=lambda name: "anna")
     (told,) = check_unseen(run, some)  # its manifest names no data
-    assert told == "the run does not tell which images it has seen: only names were checked"
+    assert told == "which images the network was trained on is not known: only names were checked"
     run.manifest["trained_on"] = []
     (told,) = check_unseen(colour_run(run.folder), some)
-    assert told == "the run does not tell which images it has seen: nothing was checked"
+    assert told == "which images the network was trained on is not known: nothing was checked"
     monkeypatch.setattr(unseen, "own_splits", lambda run: splits)
     with pytest.raises(UsageError, match="pixels of their images anna"):
         check_unseen(run, some)

@@ -219,7 +219,7 @@ GOOD = np.ones((6, 6)) - np.eye(6)
         (GOOD, {"k2": 0}, "k2 0"),
         (GOOD, {"block": 0}, "block 0"),
         (GOOD, {"weight": 1.1}, "weight 1.1"),
-        (GOOD, {"neighbours": "papers"}, "neighbours is 'papers'"),
+        (GOOD, {"neighbours": "papers"}, "neighbours papers: choose one of code, paper"),
     ],
 )
 def test_bad_input(distance, options, message):

@@ -3,6 +3,8 @@
 What they compute is compared with their peers in ``tests/pretrained``.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from random_variables import random_variables
 
 from siamjax.errors import UsageError
-from siamjax.models import Embeds, FaceEmbedding, IResNet, OSNet, ResNet, iresnet
+from siamjax.models import Embeds, FaceEmbedding, IResNet, OSNet, ResNet, iresnet, osnet
 
 # Parameters without classifier and running statistics: published, or counted in the peers.
 COUNTS = {
@@ -37,6 +39,19 @@ def test_published_counts(count):
     image = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.uint8)
     variables = jax.eval_shape(COUNTS[count].init, jax.random.key(0), image)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_ranks_and_types_are_not_promoted(name):
+    network, size, *_ = SMALL[name]
+
+    def loss(variables, image):
+        return jnp.sum(network.apply(variables, image).astype(jnp.float32))
+
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
+        variables = jax.eval_shape(network.init, jax.random.key(0), image)
+        jax.eval_shape(jax.grad(loss), variables, image)
 
 
 def made(name):
@@ -111,6 +126,23 @@ def test_the_slope_of_prelu_by_hand():
     np.testing.assert_allclose(of_x, [[0.25, 1.0], [1.0, -1.0]])
 
 
+def test_each_channel_by_itself_as_a_grouped_convolution():
+    a, b, c = jax.random.split(jax.random.key(0), 3)
+    x, gradient = jax.random.normal(a, (3, 5, 4, 6)), jax.random.normal(b, (3, 5, 4, 6))
+    kernel = jax.random.normal(c, (3, 3, 1, 6))
+
+    def grouped(x, kernel):
+        names = ("NHWC", "HWIO", "NHWC")
+        border = [(1, 1), (1, 1)]
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), border, dimension_numbers=names, feature_group_count=6
+        )
+
+    for function in (lambda f: f(x, kernel), lambda f: jax.vjp(f, x, kernel)[1](gradient)):
+        found, expected = (function(f) for f in (osnet._depthwise, grouped))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+
+
 def test_refusals():
     for network, side in ((FaceEmbedding(), 70), (OSNet(), 12)):
         with pytest.raises(UsageError, match=f"sides of at least {side + 1}"):
@@ -118,5 +150,5 @@ def test_refusals():
     for side in (96, 113):
         with pytest.raises(UsageError, match="sides of 97 to 112"):
             jax.eval_shape(IResNet().init, jax.random.key(0), jnp.zeros((1, 100, side, 3)))
-    with pytest.raises(UsageError, match="variant 'x'; choose one of arcface, adaface"):
+    with pytest.raises(UsageError, match="variant x: choose one of arcface, adaface"):
         jax.eval_shape(IResNet(variant="x").init, jax.random.key(0), jnp.zeros((1, 112, 112, 3)))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_experiments import SIDES, batch_of
 
 from siamjax.models.lfw import LfwNet
 from siamjax.models.normalization import BatchNorm
@@ -135,7 +136,7 @@ def test_an_experiment_in_bfloat16_is_near_itself_in_float32(name):
     measure is what float32 does with rounded parameters: one rounding a product. In bfloat16 there
     are three, of the inputs, the kernel and the result, and as many in the backward pass: six.
     """
-    size, batch = device_cases.STEPS[name][1], device_cases.batch_of(name)
+    size, batch = SIDES[name], batch_of(name, 4)
     optimizer = optax.sgd(1.0)  # what a step takes away is then the gradient
 
     def stepped(dtype):

@@ -166,7 +166,7 @@ def test_preprocessing_by_hand():
     }
     for kind, values in expected.items():
         np.testing.assert_allclose(preprocess(x, kind)[0, 0, 0], values, rtol=1e-5, atol=1e-5)
-    with pytest.raises(UsageError, match="preprocessing 'rgb'"):
+    with pytest.raises(UsageError, match="preprocessing rgb: choose one of unit"):
         preprocess(x, "rgb")
 
 
@@ -183,8 +183,10 @@ def test_refusals():
         Vgg16(depth=3).init(jax.random.key(0), image)
     with pytest.raises(UsageError, match="depth 6"):
         Vgg16(depth=6).init(jax.random.key(0), image)
-    with pytest.raises(UsageError, match="variant 'x'"):
+    with pytest.raises(UsageError, match="variant x: choose one of strided, visnet"):
         VisualSearchNet(variant="x").init(jax.random.key(0), image)
+    with pytest.raises(UsageError, match="output x: choose one of sigmoid, ball, sphere"):
+        VisualSearchNet(output="x").init(jax.random.key(0), image)
     with pytest.raises(UsageError, match="stride 5"):
         ShallowNet(5).init(jax.random.key(0), image)
 

@@ -10,7 +10,7 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.models import Embeds, VisionTransformer
-from siamjax.models.vit import bicubic_weights, fitted
+from siamjax.models.vit_layers import bicubic_weights, fitted
 from siamjax.training.description import build_module, describe_module
 
 DINO = {"patch": 14, "grid": 37, "layer_scale": True, "preprocessing": "torchvision"}
@@ -25,6 +25,11 @@ PUBLISHED = {
     "CLIP B/32": ({"patch": 32, "grid": 7, **CLIP}, 87_849_216),
     "CLIP B/16": (CLIP, 86_192_640),
     "SigLIP B/16": ({"head": "siglip"}, 92_884_224),
+    "SigLIP So400m/14": (
+        {"width": 1152, "depth": 27, "heads": 16, "hidden": 4304}
+        | {"patch": 14, "grid": 16, "head": "siglip"},
+        427_680_704,
+    ),
 }
 SMALL = {"width": 128, "depth": 1, "patch": 4, "grid": 5}
 HEADS = {
@@ -56,13 +61,14 @@ def test_published_counts(name):
     fields, expected = PUBLISHED[name]
 
     def count(depth):
-        network = VisionTransformer(depth=depth, **fields)
+        network = VisionTransformer(**{**fields, "depth": depth})
         x = jax.ShapeDtypeStruct((1, network.patch, network.patch, 3), jnp.uint8)
         variables = jax.eval_shape(network.init, jax.random.key(0), x)
         return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
     assert VisionTransformer().depth == 12
-    assert count(1) + 11 * (count(2) - count(1)) == expected  # all blocks are alike
+    blocks = fields.get("depth", 12)
+    assert count(1) + (blocks - 1) * (count(2) - count(1)) == expected  # all blocks are alike
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -139,11 +145,12 @@ def oracle(network, variables, x):
         gathered = []
         for one in qkv:
             heads = []
-            for start in range(0, network.width, 64):
-                of_head = slice(start, start + 64)
+            each = network.width // network.heads
+            for start in range(0, network.width, each):
+                of_head = slice(start, start + each)
                 q, k, v = ([r.reshape(3, -1)[n, of_head] for r in qkv] for n in range(3))
                 q = one.reshape(3, -1)[0, of_head]
-                weights = np.exp([q @ key / 8 for key in k])
+                weights = np.exp([q @ key / math.sqrt(each) for key in k])
                 heads.append(sum(w * value for w, value in zip(weights, v, strict=True)))
                 heads[-1] = heads[-1] / weights.sum()
             gathered.append(dense(np.concatenate(heads), f"{block}/attn/proj"))
@@ -155,8 +162,9 @@ def oracle(network, variables, x):
     return np.concatenate([tokens[0], np.mean(tokens[1 + network.registers :], axis=0)])
 
 
-def test_oracle(rng):
-    network = small("cls_mean", layer_scale=True, depth=2, grid=2)
+@pytest.mark.parametrize("heads", [2, 8])
+def test_oracle(rng, heads):
+    network = small("cls_mean", layer_scale=True, depth=2, grid=2, heads=heads, hidden=100)
     variables = drawn(network, rng, scale=0.2)
     x = image(rng, 2, 8, 8)
     expected = np.stack([oracle(network, variables, one) for one in x])
@@ -228,11 +236,14 @@ def test_fitted(rng):
         ({}, (1, 16, 18, 3), "sides must be multiples of 4, the side of a patch"),
         ({}, (1, 16, 16, 1), "expected .batch, height, width, 3. with sides of at least 4"),
         ({}, (16, 16, 3), "expected .batch, height, width, 3"),
-        ({"width": 100}, (1, 16, 16, 3), "width 100: use a multiple of 64"),
+        ({"width": 100}, (1, 16, 16, 3), "width 100: use a multiple of 64, a head's features"),
+        ({"heads": 3}, (1, 16, 16, 3), "width 128: use a multiple of 3, the number of heads"),
+        ({"hidden": 0}, (1, 16, 16, 3), "hidden 0"),
         ({"depth": 0}, (1, 16, 16, 3), "depth 0"),
-        ({"head": "mean"}, (1, 16, 16, 3), "head 'mean'; choose one of cls, cls_mean, clip, sigl"),
-        ({"activation": "relu"}, (1, 16, 16, 3), "activation 'relu'; choose one of gelu, gelu_t"),
-        ({"positions": "x"}, (1, 16, 16, 3), "positions 'x'; choose one of antialias, bicubic"),
+        ({"epsilon": 0.0}, (1, 16, 16, 3), "epsilon 0"),
+        ({"head": "mean"}, (1, 16, 16, 3), "head mean: choose one of cls, cls_mean, clip, siglip"),
+        ({"activation": "relu"}, (1, 16, 16, 3), "activation relu: choose one of gelu, gelu_t"),
+        ({"positions": "x"}, (1, 16, 16, 3), "positions x: choose one of antialias, bicubic"),
         ({"registers": 4, "head": "clip"}, (1, 16, 16, 3), "registers with head 'clip'"),
     ],
 )

@@ -7,9 +7,6 @@ import pytest
 
 from benchmarks.peers import import_torchvision
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 OUTPUTS, GRADIENTS = 2e-5, 1e-4
 """What is allowed, of the peer's root mean square."""
 
@@ -75,9 +72,18 @@ def differences(network, variables, forward, shape, moments, *, seed=0):
         out, pull = jax.vjp(lambda x: network.apply(variables, x), x)
         return out, pull(jnp.asarray(cotangent))[0]
 
-    pairs = zip(
-        both(variables, x),
-        (expected.detach().numpy(), gradient.numpy().transpose(0, 2, 3, 1)),
-        strict=True,
+    outputs, gradients = both(variables, x)
+    return (
+        furthest(outputs, expected.detach().numpy()),
+        furthest(gradients, gradient.numpy().transpose(0, 2, 3, 1)),
     )
-    return [float(np.abs(a - b).max() / np.sqrt(np.mean(np.square(b)))) for a, b in pairs]
+
+
+def furthest(ours, theirs):
+    """Largest difference, in the root mean square of theirs."""
+    return float(np.abs(ours - theirs).max() / np.sqrt(np.mean(np.square(theirs))))
+
+
+def worst(differences):
+    """The largest of the outputs' and of the gradients', of one network at several sizes."""
+    return [max(each) for each in zip(*differences, strict=True)]

@@ -23,10 +23,11 @@ CONTENT = bytes(range(256)) * 40
 
 class Server(http.server.BaseHTTPRequestHandler):
     ranges, stop_at, content, asked = True, None, CONTENT, []
+    said = ("ETag", '"1"')  # of which version this is
 
     def do_GET(self):
         begin = 0
-        if self.ranges and "Range" in self.headers:
+        if self.ranges and "Range" in self.headers and self.headers["If-Range"] == self.said[1]:
             begin = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         self.asked.append(begin)
         if begin >= len(self.content):
@@ -35,6 +36,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         body = self.content[begin:]
         self.send_response(206 if begin else 200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header(*self.said)
         self.end_headers()
         self.wfile.write(body if self.stop_at is None else body[: self.stop_at])
 
@@ -87,10 +89,38 @@ def test_a_broken_connection_is_gone_on_with(folder, handler, ranges):
     assert handler.asked == [0, 3000 if ranges else 0]
 
 
-def test_all_came_but_the_end_was_not_seen(folder):
+def test_all_came_but_the_end_was_not_seen(folder, handler):
     folder.mkdir()
     (folder / "w.npz.part").write_bytes(CONTENT)
+    (folder / "w.npz.part.version").write_text('"1"')
     assert fetch("own").read_bytes() == CONTENT
+    assert handler.asked == [len(CONTENT)]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "w.npz"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asked"),
+    [
+        (("ETag", '"1"'), ("ETag", '"1"'), 3000),
+        (("ETag", '"1"'), ("ETag", '"2"'), 0),
+        (("Last-Modified", "Mon, 02 Nov 2026 10:00:00 GMT"), ("ETag", '"2"'), 0),
+        (("ETag", 'W/"1"'), ("ETag", 'W/"1"'), 0),  # alike, not the same bytes
+        (("X-None", ""), ("X-None", ""), 0),
+    ],
+    ids=str,
+)
+def test_no_two_versions_are_joined(folder, handler, monkeypatch, before, after, asked):
+    """Where no digest would show it."""
+    of_no_digest = dataclasses.replace(published.PUBLISHED["own"], digest="")
+    monkeypatch.setitem(published.PUBLISHED, "own", of_no_digest)
+    handler.stop_at, handler.said = 3000, before
+    with pytest.raises(UsageError, match="could not be downloaded"):
+        fetch("own")
+    handler.stop_at, handler.said = None, after
+    if before != after:
+        handler.content = CONTENT[::-1]
+    assert fetch("own").read_bytes() == handler.content
+    assert handler.asked == [0, asked]
 
 
 def test_another_digest_leaves_nothing(folder, handler):
@@ -197,7 +227,7 @@ def test_names(folder, tmp_path, monkeypatch):
         UsageError, match="no published weights 'vgg19'; choose one of vgg16-imagenet"
     ):
         fetch("vgg19")
-    with pytest.raises(UsageError, match="vgg19: no such file"):
+    with pytest.raises(UsageError, match=r"vgg19: no such file, nor a name .* weights list"):
         open_weights(tmp_path / "vgg19")
     with pytest.raises(UsageError, match="not a known file of weights"):  # fetched
         open_weights("own")

@@ -1,7 +1,10 @@
 """What is not as published is refused with tensor, found and expected; nothing is written."""
 
+import flax.traverse_util
 import numpy as np
 import pytest
+from random_variables import random_variables
+from small_experiments import TRUNK
 
 from siamjax.commands.weights import convert
 from siamjax.errors import UsageError
@@ -88,19 +91,45 @@ def test_values_that_are_not_finite(value):
         check_values("w", {"params/b/bias": np.array(np.nan)})
 
 
-def test_nothing_is_written(tmp_path, rng):
+def test_variances_below_0():
+    """Their root is NaN; behind max-pooling all images had the same embedding."""
+    values = np.array([0, 1, -1e-3], np.float16)
+    check_values("w", {"params/a/var": values, "batch_stats/a/mean": values})
+    with pytest.raises(UsageError, match=r"a/var has 1 of 3 values that are not variances, the fi"):
+        check_values("w", {"batch_stats/a/var": values})
+
+
+def test_nothing_is_written(tmp_path, capsys):
     arrays = {
         p.removeprefix("params/"): np.zeros(s, "f2") for p, s in published_shapes("vgg16").items()
     }
     path, out = tmp_path / "w.npz", tmp_path / "out.npz"
     np.savez_compressed(path, **arrays)
     convert(path, out=out)
+    said = capsys.readouterr()
+    assert f"{out}: vgg16, 26 tensors, 14,714,688 values, images preprocessed by bgr_m" in said.out
+    assert f"next: python -m siamjax embed photos/ --network {out} --out index/" in said.err
     out.unlink()
     arrays["block5_conv3/bias"][3] = np.nan
     np.savez_compressed(path, **arrays)
     with pytest.raises(UsageError, match=r"block5_conv3/bias has 1 of 512 values .* at \(3,\)"):
         convert(path, out=out)
     assert not out.exists()
+
+
+def test_layers_left_out_of_a_file_of_our_own(tmp_path):
+    """The part is read; it is whole where it is used."""
+    whole, part = tmp_path / "whole.npz", tmp_path / "part.npz"
+    flat = flax.traverse_util.flatten_dict(random_variables(TRUNK, (16, 16)), sep="/")
+    Weights(source="w", architecture="vit", tensors=flat, preprocessing="signed").save(whole)
+    with pytest.raises(UsageError, match=r"--leave-out nrom: no layer of .*whole.npz begins with"):
+        convert(whole, out=part, leave_out=("patch_embed", "nrom"))
+    assert not part.exists()
+    convert(whole, out=part, leave_out=("norm",))
+    weights = read_weights(part)
+    assert flat.keys() - weights.tensors.keys() == {"params/norm/scale", "params/norm/bias"}
+    with pytest.raises(UsageError, match=r"part.npz does not fit .*: norm/bias is missing in the"):
+        _ = weights.variables
 
 
 def test_a_file_of_our_own_may_hold_a_part(tmp_path):

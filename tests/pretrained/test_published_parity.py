@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from peers import furthest
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import ENDS, InceptionV3
@@ -68,7 +69,7 @@ CASES = {
 
 @pytest.mark.parametrize("top", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_keras_applications(keras, tmp_path, name, top):
+def test_keras_applications(keras, tmp_path, name, top, row):
     ours, theirs, side, preprocessing, layers = CASES[name]
     keras.applications.InceptionV3(weights=None, include_top=False)  # so that numbers begin later
     build = getattr(keras.applications, theirs)
@@ -102,6 +103,8 @@ def test_keras_applications(keras, tmp_path, name, top):
         for layer, one, other in zip([*layers, "end"], results, expected, strict=True):
             assert one.shape == other.shape
             assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max(), layer
+        title = f"{theirs}{' with its classifier' if top else ''}, Keras"
+        row("same", title, [(side, side)], furthest(output, expected[-1]), None)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,7 +130,7 @@ def torch_vgg16(torch):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_torchvision(tmp_path, legacy):
+def test_torchvision(tmp_path, legacy, row):
     torch = pytest.importorskip("torch")
     features = torch_vgg16(torch).eval()
     state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
@@ -141,6 +144,8 @@ def test_torchvision(tmp_path, legacy):
     with torch.no_grad():
         theirs = features(torch.tensor(np.array(x))).numpy().transpose(0, 2, 3, 1)
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+    saved = "before 1.6" if legacy else "zip"
+    row("same", f"VGG16, PyTorch ({saved})", [(64, 64)], furthest(ours, theirs), None)
 
 
 class Bomb:

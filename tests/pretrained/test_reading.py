@@ -6,15 +6,18 @@ from pathlib import Path
 import h5py
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from test_torch_files import pickled, tensor, write
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
 from siamjax.models.vgg16 import BLOCKS, Vgg16Features
 from siamjax.pretrained import published_form, put, read_weights
 from siamjax.pretrained.architectures import of_torch
+from siamjax.pretrained.networks import NETWORKS
 
 REAL = Path(__file__).parents[3] / "shared/weights"
 VGG, INCEPTION = REAL / "vgg16_imagenet_notop_fp16.npz", REAL / "inception_v3_tfjs"
@@ -244,8 +247,9 @@ def test_torchvision_vgg16(rng):
         of_torch("f", {**state, "classifier.0.weight": dense[:, :100]})
     with pytest.raises(UsageError, match=r"features\.2\.weight is \(4,\), expected a kernel"):
         of_torch("f", {**state, "features.2.weight": np.zeros(4)})
-    with pytest.raises(UsageError, match="another network: 14 layers of features"):
+    with pytest.raises(UsageError, match="another network: 14 layers of features") as refused:
         of_torch("f", {**state, "features.34.weight": np.zeros((2, 2, 3, 3))})
+    assert all(network.title in str(refused.value) for network in NETWORKS.values())
 
 
 @pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.module.{}", "features.module.{}"])
@@ -288,6 +292,61 @@ def test_safetensors(tmp_path, tiny):
         read_weights(tmp_path / "w.safetensors")
 
 
+def write_shard(path, tensors):
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+        return
+    flat = {name: tensor_of(f"{n}", one) for n, (name, one) in enumerate(tensors.items())}
+    storages = {f"s{n}": np.ravel(one) for n, one in enumerate(tensors.values())}
+    write(path, pickled(flat), **storages)
+
+
+def tensor_of(key, array):
+    strides = [step // array.itemsize for step in array.strides]
+    return tensor(key, array.size, array.shape, strides)
+
+
+@pytest.mark.parametrize(
+    ("index", "shard"),
+    [
+        ("model.safetensors.index.json", "model-{}-of-2.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model-{}-of-2.bin"),
+    ],
+)
+def test_shards_of_hugging_face(index, shard, tmp_path, tiny):
+    one, two = shard.format(1), shard.format(2)
+    state = torch_vgg()
+    parts = {one: dict(list(state.items())[:9]), two: dict(list(state.items())[9:])}
+    for name, part in parts.items():
+        write_shard(tmp_path / name, part)
+    places = {name: place for place, part in parts.items() for name in part}
+
+    def indexed(**changes):
+        content = {"metadata": {"total_size": 1}, "weight_map": places | changes}
+        (tmp_path / index).write_text(json.dumps(content))
+
+    indexed()
+    check_vgg(read_weights(tmp_path))
+    check_vgg(read_weights(tmp_path / index))
+    last = "features.28.bias"
+    for wrong, message in (
+        ({last: one}, rf"/{one} lacks {last}, which {index} says is there"),
+        ({"a": one, "b": one}, rf"/{one} lacks a, b, which {index} says is there"),
+        ({last: f"../{two}"}, rf"{index}: the shard '../{two}' is not beside it"),
+        ({last: f"{tmp_path}/{two}"}, "is not beside it"),
+        ({last: ".."}, r"/\.\.: this shard is missing"),
+        ({last: ""}, ": this shard is missing"),
+        ({last: "other.bin"}, r"/other.bin: this shard is missing; put it there"),
+    ):
+        indexed(**wrong)
+        with pytest.raises(UsageError, match=message):
+            read_weights(tmp_path)
+    indexed()
+    write_shard(tmp_path / two, parts[two] | dict(list(state.items())[:1]))
+    with pytest.raises(UsageError, match=rf"/{two}: features.0.weight is in another shard as well"):
+        read_weights(tmp_path)
+
+
 @pytest.mark.parametrize("writer", [write_h5, lambda p, x: write_keras3(p, x, named=True)])
 def test_files_of_another_network(tmp_path, writer):
     writer(tmp_path / "w.h5", vgg([f"conv_{k}" for k in range(12)]))
@@ -305,6 +364,13 @@ def test_files_that_are_none(tmp_path):
     path.write_bytes(b"GIF89a")
     with pytest.raises(UsageError, match="not a known file of weights, expected PyTorch"):
         read_weights(path)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UsageError, match="not the file but Git LFS's pointer to it: git lfs pull"):
+        read_weights(path)
+    save_file({"a": np.ones(3, ml_dtypes.float8_e4m3fn)}, path)
+    with pytest.raises(UsageError, match=r"float8.*: save the network as float16 or float32"):
+        read_weights(path)
     write_h5(tmp_path / "w.h5", vgg())
     content = (tmp_path / "w.h5").read_bytes()
     (tmp_path / "w.h5").write_bytes(content[: len(content) // 2])
@@ -314,7 +380,7 @@ def test_files_that_are_none(tmp_path):
         file["something"] = 1
     with pytest.raises(UsageError, match="not of Keras weights"):
         read_weights(tmp_path / "w.h5")
-    with pytest.raises(UsageError, match="preprocessing 'caffe'; choose one of unit"):
+    with pytest.raises(UsageError, match="preprocessing caffe: choose one of unit"):
         read_weights(tmp_path / "w.h5", preprocessing="caffe")
 
 

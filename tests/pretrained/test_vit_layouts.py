@@ -14,6 +14,7 @@ from siamjax.data.transforms import Framing
 from siamjax.errors import UsageError
 from siamjax.models import VisionTransformer
 from siamjax.pretrained import read_weights
+from siamjax.pretrained.beside import said_by_timm
 
 TINY = {"width": 64, "depth": 2}
 DINO = {**TINY, "patch": 14, "grid": 3, "layer_scale": True, "preprocessing": "torchvision"}
@@ -82,6 +83,36 @@ def test_half_precision_stays_until_it_is_used(dtype, tmp_path, rng):
     assert weights.variables["params"]["pos_embed"].shape == (1, 9, 64)
 
 
+CLASSIFIER = {"head.weight": np.ones((5, 64), np.float32), "head.bias": np.ones(5, np.float32)}
+IN_21K = {"head.weight": np.ones((21_843, 64), np.float32)}
+MAE = {"mask_token": np.ones((1, 1, 8), np.float32)}
+MAE |= {f"decoder_blocks.0.attn.{kind}.weight": np.ones((8, 8), np.float32) for kind in "ab"}
+MAE["decoder_pos_embed"] = MAE["mask_token"]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected", "other"),
+    [
+        ({}, "torchvision", "signed"),
+        (MAE, "torchvision", "signed"),
+        (CLASSIFIER, "signed", "torchvision"),
+        (IN_21K, "signed", None),
+    ],
+)
+def test_mean_and_deviation_that_no_tensor_says(more, expected, other, tmp_path, rng, capsys):
+    """augreg, DeiT, DINO and MAE are of one form: what is assumed is told, and how to say it."""
+    path = written(tmp_path, state(rng, **TINY) | more)
+    assert read_weights(path).network == VisionTransformer(**TINY, preprocessing=expected)
+    told = capsys.readouterr().err
+    assert told.count("\n") == (0 if other is None else 1)
+    if other is not None:
+        assert told.startswith(f"warning: {path} does not say its images' mean and standard dev")
+        assert "put timm's config.json" in told
+        assert told.endswith(f"weights convert {path} --preprocessing {other}\n")
+    assert read_weights(path, preprocessing="unit").preprocessing == "unit"
+    assert not capsys.readouterr().err
+
+
 HUGGING_FACE = (
     (r"^cls_token|^mask_token", r"embeddings.\g<0>"),
     (r"^reg_token", "embeddings.register_tokens"),
@@ -94,13 +125,9 @@ HUGGING_FACE = (
 )
 
 
-@pytest.mark.parametrize("registers", [0, 4])
-def test_hugging_face(registers, tmp_path, rng):
-    fields = {**DINO, "registers": registers}
-    tensors = state(rng, **fields)
-    if registers:
-        tensors["pos_embed"] = np.pad(tensors["pos_embed"], ((0, 0), (1, 0), (0, 0)))
-    given = {"embeddings.mask_token": np.ones((1, 64), np.float32)}
+def of_hugging_face(tensors):
+    """The same tensors by transformers' names."""
+    given = {}
     for name, tensor in tensors.items():
         for pattern, replacement in HUGGING_FACE:
             name = re.sub(pattern, replacement, name)
@@ -109,10 +136,20 @@ def test_hugging_face(registers, tmp_path, rng):
                 given[name.replace("attn.qkv", f"attention.attention.{word}")] = part
         else:
             given[name] = tensor
+    return given
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_hugging_face(registers, tmp_path, rng, capsys):
+    fields = {**DINO, "registers": registers}
+    tensors = state(rng, **fields)
+    if registers:
+        tensors["pos_embed"] = np.pad(tensors["pos_embed"], ((0, 0), (1, 0), (0, 0)))
+    given = of_hugging_face(tensors) | {"embeddings.mask_token": np.ones((1, 64), np.float32)}
     weights = read_weights(written(tmp_path, given))
     fields["positions"] = "antialias" if registers else "bicubic"
     assert weights.network == VisionTransformer(**fields)
-    assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic")
+    assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic", half="down")
     for place in (0, 1):
         attention = weights.variables["params"][f"blocks_{place}"]["attn"]
         for part in ("qkv", "proj"):
@@ -122,6 +159,39 @@ def test_hugging_face(registers, tmp_path, rng):
     message = "blocks_0/attn/qkv/bias is missing.* blocks_0/attn/q/bias has no place"
     with pytest.raises(UsageError, match=message):
         read_weights(written(tmp_path, given))
+    assert not capsys.readouterr().err
+
+
+HUGGING_FACES_VIT = {
+    ".norm1.": ".layernorm_before.",
+    ".norm2.": ".layernorm_after.",
+    ".mlp.fc1.": ".intermediate.dense.",
+    ".mlp.fc2.": ".output.dense.",
+}
+
+
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        ({}, "torchvision"),
+        ({"decoder.mask_token": 8}, "torchvision"),
+        ({"classifier.weight": 5}, "signed"),
+        ({"vit.pooler.dense.weight": 64}, "signed"),
+    ],
+)
+def test_mean_and_deviation_of_hugging_faces_vit(beside, expected, tmp_path, rng, capsys):
+    given = {}
+    for name, tensor in of_hugging_face(state(rng, **TINY)).items():
+        for ours, theirs in HUGGING_FACES_VIT.items():
+            name = name.replace(ours, theirs)
+        given[f"vit.{name}"] = tensor
+    given |= {name: np.ones((rows, 64), np.float32) for name, rows in beside.items()}
+    path = written(tmp_path, given)
+    assert read_weights(path).network.preprocessing == expected
+    assert "put the publisher's preprocessor_config.json beside it" in capsys.readouterr().err
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HALF))
+    assert read_weights(path).network.preprocessing == "signed"
+    assert not capsys.readouterr().err
 
 
 def changed(**tensors):
@@ -135,7 +205,7 @@ def without(*names):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("norm.bias"), "is not a vision transformer as published: norm/bias is missing"),
+        (without("norm.bias"), "is not a vision transformer .* as published: norm/bias is missing"),
         (without("pos_embed"), "pos_embed is missing in the file"),
         (without("patch_embed.proj.weight"), "patch_embed/proj/kernel is missing in the file"),
         (without("blocks.0.mlp.fc1.bias"), "blocks_0/mlp/fc1/bias is missing in the file"),
@@ -151,12 +221,12 @@ def without(*names):
             r"patch_embed/proj/kernel is \(16, 14, 3, 64\) in the file",
         ),
         (
-            changed(**{"patch_embed.proj.weight": np.ones((1280, 3, 1, 1))}),
-            "model.safetensors: tokens of 1280 features; networks of more than 1024",
+            changed(**{"patch_embed.proj.weight": np.ones((1216, 3, 1, 1))}),
+            "model.safetensors: tokens of 1216 features; networks of more than 1024",
         ),
         (
             changed(**{"norm_pre.weight": np.ones(64)}),
-            "CLIP as timm saves it does not say which GELU",
+            "CLIP as timm saves it does not say which GELU it has; put timm's config.json beside",
         ),
         (
             changed(**{"ema.cls_token": np.ones(1), "ema.blocks.0.attn.qkv.weight": np.ones(1)}),
@@ -228,6 +298,21 @@ def test_open_clip_by_its_config(clip, config, activation):
     }
 
 
+@pytest.mark.parametrize("quick", ["", "_quickgelu"])
+def test_clip_by_timms_config(quick, tmp_path, rng):
+    """It gives the projection a bias of zeros; any other bias is that of a classifier."""
+    tensors = {**state(rng, **TINY, head="clip", projection=7), "head.bias": np.zeros(7)}
+    said = {"architecture": f"vit_base_patch16_clip{quick}_224"}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    network = read_weights(written(tmp_path, tensors)).network
+    options = {"projection": 7, "epsilon": 1e-5, "preprocessing": "clip"}
+    assert network == VisionTransformer(
+        **TINY, **options, head="clip", activation="quick_gelu" if quick else "gelu"
+    )
+    with pytest.raises(UsageError, match="head/bias has no place in the network"):
+        read_weights(written(tmp_path, {**tensors, "head.bias": np.ones(7)}))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -289,3 +374,92 @@ def test_images_of_timms_config(tmp_path, rng):
     weights = read_weights(written(tmp_path, state(rng, **TINY)))
     assert weights.network == VisionTransformer(**TINY, preprocessing="torchvision")
     assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic")
+
+
+PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False}
+MOMENTS_HF = {"image_mean": MOMENTS["mean"], "image_std": MOMENTS["std"]}
+CUT = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"size": {"height": 48, "width": 48}, "resample": 2},
+            {"size": (48, 48), "filter": "bilinear"},
+        ),
+        ({"size": 48, "resample": 3}, {"size": (48, 48)}),
+        ({"size": {"shortest_edge": 40}, **CUT}, {"size": (32, 32), "shorter": 40}),
+        ({"size": 40, **CUT, "crop_size": 32}, {"size": (32, 32), "shorter": 40}),
+        ({"size": {"height": 38, "width": 38}}, {"size": (32, 32)}),  # no whole patch: left out
+    ],
+)
+def test_images_as_transformers_prepares_them(said, expected, tmp_path, rng):
+    path = written(tmp_path, state(rng, **SIGLIP))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | said))
+    weights = read_weights(path)
+    assert weights.size == Framing(**{"shorter": None, "filter": "bicubic"} | expected, half="down")
+    # transformers 5 takes the images' part of the file for images and texts before the other
+    both = {"image_processor": PROCESSOR | said, "processor_class": "SiglipProcessor"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(both))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 16, **MOMENTS_HF}))
+    weights = read_weights(path)
+    assert weights.preprocessing == "signed"
+    assert weights.size == Framing(**{"shorter": None, "filter": "bicubic"} | expected, half="down")
+    both["image_processor"]["resample"] = 0
+    (tmp_path / "processor_config.json").write_text(json.dumps(both))
+    with pytest.raises(UsageError, match=r"/processor_config.json: resample 0"):
+        read_weights(path)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "SiglipProcessor"}')
+    assert read_weights(path).preprocessing == "torchvision"  # before transformers 5
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"resample": 0}, "resample 0; expected 2"),
+        ({"size": {"height": 40, "width": 40}, **CUT}, "not those of a square"),
+        ({"size": {"shortest_edge": 40}}, "not those of a square"),
+        ({"size": {"height": 48, "width": 40}}, "not those of a square"),
+        ({"size": 0}, "size"),
+    ],
+)
+def test_images_that_cannot_be_prepared(said, message, tmp_path, rng):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | said))
+    with pytest.raises(UsageError, match=f"preprocessor_config.json.*{message}"):
+        read_weights(written(tmp_path, state(rng, **SIGLIP)))
+
+
+def test_stretched_images_of_open_clip(clip):
+    cut = {**MOMENTS, "resize_mode": "squash", "interpolation": "bilinear"}
+    config = {"model_cfg": {}, "preprocess_cfg": cut}
+    path, folder = clip
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    weights = read_weights(path)
+    assert weights.size == Framing(size=weights.size.size, filter="bilinear")
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ({"num_attention_heads": 2}, {"heads": 2}),
+        ({"layer_norm_eps": 1e-5}, {"epsilon": 1e-5}),
+        ({"hidden_act": "gelu"}, {"activation": "gelu"}),
+    ],
+)
+def test_layers_of_transformers_config(said, fields, within, tmp_path, rng):
+    beside = tmp_path / "config.json"
+    beside.write_text(json.dumps({"vision_config": said} if within else said))
+    path = written(tmp_path, state(rng, **SIGLIP))
+    assert read_weights(path).network == VisionTransformer(**SIGLIP | fields)
+    beside.write_text(json.dumps({"vision_config": {"hidden_act": "relu"}}))
+    with pytest.raises(UsageError, match=r"config.json: hidden_act relu; expected one of gelu, "):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["resnetaa50", "resnetblur50"])
+def test_other_networks_of_a_resnets_tensors(name, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    with pytest.raises(UsageError, match=f"config.json: {name} has a ResNet's tensors"):
+        said_by_timm(tmp_path / "model.safetensors")

@@ -1,14 +1,16 @@
 """Vision transformers against timm, transformers and OpenCLIP: what they save we read and equal."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import CLIP, GRADIENTS, HALF, IMAGENET, OUTPUTS, differences, peer, redrawn
+from peers import GRADIENTS, OUTPUTS, differences, peer, redrawn, worst
 from PIL import Image
 
+from benchmarks.peers import CLIP, HALF, IMAGENET
 from siamjax.data.transforms import Framing
 from siamjax.errors import UsageError
 from siamjax.models import VisionTransformer
@@ -20,6 +22,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 TINY = {"width": 192, "depth": 2}
 DINO = {**TINY, "patch": 14, "grid": 37, "layer_scale": True, "preprocessing": "torchvision"}
 OF_224 = Framing(size=(224, 224), shorter=256, filter="bicubic")
+OF_224_HF = replace(OF_224, half="down")
 SIGLIP = "vit_base_patch16_siglip_224"
 TABLES = (
     *("cls_token", "pos_embed", "reg_token", "latent", "probe", "position_embeddings"),
@@ -33,9 +36,8 @@ def drawn(model):
 
 def of_timm(folder, name, **options):
     timm = peer("timm")
-    model = timm.create_model(
-        name, depth=2, embed_dim=192, num_heads=3, dynamic_img_size=True, **options
-    )
+    options = {"depth": 2, "embed_dim": 192, "num_heads": 3, **options}
+    model = timm.create_model(name, dynamic_img_size=True, **options)
     timm.models.save_for_hf(drawn(model), folder, safe_serialization=True)
     return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
 
@@ -63,15 +65,49 @@ def siglip(folder):
     return unit(forward), fields, HALF, Framing(size=(224, 224), filter="bicubic")
 
 
+def wide_siglip(folder):
+    """Heads of 72 features, and perceptrons that are not 4 times as wide."""
+    own = {"depth": 1, "embed_dim": 1152, "num_heads": 16}
+    _, forward = of_timm(folder, "vit_so400m_patch14_siglip_224", act_layer="gelu_tanh", **own)
+    fields = {"width": 1152, "depth": 1, "heads": 16, "hidden": 4304, "patch": 14, "grid": 16}
+    fields |= {"head": "siglip", "activation": "gelu_tanh"}
+    return unit(forward), fields, HALF, Framing(size=(224, 224), filter="bicubic")
+
+
+def huge(folder):
+    own = {"depth": 1, "embed_dim": 1280, "num_heads": 16}
+    _, forward = of_timm(folder, "vit_huge_patch14_224", **own)
+    fields = {"width": 1280, "depth": 1, "heads": 16, "patch": 14, "grid": 16}
+    return forward, fields, HALF, Framing(size=(224, 224), shorter=248, filter="bicubic")
+
+
+def timm_clip(folder, *, name="vit_base_patch32_clip_224", act="gelu"):
+    torch = peer("torch")
+
+    model, _ = of_timm(folder, name, num_classes=64)
+    torch.nn.init.zeros_(model.head.bias)
+    peer("timm").models.save_for_hf(model, folder, safe_serialization=True)
+    fields = {
+        **TINY,
+        **{"patch": 32, "grid": 7, "head": "clip", "projection": 64, "activation": act},
+        **{"epsilon": 1e-5, "preprocessing": "clip"},
+    }
+    return unit(model), fields, CLIP, Framing(size=(224, 224), shorter=248, filter="bicubic")
+
+
+def timm_quick_clip(folder):
+    return timm_clip(folder, name="vit_base_patch32_clip_quickgelu_224", act="quick_gelu")
+
+
 def unit(forward):
-    import torch
+    torch = peer("torch")
 
     return lambda x: torch.nn.functional.normalize(forward(x), dim=-1)
 
 
 def meta_state(model):
     """A state dict as Meta's DINOv2 has it: a mask token, and registers by another name."""
-    import torch
+    torch = peer("torch")
 
     state = dict(model.state_dict())
     state["mask_token"] = torch.ones(1, 192)
@@ -85,7 +121,7 @@ def meta_state(model):
 
 def meta(folder):
     """Its table at other sizes: bicubic, by a scale of (n + 0.1) / 37, as its code has it."""
-    import torch
+    torch = peer("torch")
 
     model, forward = of_timm(folder, "vit_small_patch14_dinov2")
     (folder / "model.safetensors").unlink()
@@ -111,7 +147,7 @@ def meta(folder):
 
 
 def meta_registers(folder):
-    import torch
+    torch = peer("torch")
 
     model, forward = of_timm(folder, "vit_small_patch14_reg4_dinov2")
     (folder / "model.safetensors").unlink()
@@ -132,7 +168,7 @@ def hf_dinov2(folder):
     config = hf.Dinov2Config(**SMALL, patch_size=14, image_size=518)
     model = of_transformers(folder, hf.Dinov2Model(config))
     fields = {**DINO, "positions": "bicubic"}
-    return lambda x: model(x).last_hidden_state[:, 0], fields, IMAGENET, OF_224
+    return lambda x: model(x).last_hidden_state[:, 0], fields, IMAGENET, OF_224_HF
 
 
 def hf_dinov2_registers(folder):
@@ -140,7 +176,7 @@ def hf_dinov2_registers(folder):
     config = hf.Dinov2WithRegistersConfig(**SMALL, patch_size=14, image_size=518)
     model = of_transformers(folder, hf.Dinov2WithRegistersModel(config))
     fields = {**DINO, "registers": 4}
-    return lambda x: model(x).last_hidden_state[:, 0], fields, IMAGENET, OF_224
+    return lambda x: model(x).last_hidden_state[:, 0], fields, IMAGENET, OF_224_HF
 
 
 def hf_vit(folder):
@@ -171,7 +207,7 @@ def hf_clip(folder, *, act="quick_gelu"):
         **{"patch": 32, "grid": 7, "head": "clip", "projection": 64, "activation": act},
         **{"epsilon": 1e-5, "positions": "bicubic", "preprocessing": "clip"},
     }
-    size = Framing(size=(224, 224), shorter=224, filter="bicubic")
+    size = Framing(size=(224, 224), shorter=224, filter="bicubic", half="down")
 
     def forward(x):
         pooled = model.vision_model(x, interpolate_pos_encoding=True).pooler_output
@@ -271,7 +307,7 @@ def open_clip_siglip(folder):
 
 def augreg_npz(folder):
     """timm reads the file that we wrote, by its own reader of it."""
-    import torch
+    torch = peer("torch")
 
     model, forward = of_timm(folder, "vit_tiny_patch16_224", num_classes=5)
     (folder / "model.safetensors").unlink()
@@ -312,13 +348,28 @@ def augreg_npz(folder):
     return forward, fields, HALF, Framing(size=(224, 224), shorter=248, filter="bicubic")
 
 
-LAYOUTS = {
-    one.__name__: one
-    for one in (
-        *(augreg, augreg_npz, dinov2, dinov2_registers, siglip, meta, meta_registers),
-        *(hf_dinov2, hf_dinov2_registers, hf_vit, hf_clip, hf_clip_exact, hf_siglip),
-        *(hf_siglip_alone, open_clip, open_clip_exact, open_clip_siglip),
-    )
+LAYOUTS = {  # networks, and who saved them
+    "ViT, timm": augreg,
+    "ViT-H, timm": huge,
+    "ViT, augreg's .npz": augreg_npz,
+    "ViT, Hugging Face": hf_vit,
+    "DINOv2, timm": dinov2,
+    "DINOv2, Meta": meta,
+    "DINOv2, Hugging Face": hf_dinov2,
+    "DINOv2 with registers, timm": dinov2_registers,
+    "DINOv2 with registers, Meta": meta_registers,
+    "DINOv2 with registers, Hugging Face": hf_dinov2_registers,
+    "CLIP, timm": timm_quick_clip,
+    "CLIP with exact GELU, timm": timm_clip,
+    "CLIP, Hugging Face": hf_clip,
+    "CLIP with exact GELU, Hugging Face": hf_clip_exact,
+    "CLIP, OpenCLIP": open_clip,
+    "CLIP with exact GELU, OpenCLIP": open_clip_exact,
+    "SigLIP, timm": siglip,
+    "SigLIP So400m, timm": wide_siglip,
+    "SigLIP, Hugging Face": hf_siglip,
+    "SigLIP's tower alone, Hugging Face": hf_siglip_alone,
+    "SigLIP, OpenCLIP": open_clip_siglip,
 }
 
 
@@ -329,20 +380,20 @@ def found(folder):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout(layout, tmp_path):
+def test_layout(layout, tmp_path, row):
     forward, fields, moments, size = LAYOUTS[layout](tmp_path)
     weights = found(tmp_path)
     assert weights.architecture == "vit"
     assert weights.network == VisionTransformer(**fields)
     assert weights.size == size
     patch = weights.network.patch
-    for shape in ((224, 224), (4 * patch, 7 * patch)):
-        outputs, gradients = differences(
-            weights.network, weights.variables, forward, shape, moments
-        )
-        print(f"{layout} {shape}: outputs {outputs:.1e}, gradients {gradients:.1e}")
-        assert outputs < OUTPUTS
-        assert gradients < GRADIENTS
+    shapes = ((224, 224), (4 * patch, 7 * patch))
+    outputs, gradients = worst(
+        differences(weights.network, weights.variables, forward, shape, moments) for shape in shapes
+    )
+    row("same", layout, shapes, outputs, gradients)
+    assert outputs < OUTPUTS
+    assert gradients < GRADIENTS
     weights.save(tmp_path / "saved.npz")
     again = read_weights(tmp_path / "saved.npz")
     assert again.network == weights.network
@@ -351,34 +402,35 @@ def test_layout(layout, tmp_path):
 
 
 WRONG = {
-    "dinov2": (
+    "DINOv2, timm": (
         {"epsilon": 1e-5},
         {"activation": "gelu_tanh"},
         {"positions": "bicubic"},
         {"preprocessing": "signed"},
         {"layer_scale": False},
     ),
-    "hf_dinov2": ({"positions": "antialias"}, {"positions": "meta"}),
-    "hf_clip": ({"epsilon": 1e-6}, {"activation": "gelu"}),
-    "siglip": ({"activation": "gelu"}, {"epsilon": 1e-5}),
+    "DINOv2, Hugging Face": ({"positions": "antialias"}, {"positions": "meta"}),
+    "ViT-H, timm": ({"heads": 20},),
+    "CLIP, Hugging Face": ({"epsilon": 1e-6}, {"activation": "gelu"}),
+    "SigLIP, timm": ({"activation": "gelu"}, {"epsilon": 1e-5}),
 }
 
 
 @pytest.mark.parametrize("layout", WRONG)
-def test_what_is_wrong_shows(layout, tmp_path):
+def test_what_is_wrong_shows(layout, tmp_path, row):
     forward, _, moments, _ = LAYOUTS[layout](tmp_path)
     weights = found(tmp_path)
     for wrong in WRONG[layout]:
         network = weights.network.clone(**wrong)
         shape = (4 * network.patch, 7 * network.patch)
         outputs, _ = differences(network, weights.variables, forward, shape, moments)
-        print(f"{layout} {wrong}: {outputs:.1e}")
+        row("wrong", layout, ", ".join(f"{key} {value}" for key, value in wrong.items()), outputs)
         assert outputs > OUTPUTS, wrong
 
 
 def test_class_token_joined_to_the_mean(tmp_path):
     """2 C features, as Meta's own linear classifiers on DINOv2 take them."""
-    import torch
+    torch = peer("torch")
 
     model, _ = of_timm(tmp_path, "vit_small_patch14_reg4_dinov2")
 
@@ -393,10 +445,11 @@ def test_class_token_joined_to_the_mean(tmp_path):
     assert gradients < GRADIENTS
 
 
-@pytest.mark.parametrize("layout", ["open_clip", "hf_clip"])
-def test_a_clip_without_its_config(layout, tmp_path):
-    LAYOUTS[layout](tmp_path)
-    name = "open_clip_config.json" if layout == "open_clip" else "config.json"
+@pytest.mark.parametrize(
+    ("layout", "name"), [(open_clip, "open_clip_config.json"), (hf_clip, "config.json")]
+)
+def test_a_clip_without_its_config(layout, name, tmp_path):
+    layout(tmp_path)
     (tmp_path / name).write_text('{"vision_config": {"hidden_act": "relu"}}')
     with pytest.raises(UsageError, match="hidden_act relu; expected one of gelu"):
         found(tmp_path)
@@ -429,37 +482,38 @@ def of_open_clip(moments, mode):
 
 
 TRANSFORMS = {
-    "augreg": lambda: timms("vit_tiny_patch16_224"),
-    "dinov2": lambda: timms("vit_small_patch14_dinov2"),
-    "hf_dinov2": of_dinov2,
-    "hf_vit": lambda: huggings("ViT"),
-    "hf_clip": lambda: huggings("CLIP"),
-    "hf_siglip": lambda: huggings("Siglip"),
-    "open_clip": lambda: of_open_clip(CLIP, "shortest"),
-    "open_clip_siglip": lambda: of_open_clip(HALF, "squash"),
+    "ViT, timm": lambda: timms("vit_tiny_patch16_224"),
+    "DINOv2, timm": lambda: timms("vit_small_patch14_dinov2"),
+    "DINOv2, Hugging Face": of_dinov2,
+    "ViT, Hugging Face": lambda: huggings("ViT"),
+    "CLIP, Hugging Face": lambda: huggings("CLIP"),
+    "SigLIP, Hugging Face": lambda: huggings("Siglip"),
+    "CLIP, OpenCLIP": lambda: of_open_clip(CLIP, "shortest"),
+    "SigLIP, OpenCLIP": lambda: of_open_clip(HALF, "squash"),
 }
 
 
 @pytest.mark.parametrize("layout", TRANSFORMS)
-def test_pictures_become_those_of_the_peer(layout, tmp_path):
-    """To one grey level, from a photograph that is larger and one that is smaller.
+def test_pictures_become_those_of_the_peer(layout, tmp_path, row):
+    """To one grey level, from photographs that are larger and smaller.
 
-    transformers rounds half a column down and torchvision to an even one: no shape here tells them
-    apart. timm alone cuts SigLIP's images to 0.9, where its publisher stretches them.
+    Of the last two transformers rounds half a pixel down, and torchvision to an even one. timm
+    alone cuts SigLIP's images to 0.9, where its publisher stretches them.
     """
     LAYOUTS[layout](tmp_path)
     weights = found(tmp_path)
     _, deviation = {"signed": HALF, "clip": CLIP, "torchvision": IMAGENET}[
         weights.network.preprocessing
     ]
-    transform = TRANSFORMS[layout]()
-    for shape in ((667, 560), (130, 200)):
+    transform, grey = TRANSFORMS[layout](), 0.0
+    shapes = ((667, 560), (130, 200), (360, 331), (280, 393))
+    for shape in shapes:
         noise = np.random.default_rng(0).integers(0, 256, (*(s // 8 for s in shape), 3), np.uint8)
         image = Image.fromarray(noise).resize(shape[::-1], Image.Resampling.BICUBIC)
         ours = preprocess(
             jnp.asarray(weights.size(np.asarray(image))), weights.network.preprocessing
         )
         difference = np.abs(np.asarray(transform(image)).transpose(1, 2, 0) - ours)
-        grey = (difference * 255 * np.asarray(deviation)).max()
-        print(f"{layout} {shape}: {grey:.2f} grey levels")
-        assert grey < 1.01
+        grey = max(grey, float((difference * 255 * np.asarray(deviation)).max()))
+    row("framing", layout, shapes, grey)
+    assert grey < 1.01

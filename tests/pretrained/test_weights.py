@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from siamjax.errors import UsageError
+from siamjax.inference import Embedder
 from siamjax.models.vgg16 import Vgg16Features
 from siamjax.models.visual_search import VisualSearchNet
 from siamjax.pretrained import Weights, put, read_weights
+from siamjax.training import Finished
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,15 @@ def test_it_reaches_the_network(rng):
     features = network.apply(variables, images)
     other = network.clone(preprocessing="unit").apply(variables, images)
     assert np.abs(features - other).max() > 0.01
+
+
+def test_in_a_notebook_its_numbers_are_not_shown(tensors):
+    weights = weights_of(tensors, "unit")
+    assert len(repr(weights)) < 200
+    size = (32, 32)
+    used = {"network": weights.network, "variables": dict(tensors), "size": size}
+    finished = Finished(folder=Path("x"), manifest={}, **used)
+    assert max(len(repr(one)) for one in (Embedder(**used), finished)) < 1000
 
 
 def test_saved_and_read_again(tmp_path, tensors):

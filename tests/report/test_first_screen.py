@@ -60,10 +60,11 @@ def test_one_number_without_interval_or_baseline_has_an_axis(value):
     assert all(0 <= bar["dot"] <= 100 for bar in found["bars"])
 
 
+@pytest.mark.parametrize("trust", [[], ["own", "own.parts"]])
 @pytest.mark.parametrize("task", ["verification", "reid", "retrieval"])
-def test_the_commands_that_come_next_exist(task):
+def test_the_commands_that_come_next_exist(task, trust):
     folder = Path("my runs/it's")
-    steps = next_steps(folder, task)
+    steps = next_steps(folder, task, trust=trust)
     assert steps
     for why, lines in steps:
         assert why.endswith(".")
@@ -73,6 +74,7 @@ def test_the_commands_that_come_next_exist(task):
             options = inspect.signature(command(COMMANDS[name])).parameters
             given = [word.removeprefix("--") for word in words if word.startswith("--")]
             assert set(given) <= set(options), line
+            assert words[len(words) - 3 :] == ["--trust", *trust] if trust else "trust" not in given
             if "run" in given:
                 assert words[words.index("--run") + 1] == str(folder)
     assert next_steps(folder, "") == []

@@ -17,10 +17,11 @@ from siamjax.models.lfw import LfwNet
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
 from siamjax.models.visual_search import VisualSearchNet
+from siamjax.models.vit import VisionTransformer
 from siamjax.report import activations, dead_filters, layers
 from siamjax.report.inside import Layer, _highest, find_layer
 from siamjax.report.inside_figures import activation_figure
-from siamjax.training import Finished
+from siamjax.training import Finished, initialize
 
 
 class ConvRelu(nn.Conv):
@@ -126,6 +127,24 @@ def test_layers_of_the_face_network():
     assert by_name["backbone"].parameters == 135_907_840
     assert by_name["output"].parameters == 135_907_840 + 2 * 1024 + 1
     assert [one.name[-5:] for one in found if one.convolution] == [f"conv{k}" for k in (1, 2, 3, 4)]
+
+
+def test_layers_of_a_vision_transformer(rng):
+    """What gives tokens is listed, drawn and counted as well."""
+    network, size = VisionTransformer(width=64, depth=2, patch=4, grid=2), (8, 8)
+    variables, _ = initialize(network, size, 0)
+    found = {one.name: one for one in layers(network, variables, size)}
+    assert found["patch_embed"].shape == (4, 64)
+    assert found["blocks_0"].shape == (5, 64)  # and the class token
+    assert found["blocks_0/mlp/fc1"].parameters == 64 * 256 + 256
+    images = pixels(rng, 2, *size)
+    tokens = activations(network, variables, images, names=["blocks_0"])["blocks_0"]
+    figure = activation_figure(tokens[0], layer="blocks_0", network="x", name="y")
+    assert "5 tokens of 64 features" in figure.texts[0].get_text()
+    np.testing.assert_array_equal(figure.axes[0].images[1].get_array(), tokens[0])
+    (dead,) = dead_filters(network, variables, [images], names=["blocks_0"])
+    assert dead.channels == 64
+    assert dead.dead.tolist() == np.flatnonzero(tokens.max(axis=(0, 1)) <= 0).tolist()
 
 
 def test_layers_of_the_cross_input_network():
@@ -304,7 +323,7 @@ def test_features_are_bars_or_cells(total, rng):
 
 def test_figures_tell_mistakes():
     with pytest.raises(UsageError, match="layer conv, values of shape"):
-        drawn(np.zeros((3, 4)))
+        drawn(np.zeros((2, 3, 4, 5)))
     with pytest.raises(UsageError, match="finite"):
         drawn(np.array([1.0, np.inf]))
 

@@ -354,6 +354,7 @@ def test_parts_of_a_table_make_one_index(tmp_path, monkeypatch):
         np.testing.assert_allclose(found[f"p{number:03d}.png"], plain(pixels)[number], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_catalogue(tmp_path, monkeypatch):
     """But for a few bytes a row, where objects of Python would be some hundred."""
     path = tmp_path / "one.png"

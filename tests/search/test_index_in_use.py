@@ -74,7 +74,9 @@ def test_what_is_out_of_date_is_said_with_counts(place, capsys):
     said = capsys.readouterr()
     told = "1 changed (t1.png); 1 gone (t2.png); 2 new (u0.png, u1.png)"
     warning, pictures = warned(said).splitlines()
-    assert warning == f"warning: the index is out of date: {told}; run embed again"
+    assert (
+        warning == f"warning: the index is out of date: {told}; run embed again with --remove-gone"
+    )
     assert re.match(r"warning: not on the page: .*t2.png: no such file", pictures)
     assert re.search(r"squared distance \S+  t1.png \(changed since\)\n", said.out)
     assert re.search(r"squared distance \S+  t2.png \(gone\)\n", said.out)

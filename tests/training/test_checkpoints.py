@@ -1,6 +1,5 @@
 import contextlib
 import errno
-import gc
 import json
 import os
 import re
@@ -20,14 +19,10 @@ from siamjax.training.checkpoints import Checkpoints, load_variables
 from siamjax.training.state import create_state
 
 # Orbax leaves the errors of its other reads of a damaged checkpoint to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """So that those errors come up in the test that made them."""
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 
 def state_at(step, seed=0):

@@ -87,8 +87,27 @@ def test_layers_by_their_path():
     np.testing.assert_allclose(updates["deep"]["block1"]["kernel"], 0.0)
     np.testing.assert_allclose(updates["deep"]["block2"]["kernel"], -0.1)
     np.testing.assert_allclose(updates["last"]["kernel"], -1.0)
-    with pytest.raises(UsageError, match=r"no layer begins with 'depe'; there are deep/block1"):
-        by_layer({"depe": optax.sgd(1.0)}, default=optax.sgd(1.0)).init(params)
+    for wrong in ("depe", "deep/block2/x", "last1"):
+        with pytest.raises(
+            UsageError, match=f"no layer begins with '{wrong}'; there are deep/block1"
+        ):
+            by_layer({wrong: optax.sgd(1.0)}, default=optax.sgd(1.0)).init(params)
+
+
+def test_numbers_of_layers_are_whole():
+    """blocks_1 is not blocks_10; of names that are no number a part is enough."""
+    params = {f"blocks_{n}": {"kernel": jnp.ones(1)} for n in (1, 2, 10, 12)}
+    frozen = by_layer({}, default=optax.sgd(1.0), frozen=("blocks_1",))
+    updates, _ = frozen.update(params, frozen.init(params), params)
+    moved = {name for name, update in updates.items() if update["kernel"].item()}
+    assert moved == {"blocks_2", "blocks_10", "blocks_12"}
+    for beginnings in (("blocks_",), ("",), ("blocks_1", "blocks_2", "blocks_10/", "blocks_12/k")):
+        with pytest.raises(UsageError, match=r"frozen: .* leaves nothing to train; leave a layer"):
+            by_layer({}, default=optax.sgd(1.0), frozen=beginnings).init(params)
+    with pytest.raises(
+        UsageError, match="frozen: no layer begins with 'blocks_0'; there are blocks_1, blocks_10"
+    ):
+        by_layer({}, default=optax.sgd(1.0), frozen=("blocks_0",)).init(params)
 
 
 def test_from_step():

@@ -12,7 +12,7 @@ import pytest
 from experiments import lfw_contrastive
 from siamjax.errors import UsageError
 from siamjax.models import LfwNet
-from siamjax.training.trusted import look_up
+from siamjax.training.trusted import look_up, modules_to_trust
 
 
 class Net(nn.Module):
@@ -123,6 +123,24 @@ def test_another_module_is_imported_only_if_it_is_trusted(evil):
     assert evil.exists()
     with pytest.raises(UsageError, match="evil defines no such class or function"):
         look_up("evil:gone", trust=("evil",))
+
+
+@pytest.mark.parametrize(
+    ("path", "modules"),
+    [
+        ("jax.numpy.linalg:norm", ["jax.numpy.linalg"]),
+        ("functools:reduce", ["functools"]),
+        ("functools:partial", []),
+        ("jax.numpy:sin", []),
+        ("flax.linen.linear:Dense", []),
+    ],
+)
+def test_the_modules_to_trust_are_those_that_are_refused_without(path, modules):
+    assert modules_to_trust({"fields": [{"import": path}]}) == modules
+    if modules:
+        with pytest.raises(UsageError, match=f"give --trust {modules[0]} "):
+            look_up(path)
+    assert callable(look_up(path, trust=modules))
 
 
 def test_a_trusted_module_that_ends_the_process(evil):
