@@ -247,7 +247,9 @@ def read_once(reader, place: Path, tree, write_tree) -> None:
 
 def watch(root: Path) -> None:
     """End an input that starts a program, imports what it names, or writes elsewhere."""
-    allowed = (f"{root}/", "/dev/null", "/dev/shm/", "/proc/self/clear_refs")
+    allowed = [f"{root}/", "/dev/null", "/dev/shm/", "/proc/self/clear_refs"]
+    if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        allowed.append(f"{cache}/")  # JAX keeps there what took long to compile, on a busy machine
 
     def hook(event, arguments):
         if event in ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system"):
@@ -260,7 +262,7 @@ def watch(root: Path) -> None:
                 any(one in mode for one in "wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR)
             )
             whole = os.path.abspath(os.fsdecode(path))
-            if writes and not whole.startswith(allowed):
+            if writes and not whole.startswith(tuple(allowed)):
                 raise Broken(f"writes {whole[:60]}")
 
     sys.addaudithook(hook)
