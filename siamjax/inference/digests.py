@@ -42,10 +42,15 @@ def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         f"{name.replace('picture', 'image')} is {readable(before.get(name))} there and "
         f"{readable(now.get(name))} here"
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        if readable(before.get(name)) != readable(now.get(name))
     ]
 
 
 def readable(description: Any) -> str:
-    """As of :func:`describe`, without the heading that linen puts before a module's fields."""
-    return str(description).replace(" # attributes", "")
+    """As of :func:`describe`, without the heading that linen puts before a module's fields.
+
+    A dtype has its name alone: a network made by code may have ``jnp.float32`` where the one that
+    is opened from a file has ``dtype('float32')``.
+    """
+    text = str(description).replace(" # attributes", "")
+    return re.sub(r"dtype\('?(\w+)'?\)|<class '[\w.]+\.(b?float\d+)'>", r"\1\2", text)

@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 from siamjax.data.transforms import Framing, sides
 from siamjax.errors import UsageError
 from siamjax.inference import export
+from siamjax.inference.calibration import fingerprint
+from siamjax.inference.digests import differing, readable
 from siamjax.inference.export import export_run
 from siamjax.inference.model_card import model_card
 from siamjax.models import FaceEmbedding, IResNet, OSNet, ResNet, VisionTransformer
@@ -118,6 +120,7 @@ def test_a_published_network_goes_round(name, tmp_path, rng):
     export_run(run, tmp_path / "model", platforms=("cpu",))
     opened = Finished.open(tmp_path / "model")
     assert (opened.network, opened.size) == (network, size)
+    assert not differing(fingerprint(run), fingerprint(opened))  # so its calibration still holds
     before, after = (
         dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (noisy, opened.variables)
     )
@@ -130,6 +133,16 @@ def test_a_published_network_goes_round(name, tmp_path, rng):
     got = embed.call(load_file(tmp_path / "model/model.safetensors"), x)
     expected = jax.jit(network.apply)(noisy, x)
     np.testing.assert_allclose(got, expected, atol=2e-5 * np.sqrt(np.square(expected).mean()))
+
+
+def test_a_dtype_has_one_name_however_it_is_written():
+    for of_code, of_file in (
+        ("dtype = float32", f"dtype = {np.dtype('float32')!r}"),
+        (f"partial({jnp.bfloat16!r})", f"partial({jnp.dtype('bfloat16')!r})"),
+    ):
+        assert readable(of_code) == readable(of_file) != readable("dtype = float16")
+        assert not differing({"network": of_code}, {"network": of_file})
+        assert differing({"network": of_code}, {"network": "dtype = float16"})
 
 
 def test_model_card(tmp_path):
