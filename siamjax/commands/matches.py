@@ -1,5 +1,6 @@
 """The line between match and no match, as ``search`` and ``rank`` draw it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Matches:
             messages.warn(
                 f"{images:,} images are searched, and the threshold was made for {known.images:,}: "
                 f"more than {known.wanted:g} of all strangers may be taken for someone; python -m "
-                f"siamjax {shown(' '.join(map(str, again)))} makes a new one"
+                f"siamjax {shown(shlex.join(map(str, again)))} makes a new one"
             )
         return cls(known=known, outgrown=outgrown, rises=rises, again=again)
 

@@ -6,6 +6,7 @@ threshold, a logit at or above.
 
 import math
 import os
+import shlex
 from bisect import bisect_right
 from pathlib import Path
 from typing import Annotated, Literal
@@ -178,7 +179,7 @@ class Calibration(msgspec.Struct, kw_only=True):
         path = run.kept / CALIBRATION
         if not os.path.lexists(path):
             return None
-        command = f"python -m siamjax calibrate --run {shown(run.folder)}"
+        command = f"python -m siamjax calibrate --run {shlex.quote(shown(run.folder))}"
         remedy = f"{command} --data my_people/ makes it again"
         try:
             found = read_json(path, cls)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -22,7 +21,7 @@ from siamjax.inference.calibration import Calibration
 from siamjax.inference.embedder import features_of
 from siamjax.inference.model_card import model_card
 from siamjax.models import comparing
-from siamjax.training.finished import WEIGHTS, Finished
+from siamjax.training.finished import WEIGHTS, Finished, by_paths, from_paths
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # largest difference between run and export, relative to the largest value
@@ -55,7 +54,7 @@ def export_run(run: Finished, out: Path, *, platforms: tuple[str, ...] = PLATFOR
         raise UsageError(f"{out} exists already; give --out another folder, or remove it")
     weights = {
         name: np.asarray(value, order="C")  # of others safetensors would write the wrong order
-        for name, value in flax.traverse_util.flatten_dict(run.variables, sep="/").items()
+        for name, value in by_paths(run.variables).items()
     }
     image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), *sides(run.size), 3), np.uint8)
     functions = _functions(run)
@@ -109,12 +108,12 @@ def _functions(run: Finished) -> dict[str, tuple[Callable[..., jax.Array], int]]
     """What is exported, each with its number of batches of images."""
 
     def embed(weights: dict[str, Any], images: jax.Array) -> jax.Array:
-        variables = flax.traverse_util.unflatten_dict(weights, sep="/")
+        variables = from_paths(weights)
         return features_of(run.network, variables, images).astype(np.float32)
 
     def score(weights: dict[str, Any], first: jax.Array, second: jax.Array) -> jax.Array:
         features = embed(weights, first), embed(weights, second)
-        variables = flax.traverse_util.unflatten_dict(weights, sep="/")
+        variables = from_paths(weights)
         return comparing.compare(run.network, variables, *features).astype(np.float32)
 
     return {"embed": (embed, 1), "score": (score, 2)}

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -214,7 +215,7 @@ def _doubt(path: Path, preprocessing: Preprocessing, moments: str) -> str:
     return (
         f"{shown(path)} does not say its images' mean and standard deviation; assumed: {mine}. If "
         f"they are {other}, put {moments} beside it, or run: python -m siamjax weights convert "
-        f"{shown(path)} --preprocessing {kind}"
+        f"{shlex.quote(shown(path))} --preprocessing {kind}"
     )
 
 

@@ -144,19 +144,21 @@ def put(
             f"{weights.source} was trained on images preprocessed by {weights.preprocessing!r}, "
             f"the network has {' and '.join(map(repr, sorted(stated)))}"
         )
-    flat: dict[str, Any] = flax.traverse_util.flatten_dict(dict(variables), sep="/")
-    own: dict[str, str] = {}
-    for path in flat:
+    # By tuples too: a name outside of the published network may have a slash within it.
+    flat: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(variables))
+    places = {"/".join(place): place for place in flat}
+    own: dict[str, Any] = {}
+    for path, place in places.items():
         collection, _, rest = path.partition("/")
         if not under or rest.startswith(f"{under}/"):
-            own[f"{collection}/{rest[len(under) :].lstrip('/')}"] = path
+            own[f"{collection}/{rest[len(under) :].lstrip('/')}"] = place
     wanted = {path: flat[at].shape for path, at in own.items() if _kept(path, new)}
     given = {path: t.shape for path, t in weights.tensors.items() if _kept(path, unused)}
     if wrong := mismatches(wanted, given, there="in the network"):
         raise UsageError(f"{shown(weights.source)} does not fit the network: {wrong}")
     for path in wanted:
         flat[own[path]] = jnp.asarray(weights.tensors[path], flat[own[path]].dtype)
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return flax.traverse_util.unflatten_dict(flat)
 
 
 def _kept(path: str, left_out: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,12 +74,12 @@ def read_manifest(folder: Path) -> Manifest:
     if os.path.isdir(folder / "checkpoints"):
         raise UsageError(
             f"{shown(folder)} is a run and not an index; make one by: python -m siamjax embed "
-            f"CATALOGUE --run {shown(folder)} --out INDEX"
+            f"CATALOGUE --run {shlex.quote(shown(folder))} --out INDEX"
         )
     if is_missing(path):
         raise UsageError(
             f"{shown(folder)} is not an index (it has no {MANIFEST}); make one by: python -m "
-            f"siamjax embed CATALOGUE --run RUN --out {shown(folder)}"
+            f"siamjax embed CATALOGUE --run RUN --out {shlex.quote(shown(folder))}"
         )
     content = read_bytes(path, limit=_LIMIT)
     try:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -183,6 +183,26 @@ class Finished(Described):
             )
 
 
+def by_paths(variables: Any) -> dict[str, Any]:
+    """Variables by collection and path, as an exported run's weights have them.
+
+    A slash within a name, of which ``flax.linen.SpectralNorm`` makes some, is written as ``%2F``.
+    """
+    return {
+        "/".join(name.replace("%", "%25").replace("/", "%2F") for name in path): leaf
+        for path, leaf in flax.traverse_util.flatten_dict(variables).items()
+    }
+
+
+def from_paths(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of :func:`by_paths`."""
+    flat = {
+        tuple(name.replace("%2F", "/").replace("%25", "%") for name in path.split("/")): leaf
+        for path, leaf in leaves.items()
+    }
+    return flax.traverse_util.unflatten_dict(flat)
+
+
 def _read_exported(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Variables from an exported run's weights; ``UsageError`` for a damaged file."""
     from safetensors.numpy import load
@@ -191,7 +211,7 @@ def _read_exported(path: Path, manifest: Manifest) -> dict[str, Any]:
     try:
         if hashlib.sha256(content).hexdigest() != manifest.sha256.get(path.name):
             raise ValueError("its sha256 is not that in manifest.json")
-        return flax.traverse_util.unflatten_dict(load(content), sep="/")
+        return from_paths(load(content))
     except Exception as error:  # safetensors' own, and names that are in one another's way
         why = shown(f"{type(error).__name__}: {error}")
         raise UsageError(f"{shown(path)} is damaged ({why}); export the run again") from None

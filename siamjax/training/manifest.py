@@ -68,8 +68,8 @@ def read_manifest(
 ) -> tuple[Manifest, dict[str, Any]]:
     """What the project uses of a run's manifest, and all that stands in it.
 
-    Raises ``UsageError`` if there is none (which ends with ``missing``), for a later format, and
-    for a value of another type.
+    Raises ``UsageError`` if there is none (which ends with ``missing``), for a later format, for
+    the manifest of an index, and for a value of another type.
     """
     path = folder / "manifest.json"
     if not os.path.exists(path):  # also one that cannot be looked at
@@ -77,6 +77,8 @@ def read_manifest(
             f"{shown(folder)} is not a finished run: manifest.json is missing{missing}"
         )
     whole, where = read_json(path, dict[str, Any]), shown(path)
+    if str(kind := whole.get("format")).startswith("siamjax "):  # as an index has it
+        raise UsageError(f"{where} is that of a {shown(kind)} and of no run; check the option")
     number = format_of(whole, where=where)
     if number > FORMAT:
         raise UsageError(

@@ -47,17 +47,18 @@ def by_layer(
         return group[max((one for one in group if begins(path, (one,))), key=len)]
 
     def labels(params: Any) -> Any:
-        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        # By tuples too: a name may have a slash within it.
+        flat = {"/".join(path): path for path in flax.traverse_util.flatten_dict(params)}
         for prefix in (*group, *frozen):
             if not any(begins(path, (prefix,)) for path in flat):
                 layers = sorted({"/".join(path.split("/")[:-1][:2]) or path for path in flat})
                 what = "frozen: no layer" if prefix in frozen else "no layer"
                 raise UsageError(f"{what} begins with {prefix!r}; there are {', '.join(layers)}")
-        chosen = {path: label(path) for path in flat}
+        chosen = {path: label(name) for name, path in flat.items()}
         if all(one == _FROZEN for one in chosen.values()):
             named = ", ".join(map(repr, frozen))
             raise UsageError(f"frozen: {named} leaves nothing to train; leave a layer out of it")
-        return flax.traverse_util.unflatten_dict(chosen, sep="/")
+        return flax.traverse_util.unflatten_dict(chosen)
 
     return optax.partition(named, labels)
 

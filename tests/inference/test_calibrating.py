@@ -205,7 +205,9 @@ def test_a_list_has_independent_pairs_and_says_so(tmp_path, rng):
 
 
 def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
-    run = colour_run(tmp_path)
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    run = colour_run(folder)
     assert Calibration.read(run) is None
     found.write(run)
     assert Calibration.read(run) == found
@@ -213,13 +215,14 @@ def test_is_read_as_it_was_written_and_only_for_its_network(found, tmp_path):
         r"is the calibration of another network: network is Colour\( scale = 1.0 \) there and .*2.0"
     )
     with pytest.raises(UsageError, match=other):
-        Calibration.read(colour_run(tmp_path, Colour(scale=2.0)))
-    path = tmp_path / CALIBRATION
+        Calibration.read(colour_run(folder, Colour(scale=2.0)))
+    path = folder / CALIBRATION
     whole = path.read_text()
     for damage in (whole[:500], "[]", json.dumps({**json.loads(whole), "threshold": "x"})):
         path.write_text(damage)
         with pytest.raises(
-            UsageError, match=r"calibration.json.*calibrate --run .* makes it again"
+            UsageError,
+            match=r"calibration.json.*calibrate --run '\S+/my run' --data .* makes it again",
         ):
             Calibration.read(run)
 

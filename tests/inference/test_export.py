@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,31 @@ def test_a_published_network_goes_round(name, tmp_path, rng):
     got = embed.call(load_file(tmp_path / "model/model.safetensors"), x)
     expected = jax.jit(network.apply)(noisy, x)
     np.testing.assert_allclose(got, expected, atol=2e-5 * np.sqrt(np.square(expected).mean()))
+
+
+class Spectral(nn.Module):
+    """linen's SpectralNorm keeps ``Conv_0/kernel/u`` under that one name, with its slashes."""
+
+    @nn.compact
+    def embed(self, x, *, train=False):
+        x = nn.SpectralNorm(nn.Conv(3, (2, 2)))(x / 255.0, update_stats=train)
+        scale = self.param("50% / 1", nn.initializers.constant(0.5), (3,))
+        return (scale * x).mean((1, 2))
+
+    __call__ = embed
+
+
+def test_names_with_slashes_within_them(tmp_path, rng):
+    run = run_of(Spectral(), (4, 5), tmp_path)
+    assert run.variables["params"].keys() >= {"50% / 1"}
+    export_run(run, tmp_path / "model", platforms=("cpu",))
+    opened = Finished.open(tmp_path / "model", trust=(__name__,))
+    assert jax.tree.structure(opened.variables) == jax.tree.structure(run.variables)
+    assert opened.weights == run.weights
+    x = rng.integers(0, 256, (3, 4, 5, 3), np.uint8)
+    embed = jax.export.deserialize(bytearray((tmp_path / "model/embed.stablehlo").read_bytes()))
+    got = embed.call(load_file(tmp_path / "model/model.safetensors"), x)
+    np.testing.assert_allclose(got, run.network.apply(run.variables, x), rtol=1e-5)
 
 
 def test_a_dtype_has_one_name_however_it_is_written():

@@ -101,14 +101,16 @@ MAE["decoder_pos_embed"] = MAE["mask_token"]
 )
 def test_mean_and_deviation_that_no_tensor_says(more, expected, other, tmp_path, rng, capsys):
     """augreg, DeiT, DINO and MAE are of one form: what is assumed is told, and how to say it."""
-    path = written(tmp_path, state(rng, **TINY) | more)
+    folder = tmp_path / "my weights"
+    folder.mkdir()
+    path = written(folder, state(rng, **TINY) | more)
     assert read_weights(path).network == VisionTransformer(**TINY, preprocessing=expected)
     told = capsys.readouterr().err
     assert told.count("\n") == (0 if other is None else 1)
     if other is not None:
         assert told.startswith(f"warning: {path} does not say its images' mean and standard dev")
         assert "put timm's config.json" in told
-        assert told.endswith(f"weights convert {path} --preprocessing {other}\n")
+        assert told.endswith(f"weights convert '{path}' --preprocessing {other}\n")
     assert read_weights(path, preprocessing="unit").preprocessing == "unit"
     assert not capsys.readouterr().err
 

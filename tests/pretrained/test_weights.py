@@ -52,6 +52,14 @@ def test_all_are_placed_and_the_rest_keeps_its_start(network, variables, tensors
     np.testing.assert_array_equal(got["embedding"]["kernel"], start["embedding"]["kernel"])
 
 
+def test_other_names_with_slashes_within_them_stay(network, variables, tensors):
+    beside = {"spectral": {"Conv_0/kernel/u": np.ones((1, 2))}}  # as linen's SpectralNorm has them
+    given = {**variables, "batch_stats": beside}
+    got = put(network, given, weights_of(tensors), under="deep", new=("fc",))
+    assert got["batch_stats"] == beside
+    assert jax.tree.structure(got) == jax.tree.structure(given)
+
+
 def test_every_tensor_is_accounted_for(network, variables, tensors):
     with pytest.raises(UsageError, match=r"w.npz .*fc1/bias is missing"):
         put(network, variables, weights_of(tensors), under="deep")

@@ -270,10 +270,22 @@ def test_refuses_a_damaged_table(index):
 
 
 def test_a_run_is_no_index(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "manifest.json").write_text('{"format": 2}')
-    with pytest.raises(UsageError, match=r"is a run and not an index; make one by: .* embed"):
-        Index.open(tmp_path)
+    run, neither = tmp_path / "a run", tmp_path / "no index"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "manifest.json").write_text('{"format": 2}')
+    with pytest.raises(
+        UsageError, match=r"is a run and not an index; .* embed .* '\S+/a run' --out"
+    ):
+        Index.open(run)
+    with pytest.raises(UsageError, match=r"is not an index \(.*--run RUN --out '\S+/no index'"):
+        Index.open(neither)
+
+
+def test_an_index_is_no_run(index):
+    with pytest.raises(
+        UsageError, match=r"manifest.json is that of a siamjax catalogue index and of no"
+    ):
+        Finished.open(index.folder)
 
 
 def test_refuses_a_broken_manifest_and_other_versions(index, tmp_path):

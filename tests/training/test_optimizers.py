@@ -94,6 +94,16 @@ def test_layers_by_their_path():
             by_layer({wrong: optax.sgd(1.0)}, default=optax.sgd(1.0)).init(params)
 
 
+def test_a_name_may_have_a_slash_within_it():
+    params = {"a": {"b/c": jnp.ones(1), "b": jnp.ones(1)}, "d": jnp.ones(1)}
+    chosen = by_layer({"a/b/c": optax.sgd(0.1)}, default=optax.sgd(1.0), frozen=("d",))
+    updates, _ = chosen.update(params, chosen.init(params), params)
+    assert jax.tree.map(float, jax.tree.map(jnp.squeeze, updates)) == {
+        "a": {"b/c": pytest.approx(-0.1), "b": -1.0},
+        "d": 0.0,
+    }
+
+
 def test_numbers_of_layers_are_whole():
     """blocks_1 is not blocks_10; of names that are no number a part is enough."""
     params = {f"blocks_{n}": {"kernel": jnp.ones(1)} for n in (1, 2, 10, 12)}
