@@ -87,7 +87,7 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     """
     path = Path(path)
     if os.path.isdir(path):
-        path = in_folder(path) or path / _IN_FOLDERS[0]
+        path = _file_in(path)
     plain("preprocessing", preprocessing, Preprocessing | None)
     try:
         with open_regular(path) as file:
@@ -140,6 +140,20 @@ def in_folder(folder: Path | str) -> Path | None:
     return next(filter(os.path.exists, (Path(folder) / name for name in _IN_FOLDERS)), None)
 
 
+def _file_in(folder: Path) -> Path:
+    if os.path.exists(folder / "manifest.json"):
+        raise UsageError(
+            f"{shown(folder)} is a run and no published weights; an experiment starts from a run "
+            "by --start-from"
+        )
+    if found := in_folder(folder):
+        return found
+    raise UsageError(
+        f"{shown(folder)} has no file of weights by a publisher's name ({', '.join(_IN_FOLDERS)}); "
+        "give the file itself"
+    )
+
+
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
     if head.startswith(b"\x89HDF"):
         return _keras
@@ -153,6 +167,10 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
         raise UsageError(f"{shown(path)} is not the file but Git LFS's pointer to it: git lfs pull")
     if path.suffix == ".safetensors":
         return _safetensors
+    if path.suffix == ".bin" and head[:1] not in (b"P", b"\x80"):  # neither archive nor pickle
+        raise UsageError(
+            f"{shown(path)} is not a file of PyTorch's; of TensorFlow.js give the .json beside it"
+        )
     if path.suffix in (".pth", ".pt", ".bin", ".tar", ".ckpt"):
         return _torch
     raise UsageError(f"{shown(path)} is not a known file of weights, expected {FORMATS}")

@@ -354,6 +354,15 @@ def test_files_of_another_network(tmp_path, writer):
         read_weights(tmp_path / "w.h5")
 
 
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(UsageError, match=r"has no file of weights by .*model.safetensors, .*give"):
+        read_weights(tmp_path)
+    save_file({"params/a": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"is a run and no published weights; .* --start-from"):
+        read_weights(tmp_path)
+
+
 def test_files_that_are_none(tmp_path):
     path = tmp_path / "w.npz"
     with pytest.raises(UsageError, match=r"w.npz: no such file"):
@@ -363,6 +372,10 @@ def test_files_that_are_none(tmp_path):
         read_weights(path)
     path.write_bytes(b"GIF89a")
     with pytest.raises(UsageError, match="not a known file of weights, expected PyTorch"):
+        read_weights(path)
+    path = tmp_path / "group1-shard1of1.bin"
+    path.write_bytes(np.ones(9, np.float32).tobytes())
+    with pytest.raises(UsageError, match=r"bin is not a file of PyTorch's; of TensorFlow.js give"):
         read_weights(path)
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
