@@ -95,15 +95,15 @@ def main(config: Config):
     size = Framing.of(weights.size, side=config.size, box=config.box)
 
     # All but the linear layer starts as published.
-    trunk = weights.network
-    network, loss_fn, optimizer = build(config, trunk)
+    network, loss_fn, optimizer = build(config, weights.network)
     variables, key = initialize(network, size, config.seed)
     variables = weights.into(network, variables, under=TRUNK)
-    published = Embedder(network=trunk, variables=weights.variables, size=size)
+    published = Embedder(network=weights.network, variables=weights.variables, size=size)
 
     # What a frozen network says of an image is computed once.
     shown = things.images, things.training_images
-    once = partial(frozen_maps, trunk, weights.variables, *shown, size=size, method="embed")
+    part = network.backbone, weights.variables
+    once = partial(frozen_maps, *part, *shown, size=size, method="embed")
     rows = once if TRUNK in config.frozen else None
     batches = labelled_batches(
         *shown, config, size=size, per_identity=config.per_identity, rows=rows

@@ -55,6 +55,17 @@ def test_the_network_stays_as_published_and_the_layer_learns(published, tuned):
     assert np.abs(start - opened.variables["params"]["dense"]["kernel"]).max() > 1e-4
 
 
+def test_what_runs_once_has_the_products_of_the_run(published, tmp_path, monkeypatch):
+    once, parts = experiment.frozen_maps, []
+    monkeypatch.setattr(
+        experiment, "frozen_maps", lambda part, *a, **b: parts.append(part) or once(part, *a, **b)
+    )
+    options = {**TINY, **FACES, "steps": 1, "dtype": "bfloat16"}
+    experiment.main(experiment.Config(weights=published, run=tmp_path / "run", **options))
+    assert [part.dtype.name for part in parts] == ["bfloat16"]
+    assert parts == [Finished.open(tmp_path / "run").network.backbone]
+
+
 @pytest.mark.slow
 def test_what_ran_once_gives_the_same_losses(published, tuned, tmp_path):
     """With all of the network's layers frozen by their own names, it runs in every step."""

@@ -43,9 +43,15 @@ class NnxNetwork(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Embed images (uint8 0..255, or float in [0, 1]).
 
-        Raises ``UsageError`` in training where the new statistics of a batch would be lost, as
-        ``batch_stats`` are not among the ``mutable`` collections of ``apply``.
+        Raises ``UsageError`` if ``make`` is an instance, and in training where the new statistics
+        of a batch would be lost, as ``batch_stats`` are not among the ``mutable`` collections of
+        ``apply``.
         """
+        if isinstance(self.make, nnx.Module):
+            raise UsageError(
+                f"NnxNetwork: make is an instance of {type(self.make).__name__}; give the class, "
+                "or a functools.partial of it with its arguments"
+            )
         lost = self.has_variable("batch_stats", "network")
         if train and lost and not self.is_mutable_collection("batch_stats"):
             raise UsageError(

@@ -27,9 +27,11 @@ def preprocess(
     minus ImageNet's means, in 0..255 (VGG, Simonyan and Zisserman 2014). ``torchvision``: x / 255
     minus ImageNet's means, divided by its standard deviations. ``clip``: the same with those of
     CLIP's images. ``face_api``: x minus the means of faces, divided by 255 (dlib, face-api).
-    Float images must be in [0, 1]. ``UsageError`` for another ``kind``.
+    Float images must be in [0, 1]. ``UsageError`` for another ``kind`` or type of numbers.
     """
     plain("preprocessing", kind, Preprocessing)
+    if x.dtype != jnp.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UsageError(f"images of {x.dtype}; expected uint8, or floats in [0, 1]")
     unit = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
     if kind == "unit":
         return unit

@@ -193,6 +193,8 @@ def test_refused_before_training(tmp_path):
             tiny_run.open_run(tmp_path / "run", network)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="make is an instance of Net; give the class, or a funct"):
+        initialize(NnxNetwork(make=Net(8, rngs=nnx.Rngs(0))), 8, seed=0)
 
 
 class Normalised(nn.Module):

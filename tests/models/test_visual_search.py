@@ -149,6 +149,13 @@ def test_the_deep_network_sees_its_preprocessing(rng):
     assert np.abs(other.apply(variables, x) - network.apply(variables, x)).max() > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.int8])
+def test_images_of_another_type_are_refused(dtype):
+    """Of int32 nobody knows whether 1 is black or white."""
+    with pytest.raises(UsageError, match=rf"images of {np.dtype(dtype)}; expected uint8, or fl"):
+        preprocess(np.ones((1, 2, 2, 3), dtype), "unit")
+
+
 def test_preprocessing_by_hand():
     x = jnp.array([[[[0, 51, 255]]]], jnp.uint8)  # red 0, green 51, blue 255
     expected = {
