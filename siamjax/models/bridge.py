@@ -1,5 +1,6 @@
 """Networks that are no linen modules, as linen modules: Flax NNX networks and plain functions."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,7 +44,8 @@ class NnxNetwork(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Embed images (uint8 0..255, or float in [0, 1]).
 
-        Raises ``UsageError`` if ``make`` is an instance, and in training where the new statistics
+        Raises ``UsageError`` if ``make`` is an instance; if the variables are not those of the
+        network that it makes, by their paths and shapes; and in training where the new statistics
         of a batch would be lost, as ``batch_stats`` are not among the ``mutable`` collections of
         ``apply``.
         """
@@ -62,7 +64,16 @@ class NnxNetwork(nn.Module):
         def call(network: nn.Module, x: Array) -> Array:
             return network(x, train, weight, nnx_method=_called)
 
-        network = nnx.bridge.to_linen(self.make, name="network")
+        given = None if self.is_initializing() else _shapes(nn.meta.unbox(self.variables))
+
+        def make(*, rngs: nnx.Rngs) -> nnx.Module:
+            network = self.make(rngs=rngs)
+            made = _shapes(self.variables_of(network))
+            if given is not None:  # what is missing, Flax's bridge would leave as it was drawn
+                _agree(made, given)
+            return network
+
+        network = nnx.bridge.to_linen(make, name="network")
         called = nn.map_variables(
             call, True, _with_places, _with_texts, init=self.is_initializing(), mutable=True
         )
@@ -72,11 +83,17 @@ class NnxNetwork(nn.Module):
 
     @staticmethod
     def variables_of(network: nnx.Module) -> dict[str, Any]:
-        """Variables of an NNX network, such as a trained one."""
+        """Variables of an NNX network, such as a trained one.
+
+        Raises ``UsageError`` for one that holds a tree of arrays: Flax's bridge drops its values.
+        """
         found: dict[str, Any] = {}
         for path, one in nnx.to_flat_state(nnx.state(network, nnx.Not(nnx.RngState))):
-            collection = nnx.variable_name_from_type(type(one))
-            found["/".join((collection, "network", *map(str, path)))] = one.get_value()
+            collection = nnx.variable_name_from_type(type(one), allow_register=True)
+            name = "/".join((collection, "network", *map(str, path)))
+            found[name] = one.get_value()
+            if not jax.tree_util.all_leaves([found[name]]):
+                raise UsageError(f"{name} holds a tree of arrays; make an nnx.Param of each")
         return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
@@ -104,6 +121,7 @@ class FunctionNetwork(nn.Module):
 
     The parameters may be any tree of arrays (dicts, lists, named tuples); they are saved by their
     paths, below ``function``. The function must be pure, and the same in training as afterwards.
+    Raises ``UsageError`` for variables of another tree than ``initial`` makes, by paths and shapes.
 
     Attributes:
         function: takes the parameters and float32 images (batch, height, width, 3).
@@ -126,8 +144,12 @@ class FunctionNetwork(nn.Module):
     ) -> Float[Array, "batch features"]:
         """Embed images (uint8 0..255, or float in [0, 1])."""
         del train, weight
-        named = self.param("function", lambda key: _named(self.initial(key)))
         like = jax.eval_shape(self.initial, jax.random.key(0))
+        if not self.is_initializing():
+            leaves = jax.tree_util.tree_leaves_with_path(like)
+            paths = {"/".join(("params/function", *_path(path))): one.shape for path, one in leaves}
+            _agree(paths, _shapes(self.variables))
+        named = self.param("function", lambda key: _named(self.initial(key)))
         leaves = flax.traverse_util.flatten_dict(named)
         params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[_path(path)], like)
         return self.function(params, preprocess(x, self.preprocessing))
@@ -138,6 +160,25 @@ class FunctionNetwork(nn.Module):
     def variables_of(params: Any) -> dict[str, Any]:
         """Variables with these parameters, for :func:`siamjax.training.create_state`."""
         return {"params": {"function": _named(params)}}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """By path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): jnp.shape(leaf) for path, leaf in leaves}
+
+
+def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """``UsageError`` unless the variables are those of the network, with a path that is not."""
+    kept = {path.partition("/")[0] for path in wanted} | {"params", "batch_stats"}
+    for path in sorted(wanted.keys() | given.keys()):
+        there, here = given.get(path, "missing"), wanted.get(path, "missing")
+        if there != here and path.partition("/")[0] in kept:
+            raise UsageError(
+                f"the variables are not those of the network: {path} is {there} among them, and "
+                f"{here} in the network as its code makes it"
+            )
 
 
 def _named(tree: Any) -> dict[str, Any]:

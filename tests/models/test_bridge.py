@@ -197,6 +197,91 @@ def test_refused_before_training(tmp_path):
         initialize(NnxNetwork(make=Net(8, rngs=nnx.Rngs(0))), 8, seed=0)
 
 
+class Other(nnx.Module):
+    """What a class may have become since its variables were made."""
+
+    def __init__(self, change, *, rngs):
+        width = 5 if change == "width" else 4
+        self.first = nnx.Linear(3, width, use_bias=change != "no bias", rngs=rngs)
+        if change == "more":
+            self.gain = nnx.Param(jnp.full((), 3.0))
+
+    def __call__(self, x):
+        return self.first(x.mean((1, 2))) * (self.gain[...] if hasattr(self, "gain") else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("more", r"params/network/gain is missing among them, and \(\) in the network"),
+        ("width", r"params/network/first/bias is \(4,\) among them, and \(5,\) in the network"),
+        ("no bias", r"params/network/first/bias is \(4,\) among them, and missing in the network"),
+    ],
+)
+def test_code_of_another_nnx_network_is_refused(change, said, rng):
+    """Flax's bridge would draw what is missing, and drop what is left over."""
+    x = images_of(rng, 2)
+    variables = NnxNetwork.variables_of(Other("none", rngs=nnx.Rngs(0)))
+    evaluate(NnxNetwork(make=partial(Other, "none")), variables, x)
+    with pytest.raises(UsageError, match=said):
+        evaluate(NnxNetwork(make=partial(Other, change)), variables, x)
+
+
+class Tree(nnx.Module):
+    def __init__(self, *, rngs):
+        self.both = nnx.Param({"gain": jnp.ones(3), "offset": jnp.ones(3)})
+
+    def __call__(self, x):
+        return x.mean((1, 2)) * self.both.get_value()["gain"] + self.both.get_value()["offset"]
+
+
+class Seen(nnx.Variable):
+    """A type of the user's own."""
+
+
+class Counting(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = self.again = nnx.Linear(3, 2, rngs=rngs)
+        self.seen = Seen(jnp.full((), 2.0))
+
+    def __call__(self, x):
+        return self.again(x.mean((1, 2))) + self.seen[...]
+
+
+def test_nnx_variables_of_ones_own_type_and_shared_layers(rng):
+    """A type that Flax has not seen in a bridge before, as in a notebook that opens weights."""
+    trained, x = Counting(rngs=nnx.Rngs(3)), images_of(rng, 2)
+    variables = NnxNetwork.variables_of(trained)
+    got = evaluate(NnxNetwork(make=Counting), variables, x)
+    np.testing.assert_allclose(got, trained(x / np.float32(255)), rtol=1e-5)
+
+
+def test_a_parameter_that_is_a_tree_is_refused():
+    with pytest.raises(UsageError, match=r"params/network/both holds a tree of arrays; make an"):
+        initialize(NnxNetwork(make=Tree), 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"a": np.eye(3)}, r"params/function/b is missing among them, and \(3,\) in the network"),
+        ({"a": np.eye(3), "c": np.ones(3)}, "params/function/b is missing"),
+        (
+            {"a": np.eye(3), "b": np.ones(3), "c": 1.0},
+            r"params/function/c is \(\) among them, and m",
+        ),
+        ({"a": np.eye(3), "b": np.ones(4)}, r"params/function/b is \(4,\) among them, and \(3,\)"),
+    ],
+)
+def test_parameters_of_another_function_are_refused(params, said, rng):
+    network = FunctionNetwork(
+        function=lambda p, x: x.mean((1, 2)) @ p["a"] + p["b"],
+        initial=lambda key: {"a": jnp.eye(3), "b": jnp.ones(3)},
+    )
+    with pytest.raises(UsageError, match=said):
+        network.apply(network.variables_of(params), images_of(rng, 2))
+
+
 class Normalised(nn.Module):
     """Batch normalisation that listens to ``train``, or always or never uses the batch."""
 
