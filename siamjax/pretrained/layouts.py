@@ -331,7 +331,9 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 """The first whose marks are all in a file is its layout."""
 
-_NOT_USED = r"(.*\.)?(num_batches_tracked|position_ids)"
+COUNTERS = r"(.*\.)?(num_batches_tracked|position_ids)"
+"""Regular expression of the names of whole numbers that no network needs."""
+
 _KINDS = {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")}
 
 
@@ -382,7 +384,7 @@ def translated(tensors: Mapping[str, np.ndarray], layout: Layout, before: str) -
             inside = f"beside.{name}"
         for pattern, replacement in layout.renames:
             inside = re.sub(pattern, replacement, inside)
-        if not re.fullmatch(f"{_NOT_USED}|{layout.left_out}", inside):
+        if not re.fullmatch(f"{COUNTERS}|{layout.left_out}", inside):
             if inside in own:
                 raise UsageError(f"{shown(name)} is twice in the file, by two names")
             own[inside] = tensor

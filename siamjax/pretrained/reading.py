@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from siamjax.isolation import isolated
 from siamjax.options import Preprocessing, plain
 from siamjax.pretrained import architectures
 from siamjax.pretrained.beside import activation_beside, said_beside, said_by_timm
-from siamjax.pretrained.layouts import LAYOUTS, assumed, layout_of, translated
+from siamjax.pretrained.layouts import COUNTERS, LAYOUTS, assumed, layout_of, translated
 from siamjax.pretrained.networks import NETWORKS
 from siamjax.pretrained.published_form import check_network, check_published, check_values
 from siamjax.pretrained.torch_files import read_state_dict
@@ -397,6 +398,7 @@ def _of_publisher(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored:
         )
     for name, tensor in tensors.items():
         number = tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+        number = number or re.fullmatch(COUNTERS, name)
         if not number and (tensor.ndim > 1 or tensor.dtype.kind not in NUMBERS):
             raise UsageError(
                 f"{shown(path)}: {shown(name)} has values of type {tensor.dtype}: quantised "

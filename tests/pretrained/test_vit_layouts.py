@@ -196,6 +196,19 @@ def test_mean_and_deviation_of_hugging_faces_vit(beside, expected, tmp_path, rng
     assert not capsys.readouterr().err
 
 
+def test_places_of_positions_are_no_quantised_weights(tmp_path, rng):
+    """Files of CLIP from before transformers 4.31 have them, as int64 (1, positions)."""
+    places = {f"{where}.embeddings.position_ids": np.arange(5)[None] for where in ("text", "model")}
+    weights = read_weights(written(tmp_path, state(rng, **TINY) | places))
+    assert weights.tensors.keys() == {
+        f"params/{path}"
+        for path in flax.traverse_util.flatten_dict(weights.variables["params"], sep="/")
+    }
+    other = {"model.norm.weight": np.ones((2, 5), np.int64)}
+    with pytest.raises(UsageError, match=r"model.norm.weight has values of type int64: quantised"):
+        read_weights(written(tmp_path, state(rng, **TINY) | other))
+
+
 def changed(**tensors):
     return lambda found: {**found, **tensors}
 
