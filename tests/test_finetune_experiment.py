@@ -11,6 +11,7 @@ from random_variables import random_variables
 from small_experiments import TRUNK
 
 from experiments import finetune_embedding as experiment
+from siamjax.commands.export import export
 from siamjax.data import LabelledOptions, load_labelled
 from siamjax.errors import UsageError
 from siamjax.pretrained import Weights, read_weights
@@ -53,6 +54,11 @@ def test_the_network_stays_as_published_and_the_layer_learns(published, tuned):
     assert json.loads((folder / "manifest.json").read_text())["framing"]["size"] == [16, 16]
     start = experiment.initialize(opened.network, opened.size, 0)[0]["params"]["dense"]["kernel"]
     assert np.abs(start - opened.variables["params"]["dense"]["kernel"]).max() > 1e-4
+
+
+def test_export_tells_the_size_of_a_framed_network_as_numbers(tuned, tmp_path, capsys):
+    export(run=tuned[0], out=tmp_path / "model", platforms=("cpu",), json=True)
+    assert json.loads(capsys.readouterr().out)["size"] == [16, 16]
 
 
 def test_what_runs_once_has_the_products_of_the_run(published, tmp_path, monkeypatch):

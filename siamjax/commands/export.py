@@ -27,14 +27,14 @@ def export(
 
     finished = Finished.open(run, trust=trust)
     embed, score = export_run(finished, out, platforms=platforms)
+    height, width = sides(finished.size)
     values = {
         "run": run,
         "out": out,
         "platforms": platforms,
-        "size": finished.size,
+        "size": [height, width],
         "difference": {"embed": embed, "score": score},
     }
-    height, width = sides(finished.size)
     text = [
         f"{out}: for {', '.join(platforms)}; any number of images of {height}x{width}",
         f"difference from the run, when read back: embed {embed:.1e}, score {score:.1e}",
