@@ -183,7 +183,12 @@ def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 def _named(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return flax.traverse_util.unflatten_dict({_path(p): jnp.asarray(leaf) for p, leaf in leaves})
+    named = {_path(path): jnp.asarray(leaf) for path, leaf in leaves}
+    if len(named) < len(leaves):
+        raise UsageError(
+            "two parameters have the same path, such as a/b and b within a; rename one"
+        )
+    return flax.traverse_util.unflatten_dict(named)
 
 
 def _path(path: Any) -> tuple[str, ...]:

@@ -261,6 +261,11 @@ def test_a_parameter_that_is_a_tree_is_refused():
         initialize(NnxNetwork(make=Tree), 8, 0)
 
 
+def test_two_parameters_by_one_path_are_refused():
+    with pytest.raises(UsageError, match="two parameters have the same path"):
+        FUNCTION.variables_of({"a/b": jnp.ones(2), "a": {"b": jnp.zeros(2)}})
+
+
 @pytest.mark.parametrize(
     ("params", "said"),
     [
