@@ -44,7 +44,7 @@ class Config(LabelledOptions, RunConfig):
     weights: Path
     """Published weights: a file, or a name from `siamjax weights list`."""
     size: options.Count | None = None
-    """Side of the images in pixels; None: as published."""
+    """Shorter side of the images in pixels; None: as published."""
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """Part of each image: top, left, bottom, right as shares; its border goes on outside of it."""
     embedding: options.Count = 128

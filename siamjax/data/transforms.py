@@ -71,15 +71,16 @@ class Framing:
         side: int | None = None,
         box: tuple[float, float, float, float] | None = None,
     ) -> "Framing":
-        """A published framing for square images of ``side`` pixels, or of a ``box`` of each image.
+        """A published framing whose shorter side is ``side`` pixels, or of a ``box`` of each image.
 
-        The shorter side, of which the centre is used, grows and shrinks with ``side``.
+        The longer side, and the part of which the centre is used, grow and shrink with it.
         """
         own = size if isinstance(size, Framing) else cls(size=sides(size))
         if side is not None:
             share = side / min(own.size)
             shorter = None if own.shorter is None else max(side, round(own.shorter * share))
-            own = replace(own, size=(side, side), shorter=shorter)
+            height, width = (round(share * one) for one in own.size)
+            own = replace(own, size=(height, width), shorter=shorter)
         return own if box is None else replace(own, box=box)
 
     def __str__(self) -> str:

@@ -146,3 +146,17 @@ def test_in_words():
     assert "bicubic to 9 at the shorter side, the central (8, 8)" in str(
         Framing(size=(8, 8), shorter=9, filter="bicubic", box=(0.1, 0, 1, 1))
     )
+
+
+@pytest.mark.parametrize(
+    ("published", "side", "expected"),
+    [
+        ((256, 128), 96, Framing(size=(192, 96))),  # a person stays twice as high as wide
+        ((100, 299), 49, Framing(size=(49, 147))),
+        (Framing(size=(224, 224), shorter=248), 112, Framing(size=(112, 112), shorter=124)),
+        (Framing(size=(150, 150), pad=True), 37, Framing(size=(37, 37), pad=True)),
+    ],
+)
+def test_another_side_keeps_the_proportions(published, side, expected):
+    assert Framing.of(published, side=side) == expected
+    assert Framing.of(published) == Framing.of(published, side=min(Framing.of(published).size))
