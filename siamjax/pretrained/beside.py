@@ -14,6 +14,7 @@ from siamjax.files import read_json
 from siamjax.models.preprocessing import MOMENTS
 
 _KINDS = {"unit": ((0.0,) * 3, (1.0,) * 3), "signed": ((0.5,) * 3, (0.5,) * 3), **MOMENTS}
+_UNIT = {"preprocessing": "unit"}
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _GELUS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 
@@ -28,12 +29,25 @@ class _Images(msgspec.Struct):
     interpolation: Literal["bilinear", "bicubic"]
     mean: Channels
     std: Channels
-    crop_mode: Literal["center"] = "center"
+    crop_mode: Literal["center", "squash"] = "center"
+
+
+class _Args(msgspec.Struct):
+    """Of timm's ``model_args`` those that change a network and not its tensors."""
+
+    num_heads: Positive | None = None
+    act_layer: Any = None
+    norm_layer: Any = None
+    aa_layer: Any = None
+    output_stride: Any = None
+    block_args: Any = None
 
 
 class _Timm(msgspec.Struct):
     architecture: str = ""
+    global_pool: str = ""
     pretrained_cfg: _Images | None = None
+    model_args: _Args | None = None
 
 
 class _Preprocessed(msgspec.Struct):
@@ -54,11 +68,14 @@ class _Side(msgspec.Struct):
 class _Processor(msgspec.Struct):
     """Of transformers."""
 
+    image_processor_type: str | None = None
+    feature_extractor_type: str | None = None  # of older versions
     image_mean: Channels | None = None
     image_std: Channels | None = None
     size: Positive | _Side | None = None
     crop_size: Positive | _Side | None = None
     do_center_crop: bool = False
+    do_normalize: bool = True
     resample: int | None = None
 
 
@@ -72,21 +89,37 @@ class _Tower(msgspec.Struct):
     hidden_act: str | None = None
     layer_norm_eps: Annotated[float, msgspec.Meta(gt=0)] | None = None
     num_attention_heads: Positive | None = None
+
+
+class _Vision(msgspec.Struct):
+    """Of OpenCLIP, with its defaults."""
+
+    width: Positive | None = None
+    head_width: Positive = 64
+    pool_type: str = "tok"
+    act_kwargs: dict[str, Any] | None = None
+    norm_kwargs: dict[str, Any] | None = None
+
+
+class _Model(msgspec.Struct):
     quick_gelu: bool = False
+    vision_cfg: _Vision | None = None
 
 
 class _Config(_Tower):
     """Of transformers, and of OpenCLIP."""
 
     vision_config: _Tower | None = None
-    model_cfg: _Tower | None = None
+    model_cfg: _Model | None = None
     preprocess_cfg: _Preprocessed | None = None
 
 
-def said_by_timm(path: Path) -> dict[str, Any]:
+def said_by_timm(path: Path, *, pool: str) -> dict[str, Any]:
     """What timm's ``config.json`` says, as facts; nothing if there is none.
 
     Networks of one form were trained on different images, such as the ViT of augreg, DeiT and DINO.
+    ``UsageError`` for a network that pools otherwise than ``pool``, timm's word for it, or that
+    differs in what no tensor says.
     """
     beside = path.with_name("config.json")
     config = _read(path, "config.json", _Timm) or _Timm()
@@ -95,19 +128,35 @@ def said_by_timm(path: Path) -> dict[str, Any]:
             f"{shown(beside)}: {shown(config.architecture)} has a ResNet's tensors, but averages "
             "where that has strides; it cannot be read"
         )
+    args = config.model_args or _Args()
+    if config.global_pool not in ("", pool):
+        raise UsageError(
+            f"{shown(beside)}: global_pool {shown(config.global_pool)}; expected {pool}"
+        )
+    unread = [name for name in args.__struct_fields__[1:] if getattr(args, name) is not None]
+    if unread:
+        raise UsageError(
+            f"{shown(beside)}: model_args with {', '.join(unread)}: such a network cannot be read"
+        )
     # Of timm's transformers those with another activation have it in their names.
     gelu = "quick_gelu" if "quickgelu" in config.architecture else "gelu"
     facts: dict[str, Any] = {"activation": gelu} if config.architecture else {}
+    facts |= {"heads": args.num_heads} if args.num_heads else {}
     said = config.pretrained_cfg
     if said is None:
         return facts
     _, side, width = said.input_size
     if side != width or side < 1:
         raise UsageError(f"{shown(beside)}: images of {side}x{width}; expected square ones")
+    stretched = said.crop_mode == "squash"
+    if stretched and said.crop_pct != 1:
+        raise UsageError(
+            f"{shown(beside)}: crop_mode squash with crop_pct {said.crop_pct}; expected 1"
+        )
     return {
         **facts,
         "side": side,
-        "shorter": math.floor(side / said.crop_pct),
+        "shorter": None if stretched else math.floor(side / said.crop_pct),
         "filter": said.interpolation,
         "preprocessing": _kind(beside, said.mean, said.std),
     }
@@ -124,6 +173,9 @@ def said_beside(path: Path) -> dict[str, Any]:
         facts["epsilon"] = tower.layer_norm_eps
     if tower.hidden_act is not None:
         facts["activation"] = _gelu(path.with_name("config.json"), tower.hidden_act)
+    opened = _read(path, "open_clip_config.json", _Config) or _Config()
+    if opened.model_cfg and (vision := opened.model_cfg.vision_cfg):
+        facts |= _layers(path.with_name("open_clip_config.json"), vision)
     for name, kind in (
         ("processor_config.json", _Processors),  # the first, as transformers has them
         ("preprocessor_config.json", _Processor),
@@ -132,14 +184,24 @@ def said_beside(path: Path) -> dict[str, Any]:
         own = own.image_processor if isinstance(own, _Processors) else own
         if own is not None:
             beside = path.with_name(name)
-            moments = _moments(beside, own.image_mean, own.image_std)
+            mean, deviation = own.image_mean, own.image_std
+            moments = _moments(beside, mean, deviation) if own.do_normalize else _UNIT
             return {**facts, **moments, **_sizes(beside, own)}
-    config = _read(path, "open_clip_config.json", _Config)
-    if config and (cut := config.preprocess_cfg):
+    if cut := opened.preprocess_cfg:
         facts |= _moments(path.with_name("open_clip_config.json"), cut.mean, cut.std)
         facts |= {"shorter": None} if cut.resize_mode == "squash" else {}
         facts |= {"filter": cut.interpolation} if cut.interpolation else {}
     return facts
+
+
+def _layers(beside: Path, vision: _Vision) -> dict[str, Any]:
+    if vision.pool_type != "tok" or vision.act_kwargs or vision.norm_kwargs:
+        raise UsageError(
+            f"{shown(beside)}: pool_type {shown(vision.pool_type)}, act_kwargs "
+            f"{shown(vision.act_kwargs)}, norm_kwargs {shown(vision.norm_kwargs)}; expected tok "
+            "and none of them: such a network cannot be read"
+        )
+    return {"heads": vision.width // vision.head_width} if vision.width else {}
 
 
 def _read(path: Path, name: str, kind: type[T]) -> T | None:
@@ -156,7 +218,9 @@ def _sizes(beside: Path, said: _Processor) -> dict[str, Any]:
     facts = {"half": "down"} | ({"filter": _FILTERS[said.resample]} if said.resample else {})
     size, cut = said.size, said.crop_size if said.do_center_crop else None
     if isinstance(size, int):  # of older versions
-        size = _Side(height=size, width=size) if cut is None else _Side(shortest_edge=size)
+        kind = said.image_processor_type or said.feature_extractor_type or ""
+        square = cut is None or kind.startswith(("ViT", "DeiT", "Beit"))
+        size = _Side(height=size, width=size) if square else _Side(shortest_edge=size)
     if size is None:
         return facts
     cut = _Side(height=cut, width=cut) if isinstance(cut, int) else cut

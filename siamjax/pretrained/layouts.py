@@ -38,7 +38,8 @@ class Layout:
             (height, width, in, out) and (in, out).
         facts: what the layout itself says of the network, for its builder.
         config: the publisher's file beside it that says the activation, which no tensor does.
-        timm: a ``config.json`` of timm's beside it says more.
+        timm: how timm's network of this layout pools, in its words, where a ``config.json`` of
+            timm's beside it says more.
         moments: the publisher's file that says mean and standard deviation, in which networks with
             these names differ; see :func:`assumed`.
     """
@@ -51,7 +52,7 @@ class Layout:
     torch: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
-    timm: bool = False
+    timm: str | None = None
     moments: str | None = None
 
 
@@ -230,12 +231,12 @@ LAYOUTS: tuple[Layout, ...] = (
         architecture="resnet",  # torchvision and timm
         marks=("layer1.0.conv3.weight", "layer1.0.downsample.0.weight", "bn1.running_mean"),
         left_out=r"fc\..*",
-        timm=True,
+        timm="avg",
     ),
     Layout(  # timm's SigLIP, with "visual.trunk." before it OpenCLIP's
         architecture="vit",
         marks=("attn_pool.latent", "blocks.0.attn.qkv.weight"),
-        left_out=_TEXT,
+        left_out=rf"{_TEXT}|head\..*",
     ),
     Layout(  # Meta's DINOv2 with registers, and without
         architecture="vit",
@@ -255,19 +256,19 @@ LAYOUTS: tuple[Layout, ...] = (
         architecture="vit",
         marks=("norm_pre.weight", "blocks.0.attn.qkv.weight"),
         change=_without_zeros,
-        timm=True,
+        timm="token",
     ),
     Layout(  # timm: DINOv2
         architecture="vit",
         marks=("cls_token", "blocks.0.ls1.gamma"),
         left_out=r"head\..*",
-        timm=True,
+        timm="token",
     ),
     Layout(  # timm and Meta: augreg, DeiT, DINO, MAE
         architecture="vit",
         marks=("cls_token", "blocks.0.attn.qkv.weight"),
         left_out=r"(head|pre_logits|decoder_\w+)\..*|mask_token|decoder_pos_embed",
-        timm=True,
+        timm="token",
         moments="timm's config.json, with its pretrained_cfg,",
     ),
     Layout(  # Hugging Face: DINOv2 with registers, without; ViT

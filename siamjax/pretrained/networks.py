@@ -137,7 +137,7 @@ def _vit(shapes: Shapes, facts: Facts) -> tuple[nn.Module, Size]:
     preprocessing = "torchvision" if layer_scale else "clip" if clip else "signed"
     network = VisionTransformer(
         width=width,
-        depth=count_of(shapes, "blocks"),
+        depth=max(1, count_of(shapes, "blocks")),
         heads=None if heads == width // HEAD_DIM else heads,
         hidden=None if hidden == 4 * width else hidden,
         patch=patch,

@@ -219,7 +219,7 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
     facts = dict(layout.facts)
     if layout.config is not None:
         facts["activation"] = activation_beside(path, layout.config)
-    facts |= said_by_timm(path) if layout.timm else said_beside(path)
+    facts |= said_by_timm(path, pool=layout.timm) if layout.timm else said_beside(path)
     doubt = ""
     if layout.moments and "preprocessing" not in facts:
         facts["preprocessing"], certain = assumed(tensors)
@@ -406,4 +406,6 @@ def _of_publisher(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored:
             )
     if found := _laid_out(path, tensors):
         return found
-    return Stored(*architectures.of_torch(str(path), tensors), True)
+    architecture, found, usual = architectures.of_torch(str(path), tensors)
+    stated = said_by_timm(path, pool="avg").get("preprocessing", usual)  # Gluon's InceptionV3
+    return Stored(architecture, found, stated, True)

@@ -64,8 +64,10 @@ def _network(path: Path, saved: Any) -> dict[str, np.ndarray]:
         for name, inner in saved.items()
         if isinstance(inner, dict) and inner and all(map(_is_tensor, inner.items()))
     }
-    if "state_dict" in within or len(within) == 1:
-        return within.get("state_dict") or next(iter(within.values()))
+    main = within.get("state_dict") or next(iter(within.values()), {})
+    alike = [name for name, inner in within.items() if inner.keys() == main.keys()]
+    if len(alike) == 1 and (len(within) == 1 or "state_dict" in within):
+        return main
     found = f": it holds {' and '.join(map(shown, within))}" if within else ""
     raise UsageError(f"{shown(path)} is not a state dict{found}; {remedy}")
 

@@ -14,9 +14,10 @@ from test_torch_files import pickled, tensor, write
 
 from siamjax.errors import UsageError
 from siamjax.models.inception_v3 import InceptionV3
+from siamjax.models.preprocessing import MOMENTS
 from siamjax.models.vgg16 import BLOCKS, Vgg16Features
 from siamjax.pretrained import published_form, put, read_weights
-from siamjax.pretrained.architectures import of_torch
+from siamjax.pretrained.architectures import _torch_inception, of_torch
 from siamjax.pretrained.networks import NETWORKS
 
 REAL = Path(__file__).parents[3] / "shared/weights"
@@ -260,6 +261,27 @@ def test_wrapped_by_torch(tmp_path, tiny, wrap):
     }
     save_file(state, tmp_path / "w.safetensors")
     check_vgg(read_weights(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize(("moments", "expected"), [(0.5, "signed"), (None, "torchvision")])
+def test_an_inception_of_timm_says_its_mean_and_deviation(moments, expected, tmp_path, tiny):
+    """Gluon's was trained on other images than Google's; its names are torchvision's."""
+    state = {}
+    for number, name in enumerate(_torch_inception(), start=1):
+        state[f"{name}.conv.weight"] = np.full((1, 1, 1, 1), number, np.float32)
+        for offset, kind in ((1, "bias"), (2, "running_mean"), (3, "running_var")):
+            state[f"{name}.bn.{kind}"] = np.array([number + offset / 10], np.float32)
+    path = tmp_path / "model.safetensors"
+    save_file(state, path)
+    assert read_weights(path).preprocessing == "signed"
+    mean, deviation = ([moments] * 3,) * 2 if moments else MOMENTS["torchvision"]
+    images = {"input_size": [3, 299, 299], "crop_pct": 0.875, "interpolation": "bicubic"}
+    images |= {"mean": list(mean), "std": list(deviation)}
+    config = {"architecture": "inception_v3", "pretrained_cfg": images}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = read_weights(path)
+    check_inception(weights)
+    assert weights.preprocessing == weights.network.preprocessing == expected
 
 
 def test_what_is_of_no_known_layer_is_not_dropped(tmp_path, tiny):

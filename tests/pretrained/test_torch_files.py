@@ -137,6 +137,24 @@ def test_as_python_2_wrote_it(tmp_path):
 
 
 NESTED = b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60))
+
+
+def test_averages_beside_the_network_are_another_network(tmp_path):
+    """As timm's training saves them; what else a checkpoint holds does not matter."""
+
+    def holding(*names):
+        one = tensor("0", 3, (3,), (1,))
+        return b"}(" + b"".join(text(name) + one for name in names) + b"u"
+
+    path, stored = tmp_path / "w.pth", np.arange(3, dtype="f4")
+    write(path, pickled({"ema": holding("c"), "state_dict": holding("a", "b")}), s0=stored)
+    assert read_state_dict(path).keys() == {"a", "b"}
+    both = {name: holding("a", "b") for name in ("state_dict", "state_dict_ema")}
+    write(path, pickled(both), s0=stored)
+    with pytest.raises(UsageError, match="holds state_dict and state_dict_ema; save model"):
+        read_state_dict(path)
+
+
 HARMFUL = {
     "memo": b"Nr\xff\xff\xff\x0f.",
     "memo of 34 GB": b"Nr\xff\xff\xff\x7f.",

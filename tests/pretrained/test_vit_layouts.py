@@ -347,6 +347,13 @@ def test_a_config_that_does_not_say_it(clip, config, message):
         read_weights(path)
 
 
+def test_a_clip_whose_blocks_have_other_names(tmp_path):
+    names = ("embeddings.class_embedding", "pre_layrnorm.weight", "encoder.layer.0.mlp.fc1.bias")
+    (tmp_path / "config.json").write_text('{"hidden_act": "gelu"}')
+    with pytest.raises(UsageError, match="blocks_0/attn/proj/bias is missing in the file"):
+        read_weights(written(tmp_path, {name: np.ones(64, np.float32) for name in names}))
+
+
 MOMENTS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 SIGLIP = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
@@ -391,6 +398,50 @@ def test_images_of_timms_config(tmp_path, rng):
     assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic")
 
 
+def test_images_that_timm_stretches(tmp_path, rng):
+    """As its CLIP of 378 pixels has them."""
+    images = {**MOMENTS, "input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 1.0}
+    images["crop_mode"] = "squash"
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": images}))
+    path = written(tmp_path, state(rng, **TINY))
+    assert read_weights(path).size == Framing(size=(224, 224), filter="bicubic")
+    images["crop_pct"] = 0.9
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": images}))
+    with pytest.raises(UsageError, match=r"config.json: crop_mode squash with crop_pct 0.9; expe"):
+        read_weights(path)
+
+
+TIMMS = {"architecture": "vit_base_patch16_224", "global_pool": "token"}
+
+
+def test_heads_of_timms_config(tmp_path, rng):
+    said = {**TIMMS, "model_args": {"num_heads": 2, "img_size": 224, "act_layer": None}}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert read_weights(written(tmp_path, state(rng, **TINY))).network.heads == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"global_pool": "avg"}, "global_pool avg; expected token"),
+        ({"model_args": {"act_layer": "relu"}}, "model_args with act_layer: such a network"),
+        ({"model_args": {"output_stride": 8, "aa_layer": "avg"}}, "with aa_layer, output_stride"),
+        ({"model_args": {"num_heads": "3"}}, "num_heads"),
+    ],
+)
+def test_other_networks_of_timms_config(said, message, tmp_path, rng):
+    (tmp_path / "config.json").write_text(json.dumps({**TIMMS, **said}))
+    with pytest.raises(UsageError, match=f"config.json: .*{message}"):
+        read_weights(written(tmp_path, state(rng, **TINY)))
+
+
+def test_a_siglip_with_a_classifier(tmp_path, rng):
+    tensors = state(rng, **SIGLIP)
+    weights = read_weights(written(tmp_path, tensors | CLASSIFIER))
+    assert weights.network == VisionTransformer(**SIGLIP)
+    assert len(weights.tensors) == len(tensors)
+
+
 PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False}
 MOMENTS_HF = {"image_mean": MOMENTS["mean"], "image_std": MOMENTS["std"]}
 CUT = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
@@ -406,6 +457,11 @@ CUT = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
         ({"size": 48, "resample": 3}, {"size": (48, 48)}),
         ({"size": {"shortest_edge": 40}, **CUT}, {"size": (32, 32), "shorter": 40}),
         ({"size": 40, **CUT, "crop_size": 32}, {"size": (32, 32), "shorter": 40}),
+        (
+            {"size": 40, **CUT, "image_processor_type": "CLIPImageProcessor"},
+            {"size": (32, 32), "shorter": 40},
+        ),
+        ({"size": 48, "feature_extractor_type": "ViTFeatureExtractor"}, {"size": (48, 48)}),
         ({"size": {"height": 38, "width": 38}}, {"size": (32, 32)}),  # no whole patch: left out
     ],
 )
@@ -429,6 +485,12 @@ def test_images_as_transformers_prepares_them(said, expected, tmp_path, rng):
     assert read_weights(path).preprocessing == "torchvision"  # before transformers 5
 
 
+def test_images_that_transformers_does_not_normalise(tmp_path, rng):
+    said = {**PROCESSOR, "do_normalize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    assert read_weights(written(tmp_path, state(rng, **SIGLIP))).preprocessing == "unit"
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -437,6 +499,11 @@ def test_images_as_transformers_prepares_them(said, expected, tmp_path, rng):
         ({"size": {"shortest_edge": 40}}, "not those of a square"),
         ({"size": {"height": 48, "width": 40}}, "not those of a square"),
         ({"size": 0}, "size"),
+        (
+            {"size": 40, **CUT, "image_processor_type": "DeiTImageProcessor"},
+            "not those of a square",
+        ),
+        ({"size": 40, **CUT, "feature_extractor_type": "ViTFeatureExtractor"}, "not those of a sq"),
     ],
 )
 def test_images_that_cannot_be_prepared(said, message, tmp_path, rng):
@@ -452,6 +519,18 @@ def test_stretched_images_of_open_clip(clip):
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     weights = read_weights(path)
     assert weights.size == Framing(size=weights.size.size, filter="bilinear")
+
+
+def test_layers_of_open_clips_config(clip):
+    path, folder = clip
+    beside = folder / "open_clip_config.json"
+    for vision, heads in (({}, None), ({"head_width": 32}, 2)):
+        beside.write_text(json.dumps({"model_cfg": {"vision_cfg": {"width": 64, **vision}}}))
+        assert read_weights(path).network.heads == heads
+    for other in ({"pool_type": "avg"}, {"norm_kwargs": {"eps": 1}}, {"act_kwargs": {"a": 1}}):
+        beside.write_text(json.dumps({"model_cfg": {"vision_cfg": other}}))
+        with pytest.raises(UsageError, match=f"config.json: .*{next(iter(other))}.* cannot be rea"):
+            read_weights(path)
 
 
 @pytest.mark.parametrize("within", [True, False])
@@ -477,4 +556,4 @@ def test_layers_of_transformers_config(said, fields, within, tmp_path, rng):
 def test_other_networks_of_a_resnets_tensors(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
     with pytest.raises(UsageError, match=f"config.json: {name} has a ResNet's tensors"):
-        said_by_timm(tmp_path / "model.safetensors")
+        said_by_timm(tmp_path / "model.safetensors", pool="avg")

@@ -38,7 +38,8 @@ def of_timm(folder, name, **options):
     timm = peer("timm")
     options = {"depth": 2, "embed_dim": 192, "num_heads": 3, **options}
     model = timm.create_model(name, dynamic_img_size=True, **options)
-    timm.models.save_for_hf(drawn(model), folder, safe_serialization=True)
+    said = {"num_heads": options["num_heads"]}
+    timm.models.save_for_hf(drawn(model), folder, model_args=said, safe_serialization=True)
     return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
 
 
@@ -61,6 +62,19 @@ def dinov2_registers(folder):
 
 def siglip(folder):
     _, forward = of_timm(folder, SIGLIP, act_layer="gelu_tanh")
+    fields = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
+    return unit(forward), fields, HALF, Framing(size=(224, 224), filter="bicubic")
+
+
+def narrow_heads(folder):
+    """Of 32 features, as MoCo v3 has them in ViT-S."""
+    _, forward = of_timm(folder, "vit_tiny_patch16_224", num_heads=6)
+    fields = {**TINY, "heads": 6}
+    return forward, fields, HALF, Framing(size=(224, 224), shorter=248, filter="bicubic")
+
+
+def siglip_classifier(folder):
+    _, forward = of_timm(folder, SIGLIP, act_layer="gelu_tanh", num_classes=5)
     fields = {**TINY, "head": "siglip", "activation": "gelu_tanh"}
     return unit(forward), fields, HALF, Framing(size=(224, 224), filter="bicubic")
 
@@ -93,6 +107,12 @@ def timm_clip(folder, *, name="vit_base_patch32_clip_224", act="gelu"):
         **{"epsilon": 1e-5, "preprocessing": "clip"},
     }
     return unit(model), fields, CLIP, Framing(size=(224, 224), shorter=248, filter="bicubic")
+
+
+def timm_stretched_clip(folder):
+    forward, fields, moments, _ = timm_clip(folder, name="vit_huge_patch14_clip_336")
+    fields |= {"patch": 14, "grid": 24}
+    return forward, fields, moments, Framing(size=(336, 336), filter="bicubic")
 
 
 def timm_quick_clip(folder):
@@ -258,18 +278,19 @@ def save_open_clip(folder, model, config, moments=CLIP):
     save_for_hf(model, tokenizer, config, folder, safe_serialization=True)
 
 
-def open_clip(folder, *, quick=True):
+def open_clip(folder, *, quick=True, head_width=64):
     """Its table is resized when weights are loaded into a network for another size."""
     peer("open_clip")
     from open_clip.model import CLIP as Whole
     from open_clip.model import resize_pos_embed
 
     def network(side):
-        config = {**OPEN, "image_size": side}
+        config = {**OPEN, "head_width": head_width, "image_size": side}
         return Whole(64, config, OPEN_TEXT, quick_gelu=quick).eval()
 
     model = drawn(network(224))
-    config = {"embed_dim": 64, "vision_cfg": OPEN, "text_cfg": OPEN_TEXT}
+    vision = OPEN if head_width == 64 else {**OPEN, "head_width": head_width}
+    config = {"embed_dim": 64, "vision_cfg": vision, "text_cfg": OPEN_TEXT}
     save_open_clip(folder, model, {**config, "quick_gelu": True} if quick else config)
 
     def forward(x):
@@ -288,6 +309,11 @@ def open_clip(folder, *, quick=True):
 
 def open_clip_exact(folder):
     return open_clip(folder, quick=False)
+
+
+def open_clip_narrow_heads(folder):
+    forward, fields, *images = open_clip(folder, head_width=48)
+    return forward, {**fields, "heads": 4}, *images
 
 
 def open_clip_siglip(folder):
@@ -351,6 +377,7 @@ def augreg_npz(folder):
 LAYOUTS = {  # networks, and who saved them
     "ViT, timm": augreg,
     "ViT-H, timm": huge,
+    "ViT with heads of 32, timm": narrow_heads,
     "ViT, augreg's .npz": augreg_npz,
     "ViT, Hugging Face": hf_vit,
     "DINOv2, timm": dinov2,
@@ -361,11 +388,14 @@ LAYOUTS = {  # networks, and who saved them
     "DINOv2 with registers, Hugging Face": hf_dinov2_registers,
     "CLIP, timm": timm_quick_clip,
     "CLIP with exact GELU, timm": timm_clip,
+    "CLIP of stretched images, timm": timm_stretched_clip,
     "CLIP, Hugging Face": hf_clip,
     "CLIP with exact GELU, Hugging Face": hf_clip_exact,
     "CLIP, OpenCLIP": open_clip,
     "CLIP with exact GELU, OpenCLIP": open_clip_exact,
+    "CLIP with heads of 48, OpenCLIP": open_clip_narrow_heads,
     "SigLIP, timm": siglip,
+    "SigLIP with a classifier, timm": siglip_classifier,
     "SigLIP So400m, timm": wide_siglip,
     "SigLIP, Hugging Face": hf_siglip,
     "SigLIP's tower alone, Hugging Face": hf_siglip_alone,
@@ -488,6 +518,7 @@ TRANSFORMS = {
     "ViT, Hugging Face": lambda: huggings("ViT"),
     "CLIP, Hugging Face": lambda: huggings("CLIP"),
     "SigLIP, Hugging Face": lambda: huggings("Siglip"),
+    "CLIP of stretched images, timm": lambda: timms("vit_huge_patch14_clip_336"),
     "CLIP, OpenCLIP": lambda: of_open_clip(CLIP, "shortest"),
     "SigLIP, OpenCLIP": lambda: of_open_clip(HALF, "squash"),
 }
