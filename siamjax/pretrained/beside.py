@@ -14,6 +14,8 @@ from siamjax.files import read_json
 from siamjax.models.preprocessing import MOMENTS
 
 _KINDS = {"unit": ((0.0,) * 3, (1.0,) * 3), "signed": ((0.5,) * 3, (0.5,) * 3), **MOMENTS}
+# What one number for a size means to transformers' processors, by how their names begin.
+_SQUARE, _SHORTEST = ("ViT", "DeiT", "Beit"), ("CLIP", "ChineseCLIP", "Bit", "Siglip", "ConvNext")
 _UNIT = {"preprocessing": "unit"}
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _GELUS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
@@ -74,8 +76,11 @@ class _Processor(msgspec.Struct):
     image_std: Channels | None = None
     size: Positive | _Side | None = None
     crop_size: Positive | _Side | None = None
-    do_center_crop: bool = False
-    do_normalize: bool = True
+    do_center_crop: bool | None = None  # of these null is the default
+    do_resize: bool | None = None
+    do_rescale: bool | None = None
+    rescale_factor: float | None = None
+    do_normalize: bool | None = None
     resample: int | None = None
 
 
@@ -185,7 +190,7 @@ def said_beside(path: Path) -> dict[str, Any]:
         if own is not None:
             beside = path.with_name(name)
             mean, deviation = own.image_mean, own.image_std
-            moments = _moments(beside, mean, deviation) if own.do_normalize else _UNIT
+            moments = _moments(beside, mean, deviation) if own.do_normalize is not False else _UNIT
             return {**facts, **moments, **_sizes(beside, own)}
     if cut := opened.preprocess_cfg:
         facts |= _moments(path.with_name("open_clip_config.json"), cut.mean, cut.std)
@@ -215,11 +220,17 @@ def _sizes(beside: Path, said: _Processor) -> dict[str, Any]:
         raise UsageError(
             f"{shown(beside)}: resample {said.resample}; expected 2 (bilinear) or 3 (bicubic)"
         )
+    factor = 1 / 255 if said.rescale_factor is None else said.rescale_factor
+    if False in (said.do_resize, said.do_rescale) or not math.isclose(255 * factor, 1):
+        raise UsageError(
+            f"{shown(beside)}: do_resize {said.do_resize}, do_rescale {said.do_rescale}, "
+            f"rescale_factor {factor}; expected true, true and 1/255"
+        )
     facts = {"half": "down"} | ({"filter": _FILTERS[said.resample]} if said.resample else {})
     size, cut = said.size, said.crop_size if said.do_center_crop else None
     if isinstance(size, int):  # of older versions
         kind = said.image_processor_type or said.feature_extractor_type or ""
-        square = cut is None or kind.startswith(("ViT", "DeiT", "Beit"))
+        square = kind.startswith(_SQUARE) or (cut is None and not kind.startswith(_SHORTEST))
         size = _Side(height=size, width=size) if square else _Side(shortest_edge=size)
     if size is None:
         return facts

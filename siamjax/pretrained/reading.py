@@ -61,6 +61,7 @@ _IN_FOLDERS = (
     "open_clip_model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
 )
 FORMATS = (
     "PyTorch .pth, .pt and .bin, .safetensors (both also in shards: .index.json), Keras .h5 and "

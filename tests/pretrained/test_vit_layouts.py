@@ -454,8 +454,20 @@ CUT = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
             {"size": {"height": 48, "width": 48}, "resample": 2},
             {"size": (48, 48), "filter": "bilinear"},
         ),
-        ({"size": 48, "resample": 3}, {"size": (48, 48)}),
+        ({"size": 48, "resample": 3, "rescale_factor": 0.00392156862745098}, {"size": (48, 48)}),
         ({"size": {"shortest_edge": 40}, **CUT}, {"size": (32, 32), "shorter": 40}),
+        (  # as transformers 4.5x writes what is not set
+            {
+                **{"size": {"height": 48, "width": 48}, "crop_size": None, "do_center_crop": None},
+                **{"do_rescale": None, "rescale_factor": None, "do_normalize": None},
+                **{
+                    "do_resize": None,
+                    "resample": 2,
+                    "image_processor_type": "ViTImageProcessorFast",
+                },
+            },
+            {"size": (48, 48), "filter": "bilinear"},
+        ),
         ({"size": 40, **CUT, "crop_size": 32}, {"size": (32, 32), "shorter": 40}),
         (
             {"size": 40, **CUT, "image_processor_type": "CLIPImageProcessor"},
@@ -499,6 +511,11 @@ def test_images_that_transformers_does_not_normalise(tmp_path, rng):
         ({"size": {"shortest_edge": 40}}, "not those of a square"),
         ({"size": {"height": 48, "width": 40}}, "not those of a square"),
         ({"size": 0}, "size"),
+        ({"do_resize": False}, "do_resize False, .*; expected true, true and 1/255"),
+        ({"do_rescale": False}, "do_rescale False, .*; expected true, true and 1/255"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor 0.00784.*; expected true, true and 1/255"),
+        ({"size": 40, "image_processor_type": "CLIPImageProcessor"}, "not those of a square"),
+        ({"size": 40, "feature_extractor_type": "BitFeatureExtractor"}, "not those of a square"),
         (
             {"size": 40, **CUT, "image_processor_type": "DeiTImageProcessor"},
             "not those of a square",

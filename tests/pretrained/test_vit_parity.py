@@ -458,6 +458,24 @@ def test_what_is_wrong_shows(layout, tmp_path, row):
         assert outputs > OUTPUTS, wrong
 
 
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_files_that_open_clip_writes(name, tmp_path):
+    peer("open_clip")
+    from open_clip.model import CLIP as Whole
+    from open_clip.push_to_hf_hub import save_for_hf
+
+    model = drawn(Whole(64, {**OPEN, "image_size": 32}, OPEN_TEXT))
+    model.visual.image_mean, model.visual.image_std = CLIP
+    tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
+    save_for_hf(model, tokenizer, {"vision_cfg": OPEN}, tmp_path, safe_serialization="both")
+    for other in {*tmp_path.glob("open_clip_*")} - {tmp_path / name}:
+        if other.suffix != ".json":
+            other.unlink()
+    weights = read_weights(tmp_path)
+    assert weights.source == str(tmp_path / name)
+    assert weights.network.head == "clip"
+
+
 def test_class_token_joined_to_the_mean(tmp_path):
     """2 C features, as Meta's own linear classifiers on DINOv2 take them."""
     torch = peer("torch")
