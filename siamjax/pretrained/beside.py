@@ -49,6 +49,7 @@ class _Timm(msgspec.Struct):
     architecture: str = ""
     global_pool: str = ""
     pretrained_cfg: _Images | None = None
+    input_size: Any = None
     model_args: _Args | None = None
 
 
@@ -148,6 +149,8 @@ def said_by_timm(path: Path, *, pool: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"activation": gelu} if config.architecture else {}
     facts |= {"heads": args.num_heads} if args.num_heads else {}
     said = config.pretrained_cfg
+    if said is None and config.input_size is not None:  # before timm 0.8 nothing stands within
+        said = _read(path, "config.json", _Images)
     if said is None:
         return facts
     _, side, width = said.input_size

@@ -165,6 +165,10 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
         return _tensorflow_js
     if head.startswith(b"PK") and path.suffix == ".npz":
         return _npz
+    if re.search(r"-\d+-of-(?!0*1\.)\d+\.(safetensors|bin)$", path.name):
+        raise UsageError(
+            f"{shown(path)} is one of several shards; give the .index.json that lies beside it"
+        )
     if head == b"version https://":
         raise UsageError(f"{shown(path)} is not the file but Git LFS's pointer to it: git lfs pull")
     if path.suffix == ".safetensors":

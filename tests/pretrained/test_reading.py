@@ -350,6 +350,11 @@ def test_shards_of_hugging_face(index, shard, tmp_path, tiny):
     indexed()
     check_vgg(read_weights(tmp_path))
     check_vgg(read_weights(tmp_path / index))
+    with pytest.raises(UsageError, match=rf"/{one} is one of several shards; give the .index.json"):
+        read_weights(tmp_path / one)
+    whole = tmp_path / one.replace("of-2", "of-1")
+    write_shard(whole, state)
+    check_vgg(read_weights(whole))
     last = "features.28.bias"
     for wrong, message in (
         ({last: one}, rf"/{one} lacks {last}, which {index} says is there"),

@@ -389,10 +389,12 @@ def test_mean_and_standard_deviation_beside_it(files, expected, tmp_path, rng):
         read_weights(weights.source)
 
 
-def test_images_of_timms_config(tmp_path, rng):
-    """As timm has DINO's ViT: of augreg's form, on other images."""
+@pytest.mark.parametrize("within", [True, False])
+def test_images_of_timms_config(within, tmp_path, rng):
+    """As timm has DINO's ViT: of augreg's form, on other images; before 0.8 at the top."""
     images = {**MOMENTS, "input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.875}
-    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": images}))
+    said = {"pretrained_cfg": images} if within else {"architecture": "vit", **images}
+    (tmp_path / "config.json").write_text(json.dumps(said))
     weights = read_weights(written(tmp_path, state(rng, **TINY)))
     assert weights.network == VisionTransformer(**TINY, preprocessing="torchvision")
     assert weights.size == Framing(size=(224, 224), shorter=256, filter="bicubic")
