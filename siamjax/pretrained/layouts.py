@@ -108,6 +108,13 @@ def _without_zeros(tensors: Tensors) -> Tensors:
     return {name: one for name, one in tensors.items() if not (zeros and name == "head.bias")}
 
 
+def _without_classifier(tensors: Tensors) -> Tensors:
+    """SigLIP in timm: beside a text encoder its head is a projection, which OpenCLIP can have."""
+    texts = {name for name in tensors if re.fullmatch(_TEXT, name)}
+    left = {name: tensor for name, tensor in tensors.items() if name not in texts}
+    return left if texts else {n: one for n, one in left.items() if not n.startswith("head.")}
+
+
 def _of_augreg(tensors: Tensors) -> Tensors:
     """Without axes of heads."""
     own = dict(tensors)
@@ -236,7 +243,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(  # timm's SigLIP, with "visual.trunk." before it OpenCLIP's
         architecture="vit",
         marks=("attn_pool.latent", "blocks.0.attn.qkv.weight"),
-        left_out=rf"{_TEXT}|head\..*",
+        change=_without_classifier,
     ),
     Layout(  # Meta's DINOv2 with registers, and without
         architecture="vit",

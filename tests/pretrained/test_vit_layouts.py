@@ -442,6 +442,12 @@ def test_a_siglip_with_a_classifier(tmp_path, rng):
     weights = read_weights(written(tmp_path, tensors | CLASSIFIER))
     assert weights.network == VisionTransformer(**SIGLIP)
     assert len(weights.tensors) == len(tensors)
+    whole = {f"visual.trunk.{name}": tensor for name, tensor in tensors.items()}
+    whole["text.ln_final.weight"] = np.ones(3, np.float32)
+    assert len(read_weights(written(tmp_path, whole)).tensors) == len(tensors)
+    whole |= {f"visual.trunk.{name}": tensor for name, tensor in CLASSIFIER.items()}
+    with pytest.raises(UsageError, match="head/kernel has no place"):  # OpenCLIP's projection
+        read_weights(written(tmp_path, whole))
 
 
 PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False}
