@@ -48,6 +48,11 @@ def on_a_large_stack(call):
 on_a_large_stack.__code__ = on_a_large_stack.__code__.replace(co_stacksize=70_000)
 
 
+def pytest_collection_modifyitems(items):
+    """The tests of faults wait for many minutes: beside all others, and not behind them."""
+    items.sort(key=lambda item: item.path.name != "test_faults.py")
+
+
 def pytest_itemcollected(item):
     item.setup = functools.partial(on_a_large_stack, item.setup)
     item.runtest = functools.partial(on_a_large_stack, item.runtest)
