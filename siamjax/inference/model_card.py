@@ -1,5 +1,6 @@
 """The README of an exported network: a model card in the form of Hugging Face's hub."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from siamjax.errors import shown
 from siamjax.inference.calibration import Calibration
 from siamjax.models import comparing
 from siamjax.pretrained.addresses import PUBLISHED
+from siamjax.pretrained.published import place_of
 from siamjax.training.finished import Finished
 from siamjax.training.trusted import modules_to_trust
 
@@ -124,15 +126,24 @@ def _about(
 def _published_weights(run: Finished) -> str:
     """The line that names the published weights that a network is, or began as."""
     if run.folder.is_file():
-        return f"* Weights: as published, `{_file(run.folder)}`."
+        return f"* Weights: as published, `{_file(run.folder)}`{_licence(run.folder)}."
     name, digest = (str(run.about.config.get(key) or "") for key in ("weights", "weights_sha256"))
     if not digest:
         return ""
-    licence = f" ({PUBLISHED[name].licence})" if name in PUBLISHED else ""
     return (
-        f"* Began with published weights: `{_file(Path(name))}`{licence}, sha256 of its tensors "
-        f"{shown(digest)}."
+        f"* Began with published weights: `{_file(Path(name))}`{_licence(Path(name))}, sha256 of "
+        f"its tensors {shown(digest)}."
     )
+
+
+def _licence(weights: Path) -> str:
+    """That of weights by their name, or at the place where they are kept once downloaded."""
+    known = (
+        one.licence
+        for name, one in PUBLISHED.items()
+        if name == str(weights) or os.path.abspath(weights) == os.path.abspath(place_of(name))
+    )
+    return next((f" ({licence})" for licence in known), "")
 
 
 def _file(path: Path) -> str:

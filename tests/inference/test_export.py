@@ -25,6 +25,7 @@ from siamjax.models.lfw import LfwNet
 from siamjax.models.normxcorr_net import NormXCorrNet
 from siamjax.models.siamese import Siamese
 from siamjax.models.vgg16 import Vgg16Features
+from siamjax.pretrained.published import place_of
 from siamjax.training import Finished, initialize
 from siamjax.training.description import describe_module
 
@@ -171,7 +172,7 @@ def test_a_dtype_has_one_name_however_it_is_written():
         assert differing({"network": of_code}, {"network": "dtype = float16"})
 
 
-def test_model_card(tmp_path):
+def test_model_card(tmp_path, monkeypatch):
     """What the run says, and nothing that it does not."""
     run, out = embedder(tmp_path), tmp_path / "bare"
     export_run(run, out, platforms=("cpu",))
@@ -221,6 +222,12 @@ def test_model_card(tmp_path):
     file.touch()
     said = model_card(dataclasses.replace(run, folder=file), {}, name="x", platforms=("cpu",))
     assert f"* Weights: as published, `{tmp_path.name}/weights.pth`." in said
+    monkeypatch.setenv("SIAMJAX_WEIGHTS", str(tmp_path / "weights"))
+    kept = place_of("dinov2-small")
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    said = model_card(dataclasses.replace(run, folder=kept), {}, name="x", platforms=("cpu",))
+    assert f"`{kept.parent.name}/{kept.name}` (Apache-2.0, Oquab et al., Meta)." in said
     part = Framing(size=(8, 12), box=(0.25, 0.0, 1.0715, 1.0))
     said = model_card(dataclasses.replace(run, size=part), {}, name="x", platforms=("cpu",))
     assert "the part (0.25, 0.0, 1.0715, 1.0), bilinear to (8, 12) (a part: top, left, bo" in said
