@@ -8,7 +8,7 @@ differ.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -383,8 +383,14 @@ def assumed(tensors: Mapping[str, np.ndarray]) -> tuple[Preprocessing, bool]:
     return "signed" if found else "torchvision", certain
 
 
-def translated(tensors: Mapping[str, np.ndarray], layout: Layout, before: str) -> Tensors:
-    """The tensors by collection and path, in siamjax's layouts; ``UsageError`` for unknown ones."""
+def translated(
+    tensors: Mapping[str, np.ndarray], layout: Layout, before: str
+) -> tuple[Tensors, dict[str, str]]:
+    """The tensors by collection and path, in siamjax's layouts, and their names in the file.
+
+    What is made of several tensors has no such name. ``UsageError`` for a tensor that is there
+    twice.
+    """
     own: Tensors = {}
     for name, tensor in tensors.items():
         inside = name.removeprefix(before)
@@ -396,18 +402,24 @@ def translated(tensors: Mapping[str, np.ndarray], layout: Layout, before: str) -
             if inside in own:
                 raise UsageError(f"{shown(name)} is twice in the file, by two names")
             own[inside] = tensor
-    return dict(_converted(layout.change(own), layout))
+    in_file = {id(tensor): name for name, tensor in tensors.items()}
+    found: Tensors = {}
+    names: dict[str, str] = {}
+    for name, tensor in layout.change(own).items():
+        path, found[path] = _converted(name, tensor, layout)
+        if id(tensor) in in_file:
+            names[path] = in_file[id(tensor)]
+    return found, names
 
 
-def _converted(tensors: Tensors, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
-    for name, tensor in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        collection, kind = _KINDS.get(kind, ("params", kind))
-        if kind == "weight":
-            kind = {1: "scale", 2: "kernel", 4: "kernel"}.get(tensor.ndim, kind)
-            if kind == "scale" and "prelu" in layer:
-                kind = "slope"
-        if layout.torch and kind == "kernel" and tensor.ndim in (2, 4):
-            tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
-        path = re.sub(r"\.(\d+)(?=\.|$)", r"_\1", layer).replace(".", "/")
-        yield "/".join(filter(None, (collection, path, kind))), tensor
+def _converted(name: str, tensor: np.ndarray, layout: Layout) -> tuple[str, np.ndarray]:
+    layer, _, kind = name.rpartition(".")
+    collection, kind = _KINDS.get(kind, ("params", kind))
+    if kind == "weight":
+        kind = {1: "scale", 2: "kernel", 4: "kernel"}.get(tensor.ndim, kind)
+        if kind == "scale" and "prelu" in layer:
+            kind = "slope"
+    if layout.torch and kind == "kernel" and tensor.ndim in (2, 4):
+        tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
+    path = re.sub(r"\.(\d+)(?=\.|$)", r"_\1", layer).replace(".", "/")
+    return "/".join(filter(None, (collection, path, kind))), tensor

@@ -54,17 +54,25 @@ def check_published(source: str, architecture: str, tensors: Mapping[str, np.nda
         raise UsageError(f"{shown(source)} is not {title} as published: {wrong}{remedy}")
 
 
-def mismatches(wanted: Mapping[str, Shape], given: Mapping[str, Shape], *, there: str) -> str:
+def mismatches(
+    wanted: Mapping[str, Shape],
+    given: Mapping[str, Shape],
+    *,
+    there: str,
+    names: Mapping[str, str] = {},
+) -> str:
     """What is missing, left over or of another shape; the first six of these, or nothing.
 
-    ``there`` says where the wanted shape is.
+    ``there`` says where the wanted shape is, ``names`` how the file calls the tensors.
     """
     wrong = [f"{inside(path)} is missing in the file" for path in sorted(wanted.keys() - given)]
     wrong += [
-        f"{inside(path)} has no place in the network" for path in sorted(given.keys() - wanted)
+        f"{_called(path, names)} has no place in the network"
+        for path in sorted(given.keys() - wanted)
     ]
     wrong += [
-        f"{inside(path)} is {given[path]} in the file and {wanted[path]} {there}"
+        f"{_called(path, names)} is {given[path]} in the file and {wanted[path]} {there}"
+        f"{_ORDERS.get(len(given[path]), '') if path in names and path.endswith('/kernel') else ''}"
         for path in sorted(wanted.keys() & given)
         if wanted[path] != given[path]
     ]
@@ -79,11 +87,12 @@ def check_network(
     facts: Mapping[str, Any],
     *,
     whole: bool,
+    names: Mapping[str, str] = {},
 ) -> Preprocessing:
     """The preprocessing of the network that these tensors are.
 
     Raises ``UsageError`` for a network that cannot be, and if they must be ``whole`` naming tensors
-    that it lacks, does not have or has in another shape.
+    that it lacks, does not have or has in another shape, by ``names`` as well.
     """
     given = {path: tensor.shape for path, tensor in tensors.items()}
     try:
@@ -93,14 +102,16 @@ def check_network(
         raise UsageError(f"{shown(source)}: {error}") from None
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
     wanted = {path: leaf.shape for path, leaf in flat.items()}
-    wrong = mismatches(wanted, given, there="expected")
+    wrong = mismatches(wanted, given, there="expected", names=names)
     if whole and wrong:
         title = NETWORKS[architecture].title
         raise UsageError(f"{shown(source)} is not {title} as published: {wrong}")
     return network.preprocessing  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def check_values(source: str, tensors: Mapping[str, np.ndarray]) -> None:
+def check_values(
+    source: str, tensors: Mapping[str, np.ndarray], *, names: Mapping[str, str] = {}
+) -> None:
     """Raise ``UsageError`` for NaN or infinity, with tensor, count and the first place.
 
     And for variances below 0, whose root is NaN: max-pooling makes numbers of it again.
@@ -114,10 +125,21 @@ def check_values(source: str, tensors: Mapping[str, np.ndarray]) -> None:
         count = tensor.size - int(good.sum())
         place = np.unravel_index(int(np.argmin(good)), tensor.shape)
         raise UsageError(
-            f"{shown(source)}: {inside(path)} has {count:,} of {tensor.size:,} "
+            f"{shown(source)}: {_called(path, names)} has {count:,} of {tensor.size:,} "
             f"values that are not {asked}, the first {tensor[place]} at "
             f"{tuple(map(int, place))}; the file is damaged, or its training went wrong"
         )
+
+
+# Of kernels, which a file may have in another order.
+_ORDERS = {2: ", as (in, out)", 4: ", as (height, width, in, out)"}
+
+
+def _called(path: str, names: Mapping[str, str]) -> str:
+    """The path without its collection, and the file's name of it where that is another."""
+    name = names.get(path, "")
+    alike = name.replace(".", "/") in ("", inside(path))
+    return inside(path) if alike else f"{inside(path)} ({shown(name)})"
 
 
 def inside(path: str) -> str:

@@ -38,6 +38,7 @@ class Stored(NamedTuple):
             meant, and :func:`siamjax.pretrained.put` compares it with the network.
         facts: what else the file, and those beside it, say of the network.
         doubt: what is told where the preprocessing is assumed.
+        names: those of the tensors in the file, by collection and path, where they are others.
     """
 
     architecture: str
@@ -47,6 +48,7 @@ class Stored(NamedTuple):
     own: bool = False
     facts: Mapping[str, Any] = {}
     doubt: str = ""
+    names: Mapping[str, str] = {}
 
 
 Layers = dict[str, dict[str, np.ndarray]]
@@ -95,11 +97,11 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
         with open_regular(path) as file:
             head = file.read(16)
         found = _reader(path, head)(path)
-        check_values(str(path), found.tensors)
+        check_values(str(path), found.tensors, names=found.names)
         if found.architecture in _LAID_OUT:
             facts = {**found.facts, **({"preprocessing": preprocessing} if preprocessing else {})}
             what = (str(path), found.architecture, found.tensors, facts)
-            known = check_network(*what, whole=not found.own)
+            known = check_network(*what, whole=not found.own, names=found.names)
             found = found._replace(preprocessing=found.preprocessing or known)
         elif not found.own:
             check_published(str(path), found.architecture, found.tensors)
@@ -220,7 +222,7 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
     if found is None:
         return None
     layout, before = found
-    translation = translated(tensors, layout, before)
+    translation, names = translated(tensors, layout, before)
     facts = dict(layout.facts)
     if layout.config is not None:
         facts["activation"] = activation_beside(path, layout.config)
@@ -229,7 +231,8 @@ def _laid_out(path: Path, tensors: Mapping[str, np.ndarray]) -> Stored | None:
     if layout.moments and "preprocessing" not in facts:
         facts["preprocessing"], certain = assumed(tensors)
         doubt = "" if certain else _doubt(path, facts["preprocessing"], layout.moments)
-    return Stored(layout.architecture, translation, None, False, facts=facts, doubt=doubt)
+    known = {"facts": facts, "doubt": doubt, "names": names}
+    return Stored(layout.architecture, translation, None, False, **known)
 
 
 def _doubt(path: Path, preprocessing: Preprocessing, moments: str) -> str:

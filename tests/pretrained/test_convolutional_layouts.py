@@ -111,13 +111,19 @@ def test_what_is_wrong_is_named(name, tmp_path, save_file):
     inside = "conv4_0/conv2a/conv2" if name == "osnet" else "layer4_0/conv2"
     broken = {
         "is missing in the file": {key: value for key, value in state.items() if key != own},
-        r"is \(1, 3, .* in the file and": {**state, own: state[own][:, :, :1].copy()},
-        "has .* values that are not finite": {**state, own: state[own] * np.float16(np.nan)},
+        rf"\({own}\) is \(1, 3, .* expected, as \(height, width, in, out\)": {
+            **state,
+            own: state[own][:, :, :1].copy(),
+        },
+        rf"\({own}\) has .* values that are not finite": {
+            **state,
+            own: state[own] * np.float16(np.nan),
+        },
     }
     for message, tensors in broken.items():
         save_file(tensors, tmp_path / "w.safetensors")
         with pytest.raises(UsageError, match=f"{inside}/kernel {message}"):
             read_weights(tmp_path / "w.safetensors")
     save_file({**state, "layer9.0.weight": np.ones(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(UsageError, match=r"layer9_0/scale has no place in the network"):
+    with pytest.raises(UsageError, match=r"layer9_0/scale \(layer9.0.weight\) has no place"):
         read_weights(tmp_path / "w.safetensors")
