@@ -112,12 +112,13 @@ def check_network(
 def check_values(
     source: str, tensors: Mapping[str, np.ndarray], *, names: Mapping[str, str] = {}
 ) -> None:
-    """Raise ``UsageError`` for NaN or infinity, with tensor, count and the first place.
+    """Raise ``UsageError`` for NaN and infinity in float32, with tensor, count and the first place.
 
     And for variances below 0, whose root is NaN: max-pooling makes numbers of it again.
     """
     for path, tensor in tensors.items():
-        good, asked = np.isfinite(tensor), "finite"
+        with np.errstate(over="ignore"):
+            good, asked = np.isfinite(np.asarray(tensor, np.float32)), "finite in float32"
         if good.all() and path.startswith("batch_stats/") and path.endswith("/var"):
             good, asked = tensor >= 0, "variances"
         if good.all():

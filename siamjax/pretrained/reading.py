@@ -1,10 +1,11 @@
 """Reads published files of weights in all their formats."""
 
+import contextlib
 import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -93,10 +94,8 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
     if os.path.isdir(path):
         path = _file_in(path)
     plain("preprocessing", preprocessing, Preprocessing | None)
-    try:
-        with open_regular(path) as file:
-            head = file.read(16)
-        found = _reader(path, head)(path)
+    with _damaged(path):
+        found = _reader(path, _head(path))(path)
         check_values(str(path), found.tensors, names=found.names)
         if found.architecture in _LAID_OUT:
             facts = {**found.facts, **({"preprocessing": preprocessing} if preprocessing else {})}
@@ -105,13 +104,6 @@ def read_weights(path: Path | str, *, preprocessing: Preprocessing | None = None
             found = found._replace(preprocessing=found.preprocessing or known)
         elif not found.own:
             check_published(str(path), found.architecture, found.tensors)
-    except UsageError:
-        raise
-    except Exception as error:  # NumPy, pickletools and zipfile have no common type for damage
-        why = shown(f"{type(error).__name__}: {error}")
-        raise UsageError(
-            f"{shown(path)} is damaged, or not what it seems to be ({why}); get it anew"
-        ) from None
     if found.certain and preprocessing not in (None, found.preprocessing):
         raise UsageError(
             f"{shown(path)}: its images are preprocessed by {found.preprocessing!r}, not "
@@ -158,12 +150,36 @@ def _file_in(folder: Path) -> Path:
     )
 
 
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Tell what the block meets as damage of a file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # NumPy, pickletools and zipfile have no common type for damage
+        why = shown(f"{type(error).__name__}: {error}")
+        raise UsageError(
+            f"{shown(path)} is damaged, or not what it seems to be ({why}); get it anew"
+        ) from None
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; ``UsageError`` if Git has left a pointer in its place."""
+    with open_regular(path) as file:
+        head = file.read(16)
+    if head == b"version https://":
+        raise UsageError(f"{shown(path)} is not the file but Git LFS's pointer to it: git lfs pull")
+    return head
+
+
 def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
     if head.startswith(b"\x89HDF"):
         return _keras
     if path.name.endswith((".safetensors.index.json", ".bin.index.json")):
         return _in_shards
-    if head.lstrip()[:1] in (b"{", b"["):
+    # A .safetensors begins with a number of 8 bytes, whose first may be those of JSON.
+    if head.lstrip()[:1] in (b"{", b"[") and path.suffix != ".safetensors":
         return _tensorflow_js
     if head.startswith(b"PK") and path.suffix == ".npz":
         return _npz
@@ -171,8 +187,6 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Stored]:
         raise UsageError(
             f"{shown(path)} is one of several shards; give the .index.json that lies beside it"
         )
-    if head == b"version https://":
-        raise UsageError(f"{shown(path)} is not the file but Git LFS's pointer to it: git lfs pull")
     if path.suffix == ".safetensors":
         return _safetensors
     if path.suffix == ".bin" and head[:1] not in (b"P", b"\x80"):  # neither archive nor pickle
@@ -306,14 +320,14 @@ def _tensorflow_js(path: Path) -> Stored:
         shards = [path.with_name(name) for name in group.paths]
         apart = all(os.path.exists(shard) for shard in shards)
         if apart:
-            content, place = b"".join(read_bytes(shard, limit=_LARGEST) for shard in shards), 0
+            content, place = b"".join(map(_content, shards)), 0
         elif not os.path.exists(joined):
             missing = next(shard for shard in shards if not os.path.exists(shard))
             raise UsageError(
                 f"{shown(missing)}: a shard of {path.name} is missing; put it beside it"
             )
         elif number == 0:
-            content = read_bytes(joined, limit=_LARGEST)
+            content = _content(joined)
         for entry in group.weights:
             array, place = _tensor(content, place, entry)
             if entry.name in tensors:
@@ -328,6 +342,11 @@ def _tensorflow_js(path: Path) -> Stored:
         layer, _, kind = name.rpartition("/")
         _add(layers, layer.rpartition("/")[2], kind, array, path)
     return _of_keras(path, layers)._replace(preprocessing=None)
+
+
+def _content(shard: Path) -> bytes:
+    _head(shard)
+    return read_bytes(shard, limit=_LARGEST)
 
 
 def _tensor(content: bytes, place: int, entry: _Entry) -> tuple[np.ndarray, int]:
@@ -358,7 +377,9 @@ def _in_shards(path: Path) -> Stored:
             raise UsageError(f"{shown(path)}: the shard {shown(name)!r} is not beside it")
         if not os.path.isfile(shard):
             raise UsageError(f"{shown(shard)}: this shard is missing; put it there")
-        own = read_state_dict(shard) if name.endswith(".bin") else _in_safetensors(shard)
+        _head(shard)
+        with _damaged(shard):
+            own = read_state_dict(shard) if name.endswith(".bin") else _in_safetensors(shard)
         if lacking := sorted(t for t, at in places.items() if at == name and t not in own):
             named = shown(", ".join(lacking[:3]))
             raise UsageError(f"{shown(shard)} lacks {named}, which {path.name} says is there")

@@ -24,8 +24,8 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can grow without 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file, by name.
 
-    Raises ``UsageError`` for a pickle of anything but tensors, and ``ValueError`` for a damaged
-    file; also if a tensor has more values than its storage, or all together take more than
+    Raises ``UsageError`` for a pickle of anything but plain tensors, and ``ValueError`` for a
+    damaged file; also if a tensor has more values than its storage, or all together take more than
     :func:`siamjax.array_files.allowance`.
     """
     with open_regular(path) as file:
@@ -42,6 +42,8 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
                 f"{shown(path)} holds code ({shown(error)}) and was not read; save "
                 "model.state_dict() alone"
             ) from None
+        except UsageError as error:
+            raise UsageError(f"{shown(path)}: {error}") from None
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
     state = _network(path, state)
@@ -57,7 +59,7 @@ def _network(path: Path, saved: Any) -> dict[str, np.ndarray]:
         raise UsageError(f"{shown(path)} is not a state dict; {remedy}")
     if {"state", "param_groups"} <= saved.keys():
         raise UsageError(f"{shown(path)} is an optimizer's state and no network; {remedy}")
-    if saved and all(isinstance(one, np.ndarray) for one in saved.values()):
+    if saved and all(map(_is_tensor, saved.items())):
         return saved
     within = {
         name: inner

@@ -6,6 +6,7 @@ apart, and what reads it knows only the instructions and the few names that make
 
 import math
 import pickletools
+import re
 from collections.abc import Callable, Iterable
 from typing import IO, Any, cast
 
@@ -144,13 +145,19 @@ def _set(target: Any, added: list[Any]) -> None:
 
 def _known(name: str) -> _Name:
     """A name that state dicts have; refuses every other."""
-    if name in (_DICTIONARY, _PARAMETER, *_TENSORS):
+    storage = name.startswith("torch.") and name.removeprefix("torch.") in _TYPES
+    if storage or name in (_DICTIONARY, _PARAMETER, *_TENSORS):
         return _Name(name)
-    if name.startswith("torch.") and name.endswith("Storage"):
-        if name.removeprefix("torch.") not in _TYPES:
-            raise UsageError(f"tensors of {shown(name)} cannot be read; save them as float32")
-        return _Name(name)
+    if re.fullmatch(r"torch\.(\w+\.)*(_rebuild_\w+|\w+Storage)", name):
+        raise _unreadable(name)
     raise Forbidden(name)
+
+
+def _unreadable(kind: str) -> UsageError:
+    return UsageError(
+        f"tensors of a kind that cannot be read ({shown(kind)}); save plain ones of float16 or "
+        "float32"
+    )
 
 
 def _made(function: Any, arguments: Any) -> Any:
@@ -163,6 +170,8 @@ def _made(function: Any, arguments: Any) -> Any:
             _set(made, pair)
         return made
     if function in _TENSORS:
+        if any(arguments[6:]):
+            raise _unreadable("conjugated or negated only as they are used")
         return _tensor(*arguments[:4])
     if function == _PARAMETER and isinstance(arguments[0], np.ndarray):
         return arguments[0]
@@ -171,9 +180,11 @@ def _made(function: Any, arguments: Any) -> Any:
 
 def _stored(which: Any, storage: Storage) -> np.ndarray:
     """The storage that tensors are views of."""
-    kind, storage_type, key, _, count = which[:5]
+    kind, storage_type, key, _, count, *part = which
     if kind != "storage" or type(storage_type) is not _Name or type(count) is not int or count < 0:
         raise ValueError(f"unknown storage {shown(kind)!r}")
+    if any(part):  # of old versions
+        raise _unreadable("of a storage that is a part of another")
     return storage(str(key), np.dtype(_TYPES[storage_type.removeprefix("torch.")]), count)
 
 

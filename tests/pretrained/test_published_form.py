@@ -91,6 +91,14 @@ def test_values_that_are_not_finite(value):
         check_values("w", {"params/b/bias": np.array(np.nan)})
 
 
+def test_values_beyond_float32():
+    """Which the network computes in: they were infinite there."""
+    good = np.array([3.4e38, -3.4e38, 1e-300])
+    check_values("w", {"params/b/bias": good})
+    with pytest.raises(UsageError, match=r"b/bias has 1 of 4 values .* first 1e\+39 at \(3,\)"):
+        check_values("w", {"params/b/bias": np.append(good, 1e39)})
+
+
 def test_variances_below_0():
     """Their root is NaN; behind max-pooling all images had the same embedding."""
     values = np.array([0, 1, -1e-3], np.float16)

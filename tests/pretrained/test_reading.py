@@ -23,6 +23,7 @@ from siamjax.pretrained.networks import NETWORKS
 REAL = Path(__file__).parents[3] / "shared/weights"
 VGG, INCEPTION = REAL / "vgg16_imagenet_notop_fp16.npz", REAL / "inception_v3_tfjs"
 CONVS = [f"block{b}_conv{n}" for b, (_, c) in enumerate(BLOCKS, 1) for n in range(1, c + 1)]
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 def tiny_shapes(architecture):
@@ -196,6 +197,9 @@ def test_tensorflow_js(tmp_path, tiny):
     check_inception(weights)
     assert "params/dense_1/kernel" not in weights.without("dense_").tensors
     assert "params/dense_1/kernel" in weights.tensors
+    (tmp_path / "m/group1-shard2of3").write_bytes(POINTER)
+    with pytest.raises(UsageError, match=r"/group1-shard2of3 is not the file but Git LFS's"):
+        read_weights(tmp_path / "m")
     for shard in tmp_path.glob("m/group1*"):
         shard.unlink()
     with pytest.raises(UsageError, match=r"group1-shard1of3: a shard of model.json is missing"):
@@ -314,6 +318,19 @@ def test_safetensors(tmp_path, tiny):
         read_weights(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("first", [b"{", b"[", b" {", b"\n["])
+def test_the_length_of_a_header_is_no_json(first, tmp_path, tiny):
+    path = tmp_path / "w.safetensors"
+    save_file(torch_vgg(), path)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header, rest = path.read_bytes()[8 : 8 + length], path.read_bytes()[8 + length :]
+    wanted = int.from_bytes(first, "little")
+    while wanted < length:
+        wanted += 256 ** len(first)
+    path.write_bytes(wanted.to_bytes(8, "little") + header.ljust(wanted) + rest)
+    check_vgg(read_weights(path))
+
+
 def write_shard(path, tensors):
     if path.suffix == ".safetensors":
         save_file(tensors, path)
@@ -372,6 +389,13 @@ def test_shards_of_hugging_face(index, shard, tmp_path, tiny):
     write_shard(tmp_path / two, parts[two] | dict(list(state.items())[:1]))
     with pytest.raises(UsageError, match=rf"/{two}: features.0.weight is in another shard as well"):
         read_weights(tmp_path)
+    for content, message in (
+        ((tmp_path / two).read_bytes()[:-30], "is damaged, or not what it seems to be"),
+        (POINTER, "is not the file but Git LFS's pointer to it: git lfs pull"),
+    ):
+        (tmp_path / two).write_bytes(content)
+        with pytest.raises(UsageError, match=rf"/{two} {message}"):
+            read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("writer", [write_h5, lambda p, x: write_keras3(p, x, named=True)])
@@ -405,7 +429,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(UsageError, match=r"bin is not a file of PyTorch's; of TensorFlow.js give"):
         read_weights(path)
     path = tmp_path / "w.safetensors"
-    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    path.write_bytes(POINTER)
     with pytest.raises(UsageError, match="not the file but Git LFS's pointer to it: git lfs pull"):
         read_weights(path)
     save_file({"a": np.ones(3, ml_dtypes.float8_e4m3fn)}, path)

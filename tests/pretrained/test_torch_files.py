@@ -136,6 +136,43 @@ def test_as_python_2_wrote_it(tmp_path):
     np.testing.assert_array_equal(read_state_dict(path)["name"], [[0, 1], [2, 3]])
 
 
+PLAIN = tensor("0", 2, (2,), (1,))
+OTHER_KINDS = {
+    "torch.ComplexFloatStorage": tensor("0", 2, (2,), (1,), kind="ComplexFloatStorage"),
+    "torch._utils._rebuild_sparse_tensor": b"ctorch._utils\n_rebuild_sparse_tensor\n)R",
+    "torch._tensor._rebuild_from_type_v2": b"ctorch._tensor\n_rebuild_from_type_v2\n)R",
+    "torch.storage.UntypedStorage": b"ctorch.storage\nUntypedStorage\n",
+    "conjugated or negated only as they are used": (  # torch.complex(a, b).conj().imag
+        PLAIN.removesuffix(b"tR") + b"}" + text("neg") + b"\x88stR"
+    ),
+    "of a storage that is a part of another": PLAIN.replace(  # its name, offset and length
+        b"tQ", b"(" + text("v") + number(1) + number(1) + b"ttQ", 1
+    ),
+}
+
+
+@pytest.mark.parametrize("writer", [write, before_archives])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_tensors_of_another_kind_are_no_code(tmp_path, kind, writer):
+    path = writer(tmp_path / "w.pth", state(PLAIN, OTHER_KINDS[kind]), s0=np.ones(2, "f4"))
+    message = rf"w\.pth: tensors of a kind that cannot be read \({kind}\); save plain ones of float"
+    with pytest.raises(UsageError, match=message):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("without", [b"N", b"}"])
+def test_tensors_may_say_that_nothing_is_special(tmp_path, without):
+    made = PLAIN.removesuffix(b"tR") + without + b"tR"
+    path = write(tmp_path / "w.pth", state(made), s0=np.array([3, 4], "f4"))
+    assert read_state_dict(path)["t0"].tolist() == [3, 4]
+
+
+def test_tensors_by_numbers_are_no_state_dict(tmp_path):
+    path = write(tmp_path / "w.pth", b"\x80\x02}(K\x00" + PLAIN + b"u.", s0=np.ones(2, "f4"))
+    with pytest.raises(UsageError, match=r"w\.pth is not a state dict; save model"):
+        read_weights(path)
+
+
 NESTED = b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60))
 
 
