@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from siamjax.errors import UsageError
-from siamjax.options import plain
+from siamjax.options import Count, plain
 
 Filter = Literal["bilinear", "bicubic"]
 Half = Literal["even", "down"]
@@ -47,6 +47,8 @@ class Framing:
     half: Half = "even"
 
     def __post_init__(self) -> None:
+        plain("size", self.size, tuple[Count, Count])
+        plain("shorter", self.shorter, int | None)
         plain("filter", self.filter, Filter)
         plain("half", self.half, Half)
         top, left, bottom, right = self.box

@@ -127,6 +127,14 @@ def test_what_cannot_be():
     for option, choices in (("filter", "bilinear, bicubic"), ("half", "even, down")):
         with pytest.raises(UsageError, match=f"{option} up: choose one of {choices}"):
             Framing(size=(8, 8), **{option: "up"})
+    for options, message in (
+        ({"size": (8.0, 8)}, "size 8.0: must be a whole number"),
+        ({"size": (0, 8)}, "size 0: must be at least 1"),
+        ({"size": 8}, "size 8: must be a list of 2"),
+        ({"size": (8, 8), "shorter": 9.5}, "shorter 9.5: must be a whole number"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Framing(**options)
     for shorter in (223, 1793):  # of more than 8 sides, gigabytes would be resized
         with pytest.raises(UsageError, match=rf"shorter side {shorter}: must be from 224 to 1792"):
             Framing(size=(200, 224), shorter=shorter)
