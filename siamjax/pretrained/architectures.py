@@ -156,6 +156,7 @@ def _tensors(source: str, layers: Layers) -> dict[str, np.ndarray]:
                     f"{shown(source)}: {shown(layer)}/gamma is {gamma.shape} in the file, expected "
                     f"{kernel.shape[-1:]} as conv2d_{number}/kernel is {kernel.shape}"
                 )
+            gamma = gamma.astype(np.promote_types(gamma.dtype, np.float32))
             # gamma (x - mean) / s = (gamma x - gamma mean) / s, whatever its sign.
             for path in (f"params/conv2d_{number}/kernel", f"batch_stats/{layer}/mean"):
                 if path in found:

@@ -267,6 +267,23 @@ def test_wrapped_by_torch(tmp_path, tiny, wrap):
     check_vgg(read_weights(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_scales_of_half_precision_are_multiplied_in_float32(dtype, rng):
+    """In float16 300 times 300 is infinite, and every other product is rounded."""
+    state, numbers = {}, rng.uniform(1, 300, (94, 3)).astype(dtype)
+    numbers[0] = 300
+    for name, (kernel, scale, mean) in zip(_torch_inception(), numbers, strict=True):
+        state[f"{name}.conv.weight"] = kernel.reshape(1, 1, 1, 1)
+        state[f"{name}.bn.weight"], state[f"{name}.bn.running_mean"] = scale[None], mean[None]
+    _, tensors, _ = of_torch("f", state)
+    for number, (kernel, scale, mean) in enumerate(numbers.astype(float), start=1):
+        for path, expected in (
+            (f"params/conv2d_{number}/kernel", kernel * scale),
+            (f"batch_stats/batch_normalization_{number}/mean", mean * scale),
+        ):
+            np.testing.assert_allclose(np.squeeze(tensors[path]), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("moments", "expected"), [(0.5, "signed"), (None, "torchvision")])
 def test_an_inception_of_timm_says_its_mean_and_deviation(moments, expected, tmp_path, tiny):
     """Gluon's was trained on other images than Google's; its names are torchvision's."""
