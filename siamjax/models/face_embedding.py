@@ -24,7 +24,7 @@ class FaceEmbedding(nn.Module):
 
     dlib's ``dlib_face_recognition_resnet_model_v1`` (King, *High Quality Face Recognition with Deep
     Metric Learning*, blog.dlib.net, 2017) as ``@vladmandic/face-api`` carries it: He et al.'s
-    ResNet-34 (CVPR 2016) with fewer layers and half the channels, 28 convolutions and a linear
+    ResNet-34 (CVPR 2016) with fewer layers and half the channels, 29 convolutions and a linear
     layer. Each convolution has a bias, and a scale and a bias by channel in place of batch
     normalisation, so that training needs no statistics. 5,614,592 parameters, with face-api's
     names. The embeddings are not of norm 1, but of about 1.4.
@@ -33,8 +33,8 @@ class FaceEmbedding(nn.Module):
     elsewhere: of 48 portraits of the ORL set, not aligned, 78 % of the pairs of strangers are
     nearer than 0.6 (0.4 separates them best). Calibrate on images of your own.
 
-    Any image of at least 71x71; 150x150 as published, where face-api pads with black at the sides
-    what is not square.
+    Any image of at least 103x103, below which the last block has no place for its convolution;
+    150x150 as published, where face-api pads with black at the sides what is not square.
 
     Attributes:
         preprocessing: what the weights were trained with.
@@ -54,7 +54,7 @@ class FaceEmbedding(nn.Module):
     ) -> Float[Array, "batch 128"]:
         """Embed images (uint8 0..255, or float in [0, 1]); ``UsageError`` for too small ones."""
         del train, weight  # nothing here depends on the batch
-        require_images(x, least=71)
+        require_images(x, least=103)
         x = preprocess(x, self.preprocessing).astype(self.dtype)
         x = nn.relu(_ScaledConv(32, 7, 2, self.dtype, name="conv32_down")(x))
         x = max_pool_3x3(x)

@@ -67,6 +67,14 @@ def test_all_images_of_an_identity_are_drawn_alike(images):
     assert stream.left_out == 1
 
 
+def test_identities_of_a_batch_are_drawn_each_by_itself():
+    """Two of nine images each: which of them are drawn is seldom the same."""
+    images = of_arrays(np.zeros((18, 6, 6), np.uint8), np.arange(18) // 9)
+    stream = drawn(images, 8)
+    places = np.array([stream[position] % 9 for position in range(8 * 20)]).reshape(20, 2, 4)
+    assert (places[:, 0] == places[:, 1]).all(axis=1).sum() < 3
+
+
 def test_the_seed_and_the_position_decide(images):
     positions = np.random.default_rng(0).permutation(400).tolist()
     straight = [drawn(images, 8)[position] for position in range(400)]

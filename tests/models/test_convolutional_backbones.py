@@ -26,7 +26,7 @@ COUNTS = {
 }
 # Reduced networks, two sizes that they take, and their features.
 SMALL = {
-    "face": (FaceEmbedding(), (103, 110), (71, 90), 128),
+    "face": (FaceEmbedding(), (103, 110), (150, 121), 128),
     "arcface": (IResNet(depths=(1, 1, 1, 1)), (112, 112), (98, 105), 512),
     "adaface": (IResNet(depths=(1, 1, 1, 1), variant="adaface"), (112, 112), (98, 105), 512),
     "osnet": (OSNet(channels=(16, 64, 64, 64), depths=(1, 0, 0)), (64, 32), (13, 17), 512),
@@ -144,9 +144,9 @@ def test_each_channel_by_itself_as_a_grouped_convolution():
 
 
 def test_refusals():
-    for network, side in ((FaceEmbedding(), 70), (OSNet(), 12)):
+    for network, side in ((FaceEmbedding(), 102), (OSNet(), 12)):
         with pytest.raises(UsageError, match=f"sides of at least {side + 1}"):
-            jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 80, side, 3)))
+            jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 110, side, 3)))
     for side in (96, 113):
         with pytest.raises(UsageError, match="sides of 97 to 112"):
             jax.eval_shape(IResNet().init, jax.random.key(0), jnp.zeros((1, 100, side, 3)))

@@ -76,16 +76,22 @@ def test_dampened_sgd_refuses():
 
 
 def test_layers_by_their_path():
-    params = {"deep": {"block1": {"kernel": jnp.ones(2)}, "block2": {"kernel": jnp.ones(2)}}}
+    params = {"deep": {f"block{n}": {"kernel": jnp.ones(2)} for n in (1, 2, 3, 4)}}
     params["last"] = {"kernel": jnp.ones(2)}
     chosen = by_layer(
-        {"deep": optax.sgd(0.1), "deep/block1/ke": optax.sgd(0.2)},
+        {  # the longest decides, before a shorter one and behind it
+            "deep/block2": optax.sgd(0.2),
+            "deep": optax.sgd(0.1),
+            "deep/block1/ke": optax.sgd(0.4),
+            "deep/block3/ke": optax.sgd(0.3),
+        },
         default=optax.sgd(1.0),
         frozen=("deep/block1",),
     )
     updates, _ = chosen.update(params, chosen.init(params), params)
     np.testing.assert_allclose(updates["deep"]["block1"]["kernel"], 0.0)
-    np.testing.assert_allclose(updates["deep"]["block2"]["kernel"], -0.1)
+    for layer, rate in (("block2", 0.2), ("block3", 0.3), ("block4", 0.1)):
+        np.testing.assert_allclose(updates["deep"][layer]["kernel"], -rate)
     np.testing.assert_allclose(updates["last"]["kernel"], -1.0)
     for wrong in ("depe", "deep/block2/x", "last1"):
         with pytest.raises(
