@@ -14,8 +14,9 @@ from siamjax.options import Preprocessing
 def list_weights() -> Answer:
     """List published weights: network, size, use, licence, address, and if they are here.
 
-    Files of the same networks from elsewhere are read as well: docs/backbones.md.
+    Files from elsewhere are read as well: docs/backbones.md.
     """
+    from siamjax.pretrained.networks import NETWORKS
     from siamjax.pretrained.published import PUBLISHED, place_of, weights_folder
 
     folder = weights_folder()
@@ -41,7 +42,12 @@ def list_weights() -> Answer:
             f"    {one['licence']}",
             f"    {one['address']} ({one['digest'] or 'no digest is stated'})",
         ]
-    text.append(f"downloads are kept in {folder}")
+    addressed = {one["architecture"] for one in listed}
+    others = [network.title for name, network in NETWORKS.items() if name not in addressed]
+    text += [
+        f"downloads are kept in {folder}",
+        f"files of yours are read as well, also of {', '.join(others)}: docs/backbones.md",
+    ]
     absent = [one["name"] for one in listed if one["path"] is None]
     then = ("weights", "get", absent[0]) if absent else ()
     return Answer(values={"weights": listed, "folder": folder}, text=text, then=then)

@@ -280,9 +280,10 @@ def labelled_batches(
     ``image`` is uint8 (P x K, height, width, 3), ``identity`` int (P x K,) numbers what it shows.
     ``indices`` are the training images, P x K is the batch size of ``reading``, and its seed draws
     identities and images (:class:`siamjax.data.labelled.SampledIdentities`, which says what becomes
-    of identities with fewer than K images). Images of one identity may lie on different devices:
-    :func:`siamjax.losses.info_nce` compares over all of them. The other options are those of
-    :func:`pair_batches`; symmetries and colours are the same for the K images of an identity.
+    of identities with fewer than K images, and what is refused). Images of one identity may lie on
+    different devices: :func:`siamjax.losses.info_nce` compares over all of them. The other options
+    are those of :func:`pair_batches`; symmetries and colours are the same for the K images of an
+    identity.
     """
     drawn = SampledIdentities(
         images,

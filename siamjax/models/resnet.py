@@ -43,7 +43,7 @@ class ResNet(nn.Module):
         train: bool = False,
         weight: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Features of images, uint8 0..255 or float in [0, 1]."""
+        """Features of images, uint8 0..255 or float in [0, 1]; ``UsageError`` for other shapes."""
         require_images(x)
         how = {"train": train and not self.freeze_statistics, "weight": weight}
         x = preprocess(x, self.preprocessing).astype(self.dtype)

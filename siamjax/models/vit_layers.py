@@ -16,7 +16,10 @@ from siamjax.models.products import Dense
 from siamjax.precision import with_bias
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-"""``x Phi(x)``, its approximation by tanh, or ``x sigmoid(1.702 x)``."""
+"""``x Phi(x)``, its approximation by tanh, or ``x sigmoid(1.702 x)``.
+
+Hendrycks and Gimpel, *Gaussian Error Linear Units*, arXiv 1606.08415, 2016, section 2.
+"""
 Positions = Literal["antialias", "bicubic", "meta"]
 """How a table of positions fits another grid: see :func:`fitted`."""
 
@@ -122,6 +125,8 @@ class LayerScale(nn.Module):
 class Attention(nn.Module):
     """Attention of the tokens to one another; query, key and value come from one product.
 
+    Vaswani et al., *Attention Is All You Need*, NeurIPS 2017, equation 1 and section 3.2.2.
+
     Attributes:
         heads: each has an equal share of the features.
         first: return the first token's alone.
@@ -178,7 +183,11 @@ class Mlp(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """SigLIP's head: a learnt query attends to all tokens; then ``a + perceptron(norm(a))``."""
+    """SigLIP's head: a learnt query attends to all tokens; then ``a + perceptron(norm(a))``.
+
+    Zhai et al., *Scaling Vision Transformers*, CVPR 2022. The attributes are those of
+    :class:`Block`.
+    """
 
     heads: int
     hidden: int

@@ -171,7 +171,10 @@ def said_by_timm(path: Path, *, pool: str) -> dict[str, Any]:
 
 
 def said_beside(path: Path) -> dict[str, Any]:
-    """What transformers' and OpenCLIP's files say, as facts: of layers and of images."""
+    """What transformers' and OpenCLIP's files say, as facts: of layers and of images.
+
+    ``UsageError`` for layers and images that siamjax does not have.
+    """
     config = _read(path, "config.json", _Config) or _Config()
     tower = config.vision_config or config
     facts: dict[str, Any] = {}
@@ -266,7 +269,10 @@ def _kind(beside: Path, mean: Channels, deviation: Channels) -> str:
 
 
 def activation_beside(path: Path, name: str) -> str:
-    """What ``config.json`` (transformers) or ``open_clip_config.json`` says of a CLIP's GELU."""
+    """What ``config.json`` (transformers) or ``open_clip_config.json`` says of a CLIP's GELU.
+
+    ``UsageError`` if there is no such file beside ``path``, and for another activation.
+    """
     beside = path.with_name(name)
     if not os.path.exists(beside):
         raise UsageError(

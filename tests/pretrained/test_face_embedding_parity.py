@@ -89,7 +89,7 @@ def test_pictures_are_padded_as_by_face_api(weights, faces, row):
         off = np.linalg.norm(embed(weights.variables, images) - frozen()[0], axis=1).mean()
         assert least < off < most
     outputs = furthest(embed(weights.variables, stretched), frozen()[0])
-    row("wrong", "face network, face-api", "pictures stretched", outputs)
+    row("wrong", "face network, face-api", "images stretched", outputs)
 
 
 class PadsFirst(Conv):
