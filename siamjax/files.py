@@ -63,7 +63,8 @@ def open_regular(
         # Not blocking: otherwise opening a named pipe waits for somebody who writes into it.
         opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
-        raise UsageError(f"{shown(path)}: no such file; {remedy}") from None
+        what = "what this link leads to is missing" if os.path.islink(path) else "no such file"
+        raise UsageError(f"{shown(path)}: {what}; {remedy}") from None
     except OSError as error:
         raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL, say

@@ -49,6 +49,14 @@ def test_a_long_text_keeps_its_ends():
     assert len(str(UsageError("x" * 10**6))) < 2000
 
 
+def test_a_link_that_leads_nowhere_is_called_so(tmp_path):
+    (tmp_path / "it").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="it: what this link leads to is missing; look"):
+        read_bytes(tmp_path / "it", limit=4, remedy="look")
+    with pytest.raises(UsageError, match="nowhere: no such file; look"):
+        read_bytes(tmp_path / "nowhere", limit=4, remedy="look")
+
+
 def make(path, kind):
     if kind == "folder":
         path.mkdir()

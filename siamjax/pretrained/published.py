@@ -39,7 +39,7 @@ def is_published(which: str) -> bool:
     """Whether that is a file of weights, a folder of one, or a name in :data:`PUBLISHED`."""
     if os.path.isdir(which):
         return not os.path.exists(Path(which) / "manifest.json") and in_folder(which) is not None
-    return os.path.exists(which) or which in PUBLISHED
+    return os.path.lexists(which) or which in PUBLISHED
 
 
 def open_weights(

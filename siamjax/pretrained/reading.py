@@ -132,8 +132,13 @@ if read_weights.__doc__:  # not under python -OO
 
 
 def in_folder(folder: Path | str) -> Path | None:
-    """The file of weights in a folder, by the names that publishers give it; None: none."""
-    return next(filter(os.path.exists, (Path(folder) / name for name in _IN_FOLDERS)), None)
+    """The file of weights in a folder, by the names that publishers give it; None: none.
+
+    If there is no other, a link that leads nowhere, as in a copy of a part of a cache.
+    """
+    places = [Path(folder) / name for name in _IN_FOLDERS]
+    found = [*filter(os.path.exists, places), *filter(os.path.lexists, places), None]
+    return found[0]
 
 
 def _file_in(folder: Path) -> Path:
@@ -308,7 +313,12 @@ class _Model(msgspec.Struct):
 
 def _tensorflow_js(path: Path) -> Stored:
     either: Any = _Model | list[_Group]
-    groups = read_json(path, either)
+    try:
+        groups = read_json(path, either)
+    except UsageError as error:  # another JSON file, or what a server said in place of the weights
+        raise UsageError(
+            f"{error}; expected the model.json of TensorFlow.js, or a file of weights"
+        ) from None
     groups = groups if isinstance(groups, list) else groups.weightsManifest
     names = [name for group in groups for name in group.paths]
     if len(set(names)) != len(names) or not all(Path(n).name == n and n for n in names):

@@ -19,6 +19,7 @@ from siamjax.models.vgg16 import BLOCKS, Vgg16Features
 from siamjax.pretrained import published_form, put, read_weights
 from siamjax.pretrained.architectures import _torch_inception, of_torch
 from siamjax.pretrained.networks import NETWORKS
+from siamjax.pretrained.published import is_published
 
 REAL = Path(__file__).parents[3] / "shared/weights"
 VGG, INCEPTION = REAL / "vgg16_imagenet_notop_fp16.npz", REAL / "inception_v3_tfjs"
@@ -425,7 +426,17 @@ def test_files_of_another_network(tmp_path, writer):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(UsageError, match=r"has no file of weights by .*model.safetensors, .*give"):
         read_weights(tmp_path)
-    save_file({"params/a": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("../blobs/gone")  # as in a copy of a part of Hugging Face's cache
+    for one in (tmp_path, link):
+        assert is_published(str(one))
+        with pytest.raises(UsageError, match=r"model.safetensors: what this link leads to is mis"):
+            read_weights(one)
+    (tmp_path / "pytorch_model.bin").write_bytes(POINTER)  # which is there
+    with pytest.raises(UsageError, match=r"model.bin is not the file but Git LFS's"):
+        read_weights(tmp_path)
+    link.unlink()
+    save_file({"params/a": np.ones(3, np.float32)}, link)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UsageError, match=r"is a run and no published weights; .* --start-from"):
         read_weights(tmp_path)
@@ -444,6 +455,10 @@ def test_files_that_are_none(tmp_path):
     path = tmp_path / "group1-shard1of1.bin"
     path.write_bytes(np.ones(9, np.float32).tobytes())
     with pytest.raises(UsageError, match=r"bin is not a file of PyTorch's; of TensorFlow.js give"):
+        read_weights(path)
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "vit"}')
+    with pytest.raises(UsageError, match=r"config.json: .*weightsManifest.*; expected the mod"):
         read_weights(path)
     path = tmp_path / "w.safetensors"
     path.write_bytes(POINTER)
