@@ -23,6 +23,7 @@ from siamjax.data.transforms import Framing, resize
 from siamjax.errors import UsageError
 from siamjax.models import IResNet, OSNet, ResNet, iresnet, osnet, products, resnet
 from siamjax.models.normalization import BatchNorm
+from siamjax.models.preprocessing import preprocess
 from siamjax.models.products import Conv
 from siamjax.pretrained import read_weights
 
@@ -233,6 +234,20 @@ def test_the_framing_of_torchvision(size, row):
     ours = resize(image, Framing(size=(224, 224), shorter=232))
     grey = float(np.abs(ours - 255 * theirs.numpy().transpose(1, 2, 0)).max())
     row("framing", "ResNet, torchvision", [size], grey)
+    assert grey < 1.01
+
+
+def test_the_framing_of_torchreid(row):
+    """Its transform of people to be embedded, put together from torchvision's as torchreid does."""
+    transforms, grey = peer("torchvision").transforms, 0.0
+    steps = transforms.Resize((256, 128)), transforms.ToTensor(), transforms.Normalize(*IMAGENET)
+    shapes = ((160, 60), (301, 197))
+    for shape in shapes:
+        image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        theirs = transforms.Compose(steps)(Image.fromarray(image)).numpy().transpose(1, 2, 0)
+        ours = preprocess(jnp.asarray(resize(image, (256, 128))), OSNet().preprocessing)
+        grey = max(grey, float(np.abs((ours - theirs) * 255 * np.asarray(IMAGENET[1])).max()))
+    row("framing", "OSNet, torchreid", shapes, grey)
     assert grey < 1.01
 
 
