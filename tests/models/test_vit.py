@@ -1,6 +1,7 @@
 """Vision transformers: counts as published, an oracle in slow float64, sizes, and refusals."""
 
 import math
+from functools import partial
 
 import flax.traverse_util
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from siamjax.errors import UsageError
 from siamjax.models import Embeds, VisionTransformer
-from siamjax.models.vit_layers import bicubic_weights, fitted
+from siamjax.models.vit_layers import _heads_first, bicubic_weights, fitted
 from siamjax.training.description import build_module, describe_module
 
 DINO = {"patch": 14, "grid": 37, "layer_scale": True, "preprocessing": "torchvision"}
@@ -174,6 +175,22 @@ def test_oracle(rng, heads):
     tolerance = 2e-5 * np.sqrt(np.mean(expected**2))
     np.testing.assert_allclose(both, expected, atol=tolerance)
     np.testing.assert_allclose(cls, expected[:, :128], atol=tolerance)  # the last block is shorter
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 0.02)])
+def test_attention_on_a_cpu_is_that_of_other_platforms(rng, dtype, tolerance):
+    """One query, as after the last block and in SigLIP's head, and five."""
+    draw = partial(rng.normal, scale=2.0)
+    key, value = (jnp.asarray(draw(size=(2, 7, 3, 16)), dtype) for _ in range(2))
+    for count in (1, 5):
+        query = jnp.asarray(draw(size=(2, count, 3, 16)), dtype)
+        got, expected = (
+            _heads_first(query, key, value),
+            jax.nn.dot_product_attention(query, key, value),
+        )
+        assert got.dtype == expected.dtype == dtype
+        got, expected = np.asarray(got, np.float32), np.asarray(expected, np.float32)
+        np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
 
 def test_a_norm_far_from_zero(rng):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from random_variables import random_variables
 
+from siamjax.data.transforms import Framing
 from siamjax.errors import UsageError
 from siamjax.models import IResNet, OSNet, ResNet
 from siamjax.pretrained import read_weights
@@ -84,7 +85,9 @@ def test_names_of_publishers(name, tmp_path, save_file):
         tmp_path / "w.safetensors",
     )
     weights = read_weights(tmp_path / "w.safetensors")
-    assert weights.network == NETWORKS[name][0]
+    network, size, _ = NETWORKS[name]
+    assert weights.network == network
+    assert weights.size == (Framing(size=size, shorter=232) if name == "resnet" else size)
     assert weights.tensors.keys() == tensors.keys()
     for path, tensor in weights.tensors.items():
         assert tensor.dtype == np.float16

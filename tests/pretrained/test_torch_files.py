@@ -176,6 +176,14 @@ def test_tensors_by_numbers_are_no_state_dict(tmp_path):
 NESTED = b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60))
 
 
+def test_an_optimizer_is_no_network(tmp_path):
+    """What ``torch.save(optimizer.state_dict(), ...)`` writes, before the first step and after."""
+    for of_parameters in (b"}", b"}" + b"K\x00" + b"}" + text("step") + b"K\x01" + b"s" + b"s"):
+        whole = {"state": of_parameters, "param_groups": b"]"}
+        with pytest.raises(UsageError, match=r"w.pth is an optimizer's state and no network; save"):
+            read_weights(write(tmp_path / "w.pth", pickled(whole)))
+
+
 def test_averages_beside_the_network_are_another_network(tmp_path):
     """As timm's training saves them; what else a checkpoint holds does not matter."""
 

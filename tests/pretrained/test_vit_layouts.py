@@ -15,6 +15,7 @@ from siamjax.errors import UsageError
 from siamjax.models import VisionTransformer
 from siamjax.pretrained import read_weights
 from siamjax.pretrained.beside import said_by_timm
+from siamjax.pretrained.networks import NETWORKS
 
 TINY = {"width": 64, "depth": 2}
 DINO = {**TINY, "patch": 14, "grid": 3, "layer_scale": True, "preprocessing": "torchvision"}
@@ -65,6 +66,20 @@ def test_the_file_says_what_it_is(fields, size, tmp_path, rng):
     kernel = weights.variables["params"]["blocks_1"]["attn"]["qkv"]["kernel"]
     np.testing.assert_array_equal(kernel, tensors["blocks.1.attn.qkv.weight"].T)
     assert read_weights(weights.source, preprocessing="clip").network.preprocessing == "clip"
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [
+        *((384, 6), (768, 12), (1024, 16)),  # S, B, L: of 64 features
+        *((1152, 16), (1280, 16), (1408, 16), (1536, 16), (1664, 16)),  # So400m, H, g, giant-opt, G
+    ],
+)
+def test_heads_of_published_widths(width, heads):
+    shapes = {"params/patch_embed/proj/kernel": (16, 16, 3, width)}
+    network, _ = NETWORKS["vit"].build(shapes, {})
+    assert (network.width, network.heads or width // 64) == (width, heads)
+    assert NETWORKS["vit"].build(shapes, {"heads": 4})[0].heads == 4
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -245,6 +260,10 @@ def without(*names):
         (
             changed(**{"norm_pre.weight": np.ones(64)}),
             "CLIP as timm saves it does not say which GELU it has; put timm's config.json beside",
+        ),
+        (
+            changed(**{"base_model.model.blocks.0.attn.qkv.lora_A.weight": np.ones((4, 64))}),
+            r"holds a LoRA adapter \(.*lora_A.weight\) and no network; merge it",
         ),
         (
             changed(**{"ema.cls_token": np.ones(1), "ema.blocks.0.attn.qkv.weight": np.ones(1)}),
