@@ -133,7 +133,7 @@ def meta_state(model):
     state["mask_token"] = torch.ones(1, 192)
     if "reg_token" in state:
         state["register_tokens"] = state.pop("reg_token")
-        first = torch.randn(1, 1, 192)
+        first = torch.randn(1, 1, 192, generator=torch.Generator().manual_seed(0))
         state["cls_token"] = state["cls_token"] - first
         state["pos_embed"] = torch.cat([first, state["pos_embed"]], dim=1)
     return state
