@@ -1,6 +1,5 @@
 """The README of an exported network: a model card in the form of Hugging Face's hub."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from siamjax.data.transforms import Framing, Size, framed, sides
 from siamjax.errors import shown
 from siamjax.inference.calibration import Calibration
 from siamjax.models import comparing
-from siamjax.pretrained.addresses import PUBLISHED
-from siamjax.pretrained.published import place_of
+from siamjax.pretrained.published import published_as
 from siamjax.training.finished import Finished
 from siamjax.training.trusted import modules_to_trust
 
@@ -137,13 +135,8 @@ def _published_weights(run: Finished) -> str:
 
 
 def _licence(weights: Path) -> str:
-    """That of weights by their name, or at the place where they are kept once downloaded."""
-    known = (
-        one.licence
-        for name, one in PUBLISHED.items()
-        if name == str(weights) or os.path.abspath(weights) == os.path.abspath(place_of(name))
-    )
-    return next((f" ({licence})" for licence in known), "")
+    known = published_as(weights)
+    return f" ({known.licence})" if known else ""
 
 
 def _file(path: Path) -> str:

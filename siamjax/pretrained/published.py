@@ -1,5 +1,6 @@
 """The download of published weights: complete and verified, or not at all."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -33,6 +34,17 @@ def place_of(name: str) -> Path:
     one = PUBLISHED[name]
     # With others beside it, it has a name that files of many networks have.
     return weights_folder() / (name if one.beside else "") / one.file
+
+
+def published_as(which: Path) -> Published | None:
+    """Which of :data:`PUBLISHED` weights are, by their name or the place where they are kept."""
+    if str(which) in PUBLISHED:
+        return PUBLISHED[str(which)]
+    with contextlib.suppress(UsageError):  # a home that is not known: nothing is kept
+        for name, one in PUBLISHED.items():
+            if os.path.abspath(which) == os.path.abspath(place_of(name)):
+                return one
+    return None
 
 
 def is_published(which: str) -> bool:

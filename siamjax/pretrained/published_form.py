@@ -72,7 +72,7 @@ def mismatches(
     ]
     wrong += [
         f"{_called(path, names)} is {given[path]} in the file and {wanted[path]} {there}"
-        f"{_ORDERS.get(len(given[path]), '') if path in names and path.endswith('/kernel') else ''}"
+        + (_order(path, given[path]) if path in names else "")
         for path in sorted(wanted.keys() & given)
         if wanted[path] != given[path]
     ]
@@ -132,15 +132,17 @@ def check_values(
         )
 
 
-# Of kernels, which a file may have in another order.
-_ORDERS = {2: ", as (in, out)", 4: ", as (height, width, in, out)"}
-
-
 def _called(path: str, names: Mapping[str, str]) -> str:
     """The path without its collection, and the file's name of it where that is another."""
     name = names.get(path, "")
     alike = name.replace(".", "/") in ("", inside(path))
     return inside(path) if alike else f"{inside(path)} ({shown(name)})"
+
+
+def _order(path: str, shape: Shape) -> str:
+    """The order of a kernel's axes, as the file may have another."""
+    orders = {2: ", as (in, out)", 4: ", as (height, width, in, out)"}
+    return orders.get(len(shape), "") if path.endswith("/kernel") else ""
 
 
 def inside(path: str) -> str:

@@ -39,7 +39,7 @@ class Stored(NamedTuple):
             meant, and :func:`siamjax.pretrained.put` compares it with the network.
         facts: what else the file, and those beside it, say of the network.
         doubt: what is told where the preprocessing is assumed.
-        names: those of the tensors in the file, by collection and path, where they are others.
+        names: of tensors in the file, by collection and path; for messages.
     """
 
     architecture: str

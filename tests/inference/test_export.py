@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -228,6 +229,12 @@ def test_model_card(tmp_path, monkeypatch):
     kept.touch()
     said = model_card(dataclasses.replace(run, folder=kept), {}, name="x", platforms=("cpu",))
     assert f"`{kept.parent.name}/{kept.name}` (Apache-2.0, Oquab et al., Meta)." in said
+    for name in ("SIAMJAX_WEIGHTS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with monkeypatch.context() as homeless:
+        homeless.setattr(os.path, "expanduser", lambda path: path)
+        said = model_card(dataclasses.replace(run, folder=file), {}, name="x", platforms=("cpu",))
+        assert f"* Weights: as published, `{tmp_path.name}/weights.pth`." in said
     part = Framing(size=(8, 12), box=(0.25, 0.0, 1.0715, 1.0))
     said = model_card(dataclasses.replace(run, size=part), {}, name="x", platforms=("cpu",))
     assert "the part (0.25, 0.0, 1.0715, 1.0), bilinear to (8, 12) (a part: top, left, bo" in said
